@@ -1,0 +1,148 @@
+#include "base/cpu_features.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <set>
+#include <sstream>
+#include <utility>
+
+#include "base/mapped_file.h"
+
+namespace skiff {
+namespace {
+
+std::string read_small(const std::string& path) {
+    auto text = read_text_file(path, 1 << 20);
+    return text.ok() ? *text : std::string();
+}
+
+// "key : value" lines of /proc files; the value of the first line that starts with `key`.
+std::string proc_value(const std::string& text, std::string_view key) {
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) {
+        if (line.compare(0, key.size(), key) != 0) continue;
+        auto colon = line.find(':');
+        if (colon == std::string::npos) continue;
+        auto begin = line.find_first_not_of(" \t", colon + 1);
+        return begin == std::string::npos ? std::string() : line.substr(begin);
+    }
+    return {};
+}
+
+std::size_t kib_value(const std::string& text, std::string_view key) {
+    return static_cast<std::size_t>(std::strtoull(proc_value(text, key).c_str(), nullptr, 10)) * 1024;
+}
+
+double cgroup_cpu_quota() {
+    std::istringstream v2(read_small("/sys/fs/cgroup/cpu.max"));
+    std::string quota;
+    double period = 0;
+    if (v2 >> quota >> period && quota != "max" && period > 0) return std::strtod(quota.c_str(), nullptr) / period;
+    double quota_us = std::strtod(read_small("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").c_str(), nullptr);
+    double period_us = std::strtod(read_small("/sys/fs/cgroup/cpu/cpu.cfs_period_us").c_str(), nullptr);
+    return quota_us > 0 && period_us > 0 ? quota_us / period_us : 0;
+}
+
+std::size_t cache_bytes(int level) {
+    for (int index = 0; index < 8; ++index) {
+        std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
+        std::string found = read_small(folder + "level");
+        if (found.empty()) break;
+        if (std::atoi(found.c_str()) != level || read_small(folder + "type").compare(0, 4, "Inst") == 0) continue;
+        std::string size = read_small(folder + "size");
+        std::size_t value = std::strtoull(size.c_str(), nullptr, 10);
+        if (size.find('K') != std::string::npos) value <<= 10;
+        if (size.find('M') != std::string::npos) value <<= 20;
+        return value;
+    }
+    return 0;
+}
+
+}  // namespace
+
+std::string_view isa_name(Isa isa) { return isa == Isa::avx2 ? "avx2" : "generic"; }
+
+bool isa_available(Isa isa) {
+    if (isa == Isa::generic) return true;
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#else
+    return false;
+#endif
+}
+
+Isa best_isa() {
+    Isa best = Isa::generic;
+    for (Isa isa : all_isas)
+        if (isa_available(isa)) best = isa;
+    return best;
+}
+
+Result<Isa> parse_isa(std::string_view name) {
+    std::string names;
+    for (Isa isa : all_isas) {
+        if (isa_name(isa) == name) {
+            if (!isa_available(isa)) return unsupported("--isa " + std::string(name) + ": this processor lacks it; see skiff doctor");
+            return isa;
+        }
+        names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
+    }
+    return usage_error("--isa " + std::string(name) + ": unknown; choose one of: " + names);
+}
+
+CpuInfo read_cpu_info() {
+    CpuInfo info;
+    std::string cpuinfo = read_small("/proc/cpuinfo");
+    info.model_name = proc_value(cpuinfo, "model name");
+    std::istringstream flags(" " + proc_value(cpuinfo, "flags"));
+    static constexpr std::string_view interesting[] = {"sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"};
+    std::set<std::string> present;
+    for (std::string flag; flags >> flag;) present.insert(flag);
+    for (auto flag : interesting)
+        if (present.count(std::string(flag))) info.feature_list += (info.feature_list.empty() ? "" : " ") + std::string(flag);
+
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    if (::sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+        info.n_logical = std::max(1, CPU_COUNT(&allowed));
+        std::set<std::pair<int, int>> cores;
+        for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+            if (!CPU_ISSET(cpu, &allowed)) continue;
+            std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+            std::string core = read_small(topology + "core_id"), package = read_small(topology + "physical_package_id");
+            cores.insert(core.empty() ? std::pair(-1, cpu) : std::pair(std::atoi(package.c_str()), std::atoi(core.c_str())));
+        }
+        info.n_physical = std::max<int>(1, static_cast<int>(cores.size()));
+    }
+    info.cgroup_cpus = cgroup_cpu_quota();
+    info.l1d_bytes = cache_bytes(1);
+    info.l2_bytes = cache_bytes(2);
+    info.l3_bytes = cache_bytes(3);
+    std::string meminfo = read_small("/proc/meminfo");
+    info.memory_bytes = kib_value(meminfo, "MemTotal");
+    info.available_memory_bytes = kib_value(meminfo, "MemAvailable");
+    return info;
+}
+
+int default_thread_count() {
+    CpuInfo info = read_cpu_info();
+    int n = info.n_physical;
+    if (info.cgroup_cpus > 0) n = std::min(n, std::max(1, static_cast<int>(info.cgroup_cpus)));
+    return std::max(1, n);
+}
+
+std::size_t resident_bytes() { return kib_value(read_small("/proc/self/status"), "VmRSS"); }
+std::size_t peak_resident_bytes() { return kib_value(read_small("/proc/self/status"), "VmHWM"); }
+
+void reset_peak_resident() {
+    if (std::FILE* file = std::fopen("/proc/self/clear_refs", "w")) {
+        std::fputs("5", file);
+        std::fclose(file);
+    }
+}
+
+}  // namespace skiff

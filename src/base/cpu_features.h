@@ -1,0 +1,39 @@
+// What this processor can do, what the system lets us use, and which instruction set the kernels shall take.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace skiff {
+
+// Instruction sets for which kernel rows exist or will exist; a later one includes the earlier ones of its family.
+enum class Isa { generic, avx2 };
+inline constexpr std::array all_isas = {Isa::generic, Isa::avx2};
+
+std::string_view isa_name(Isa isa);
+bool isa_available(Isa isa);          // on this processor, right now
+Isa best_isa();                       // of the available ones
+Result<Isa> parse_isa(std::string_view name);  // usage error lists the names; unsupported if this processor lacks it
+
+struct CpuInfo {
+    std::string model_name;
+    std::string feature_list;  // "avx2 fma f16c ..."
+    int n_logical = 1;         // that this process may use (affinity)
+    int n_physical = 1;        // distinct cores among them
+    double cgroup_cpus = 0;    // CPU quota of the control group, 0 = no limit
+    std::size_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  // of one core; L3 as seen by it
+    std::size_t memory_bytes = 0, available_memory_bytes = 0;
+};
+CpuInfo read_cpu_info();
+int default_thread_count();  // physical cores within affinity and quota
+
+// Bytes of this process: now and at its peak (VmRSS, VmHWM of /proc/self/status).
+std::size_t resident_bytes();
+std::size_t peak_resident_bytes();
+void reset_peak_resident();  // where the kernel allows (/proc/self/clear_refs)
+
+}  // namespace skiff
