@@ -1,0 +1,66 @@
+// A scheme says what numbers a weight is made of. It is data: how they are packed for a kernel is a Layout, how they are chosen is a method.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "tensor/dtype.h"
+
+namespace skiff {
+
+enum class NumberKind : std::uint8_t {
+    floating,  // each weight is rounded to `dtype`; no scales
+    integer,   // value = (code - zero) * scale, code in [0, 2^bits)
+};
+
+struct Scheme {
+    NumberKind kind = NumberKind::floating;
+    DType dtype = DType::bf16;       // floating: the type of the weights
+    int bits = 16;                   // stored bits of a code
+    bool symmetric = true;           // integer: zero is 2^(bits-1) for every group and is not stored
+    std::int64_t group_size = 0;     // integer: inputs that share a scale; 0 = the whole row. The last group of a row may be shorter.
+    DType scale_dtype = DType::f16;
+
+    bool operator==(const Scheme&) const = default;
+    std::string name() const;        // "w4g32", "w4g32a", "w8", "bf16"
+    std::int64_t n_groups(std::int64_t n_columns) const { return group_size == 0 ? 1 : (n_columns + group_size - 1) / group_size; }
+    std::int64_t group_of(std::int64_t column) const { return group_size == 0 ? 0 : column / group_size; }
+    // Bytes of one row: codes in whole 32-bit words, scales, packed zeros (amortised).
+    double bits_per_weight(std::int64_t n_columns) const;
+};
+
+// The presets that --scheme names; an `a` behind an integer one makes it asymmetric.
+struct SchemePreset {
+    std::string_view name;
+    Scheme scheme;
+    std::string_view summary;  // one line for help
+};
+std::span<const SchemePreset> scheme_presets();
+Result<Scheme> parse_scheme(std::string_view name);  // usage error lists the names
+
+// Scale and zero of one group of weights.
+struct GroupParams {
+    float scale = 1;
+    std::int32_t zero = 0;
+};
+
+// The representable values of a scheme, group by group.
+class Grid {
+public:
+    virtual ~Grid() = default;
+    // Parameters for a group. `importance` weighs each squared error, or is empty. The scale returned is already rounded to the scheme's scale type.
+    virtual GroupParams fit(std::span<const float> group, std::span<const float> importance) const = 0;
+    virtual std::int32_t round(float x, const GroupParams& params) const = 0;
+    virtual float value(std::int32_t code, const GroupParams& params) const = 0;
+    virtual std::int32_t n_codes() const = 0;
+};
+
+// Integer grids. The search minimises the (weighted) squared error over candidate scales; `min_max` takes the extremes as they are.
+enum class ScaleRule { min_max, search };
+std::unique_ptr<Grid> make_grid(const Scheme& scheme, ScaleRule rule);
+
+}  // namespace skiff

@@ -1,0 +1,60 @@
+// A weight as a checkpoint holds it: plain numbers, codes with scales (a Scheme), or blocks of a GGUF format. All can give a row of floats.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+#include "tensor/block_format.h"
+#include "tensor/scheme.h"
+#include "tensor/tensor.h"
+
+namespace skiff {
+
+// Canonical codes: per row a stream of `bits`-wide unsigned codes, first column in the lowest bits, padded to whole 32-bit words
+// (the pack-quantized form of compressed-tensors, dense since 2026-05). Symmetric codes are offset by 2^(bits-1).
+struct Codes {
+    Scheme scheme;
+    TensorView packed;   // (n_rows, ceil(n_columns*bits/32)) i32
+    TensorView scales;   // (n_rows, n_groups) f16, bf16 or f32
+    TensorView zeros;    // asymmetric only: (n_rows, n_groups) u8, one zero per byte
+};
+
+struct Blocks {
+    BlockType type = BlockType::q8_0;
+    std::span<const std::byte> data;  // (n_rows, n_columns / block_size) blocks
+};
+
+struct Weight {
+    Shape shape;                                    // logical; codes and blocks are two-dimensional (n_rows, n_columns)
+    std::variant<TensorView, Codes, Blocks> store;  // TensorView: plain numbers of this very shape
+    std::shared_ptr<const void> owner;              // keeps the bytes alive (a mapped file, a buffer)
+
+    std::int64_t n_rows() const { return shape.empty() ? 1 : shape[0]; }
+    std::int64_t n_columns() const { return shape.empty() || shape[0] == 0 ? 0 : element_count(shape) / shape[0]; }
+    const TensorView* plain() const { return std::get_if<TensorView>(&store); }
+    const Codes* codes() const { return std::get_if<Codes>(&store); }
+    const Blocks* blocks() const { return std::get_if<Blocks>(&store); }
+
+    // Row `row` as floats; target has n_columns elements. // (n_columns) f32
+    void row(std::int64_t row, float* target) const;
+    std::uint64_t stored_bytes() const;   // codes, scales and zeros, or the plain bytes
+    std::string encoding_name() const;    // "BF16", "w4g32", "Q4_K"
+};
+
+// Reads one row's codes (n_columns of them) out of the packed words. // codes: (n_columns) u8
+void unpack_codes(const std::byte* packed_row, int bits, std::int64_t n_columns, std::uint8_t* codes);
+void pack_codes(const std::uint8_t* codes, int bits, std::int64_t n_columns, std::byte* packed_row);
+
+// A weight that owns its numbers.
+Weight make_float_weight(Shape shape, std::vector<float> values);
+Weight make_plain_weight(Shape shape, DType dtype, std::vector<std::byte> bytes);
+
+// Quantizes row by row to an integer or floating scheme by rounding to nearest on the scheme's grid.
+// Refuses NaN and infinities with the row and column. `importance` (n_columns) may be empty.
+Result<Weight> encode_nearest(const Weight& source, const Scheme& scheme, ScaleRule rule, std::span<const float> importance = {});
+
+}  // namespace skiff
