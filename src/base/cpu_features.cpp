@@ -1,5 +1,8 @@
 #include "base/cpu_features.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sched.h>
 #include <unistd.h>
 
@@ -62,6 +65,14 @@ std::size_t cache_bytes(int level) {
     return 0;
 }
 
+#if defined(__x86_64__)
+// The compilers' __builtin_cpu_supports knows F16C only in newer clang.
+bool has_f16c() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 }  // namespace
 
 std::string_view isa_name(Isa isa) { return isa == Isa::avx2 ? "avx2" : "generic"; }
@@ -69,7 +80,7 @@ std::string_view isa_name(Isa isa) { return isa == Isa::avx2 ? "avx2" : "generic
 bool isa_available(Isa isa) {
     if (isa == Isa::generic) return true;
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 #else
     return false;
 #endif
