@@ -1,0 +1,152 @@
+// Every kernel: a pure function on views and a share of the work. One table per operator; the first row of each is the reference.
+// All activations are f32 and dense: a value of width w for n tokens is (n_tokens, w). What arguments need is checked when the Plan is built.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "base/cpu_features.h"
+#include "base/thread_pool.h"
+#include "kernels/layout.h"
+
+namespace skiff {
+
+template <class Fn>
+struct KernelRow {
+    std::string_view name;  // "rms_norm_ref"
+    Isa isa;
+    Fn fn;
+};
+
+// ---- norm: y = (x - mean) / sqrt(var + eps) * weight + bias, or without mean (RMS). Over `width`, `n_items` times.
+enum class NormKind : std::uint8_t { rms, layer };
+struct NormArgs {
+    const float* x;       // (n_items, width) f32
+    const float* weight;  // (width) f32, or null for ones
+    const float* bias;    // (width) f32, or null
+    float* y;             // (n_items, width) f32; may be x
+    std::int64_t width;
+    float eps;
+    NormKind kind;
+};
+using NormFn = void (*)(const NormArgs& args, Range items);
+
+// ---- rope: rotates the first `rotary_dim` of each head by position * inv_freq.
+enum class RopeStyle : std::uint8_t { half, interleaved };  // pairs (i, i + rotary_dim/2) as in GPT-NeoX and Hugging Face, or (2i, 2i+1)
+struct RopeArgs {
+    float* x;                       // (n_tokens, n_heads * head_dim) f32, in place
+    const std::int32_t* positions;  // (n_tokens)
+    const float* inv_freq;          // (rotary_dim / 2) f32
+    std::int64_t n_heads, head_dim, rotary_dim;
+    float magnitude;                // multiplies cos and sin (attention factor of long contexts), else 1
+    RopeStyle style;
+};
+using RopeFn = void (*)(const RopeArgs& args, Range tokens);
+
+// ---- attention over a state (KV cache). Keys of positions 0 .. position of the token's own sequence, the newest included.
+struct AttentionArgs {
+    const float* q;                    // (n_tokens, n_heads * head_dim) f32
+    const std::byte* const* keys;      // (n_tokens) -> (capacity, n_kv_heads * head_dim) of state_dtype
+    const std::byte* const* values;    // (n_tokens) -> (capacity, n_kv_heads * head_dim) of state_dtype
+    const std::int32_t* positions;     // (n_tokens)
+    float* y;                          // (n_tokens, n_heads * head_dim) f32
+    std::int64_t n_tokens, n_heads, n_kv_heads, head_dim;
+    std::int64_t window;               // 0 = all; else positions > p - window are seen
+    float scale, softcap;              // softcap 0 = none; scores become softcap * tanh(score / softcap)
+    DType state_dtype;                 // f32, f16 or bf16
+};
+using AttentionFn = void (*)(const AttentionArgs& args, Range items);  // items: token * n_kv_heads + kv_head
+inline constexpr std::int64_t attention_chunk = 256;                  // positions whose partial softmax is merged at a time, in order
+
+// ---- writes keys or values into the state
+struct StateWriteArgs {
+    const float* x;                 // (n_tokens, width) f32
+    std::byte* const* rows;         // (n_tokens) -> state base of the token's sequence
+    const std::int32_t* positions;  // (n_tokens)
+    std::int64_t width;
+    DType state_dtype;
+};
+using StateWriteFn = void (*)(const StateWriteArgs& args, Range tokens);
+
+// ---- element by element, over a flat range
+enum class Activation : std::uint8_t { silu, gelu_erf, gelu_tanh, quick_gelu, relu, sigmoid, tanh };
+struct ElementArgs {
+    const float* a;
+    const float* b;  // second operand where there is one
+    float* y;
+    float factor;    // scale, softcap
+    Activation activation;
+};
+using ElementFn = void (*)(const ElementArgs& args, Range elements);
+
+// ---- linear: y[t, r] = sum over columns of weight[r, c] * x[t, c]  (+ what y held, with accumulate)
+enum class ActivationForm : std::uint8_t {
+    f32,     // as it is
+    i8_b32,  // int8 in blocks of 32 with a scale each: x ~ scale * q; plus the sum of q of each block
+};
+struct PreparedActivation {
+    const float* f32;          // (n_tokens, n_columns)
+    const std::int8_t* codes;  // (n_tokens, padded_columns), zero behind n_columns
+    const float* scales;       // (n_tokens, padded_columns / 32)
+    const std::int32_t* sums;  // (n_tokens, padded_columns / 32) of codes
+    std::int64_t n_columns, padded_columns;
+};
+struct LinearArgs {
+    const PackedWeight* weight;
+    PreparedActivation x;
+    const float* bias;      // (n_rows) f32, or null
+    float* y;               // (n_tokens, y_stride) f32, row r of the weight at y[t * y_stride + r]
+    std::int64_t y_stride;
+    std::int64_t n_tokens;
+    enum class Write : std::uint8_t { replace, add } write;
+};
+using LinearFn = void (*)(const LinearArgs& args, Range rows);  // rows in multiples of the layout's row_unit
+struct LinearKernel {
+    std::string_view name;    // "linear_w4_r8_avx2"
+    std::string_view layout;  // of the weights it reads
+    Isa isa;
+    ActivationForm form;
+    std::int64_t min_tokens, max_tokens;  // the bucket it is meant for; the reference takes all
+    LinearFn fn;
+};
+
+// ---- prepares an activation in the form i8_b32
+struct QuantizeArgs {
+    const float* x;       // (n_tokens, n_columns) f32
+    std::int8_t* codes;   // (n_tokens, padded_columns)
+    float* scales;        // (n_tokens, padded_columns / 32)
+    std::int32_t* sums;   // (n_tokens, padded_columns / 32)
+    std::int64_t n_columns, padded_columns;  // padded: the next multiple of 64
+};
+using QuantizeFn = void (*)(const QuantizeArgs& args, Range tokens);
+
+std::span<const KernelRow<NormFn>> norm_kernels();
+std::span<const KernelRow<RopeFn>> rope_kernels();
+std::span<const KernelRow<AttentionFn>> attention_kernels();
+std::span<const KernelRow<StateWriteFn>> state_write_kernels();
+std::span<const KernelRow<ElementFn>> activation_kernels();  // y = activation(a)
+std::span<const KernelRow<ElementFn>> multiply_kernels();    // y = a * b
+std::span<const KernelRow<ElementFn>> add_kernels();         // y = a + b
+std::span<const KernelRow<ElementFn>> scale_kernels();       // y = a * factor
+std::span<const KernelRow<ElementFn>> softcap_kernels();     // y = factor * tanh(a / factor)
+std::span<const KernelRow<QuantizeFn>> quantize_kernels();
+std::span<const LinearKernel> linear_kernels();
+
+// The last row whose instruction set is at most `isa`.
+template <class Fn>
+const KernelRow<Fn>& choose_kernel(std::span<const KernelRow<Fn>> rows, Isa isa) {
+    const KernelRow<Fn>* best = &rows[0];
+    for (const auto& row : rows)
+        if (row.isa <= isa && row.isa >= best->isa) best = &row;
+    return *best;
+}
+
+// The best linear kernel for a layout, instruction set and number of tokens, or null when no row reads that layout.
+// `reference_only` asks for the float-activation reference of that layout.
+enum class KernelChoice : std::uint8_t { fastest, reference };
+const LinearKernel* choose_linear_kernel(std::string_view layout, Isa isa, std::int64_t n_tokens, KernelChoice choice);
+// The layout to pack a weight into: the first in the table that accepts it and for which `isa` has a kernel.
+const Layout* choose_layout(const Weight& weight, Isa isa, KernelChoice choice);
+
+}  // namespace skiff

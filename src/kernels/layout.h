@@ -1,0 +1,51 @@
+// How a weight is packed for the kernels that read it. One packing serves decode and prefill; a layout can give any row back as floats.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "tensor/weight.h"
+
+namespace skiff {
+
+// Which rows of a stored tensor make an operator's weight: n_blocks runs of `block` rows, `stride` rows apart, from `begin`.
+// A fused q|k|v matrix, or heads that interleave q, k and v, are such maps; the whole tensor is one block.
+struct RowMap {
+    std::int64_t begin = 0, block = 0, stride = 0, n_blocks = 1;
+    std::int64_t n_rows() const { return block * n_blocks; }
+    std::int64_t at(std::int64_t i) const { return begin + i / block * stride + i % block; }
+    bool contiguous() const { return n_blocks == 1 || stride == block; }
+    static RowMap all(std::int64_t n_rows) { return {0, n_rows, n_rows, 1}; }
+};
+
+struct Layout;
+
+struct PackedWeight {
+    const Layout* layout = nullptr;
+    std::int64_t n_rows = 0, n_columns = 0;  // logical; padding is the layout's own business
+    Scheme scheme;                           // of the codes, where the layout packs codes
+    DType dtype = DType::f32;                // of plain layouts
+    BlockType block_type = BlockType::q8_0;  // of the block layout
+    const std::byte* data = nullptr;         // codes or values
+    const std::byte* scales = nullptr;       // as the layout says
+    const std::byte* zeros = nullptr;
+    std::uint64_t read_bytes = 0;            // that one pass over all rows reads
+    AlignedBuffer buffer;                    // owns data, scales, zeros, or is empty when they lie in `owner`
+    std::shared_ptr<const void> owner;
+};
+
+struct Layout {
+    std::string_view name;  // "w4_r8"
+    std::int64_t row_unit;  // kernels work on multiples of this many rows (the last may be short)
+    bool (*accepts)(const Weight& weight);
+    void (*pack)(const Weight& weight, const RowMap& rows, PackedWeight& packed);  // layout, n_rows, n_columns are set by the caller
+    void (*row)(const PackedWeight& packed, std::int64_t row, float* target);      // // (n_columns) f32
+};
+
+// All layouts, in order of preference for a weight they accept. `plain_rows` and `codes_rows` and `blocks_rows` (read as stored) come last.
+std::span<const Layout* const> layout_table();
+PackedWeight pack_weight(const Layout& layout, const Weight& weight, const RowMap& rows);
+
+}  // namespace skiff

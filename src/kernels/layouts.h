@@ -1,0 +1,12 @@
+// The layouts by name; layout_table() in table.cpp orders them.
+#pragma once
+
+#include "kernels/layout.h"
+
+namespace skiff {
+
+extern const Layout plain_rows;   // rows of any number type, as stored
+extern const Layout codes_rows;   // canonical codes, scales and zeros, as stored
+extern const Layout blocks_rows;  // GGUF blocks, as stored
+
+}  // namespace skiff

@@ -1,0 +1,52 @@
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/ref/ref.h"
+
+namespace skiff {
+
+// Any layout, through its row function; sums in double.
+void linear_ref(const LinearArgs& args, Range rows) {
+    const std::int64_t n_columns = args.weight->n_columns;
+    std::vector<float> row(static_cast<std::size_t>(n_columns));
+    for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+        args.weight->layout->row(*args.weight, r, row.data());
+        for (std::int64_t token = 0; token < args.n_tokens; ++token) {
+            const float* x = args.x.f32 + token * n_columns;
+            double sum[4] = {};  // four chains, so that the loop is not bound by the latency of one add
+            std::int64_t c = 0;
+            for (; c + 4 <= n_columns; c += 4)
+                for (int lane = 0; lane < 4; ++lane) sum[lane] += static_cast<double>(row[static_cast<std::size_t>(c + lane)]) * x[c + lane];
+            for (; c < n_columns; ++c) sum[0] += static_cast<double>(row[static_cast<std::size_t>(c)]) * x[c];
+            auto value = static_cast<float>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+            if (args.bias != nullptr) value += args.bias[r];
+            float& y = args.y[token * args.y_stride + r];
+            y = args.write == LinearArgs::Write::add ? y + value : value;
+        }
+    }
+}
+
+void quantize_ref(const QuantizeArgs& args, Range tokens) {
+    const std::int64_t n_blocks = args.padded_columns / 32;
+    for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+        const float* x = args.x + token * args.n_columns;
+        std::int8_t* codes = args.codes + token * args.padded_columns;
+        for (std::int64_t block = 0; block < n_blocks; ++block) {
+            const std::int64_t begin = block * 32, end = std::min(begin + 32, args.n_columns);
+            float largest = 0;
+            for (std::int64_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(x[i]));
+            const float scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0.0f;
+            std::int32_t sum = 0;
+            for (std::int64_t i = begin; i < begin + 32; ++i) {
+                const auto code = static_cast<std::int32_t>(i < end ? std::nearbyint(x[i] * inverse) : 0.0f);
+                codes[i] = static_cast<std::int8_t>(code);
+                sum += code;
+            }
+            args.scales[token * n_blocks + block] = scale;
+            args.sums[token * n_blocks + block] = sum;
+        }
+    }
+}
+
+}  // namespace skiff

@@ -1,0 +1,72 @@
+// What can be chosen: one row per kernel, the reference first. Tests enumerate these tables, so an untested row cannot exist.
+#include <cstring>
+
+#include "kernels/kernels.h"
+#include "kernels/layouts.h"
+#include "kernels/ref/ref.h"
+
+namespace skiff {
+namespace {
+
+constexpr std::int64_t any_tokens = INT64_MAX;
+
+const Layout* const layouts[] = {&plain_rows, &codes_rows, &blocks_rows};
+
+constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref}};
+constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref}};
+constexpr KernelRow<AttentionFn> attention_rows[] = {{"attention_ref", Isa::generic, attention_ref}};
+constexpr KernelRow<StateWriteFn> state_write_rows[] = {{"state_write_ref", Isa::generic, state_write_ref}};
+constexpr KernelRow<ElementFn> activation_rows[] = {{"activation_ref", Isa::generic, activation_ref}};
+constexpr KernelRow<ElementFn> multiply_rows[] = {{"multiply_ref", Isa::generic, multiply_ref}};
+constexpr KernelRow<ElementFn> add_rows[] = {{"add_ref", Isa::generic, add_ref}};
+constexpr KernelRow<ElementFn> scale_rows[] = {{"scale_ref", Isa::generic, scale_ref}};
+constexpr KernelRow<ElementFn> softcap_rows[] = {{"softcap_ref", Isa::generic, softcap_ref}};
+constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic, quantize_ref}};
+
+constexpr LinearKernel linear_rows[] = {
+    {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
+    {"linear_codes_ref", "codes_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
+    {"linear_blocks_ref", "blocks_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
+};
+
+}  // namespace
+
+std::span<const Layout* const> layout_table() { return layouts; }
+std::span<const KernelRow<NormFn>> norm_kernels() { return norm_rows; }
+std::span<const KernelRow<RopeFn>> rope_kernels() { return rope_rows; }
+std::span<const KernelRow<AttentionFn>> attention_kernels() { return attention_rows; }
+std::span<const KernelRow<StateWriteFn>> state_write_kernels() { return state_write_rows; }
+std::span<const KernelRow<ElementFn>> activation_kernels() { return activation_rows; }
+std::span<const KernelRow<ElementFn>> multiply_kernels() { return multiply_rows; }
+std::span<const KernelRow<ElementFn>> add_kernels() { return add_rows; }
+std::span<const KernelRow<ElementFn>> scale_kernels() { return scale_rows; }
+std::span<const KernelRow<ElementFn>> softcap_kernels() { return softcap_rows; }
+std::span<const KernelRow<QuantizeFn>> quantize_kernels() { return quantize_rows; }
+std::span<const LinearKernel> linear_kernels() { return linear_rows; }
+
+PackedWeight pack_weight(const Layout& layout, const Weight& weight, const RowMap& rows) {
+    PackedWeight packed;
+    packed.layout = &layout;
+    packed.n_rows = rows.n_rows();
+    packed.n_columns = weight.n_columns();
+    layout.pack(weight, rows, packed);
+    return packed;
+}
+
+const LinearKernel* choose_linear_kernel(std::string_view layout, Isa isa, std::int64_t n_tokens, KernelChoice choice) {
+    const LinearKernel* best = nullptr;
+    for (const auto& row : linear_kernels()) {
+        if (row.layout != layout || row.isa > isa || n_tokens < row.min_tokens || n_tokens > row.max_tokens) continue;
+        if (choice == KernelChoice::reference && row.fn != linear_ref) continue;
+        if (best == nullptr || row.isa >= best->isa) best = &row;
+    }
+    return best;
+}
+
+const Layout* choose_layout(const Weight& weight, Isa isa, KernelChoice choice) {
+    for (const Layout* layout : layout_table())
+        if (layout->accepts(weight) && choose_linear_kernel(layout->name, isa, 1, choice) != nullptr) return layout;
+    return nullptr;
+}
+
+}  // namespace skiff
