@@ -30,7 +30,8 @@ update_lists() {
 # Recommended packages are left out, and an install that would remove something is refused.
 install_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300 \
-        -o Dpkg::Use-Pty=0 install "$@" >/dev/null
+        -o Dpkg::Use-Pty=0 install "$@" 2>&1 >/dev/null | grep -v '^debconf: delaying' >&2
+    return "${PIPESTATUS[0]}"
 }
 
 install_or_refresh() {
@@ -82,6 +83,7 @@ fi
 if [ ${#missing[@]} != 0 ]; then
     install_or_refresh "${missing[@]}" || { say "apt-get could not install: ${missing[*]}; going on with what there is"; exit 0; }
 fi
+[ ${#missing_optional[@]} = 0 ] || install_or_refresh "${missing_optional[@]}" && exit 0
 for package in "${missing_optional[@]}"; do
     install_or_refresh "$package" || say "without $package: the tests that need it are skipped"
 done
