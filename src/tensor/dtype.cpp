@@ -42,7 +42,7 @@ std::uint8_t encode(const SmallFloat& format, float value) {
     }
     float below = decode(format, static_cast<std::uint8_t>(low)), above = decode(format, static_cast<std::uint8_t>(high));
     int code = magnitude - below < above - magnitude ? low : magnitude - below > above - magnitude ? high : (low & 1 ? high : low);
-    if (format.has_infinity && magnitude > above + (above - decode(format, static_cast<std::uint8_t>(last - 1))) / 2) code = 0x7c;
+    if (format.has_infinity && high == last && magnitude >= above + (above - below) / 2) code = 0x7c;
     if (format.fnuz && code == 0) return 0;
     return static_cast<std::uint8_t>(code | (std::signbit(value) ? 0x80 : 0));
 }

@@ -63,4 +63,8 @@ public:
 enum class ScaleRule { min_max, search };
 std::unique_ptr<Grid> make_grid(const Scheme& scheme, ScaleRule rule);
 
+// Whether a scale keeps its meaning when rounded to `dtype`: zero, or within f16's largest value and precise enough that the largest code
+// moves by at most an eighth of a step.
+bool scale_is_storable(float scale, DType dtype, int bits);
+
 }  // namespace skiff

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/thread_pool.h"
 #include "tensor/block_format.h"
 #include "tensor/scheme.h"
 #include "tensor/tensor.h"
@@ -32,6 +33,7 @@ struct Weight {
     Shape shape;                                    // logical; codes and blocks are two-dimensional (n_rows, n_columns)
     std::variant<TensorView, Codes, Blocks> store;  // TensorView: plain numbers of this very shape
     std::shared_ptr<const void> owner;              // keeps the bytes alive (a mapped file, a buffer)
+    bool file_backed = false;                       // the bytes are a mapping of a file: their pages may be dropped once they were copied
 
     std::int64_t n_rows() const { return shape.empty() ? 1 : shape[0]; }
     std::int64_t n_columns() const { return shape.empty() || shape[0] == 0 ? 0 : element_count(shape) / shape[0]; }
@@ -48,13 +50,16 @@ struct Weight {
 // Reads one row's codes (n_columns of them) out of the packed words. // codes: (n_columns) u8
 void unpack_codes(const std::byte* packed_row, int bits, std::int64_t n_columns, std::uint8_t* codes);
 void pack_codes(const std::uint8_t* codes, int bits, std::int64_t n_columns, std::byte* packed_row);
+std::int64_t packed_row_bytes(int bits, std::int64_t n_columns);  // whole 32-bit words
 
 // A weight that owns its numbers.
 Weight make_float_weight(Shape shape, std::vector<float> values);
 Weight make_plain_weight(Shape shape, DType dtype, std::vector<std::byte> bytes);
 
 // Quantizes row by row to an integer or floating scheme by rounding to nearest on the scheme's grid.
-// Refuses NaN and infinities with the row and column. `importance` (n_columns) may be empty.
-Result<Weight> encode_nearest(const Weight& source, const Scheme& scheme, ScaleRule rule, std::span<const float> importance = {});
+// Refuses NaN and infinities with the row and column. `importance` (n_columns) may be empty. The bits of the result do not depend on the
+// pool. Where f16 scales would lose too much (scale_is_storable) the result's scheme and scales say f32.
+Result<Weight> encode_nearest(const Weight& source, const Scheme& scheme, ScaleRule rule, std::span<const float> importance = {},
+                              ThreadPool* pool = nullptr);
 
 }  // namespace skiff

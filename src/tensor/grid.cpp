@@ -1,0 +1,307 @@
+// Integer and floating grids. The search tries many scales at once, four to a vector, and judges the best few exactly.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "tensor/scheme.h"
+
+namespace skiff {
+namespace {
+
+// Four floats or ints that the compiler maps to whatever vectors the machine has; each lane rounds as a scalar would.
+using Float4 = float __attribute__((vector_size(16)));
+using Double4 = double __attribute__((vector_size(32)));
+
+constexpr float rounding_magic = 0x1.8p23f;  // x + magic - magic rounds |x| < 2^22 to the nearest integer, ties to even
+constexpr float flushed_to_zero = 0x1p-100f; // groups without a weight above this are all zero
+
+float round_to(DType dtype, float value) {
+    const bool is_f16 = dtype == DType::f16, is_bf16 = dtype == DType::bf16;
+    const float rounded = is_f16 ? f16_to_float(float_to_f16(value)) : is_bf16 ? bf16_to_float(float_to_bf16(value)) : value;
+    if (std::isfinite(rounded)) return rounded;
+    return std::copysign(is_f16 ? 65504.0f : is_bf16 ? 0x1.fep127f : std::numeric_limits<float>::max(), value);
+}
+
+// A group scaled by a power of two so that its largest magnitude is in [1, 2), and weights for the squared errors with maximum 1.
+struct Group {
+    const float* x;
+    const float* weight;  // all ones without importance
+    std::int64_t n;
+    float minimum, maximum;  // of x and zero
+    int exponent;            // original = x * 2^exponent
+};
+
+// One way to quantize a group: level = clamp(round(x / scale), low, high), value = level * scale.
+struct Candidate {
+    float scale = 0;
+    float low = 0, high = 0;
+    float score = -1;
+    float refit_scale = 0;
+};
+
+constexpr int lanes = 4;
+
+// Least squares of each candidate's scale given its levels: the sums behind scale = S(w x q) / S(w q q), whose error is S(w x x) - score.
+void score_four(const Group& group, Candidate* four) {
+    Float4 inverse, low, high, sum_xq = {}, sum_qq = {};
+    for (int lane = 0; lane < lanes; ++lane) {
+        inverse[lane] = 1.0f / four[lane].scale;
+        low[lane] = four[lane].low;
+        high[lane] = four[lane].high;
+    }
+    const Float4 magic = {rounding_magic, rounding_magic, rounding_magic, rounding_magic};
+    for (std::int64_t i = 0; i < group.n; ++i) {
+        Float4 level = inverse * group.x[i];
+        level = level < low ? low : level;
+        level = level > high ? high : level;
+        level = (level + magic) - magic;
+        Float4 weighted = level * group.weight[i];
+        sum_xq += weighted * group.x[i];
+        sum_qq += weighted * level;
+    }
+    for (int lane = 0; lane < lanes; ++lane) {
+        const bool usable = sum_qq[lane] > 0 && sum_xq[lane] != 0;
+        four[lane].score = usable ? sum_xq[lane] / sum_qq[lane] * sum_xq[lane] : -1;
+        four[lane].refit_scale = usable ? sum_xq[lane] / sum_qq[lane] : four[lane].scale;
+    }
+}
+
+struct Judgement {
+    double error = std::numeric_limits<double>::infinity();
+    double refit_scale = 0;
+};
+
+// The exact weighted squared error of one candidate, with the division that round() uses, and the scale that least squares would take next.
+Judgement judge(const Group& group, const Candidate& candidate) {
+    const Float4 magic = {rounding_magic, rounding_magic, rounding_magic, rounding_magic};
+    const Float4 low = {candidate.low, candidate.low, candidate.low, candidate.low};
+    const Float4 high = {candidate.high, candidate.high, candidate.high, candidate.high};
+    Double4 error = {}, sum_xq = {}, sum_qq = {};
+    for (std::int64_t i = 0; i < group.n; i += lanes) {
+        Float4 x = {}, weight = {};
+        const std::int64_t n = std::min<std::int64_t>(lanes, group.n - i);
+        std::memcpy(&x, group.x + i, static_cast<std::size_t>(n) * sizeof(float));
+        std::memcpy(&weight, group.weight + i, static_cast<std::size_t>(n) * sizeof(float));
+        Float4 level = x / candidate.scale;
+        level = level < low ? low : level;
+        level = level > high ? high : level;
+        level = (level + magic) - magic;
+        const Float4 difference = x - level * candidate.scale;
+        const Float4 weighted = level * weight;
+        const Double4 wide = __builtin_convertvector(difference, Double4);
+        error += __builtin_convertvector(weight, Double4) * wide * wide;
+        sum_xq += __builtin_convertvector(weighted, Double4) * __builtin_convertvector(x, Double4);
+        sum_qq += __builtin_convertvector(weighted, Double4) * __builtin_convertvector(level, Double4);
+    }
+    Judgement judgement;
+    judgement.error = (error[0] + error[1]) + (error[2] + error[3]);
+    const double qq = (sum_qq[0] + sum_qq[1]) + (sum_qq[2] + sum_qq[3]);
+    if (qq > 0) judgement.refit_scale = ((sum_xq[0] + sum_xq[1]) + (sum_xq[2] + sum_xq[3])) / qq;
+    return judgement;
+}
+
+class IntegerGrid final : public Grid {
+public:
+    IntegerGrid(const Scheme& scheme, ScaleRule rule) : scheme_(scheme), rule_(rule), last_(static_cast<float>((1 << scheme.bits) - 1)) {}
+
+    GroupParams fit(std::span<const float> group, std::span<const float> importance) const override;
+    std::int32_t round(float x, const GroupParams& params) const override {
+        if (params.scale == 0) return params.zero;
+        const float zero = static_cast<float>(params.zero);
+        float level = x / params.scale;
+        level = level < -zero ? -zero : level;
+        level = level > last_ - zero ? last_ - zero : level;
+        return static_cast<std::int32_t>(((level + rounding_magic) - rounding_magic) + zero);
+    }
+    float value(std::int32_t code, const GroupParams& params) const override { return static_cast<float>(code - params.zero) * params.scale; }
+    std::int32_t n_codes() const override { return 1 << scheme_.bits; }
+
+private:
+    static constexpr int max_candidates = 64;
+
+    float middle() const { return static_cast<float>(1 << (scheme_.bits - 1)); }
+    float stored(const Group& group, double scale) const {  // as it will be read back, in the group's units
+        return std::ldexp(round_to(scheme_.scale_dtype, static_cast<float>(std::ldexp(scale, group.exponent))), -group.exponent);
+    }
+    Candidate with_zero(float scale, float zero) const { return {scale, -zero, last_ - zero}; }
+    Candidate min_max(const Group& group) const;
+    int propose(const Group& group, Candidate* candidates) const;
+    Candidate search(const Group& group) const;
+    void improve(const Group& group, Candidate start, Candidate& best, double& best_error) const;
+
+    Scheme scheme_;
+    ScaleRule rule_;
+    float last_;  // largest code
+};
+
+Candidate IntegerGrid::min_max(const Group& group) const {
+    if (scheme_.symmetric) {
+        const float extreme = std::max(-group.minimum, group.maximum);
+        return with_zero(extreme / std::max(1.0f, middle() - 1), middle());
+    }
+    const float scale = (group.maximum - group.minimum) / last_;
+    return with_zero(scale, std::clamp(std::nearbyint(-group.minimum / scale), 0.0f, last_));
+}
+
+// Scales around the one at which the extreme weight takes the extreme code; beyond it the extremes are clipped. Returns a multiple of `lanes`.
+int IntegerGrid::propose(const Group& group, Candidate* candidates) const {
+    // Few bits gain most from clipping; with 8 bits only the neighbourhood matters.
+    const float first = scheme_.bits >= 7 ? 0.96f : 0.8f, last = scheme_.bits >= 7 ? 1.12f : scheme_.bits >= 4 ? 1.4f : 2.0f;
+    int n = 0;
+    if (scheme_.symmetric) {
+        const float extreme = group.maximum >= -group.minimum ? group.maximum : group.minimum;
+        constexpr int n_steps = 24;
+        for (int step = 0; step < n_steps; ++step) {
+            const float stretch = first + (last - first) * static_cast<float>(step) / (n_steps - 1);
+            candidates[n++] = with_zero(-extreme / (middle() * stretch), middle());  // the extreme takes code 0, level -2^(b-1)
+            candidates[n++] = with_zero(extreme / (std::max(1.0f, middle() - 1) * stretch), middle());
+        }
+        return n;
+    }
+    constexpr int n_steps = 16;
+    for (int step = 0; step < n_steps; ++step) {
+        const float stretch = first + (last - first) * static_cast<float>(step) / (n_steps - 1);
+        const float scale = (group.maximum - group.minimum) / (last_ * stretch);
+        // Clipped by the same share at both ends; the neighbouring zeros clip one end more.
+        const float zero = std::nearbyint(last_ * -group.minimum / (group.maximum - group.minimum));
+        for (float shift : {-1.0f, 0.0f, 1.0f, 2.0f}) {
+            const float shifted = stretch <= 1 ? std::nearbyint(-group.minimum / scale) + shift : zero + shift;
+            candidates[n++] = with_zero(scale, std::clamp(shifted, 0.0f, last_));
+        }
+    }
+    return n;
+}
+
+// Alternates least squares for the scale and nearest levels, from one start, and keeps what is better than `best`.
+void IntegerGrid::improve(const Group& group, Candidate start, Candidate& best, double& best_error) const {
+    double scale = start.scale, previous = std::numeric_limits<double>::infinity();
+    for (int round = 0; round < 4; ++round) {
+        start.scale = stored(group, scale);
+        if (start.scale == 0 || (!scheme_.symmetric && start.scale < 0)) return;
+        const Judgement judgement = judge(group, start);
+        if (judgement.error < best_error) {
+            best_error = judgement.error;
+            best = start;
+        }
+        if (!(judgement.error < previous) || judgement.refit_scale == 0) return;
+        previous = judgement.error;
+        scale = judgement.refit_scale;
+    }
+}
+
+Candidate IntegerGrid::search(const Group& group) const {
+    Candidate candidates[max_candidates];
+    const int n = propose(group, candidates);
+    for (int i = 0; i < n; i += lanes) score_four(group, candidates + i);
+
+    Candidate best = min_max(group);
+    best.scale = stored(group, best.scale);
+    double best_error = best.scale == 0 ? std::numeric_limits<double>::infinity() : judge(group, best).error;
+    const Candidate unsearched = best;
+    constexpr int n_finalists = 3;
+    std::partial_sort(candidates, candidates + n_finalists, candidates + n, [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
+    for (int i = 0; i < n_finalists; ++i) {
+        candidates[i].scale = candidates[i].refit_scale;
+        improve(group, candidates[i], best, best_error);
+    }
+    improve(group, unsearched, best, best_error);
+    return best;
+}
+
+// A group of equal weights: the smallest multiple of a storable scale that hits it, else the closest.
+float constant_scale(float magnitude, int max_level, DType dtype) {
+    float best = round_to(dtype, magnitude), best_error = std::fabs(best - magnitude);
+    for (int level = 2; level <= max_level && best_error > 0; ++level) {
+        const float scale = round_to(dtype, magnitude / static_cast<float>(level));
+        const float error = std::fabs(scale * static_cast<float>(level) - magnitude);
+        if (error < best_error) {
+            best = scale;
+            best_error = error;
+        }
+    }
+    return best;
+}
+
+GroupParams IntegerGrid::fit(std::span<const float> group, std::span<const float> importance) const {
+    const auto zero_of = [&](const Candidate& candidate) { return static_cast<std::int32_t>(-candidate.low); };
+    const std::int32_t empty_zero = scheme_.symmetric ? 1 << (scheme_.bits - 1) : 0;
+    float minimum = 0, maximum = 0;
+    bool constant = true;
+    for (float x : group) {
+        minimum = x < minimum ? x : minimum;
+        maximum = x > maximum ? x : maximum;
+        constant = constant && x == group[0];
+    }
+    const float magnitude = std::max(-minimum, maximum);
+    if (!(magnitude > flushed_to_zero) || std::isinf(magnitude)) return {0, empty_zero};
+    if (constant && rule_ == ScaleRule::search) {
+        if (scheme_.symmetric) {  // levels below zero reach one further
+            const float scale = constant_scale(magnitude, 1 << (scheme_.bits - 1), scheme_.scale_dtype);
+            const float level = std::nearbyint(magnitude / scale);
+            const bool negate = level >= middle() && group[0] > 0;
+            return {negate ? -scale : scale, empty_zero};
+        }
+        return {constant_scale(magnitude, static_cast<int>(last_), scheme_.scale_dtype), group[0] < 0 ? static_cast<std::int32_t>(last_) : 0};
+    }
+
+    // Copies: x in [-2, 2] so that no square over- or underflows, weights in [0, 1].
+    constexpr std::size_t on_stack = 256;
+    float stack[2 * on_stack];
+    std::vector<float> heap(group.size() > on_stack ? 2 * group.size() : 0);
+    float* x = heap.empty() ? stack : heap.data();
+    float* weight = x + group.size();
+    const int exponent = std::ilogb(magnitude);
+    const float factor = std::ldexp(1.0f, -exponent);
+    for (std::size_t i = 0; i < group.size(); ++i) x[i] = group[i] * factor;
+    float heaviest = 0;
+    for (float w : importance) heaviest = std::max(heaviest, w);
+    const bool weighted = heaviest > 0 && std::isfinite(heaviest);
+    for (std::size_t i = 0; i < group.size(); ++i) weight[i] = weighted ? std::max(0.0f, importance[i] / heaviest) : 1.0f;
+
+    const Group normal = {x, weight, static_cast<std::int64_t>(group.size()), minimum * factor, maximum * factor, exponent};
+    Candidate chosen = min_max(normal);
+    if (rule_ == ScaleRule::search) {
+        chosen = search(normal);
+    } else {
+        chosen.scale = stored(normal, chosen.scale);
+    }
+    return {std::ldexp(chosen.scale, exponent), zero_of(chosen)};
+}
+
+// Plain rounding to a narrower float; the code is the bit pattern.
+class FloatGrid final : public Grid {
+public:
+    explicit FloatGrid(DType dtype) : info_(dtype_info(dtype)) {}
+    GroupParams fit(std::span<const float>, std::span<const float>) const override { return {1, 0}; }
+    std::int32_t round(float x, const GroupParams&) const override {
+        std::int32_t code = 0;
+        info_.from_float(&x, 1, &code);
+        return code;
+    }
+    float value(std::int32_t code, const GroupParams&) const override {
+        float result = 0;
+        info_.to_float(&code, 1, &result);
+        return result;
+    }
+    std::int32_t n_codes() const override { return info_.bits >= 31 ? std::numeric_limits<std::int32_t>::max() : 1 << info_.bits; }
+
+private:
+    const DTypeInfo& info_;
+};
+
+}  // namespace
+
+std::unique_ptr<Grid> make_grid(const Scheme& scheme, ScaleRule rule) {
+    if (scheme.kind == NumberKind::floating) return std::make_unique<FloatGrid>(scheme.dtype);
+    return std::make_unique<IntegerGrid>(scheme, rule);
+}
+
+bool scale_is_storable(float scale, DType dtype, int bits) {
+    if (dtype != DType::f16 || scale == 0) return std::isfinite(scale);
+    const float magnitude = std::fabs(scale);
+    // Below f16's normal range the scale is a multiple of 2^-24, so off by at most 2^-25; the largest level is 2^(bits-1) of them.
+    return magnitude < 65504.0f && magnitude >= std::ldexp(1.0f, bits - 23);
+}
+
+}  // namespace skiff
