@@ -100,10 +100,10 @@ void encode_q8_0(const float* source, const float* importance, std::int64_t n_we
 
 void encode_iq4_nl(const float* source, const float* importance, std::int64_t n_weights, void* blocks) {
     each_block<18>(source, importance, n_weights, blocks, [](const Group& group, std::uint8_t* block) {
-        const float scale = as_f16(search_level_scale(group, iq4_levels));
+        const float scale = as_f16(search_level_scale(group));
         store_f16(block, scale);
         std::uint8_t codes[block_size];
-        round_to_levels(group, scale, iq4_levels, codes);
+        round_to_levels(group, scale, codes);
         pack_low_high(codes, block + 2);
     });
 }

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "tensor/blocks_decode.h"
+
 namespace skiff::blocks {
 namespace {
 
@@ -47,23 +49,37 @@ Fit fit_integers(const Group& group, float inverse, float low, float high) {
     return {total(xv), total(vv)};
 }
 
-int nearest_level(float x, const std::int8_t* levels) {
-    int low = 0;  // the number of midpoints below x
-    for (int step = 8; step > 0; step /= 2) {
-        const int middle = low + step;
-        if (2 * x > static_cast<float>(levels[middle - 1] + levels[middle])) low = middle;
+// Index of the level of IQ4 nearest to x, the lower one at a tie. All midpoints are halves of integers, so that ceil(2x) decides.
+struct LevelTable {
+    static constexpr int lowest = -256, highest = 255;
+    std::uint8_t index[highest - lowest + 1];
+    constexpr LevelTable() : index{} {
+        for (int twice = lowest; twice <= highest; ++twice) {
+            std::uint8_t level = 0;
+            while (level < 15 && twice > iq4_levels[level] + iq4_levels[level + 1]) ++level;
+            index[twice - lowest] = level;
+        }
     }
-    return low;
+};
+constexpr LevelTable level_table;
+
+int nearest_level(float x) {
+    const float twice = std::max(static_cast<float>(LevelTable::lowest), std::min(static_cast<float>(LevelTable::highest), 2 * x));
+    const int truncated = static_cast<int>(twice);
+    return level_table.index[truncated + (twice > static_cast<float>(truncated) ? 1 : 0) - LevelTable::lowest];
 }
 
-Fit fit_levels(const Group& group, float inverse, const std::int8_t* levels) {
-    Fit fit;
-    for (int i = 0; i < group.n; ++i) {
-        const float value = static_cast<float>(levels[nearest_level(group.x[i] * inverse, levels)]);
-        fit.xv += group.importance[i] * group.x[i] * value;
-        fit.vv += group.importance[i] * value * value;
+Fit fit_levels(const Group& group, float inverse) {
+    float xv[lanes] = {}, vv[lanes] = {};
+    for (int i = 0; i < group.n; i += lanes) {
+        for (int lane = 0; lane < lanes; ++lane) {
+            const float x = group.x[i + lane], value = static_cast<float>(iq4_levels[nearest_level(x * inverse)]);
+            const float weighed = group.importance[i + lane] * value;
+            xv[lane] += weighed * x;
+            vv[lane] += weighed * value;
+        }
     }
-    return fit;
+    return {total(xv), total(vv)};
 }
 
 // Puts the extreme number on each target in turn, keeps the best fit, then rounds again under the fitted scale while that helps.
@@ -154,16 +170,16 @@ void round_to_scale(const Group& group, float scale, int low, int high, std::int
         codes[i] = static_cast<std::int8_t>(nearest(group.x[i] * inverse, static_cast<float>(low), static_cast<float>(high)));
 }
 
-float search_level_scale(const Group& group, const std::int8_t* levels) {
+float search_level_scale(const Group& group) {
     const float x_extreme = extreme(group);
     if (x_extreme == 0 || !std::isfinite(x_extreme)) return 0;
-    const float magnitude = static_cast<float>(-levels[0]);
-    return search_targets(x_extreme, magnitude * 0.76f, magnitude * 1.32f, 16, [&](float inverse) { return fit_levels(group, inverse, levels); });
+    const float magnitude = static_cast<float>(-iq4_levels[0]);
+    return search_targets(x_extreme, magnitude * 0.76f, magnitude * 1.32f, 16, [&](float inverse) { return fit_levels(group, inverse); });
 }
 
-void round_to_levels(const Group& group, float scale, const std::int8_t* levels, std::uint8_t* codes) {
+void round_to_levels(const Group& group, float scale, std::uint8_t* codes) {
     const float inverse = inverse_of(scale);
-    for (int i = 0; i < group.n; ++i) codes[i] = static_cast<std::uint8_t>(nearest_level(group.x[i] * inverse, levels));
+    for (int i = 0; i < group.n; ++i) codes[i] = static_cast<std::uint8_t>(nearest_level(group.x[i] * inverse));
 }
 
 Affine search_affine(const Group& group, int top, OffsetSign sign) {

@@ -24,9 +24,9 @@ float search_scale(const Group& group, int low, int high);
 double scale_error(const Group& group, float scale, int low, int high);       // weighed squared error of rounding to that scale
 void round_to_scale(const Group& group, float scale, int low, int high, std::int8_t* codes);
 
-// The same over a table of 16 ascending levels: x ~ s * levels[q].
-float search_level_scale(const Group& group, const std::int8_t* levels);
-void round_to_levels(const Group& group, float scale, const std::int8_t* levels, std::uint8_t* codes);
+// The same over the 16 levels of IQ4: x ~ s * iq4_levels[q].
+float search_level_scale(const Group& group);
+void round_to_levels(const Group& group, float scale, std::uint8_t* codes);
 
 // Scale and offset with x ~ scale * q + offset, q an integer of [0, top].
 struct Affine {
