@@ -1,6 +1,7 @@
 // What can be chosen: one row per kernel, the reference first. Tests enumerate these tables, so an untested row cannot exist.
 #include <cstring>
 
+#include "kernels/cpu/cpu.h"
 #include "kernels/kernels.h"
 #include "kernels/layouts.h"
 #include "kernels/ref/ref.h"
@@ -10,18 +11,25 @@ namespace {
 
 constexpr std::int64_t any_tokens = INT64_MAX;
 
+// A row for x86-64 processors with AVX2, FMA and F16C; no row elsewhere.
+#if defined(__x86_64__)
+#define SKIFF_AVX2(name, fn) , {name, Isa::avx2, fn}
+#else
+#define SKIFF_AVX2(name, fn)
+#endif
+
 const Layout* const layouts[] = {&plain_rows, &codes_rows, &blocks_rows};
 
-constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref}};
-constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref}};
-constexpr KernelRow<AttentionFn> attention_rows[] = {{"attention_ref", Isa::generic, attention_ref}};
-constexpr KernelRow<StateWriteFn> state_write_rows[] = {{"state_write_ref", Isa::generic, state_write_ref}};
-constexpr KernelRow<ElementFn> activation_rows[] = {{"activation_ref", Isa::generic, activation_ref}};
-constexpr KernelRow<ElementFn> multiply_rows[] = {{"multiply_ref", Isa::generic, multiply_ref}};
-constexpr KernelRow<ElementFn> add_rows[] = {{"add_ref", Isa::generic, add_ref}};
-constexpr KernelRow<ElementFn> scale_rows[] = {{"scale_ref", Isa::generic, scale_ref}};
-constexpr KernelRow<ElementFn> softcap_rows[] = {{"softcap_ref", Isa::generic, softcap_ref}};
-constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic, quantize_ref}};
+constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2)};
+constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2)};
+constexpr KernelRow<AttentionFn> attention_rows[] = {{"attention_ref", Isa::generic, attention_ref} SKIFF_AVX2("attention_avx2", attention_avx2)};
+constexpr KernelRow<StateWriteFn> state_write_rows[] = {{"state_write_ref", Isa::generic, state_write_ref} SKIFF_AVX2("state_write_avx2", state_write_avx2)};
+constexpr KernelRow<ElementFn> activation_rows[] = {{"activation_ref", Isa::generic, activation_ref} SKIFF_AVX2("activation_avx2", activation_avx2)};
+constexpr KernelRow<ElementFn> multiply_rows[] = {{"multiply_ref", Isa::generic, multiply_ref} SKIFF_AVX2("multiply_avx2", multiply_avx2)};
+constexpr KernelRow<ElementFn> add_rows[] = {{"add_ref", Isa::generic, add_ref} SKIFF_AVX2("add_avx2", add_avx2)};
+constexpr KernelRow<ElementFn> scale_rows[] = {{"scale_ref", Isa::generic, scale_ref} SKIFF_AVX2("scale_avx2", scale_avx2)};
+constexpr KernelRow<ElementFn> softcap_rows[] = {{"softcap_ref", Isa::generic, softcap_ref} SKIFF_AVX2("softcap_avx2", softcap_avx2)};
+constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic, quantize_ref} SKIFF_AVX2("quantize_avx2", quantize_avx2)};
 
 constexpr LinearKernel linear_rows[] = {
     {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <vector>
 
@@ -34,12 +35,14 @@ void quantize_ref(const QuantizeArgs& args, Range tokens) {
         std::int8_t* codes = args.codes + token * args.padded_columns;
         for (std::int64_t block = 0; block < n_blocks; ++block) {
             const std::int64_t begin = block * 32, end = std::min(begin + 32, args.n_columns);
-            float largest = 0;
-            for (std::int64_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(x[i]));
-            const float scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0.0f;
+            std::uint32_t largest_bits = 0;  // magnitudes compare like integers, and NaN is above all of them
+            for (std::int64_t i = begin; i < end; ++i) largest_bits = std::max(largest_bits, std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu);
+            const auto largest = std::bit_cast<float>(largest_bits);
+            const bool countable = largest >= 1e-30f && largest <= 3.0e38f;  // else nothing, or an infinite or NaN scale that shows in the result
+            const float scale = largest / 127.0f, inverse = countable ? 127.0f / largest : 0.0f;
             std::int32_t sum = 0;
             for (std::int64_t i = begin; i < begin + 32; ++i) {
-                const auto code = static_cast<std::int32_t>(i < end ? std::nearbyint(x[i] * inverse) : 0.0f);
+                const auto code = static_cast<std::int32_t>(i < end && countable ? std::nearbyint(x[i] * inverse) : 0.0f);
                 codes[i] = static_cast<std::int8_t>(code);
                 sum += code;
             }

@@ -1,0 +1,19 @@
+// The kernels written for one instruction set. table.cpp names them; nothing else calls them.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace skiff {
+
+void norm_avx2(const NormArgs& args, Range items);
+void rope_avx2(const RopeArgs& args, Range tokens);
+void attention_avx2(const AttentionArgs& args, Range items);
+void state_write_avx2(const StateWriteArgs& args, Range tokens);
+void activation_avx2(const ElementArgs& args, Range elements);
+void multiply_avx2(const ElementArgs& args, Range elements);
+void add_avx2(const ElementArgs& args, Range elements);
+void scale_avx2(const ElementArgs& args, Range elements);
+void softcap_avx2(const ElementArgs& args, Range elements);
+void quantize_avx2(const QuantizeArgs& args, Range tokens);
+
+}  // namespace skiff

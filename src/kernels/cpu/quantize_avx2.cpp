@@ -1,0 +1,56 @@
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/simd_avx2.h"
+
+namespace skiff {
+namespace {
+
+// 32 values to codes, scale and sum, the same bits as quantize_ref.
+inline void quantize_block(const __m256 (&x)[4], std::int8_t* codes, float* scale_out, std::int32_t* sum_out) {
+    const __m256i magnitude_bits = _mm256_set1_epi32(0x7fffffff);
+    __m256i largest_bits = _mm256_setzero_si256();
+    SKIFF_UNROLL
+    for (int k = 0; k < 4; ++k) largest_bits = _mm256_max_epi32(largest_bits, _mm256_and_si256(_mm256_castps_si256(x[k]), magnitude_bits));
+    __m128i top = _mm_max_epi32(_mm256_castsi256_si128(largest_bits), _mm256_extracti128_si256(largest_bits, 1));
+    top = _mm_max_epi32(top, _mm_shuffle_epi32(top, 0x4e));
+    top = _mm_max_epi32(top, _mm_shuffle_epi32(top, 0xb1));
+    const float largest = _mm_cvtss_f32(_mm_castsi128_ps(top));
+    *scale_out = largest / 127.0f;
+    if (!(largest >= 1e-30f && largest <= 3.0e38f)) {  // nothing, or not a number: the scale tells which
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm256_setzero_si256());
+        *sum_out = 0;
+        return;
+    }
+    const __m256 inverse = _mm256_set1_ps(127.0f / largest);
+    __m256i whole[4];
+    SKIFF_UNROLL
+    for (int k = 0; k < 4; ++k) whole[k] = _mm256_cvtps_epi32(_mm256_mul_ps(x[k], inverse));
+    const __m256i total = _mm256_add_epi32(_mm256_add_epi32(whole[0], whole[1]), _mm256_add_epi32(whole[2], whole[3]));
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+    *sum_out = _mm_cvtsi128_si32(sum);
+    const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
+    const __m256i in_order = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), in_order);
+}
+
+}  // namespace
+
+void quantize_avx2(const QuantizeArgs& args, Range tokens) {
+    const std::int64_t n_blocks = args.padded_columns / 32;
+    for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+        const float* x = args.x + token * args.n_columns;
+        for (std::int64_t block = 0; block < n_blocks; ++block) {
+            __m256 values[4];
+            const std::int64_t rest = args.n_columns - block * 32;
+            SKIFF_UNROLL
+            for (int k = 0; k < 4; ++k) {
+                const std::int64_t n = rest - k * 8;
+                values[k] = n >= 8 ? _mm256_loadu_ps(x + block * 32 + k * 8) : n > 0 ? load_tail(x + block * 32 + k * 8, n) : _mm256_setzero_ps();
+            }
+            quantize_block(values, args.codes + token * args.padded_columns + block * 32, args.scales + token * n_blocks + block, args.sums + token * n_blocks + block);
+        }
+    }
+}
+
+}  // namespace skiff
