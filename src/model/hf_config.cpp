@@ -1,0 +1,170 @@
+#include "model/hf_config.h"
+
+#include <cmath>
+
+namespace skiff {
+namespace {
+
+// Keys of real configs that say nothing about the forward pass of a decoder in evaluation.
+constexpr std::string_view harmless_keys[] = {
+    "_name_or_path", "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id",
+    "sep_token_id", "decoder_start_token_id", "initializer_range", "initializer_factor", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout", "classifier_dropout",
+    "classifier_dropout_prob", "dropout", "activation_dropout", "layerdrop", "pretraining_tp", "task_specific_params", "auto_map", "id2label", "label2id", "num_labels", "problem_type",
+    "return_dict", "output_attentions", "output_hidden_states", "torchscript", "finetuning_task", "tokenizer_class", "prefix", "keys_to_ignore_at_inference", "use_bfloat16", "unsloth_version",
+    "unsloth_fixed", "summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "gradient_checkpointing", "_attn_implementation",
+    "attn_implementation", "_flash_attn_2_enabled", "quantization_config", "skiff_manifest", "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "add_cross_attention", "cache_implementation",
+    "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "suppress_tokens", "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "temperature", "top_k", "top_p",
+    "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores", "return_dict_in_generate", "remove_invalid_values",
+    "exponential_decay_length_penalty", "diversity_penalty", "num_beam_groups", "encoder_no_repeat_ngram_size", "cross_attention_hidden_size", "tf_legacy_loss", "pruned_heads", "language", "license",
+    "n_ctx", "reorder_and_upcast_attn", "rope_ratio", "tie_encoder_decoder", "_remove_final_layer_norm_note", "attention_probs_dropout_prob", "hidden_dropout_prob", "router_aux_loss_coef",
+    "output_router_logits", "router_jitter_noise", "vocab_size_multiple", "_commit_hash", "model_max_length", "use_sdpa", "mlp_dropout",
+};
+
+bool is_harmless(std::string_view key) {
+    for (std::string_view harmless : harmless_keys)
+        if (key == harmless) return true;
+    return false;
+}
+
+}  // namespace
+
+void HfConfig::fail(Error error) {
+    if (status_.ok()) status_ = std::move(error).with_context("config.json");
+}
+
+const Json* HfConfig::read(std::string_view key) {
+    seen_.insert(std::string(key));
+    const Json* value = json_.find(key);
+    return value != nullptr && !value->is_null() ? value : nullptr;
+}
+
+bool HfConfig::has(std::string_view key) const {
+    const Json* value = json_.find(key);
+    return value != nullptr && !value->is_null();
+}
+
+std::int64_t HfConfig::integer(std::string_view key) {
+    const Json* value = read(key);
+    if (value == nullptr) {
+        fail(corrupt("key \"" + std::string(key) + "\" is missing"));
+        return 1;
+    }
+    auto number = value->as_int(key);
+    if (!number.ok()) {
+        fail(number.take_error());
+        return 1;
+    }
+    constexpr std::int64_t limit = std::int64_t{1} << 31;
+    if (*number < 1 || *number > limit) {
+        fail(corrupt("key \"" + std::string(key) + "\" = " + std::to_string(*number) + ": expected 1 to 2^31"));
+        return 1;
+    }
+    return *number;
+}
+
+std::int64_t HfConfig::integer_or(std::string_view key, std::int64_t fallback) {
+    const Json* value = read(key);
+    if (value == nullptr) return fallback;
+    auto number = value->as_int(key);
+    if (!number.ok()) {
+        fail(number.take_error());
+        return fallback;
+    }
+    return *number;
+}
+
+double HfConfig::number(std::string_view key) {
+    if (!has(key)) fail(corrupt("key \"" + std::string(key) + "\" is missing"));
+    return number_or(key, 0);
+}
+
+double HfConfig::number_or(std::string_view key, double fallback) {
+    const Json* value = read(key);
+    if (value == nullptr) return fallback;
+    auto number = value->as_double(key);
+    if (!number.ok()) {
+        fail(number.take_error());
+        return fallback;
+    }
+    return *number;
+}
+
+bool HfConfig::boolean_or(std::string_view key, bool fallback) {
+    const Json* value = read(key);
+    if (value == nullptr) return fallback;
+    auto flag = value->as_bool(key);
+    if (!flag.ok()) {
+        fail(flag.take_error());
+        return fallback;
+    }
+    return *flag;
+}
+
+std::string HfConfig::text_or(std::string_view key, std::string fallback) {
+    const Json* value = read(key);
+    if (value == nullptr) return fallback;
+    auto text = value->as_string(key);
+    if (!text.ok()) {
+        fail(text.take_error());
+        return fallback;
+    }
+    return *text;
+}
+
+std::vector<std::int64_t> HfConfig::per_layer(std::string_view key, std::int64_t n_layers) {
+    if (!has(key)) fail(corrupt("key \"" + std::string(key) + "\" is missing"));
+    return per_layer_or(key, n_layers, std::vector<std::int64_t>(static_cast<std::size_t>(n_layers), 1));
+}
+
+std::vector<std::int64_t> HfConfig::per_layer_or(std::string_view key, std::int64_t n_layers, std::vector<std::int64_t> fallback) {
+    const Json* value = read(key);
+    if (value == nullptr) return fallback;
+    if (!value->is_array()) return std::vector<std::int64_t>(static_cast<std::size_t>(n_layers), integer(key));
+    if (static_cast<std::int64_t>(value->size()) != n_layers) {
+        fail(corrupt("key \"" + std::string(key) + "\" has " + std::to_string(value->size()) + " entries, expected one for each of " + std::to_string(n_layers) + " layers"));
+        return fallback;
+    }
+    std::vector<std::int64_t> numbers;
+    for (const Json& item : value->items()) {
+        numbers.push_back(item.int_or(0));
+        if (numbers.back() < 1 || numbers.back() > (std::int64_t{1} << 31)) {
+            fail(corrupt("key \"" + std::string(key) + "\": an entry is not an integer from 1 to 2^31"));
+            return fallback;
+        }
+    }
+    return numbers;
+}
+
+const Json& HfConfig::object(std::string_view key) {
+    static const Json null_value;
+    const Json* value = read(key);
+    return value != nullptr ? *value : null_value;
+}
+
+std::string HfConfig::choice(std::string_view key, std::string fallback, std::initializer_list<std::string_view> choices) {
+    std::string value = text_or(key, std::move(fallback));
+    std::string names;
+    for (std::string_view choice : choices) {
+        if (value == choice) return value;
+        names += (names.empty() ? "" : ", ") + std::string(choice);
+    }
+    fail(unsupported("key \"" + std::string(key) + "\" = \"" + value + "\" is not implemented; known: " + names));
+    return std::string(*choices.begin());
+}
+
+void HfConfig::require(bool condition, const std::string& message) {
+    if (!condition) fail(corrupt(message));
+}
+
+Status HfConfig::finish() {
+    if (!status_.ok()) return status_.error();
+    for (const auto& [key, value] : json_.members()) {
+        if (seen_.count(key) || is_harmless(key) || value.is_null() || (value.is_bool() && !value.bool_or(true))) continue;
+        Error error = unsupported("key \"" + key + "\" = " + value.dump().substr(0, 80) +
+                                  " is not known for this architecture and may change the result; remove the key if you are sure that it does not");
+        return std::move(error).with_context("config.json");
+    }
+    return {};
+}
+
+}  // namespace skiff

@@ -1,0 +1,97 @@
+#include <cmath>
+
+#include "base/hash.h"
+#include "base/rng.h"
+#include "model/weight_source.h"
+
+namespace skiff {
+namespace {
+
+// Normal numbers are expensive (a logarithm and a cosine each), and a benchmark of 8 billion weights needs many: a table of them is drawn
+// once and read from a random place for every row.
+const std::vector<float>& normal_table() {
+    static const std::vector<float> table = [] {
+        Rng rng(1);
+        std::vector<float> numbers(1 << 16);
+        for (float& number : numbers) number = rng.normal();
+        return numbers;
+    }();
+    return table;
+}
+
+class RandomWeights final : public WeightSource {
+public:
+    RandomWeights(const ModelSpec& spec, DType dtype, std::uint64_t seed) : dtype_(dtype), seed_(seed) {
+        for (const auto& [key, tensor] : spec.tensors) tensors_.emplace(key, Declared{spec.shape(tensor), tensor.role});
+    }
+    bool contains(const std::string& key) const override { return tensors_.count(key) != 0; }
+    std::vector<std::string> keys() const override {
+        std::vector<std::string> names;
+        for (const auto& [key, declared] : tensors_) names.push_back(key);
+        return names;
+    }
+    Result<Weight> load(const std::string& key) const override {
+        auto found = tensors_.find(key);
+        if (found == tensors_.end()) return not_found("tensor " + key + " is not in the random model");
+        const auto& [shape, role] = found->second;
+        const std::int64_t n = element_count(shape), width = shape.empty() ? 1 : shape.back();
+        const DTypeInfo& info = dtype_info(dtype_);
+        std::vector<std::byte> bytes(static_cast<std::size_t>(n * info.bits / 8));
+        Rng rng(hash64(std::as_bytes(std::span(key)), seed_));
+        const float mean = role == TensorDecl::Role::norm ? 1.0f : 0.0f;
+        const float deviation = role == TensorDecl::Role::linear ? 1.0f / std::sqrt(static_cast<float>(width)) : 0.02f;
+        const std::vector<float>& normal = normal_table();
+        std::vector<float> row(static_cast<std::size_t>(width));
+        for (std::int64_t begin = 0; begin < n; begin += width) {
+            std::size_t at = rng.next() % normal.size(), stride = rng.next() % normal.size() | 1;
+            for (float& value : row) {
+                value = mean + deviation * normal[at];
+                at = (at + stride) % normal.size();
+            }
+            info.from_float(row.data(), width, bytes.data() + begin * info.bits / 8);
+        }
+        return make_plain_weight(shape, dtype_, std::move(bytes));
+    }
+
+private:
+    struct Declared {
+        Shape shape;
+        TensorDecl::Role role;
+    };
+    std::map<std::string, Declared> tensors_;
+    DType dtype_;
+    std::uint64_t seed_;
+};
+
+class QuantizedOnLoad final : public WeightSource {
+public:
+    QuantizedOnLoad(std::shared_ptr<WeightSource> source, SchemeChoice scheme_of, ScaleRule rule)
+        : source_(std::move(source)), scheme_of_(std::move(scheme_of)), rule_(rule) {}
+    bool contains(const std::string& key) const override { return source_->contains(key); }
+    std::vector<std::string> keys() const override { return source_->keys(); }
+    Result<Weight> load(const std::string& key) const override {
+        SKIFF_TRY(auto weight, source_->load(key));
+        const Scheme* scheme = scheme_of_(key);
+        if (scheme == nullptr || weight.plain() == nullptr) return weight;
+        auto coded = encode_nearest(weight, *scheme, rule_);
+        if (!coded.ok()) return coded.take_error().with_context(key);
+        return coded;
+    }
+
+private:
+    std::shared_ptr<WeightSource> source_;
+    SchemeChoice scheme_of_;
+    ScaleRule rule_;
+};
+
+}  // namespace
+
+std::shared_ptr<WeightSource> random_weights(const ModelSpec& spec, DType dtype, std::uint64_t seed) {
+    return std::make_shared<RandomWeights>(spec, dtype, seed);
+}
+
+std::shared_ptr<WeightSource> quantized_on_load(std::shared_ptr<WeightSource> source, SchemeChoice scheme_of, ScaleRule rule) {
+    return std::make_shared<QuantizedOnLoad>(std::move(source), std::move(scheme_of), rule);
+}
+
+}  // namespace skiff

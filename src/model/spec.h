@@ -1,0 +1,150 @@
+// A model is data: blocks of typed operators over named values, tensors whose dimensions name their axes.
+// Lowering, training, pruning, export and sharding all walk this one description; none of them knows an architecture.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+#include "kernels/kernels.h"
+
+namespace skiff {
+
+// ---- axes: dimensions that several tensors share. Pruning slices one, sharding partitions it, search resizes it.
+struct Axis {
+    std::string name;       // "model.hidden", "block3.ff", "block3.head", "vocab"
+    std::int64_t size = 0;  // in units: heads, neurons, tokens of the vocabulary
+    std::int64_t multiple_of = 1;  // sizes that kernels and partners can take (a query-head axis: the number of KV heads)
+};
+
+// A stretch of a tensor's dimension: `axis.size * unit` entries. (block0.head, 64) in q_proj's rows: heads of 64 entries each.
+struct AxisPart {
+    std::string axis;
+    std::int64_t unit = 1;
+};
+using Dimension = std::vector<AxisPart>;  // parts one after the other; a fused q|k|v matrix has three
+
+struct TensorDecl {
+    std::string key;                    // Hugging Face's name
+    std::vector<Dimension> dimensions;  // outermost first
+    enum class Role : std::uint8_t { linear, embedding, norm, bias, other } role = Role::linear;
+    enum class Need : std::uint8_t { required, optional } need = Need::required;
+};
+
+// ---- values: what flows between operators. (n_tokens, width) f32
+using ValueId = std::int32_t;
+inline constexpr ValueId no_value = -1;
+struct Value {
+    std::string name;   // "block0.q"
+    Dimension dimension;
+};
+
+// A weight used by an operator: a tensor by key, whole or some of its rows (RowMap), perhaps stored as (columns, rows).
+struct TensorRef {
+    std::string key;
+    RowMap rows;              // block == 0: all rows
+    bool transposed = false;  // plain tensors only; codes and blocks are always (outputs, inputs)
+    bool empty() const { return key.empty(); }
+};
+
+// ---- operators
+struct EmbedOp {  // out = table[token] * scale, or table[position + offset]
+    TensorRef table;
+    float scale = 1;
+    enum class Index : std::uint8_t { token, position } index = Index::token;
+    std::int64_t offset = 0;
+};
+struct NormOp {
+    NormKind kind = NormKind::rms;
+    TensorRef weight, bias;
+    float eps = 1e-5f;
+    float weight_offset = 0;      // Gemma stores w - 1
+    std::int64_t group_width = 0;  // 0: the whole value; else each head by itself with the same weight (q/k norm)
+};
+struct LinearTerm {
+    enum class Kind : std::uint8_t { packed, low_rank, sparse } kind = Kind::packed;
+    TensorRef weight;  // packed: (outputs, inputs); low_rank: b (outputs, rank)
+    TensorRef down;    // low_rank: a (rank, inputs)
+};
+struct InputTransform {  // applied to the input before all terms
+    enum class Kind : std::uint8_t { none, scale, permutation, hadamard } kind = Kind::none;
+    TensorRef data;      // scale: (inputs); permutation: (inputs) i32
+};
+enum class ActivationScheme : std::uint8_t { kernel_default, f32 };
+struct LinearOp {  // out = sum of terms(transform(in)) + bias
+    InputTransform transform;
+    std::vector<LinearTerm> terms;
+    TensorRef bias;
+    ActivationScheme activation = ActivationScheme::kernel_default;
+};
+struct RopeOp {
+    std::int64_t n_heads_unit = 1;  // entries per head (head_dim)
+    std::vector<float> inv_freq;    // (rotary_dim / 2); rotary_dim <= head_dim
+    float magnitude = 1;
+    RopeStyle style = RopeStyle::half;
+};
+// What an operator remembers of a sequence. Each mixer declares its own.
+struct StateSpec {
+    enum class Kind : std::uint8_t { per_token, recurrent } kind = Kind::per_token;
+    std::int64_t key_width = 0, value_width = 0;  // per token, in elements
+    std::int64_t window = 0;                      // 0: all tokens are kept
+};
+struct AttentionOp {  // in: q, k, v
+    std::int64_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
+    float scale = 1, softcap = 0;
+    std::int64_t window = 0;
+    StateSpec state;
+};
+struct ActivationOp { Activation kind = Activation::silu; };
+struct MultiplyOp {};  // in: a, b
+struct AddOp {};       // in: a, b
+struct ScaleOp { float factor = 1; };
+struct SoftcapOp { float cap = 0; };
+// Mixture of experts, the router: the weight of each expert for each token; zero for those not chosen.
+struct RouteOp {
+    std::int64_t n_used = 2;
+    enum class Rule : std::uint8_t { softmax_then_top, top_then_softmax } rule = Rule::top_then_softmax;
+    bool normalize = false;  // softmax_then_top: divide the chosen weights by their sum
+};
+struct GateOp { std::int64_t column = 0; };  // in: x, weights (n_tokens, n_experts); out = x * weights[column]
+
+using OpDetail = std::variant<EmbedOp, NormOp, LinearOp, RopeOp, AttentionOp, ActivationOp, MultiplyOp, AddOp, ScaleOp, SoftcapOp, RouteOp, GateOp>;
+
+struct Op {
+    std::string name;         // "block0.attn.q": unique, names taps and errors
+    OpDetail detail;
+    std::vector<ValueId> in;  // for EmbedOp none
+    ValueId out = no_value;
+};
+
+struct Block {
+    std::string name;     // "embed", "block0", "head"
+    std::vector<Op> ops;
+    ValueId in = no_value, out = no_value;  // the residual stream before and after; what the calibration walk caches
+};
+
+struct ModelSpec {
+    std::string architecture;  // row of the architecture table: "llama"
+    std::vector<Axis> axes;
+    std::vector<Value> values;
+    std::vector<Block> blocks;  // embed, decoder blocks, head; the last op's output are the logits
+    std::map<std::string, TensorDecl> tensors;
+    std::int64_t n_vocab = 0, d_model = 0, n_layers = 0, max_positions = 0;
+    ValueId logits = no_value;
+
+    const Axis* find_axis(const std::string& name) const;
+    std::int64_t width(const Dimension& dimension) const;          // entries
+    std::int64_t width(ValueId value) const { return width(values[static_cast<std::size_t>(value)].dimension); }
+    Shape shape(const TensorDecl& tensor) const;
+    std::int64_t n_parameters() const;                              // required tensors
+    std::int64_t multiply_adds_per_token() const;                   // of the linear operators
+    std::int64_t state_elements_per_token() const;                  // keys and values of all layers
+};
+
+const char* op_kind_name(const OpDetail& detail);  // "linear"
+
+}  // namespace skiff

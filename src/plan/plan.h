@@ -1,0 +1,113 @@
+// A Plan: the flat programs that run a model on this machine. Made once by lower(); kernels, buffers and packed weights are resolved
+// before the first token. A Session (session.h) runs it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/progress.h"
+#include "base/result.h"
+#include "kernels/kernels.h"
+#include "model/spec.h"
+#include "model/weight_source.h"
+
+namespace skiff {
+
+// What a step sees while it runs. One per thread and call; everything else is in the step.
+struct RunContext {
+    float* const* buffers;              // by buffer number: (tokens of the step, width) f32
+    std::byte* const* prepared;         // by buffer number: activations in another form
+    const std::int32_t* tokens;         // (n_tokens)
+    const std::int32_t* positions;      // (n_tokens)
+    const std::int32_t* selected;       // (n_selected): tokens whose logits are wanted
+    std::byte* const* const* keys;      // by state number: (n_tokens) -> base of the token's sequence
+    std::byte* const* const* values;
+    DType state_dtype;
+    std::int64_t n_tokens, n_selected;
+    int thread, n_threads;
+};
+
+enum class StepTokens : std::uint8_t { all, selected };
+
+class Step {
+public:
+    virtual ~Step() = default;
+    virtual void run(const RunContext& context) const = 0;
+    std::string name;           // of the operators it does: "block0.attn.q + block0.attn.k"
+    std::string kind;           // "linear"
+    std::string kernel;         // "linear_w4_r8_avx2"
+    StepTokens tokens = StepTokens::all;
+    std::uint64_t weight_bytes = 0;  // read from memory by one pass
+};
+
+struct Program {
+    std::int64_t min_tokens, max_tokens;
+    std::vector<std::unique_ptr<Step>> steps;
+};
+
+// Buffers that a session must have, in entries per token.
+struct BufferNeed {
+    std::int64_t floats = 0;          // f32 values
+    std::int64_t prepared_bytes = 0;  // for activations in another form
+    StepTokens tokens = StepTokens::all;
+};
+
+struct StateNeed {
+    StateSpec spec;
+    std::string name;  // of the operator
+};
+
+struct PlanOptions {
+    Isa isa = best_isa();
+    KernelChoice kernels = KernelChoice::fastest;
+    std::vector<std::string> taps;  // names of operators whose outputs a session can read after a run
+    enum class Merge : std::uint8_t { on, off } merge = Merge::on;  // one step for linear operators that share an input
+    // A stretch of the model: blocks first_block .. last_block. Its input is blocks[first_block].in, written by the session's caller.
+    std::size_t first_block = 0, last_block = SIZE_MAX;
+    int n_load_threads = 1;
+    ProgressSink progress;
+};
+
+struct Tap {
+    std::string name;
+    int buffer;
+    std::int64_t width;
+    StepTokens tokens;
+};
+
+// By number of tokens in a run.
+inline constexpr std::int64_t bucket_limits[] = {1, 8, 64, INT64_MAX};
+inline constexpr int n_buckets = 4;
+inline int bucket_of(std::int64_t n_tokens) {
+    int bucket = 0;
+    while (n_tokens > bucket_limits[bucket]) ++bucket;
+    return bucket;
+}
+
+struct Plan {
+    ModelSpec spec;
+    std::array<Program, n_buckets> programs;
+    std::vector<BufferNeed> buffers;
+    std::vector<StateNeed> states;
+    std::vector<Tap> taps;
+    int input_buffer = -1;   // where the input of a stretch goes; -1: the plan begins with the embedding
+    int output_buffer = -1;  // logits, or the output of a stretch's last block
+    std::int64_t input_width = 0, output_width = 0;
+    Isa isa = Isa::generic;
+    std::uint64_t weight_bytes = 0;        // packed, each tensor once
+    std::uint64_t decode_read_bytes = 0;   // that one token reads: all linear weights, one row of each embedding
+    std::vector<std::shared_ptr<const PackedWeight>> weights;
+
+    const Program& program_for(std::int64_t n_tokens) const;
+};
+
+// Chooses layouts and kernels, packs the weights (one at a time), merges linear operators that share an input, places buffers.
+Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSource& weights, const PlanOptions& options);
+
+// The steps of a program as text, one line each; what `inspect --plan` prints.
+std::vector<std::string> describe(const Program& program);
+
+}  // namespace skiff

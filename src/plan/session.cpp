@@ -1,0 +1,171 @@
+#include "plan/session.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace skiff {
+
+// What one run of a program works on.
+struct Session::Chunk {
+    std::vector<std::int32_t> tokens, positions, selected;
+    std::vector<std::int64_t> sequences;
+    const float* input = nullptr;  // hidden states of a stretch of blocks
+};
+
+Session::Session(std::shared_ptr<const Plan> plan, const SessionOptions& options, StateCache state)
+    : plan_(std::move(plan)), options_(options), state_(std::move(state)), pool_(options.n_threads) {
+    key_rows_.resize(plan_->states.size());
+    value_rows_.resize(plan_->states.size());
+}
+
+Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<const Plan> plan, const SessionOptions& options) {
+    if (options.max_batch < 1 || options.n_threads < 1) return usage_error("a session needs at least one thread and one token per run");
+    SKIFF_TRY(auto state, StateCache::create(plan->states, options.state_dtype, options.n_sequences, options.n_context));
+    std::unique_ptr<Session> session(new Session(std::move(plan), options, std::move(state)));
+    SKIFF_CHECK(session->reserve_buffers());
+    return session;
+}
+
+// Reserved, not touched: the head's buffers are as wide as the vocabulary, but seldom more than one of their rows is used.
+Status Session::reserve_buffers() {
+    for (const BufferNeed& need : plan_->buffers) {
+        const auto float_bytes = static_cast<std::size_t>(need.floats * options_.max_batch) * sizeof(float);
+        const auto prepared_bytes = static_cast<std::size_t>(need.prepared_bytes * options_.max_batch);
+        SKIFF_TRY(auto floats, LazyMemory::reserve(float_bytes));
+        SKIFF_TRY(auto prepared, LazyMemory::reserve(prepared_bytes));
+        float_pointers_.push_back(reinterpret_cast<float*>(floats.data()));
+        prepared_pointers_.push_back(prepared.data());
+        floats_.push_back(std::move(floats));
+        prepared_.push_back(std::move(prepared));
+        buffer_bytes_ += float_bytes + prepared_bytes;
+    }
+    return {};
+}
+
+Status Session::check(std::span<const BatchItem> items) const {
+    std::vector<std::int64_t> added(static_cast<std::size_t>(state_.n_sequences()), 0);
+    for (const BatchItem& item : items) {
+        if (item.sequence < 0 || item.sequence >= state_.n_sequences()) return usage_error("sequence " + std::to_string(item.sequence) + " is not in this session");
+        for (std::int32_t token : item.tokens)
+            if (token < 0 || token >= plan_->spec.n_vocab)
+                return usage_error("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(plan_->spec.n_vocab));
+        std::int64_t& n = added[static_cast<std::size_t>(item.sequence)];
+        n += static_cast<std::int64_t>(item.tokens.size());
+        if (state_.length(item.sequence) + n > state_.capacity())
+            return resource_error("the context of " + std::to_string(state_.capacity()) + " tokens is full; start with a larger --ctx");
+    }
+    return {};
+}
+
+void Session::run(const Chunk& chunk) {
+    const auto n_tokens = static_cast<std::int64_t>(chunk.positions.size());
+    std::vector<std::byte* const*> keys, values;
+    for (std::size_t s = 0; s < plan_->states.size(); ++s) {
+        key_rows_[s].resize(chunk.positions.size());
+        value_rows_[s].resize(chunk.positions.size());
+        for (std::size_t t = 0; t < chunk.positions.size(); ++t) {
+            key_rows_[s][t] = state_.keys(s, chunk.sequences[t]);
+            value_rows_[s][t] = state_.values(s, chunk.sequences[t]);
+        }
+        keys.push_back(key_rows_[s].data());
+        values.push_back(value_rows_[s].data());
+    }
+    if (chunk.input != nullptr)
+        std::memcpy(float_pointers_[static_cast<std::size_t>(plan_->input_buffer)], chunk.input, static_cast<std::size_t>(n_tokens * plan_->input_width) * sizeof(float));
+    RunContext context{float_pointers_.data(), prepared_pointers_.data(), chunk.tokens.data(), chunk.positions.data(), chunk.selected.data(), keys.data(), values.data(),
+                       state_.dtype(), n_tokens, static_cast<std::int64_t>(chunk.selected.size()), 0, pool_.n_threads()};
+    const Program& program = plan_->program_for(n_tokens);
+    const bool profiling = profile_ != nullptr && &program == &plan_->programs[0];
+    if (profiling) profile_->resize(program.steps.size());
+    pool_.run([&](int thread) {
+        RunContext mine = context;
+        mine.thread = thread;
+        for (std::size_t i = 0; i < program.steps.size(); ++i) {
+            const double begin = profiling && thread == 0 ? monotonic_seconds() : 0;
+            program.steps[i]->run(mine);
+            pool_.barrier();
+            if (profiling && thread == 0) (*profile_)[i] += monotonic_seconds() - begin;
+        }
+    });
+    last_n_tokens_ = n_tokens;
+    last_n_selected_ = context.n_selected;
+}
+
+Status Session::forward(std::span<const BatchItem> items, const LogitsSink& sink) {
+    if (plan_->input_buffer >= 0) return usage_error("this plan has no embedding; give it hidden states");
+    SKIFF_CHECK(check(items));
+    logits_.clear();
+    std::int64_t first_row = 0;
+    Chunk chunk;
+    auto flush = [&]() -> Status {
+        if (chunk.tokens.empty()) return {};
+        run(chunk);
+        const std::size_t size = chunk.selected.size() * static_cast<std::size_t>(plan_->output_width);
+        const float* rows = float_pointers_[static_cast<std::size_t>(plan_->output_buffer)];
+        if (sink) {
+            if (size > 0) SKIFF_CHECK(sink(first_row, {rows, size}));
+        } else {
+            logits_.insert(logits_.end(), rows, rows + size);
+        }
+        first_row += static_cast<std::int64_t>(chunk.selected.size());
+        chunk = Chunk();
+        return {};
+    };
+    for (const BatchItem& item : items) {
+        for (std::size_t i = 0; i < item.tokens.size(); ++i) {
+            const bool wanted = item.logits == BatchItem::Logits::all || (item.logits == BatchItem::Logits::last && i + 1 == item.tokens.size());
+            if (wanted) chunk.selected.push_back(static_cast<std::int32_t>(chunk.tokens.size()));
+            chunk.tokens.push_back(item.tokens[i]);
+            chunk.positions.push_back(static_cast<std::int32_t>(state_.length(item.sequence)));
+            chunk.sequences.push_back(item.sequence);
+            state_.append(item.sequence, 1);
+            if (static_cast<std::int64_t>(chunk.tokens.size()) == options_.max_batch) SKIFF_CHECK(flush());
+        }
+    }
+    return flush();
+}
+
+Status Session::forward(std::int64_t sequence, std::span<const std::int32_t> tokens, BatchItem::Logits logits) {
+    BatchItem item{sequence, {tokens.begin(), tokens.end()}, logits};
+    return forward(std::span(&item, 1));
+}
+
+Status Session::forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) {
+    if (plan_->input_buffer < 0) return usage_error("this plan begins with the embedding; give it tokens");
+    const std::int64_t n_tokens = static_cast<std::int64_t>(input.size()) / plan_->input_width;
+    if (n_tokens * plan_->input_width != static_cast<std::int64_t>(input.size())) return usage_error("the hidden states are no whole number of tokens");
+    if (state_.length(sequence) + n_tokens > state_.capacity()) return resource_error("the context of " + std::to_string(state_.capacity()) + " tokens is full");
+    output.clear();
+    for (std::int64_t begin = 0; begin < n_tokens; begin += options_.max_batch) {
+        Chunk chunk;
+        const std::int64_t end = std::min(n_tokens, begin + options_.max_batch);
+        for (std::int64_t t = begin; t < end; ++t) {
+            chunk.tokens.push_back(0);
+            chunk.selected.push_back(static_cast<std::int32_t>(t - begin));
+            chunk.positions.push_back(static_cast<std::int32_t>(state_.length(sequence)));
+            chunk.sequences.push_back(sequence);
+            state_.append(sequence, 1);
+        }
+        chunk.input = input.data() + begin * plan_->input_width;
+        run(chunk);
+        const float* rows = float_pointers_[static_cast<std::size_t>(plan_->output_buffer)];
+        output.insert(output.end(), rows, rows + (end - begin) * plan_->output_width);
+    }
+    return {};
+}
+
+std::span<const float> Session::logits_row(std::int64_t row) const {
+    const auto width = static_cast<std::size_t>(plan_->output_width);
+    return std::span(logits_).subspan(static_cast<std::size_t>(row) * width, width);
+}
+
+std::span<const float> Session::tap(const std::string& name) const {
+    for (const Tap& tap : plan_->taps) {
+        if (tap.name != name) continue;
+        const std::int64_t n = tap.tokens == StepTokens::all ? last_n_tokens_ : last_n_selected_;
+        return {float_pointers_[static_cast<std::size_t>(tap.buffer)], static_cast<std::size_t>(n * tap.width)};
+    }
+    return {};
+}
+
+}  // namespace skiff

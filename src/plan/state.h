@@ -1,0 +1,61 @@
+// What sequences remember: keys and values of every attention operator, one region per sequence.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/result.h"
+#include "plan/plan.h"
+
+namespace skiff {
+
+// Zeroed memory that costs nothing until it is touched.
+class LazyMemory {
+public:
+    LazyMemory() = default;
+    static Result<LazyMemory> reserve(std::size_t size_bytes);
+    LazyMemory(LazyMemory&& other) noexcept;
+    LazyMemory& operator=(LazyMemory&& other) noexcept;
+    ~LazyMemory();
+    std::byte* data() const { return data_; }
+
+private:
+    std::byte* data_ = nullptr;
+    std::size_t size_bytes_ = 0;
+};
+
+struct StateSnapshot {
+    std::int64_t n_tokens = 0;
+    std::vector<std::byte> bytes;
+};
+
+class StateCache {
+public:
+    static Result<StateCache> create(const std::vector<StateNeed>& needs, DType dtype, std::int64_t n_sequences, std::int64_t capacity);
+
+    DType dtype() const { return dtype_; }
+    std::int64_t capacity() const { return capacity_; }       // tokens of a sequence
+    std::int64_t n_sequences() const { return static_cast<std::int64_t>(lengths_.size()); }
+    std::int64_t length(std::int64_t sequence) const { return lengths_[static_cast<std::size_t>(sequence)]; }
+    std::uint64_t bytes_per_token() const;
+
+    std::byte* keys(std::size_t state, std::int64_t sequence) const;    // (capacity, key_width)
+    std::byte* values(std::size_t state, std::int64_t sequence) const;  // (capacity, value_width)
+
+    void append(std::int64_t sequence, std::int64_t n_tokens) { lengths_[static_cast<std::size_t>(sequence)] += n_tokens; }
+    Status truncate(std::int64_t sequence, std::int64_t n_tokens);     // forgets all behind the first n_tokens
+    void fork(std::int64_t from, std::int64_t to);                     // `to` becomes a copy
+    StateSnapshot snapshot(std::int64_t sequence) const;
+    Status restore(std::int64_t sequence, const StateSnapshot& snapshot);
+
+private:
+    std::int64_t row_bytes(std::int64_t width) const { return width * dtype_info(dtype_).bits / 8; }
+    std::vector<StateNeed> needs_;
+    std::vector<LazyMemory> keys_, values_;
+    std::vector<std::int64_t> lengths_;
+    DType dtype_ = DType::f32;
+    std::int64_t capacity_ = 0;
+};
+
+}  // namespace skiff

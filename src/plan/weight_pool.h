@@ -1,0 +1,34 @@
+// Loads and packs weights for a plan, each once, however many operators refer to it.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "plan/plan.h"
+
+namespace skiff {
+
+class WeightPool {
+public:
+    WeightPool(const ModelSpec& spec, const WeightSource& source, const PlanOptions& options) : spec_(spec), source_(source), options_(options) {}
+
+    // The packed weight of a reference; its shape must be (n_rows, n_columns). Tied references give the same one.
+    Result<std::shared_ptr<const PackedWeight>> packed(const TensorRef& ref, std::int64_t n_rows, std::int64_t n_columns);
+    // A vector as floats plus `offset` (norm weights, biases), or an empty one for an empty reference.
+    Result<std::shared_ptr<const std::vector<float>>> vector(const TensorRef& ref, std::int64_t size, float offset);
+
+    const std::vector<std::shared_ptr<const PackedWeight>>& all() const { return all_; }
+
+private:
+    Result<Weight> load(const TensorRef& ref);
+    const ModelSpec& spec_;
+    const WeightSource& source_;
+    const PlanOptions& options_;
+    std::map<std::string, std::shared_ptr<const PackedWeight>> packed_;
+    std::map<std::string, std::shared_ptr<const std::vector<float>>> vectors_;
+    std::vector<std::shared_ptr<const PackedWeight>> all_;
+};
+
+}  // namespace skiff
