@@ -1,0 +1,69 @@
+// The weights of a Hugging Face folder: model.safetensors, or shards named by model.safetensors.index.json. One lookup by tensor name.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/safetensors.h"
+
+namespace skiff {
+
+// A tensor and what keeps its bytes alive.
+struct FoundTensor {
+    TensorView view;
+    std::shared_ptr<const void> owner;
+};
+
+class CheckpointFiles {
+public:
+    // A folder, or one .safetensors file. Every shard is opened and checked: the index and the shards must agree on each tensor.
+    static Result<CheckpointFiles> open(const std::string& path);
+
+    std::vector<std::string> names() const;  // sorted
+    bool contains(std::string_view name) const { return places_.find(name) != places_.end(); }
+    const TensorEntry* entry(std::string_view name) const;  // nullptr when absent
+    Result<FoundTensor> tensor(std::string_view name) const;
+    const std::vector<SafetensorsFile>& files() const { return files_; }
+    std::uint64_t tensor_bytes() const;  // of all tensors
+
+private:
+    struct Place {
+        std::size_t file;
+        std::size_t entry;
+    };
+    explicit CheckpointFiles(std::string path) : path_(std::move(path)) {}
+    Status add(SafetensorsFile file);
+    Status add_shards(const std::string& index_path);
+
+    std::string path_;
+    std::vector<SafetensorsFile> files_;
+    std::map<std::string, Place, std::less<>> places_;
+};
+
+// Writes tensors into a folder that exists (such as AtomicDirectory's working one): model.safetensors, or numbered shards and the index
+// when they take more than `max_shard_bytes` together. A tensor is never split.
+class CheckpointWriter {
+public:
+    static constexpr std::uint64_t default_max_shard_bytes = 5'000'000'000;
+
+    static Result<CheckpointWriter> create(const std::string& folder, std::vector<TensorDeclaration> tensors,
+                                           std::uint64_t max_shard_bytes = default_max_shard_bytes);
+
+    Status write(std::string_view name, std::span<const std::byte> bytes);  // the next bytes of this tensor
+    Status commit();
+    std::vector<std::string> file_names() const;  // of the shards
+
+private:
+    explicit CheckpointWriter(std::string folder) : folder_(std::move(folder)) {}
+    std::string folder_;
+    std::vector<SafetensorsWriter> shards_;
+    std::vector<std::string> shard_names_;
+    std::map<std::string, std::size_t, std::less<>> shard_of_;
+    std::uint64_t total_bytes_ = 0;
+};
+
+}  // namespace skiff
