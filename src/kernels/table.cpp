@@ -18,7 +18,7 @@ constexpr std::int64_t any_tokens = INT64_MAX;
 #define SKIFF_AVX2(name, fn)
 #endif
 
-const Layout* const layouts[] = {&plain_rows, &codes_rows, &blocks_rows};
+const Layout* const layouts[] = {&w4_r16, &w8_r16, &plain_rows, &codes_rows, &blocks_rows};
 
 constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2)};
 constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2)};
@@ -35,6 +35,13 @@ constexpr LinearKernel linear_rows[] = {
     {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
     {"linear_codes_ref", "codes_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
     {"linear_blocks_ref", "blocks_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
+#if defined(__x86_64__)
+    {"linear_plain_avx2", "plain_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2},
+    {"linear_codes_avx2", "codes_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2},
+    {"linear_blocks_avx2", "blocks_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2},
+    {"linear_w4_r16_avx2", "w4_r16", Isa::avx2, ActivationForm::i8_b32, 1, any_tokens, linear_w4_r16_avx2},
+    {"linear_w8_r16_avx2", "w8_r16", Isa::avx2, ActivationForm::i8_b32, 1, any_tokens, linear_w8_r16_avx2},
+#endif
 };
 
 }  // namespace

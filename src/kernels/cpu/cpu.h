@@ -15,5 +15,8 @@ void add_avx2(const ElementArgs& args, Range elements);
 void scale_avx2(const ElementArgs& args, Range elements);
 void softcap_avx2(const ElementArgs& args, Range elements);
 void quantize_avx2(const QuantizeArgs& args, Range tokens);
+void linear_w4_r16_avx2(const LinearArgs& args, Range rows);
+void linear_w8_r16_avx2(const LinearArgs& args, Range rows);
+void linear_rows_avx2(const LinearArgs& args, Range rows);  // any layout: plain_rows read as stored, others row by row
 
 }  // namespace skiff

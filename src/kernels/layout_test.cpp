@@ -1,0 +1,64 @@
+// Every layout gives back each row of each weight that it accepts, exactly, also for rows picked by a map.
+#include <set>
+
+#include "kernels/linear_testing.h"
+
+namespace skiff {
+namespace {
+
+using testing::random_codes;
+using testing::weights_of_all_kinds;
+
+void expect_same_rows(const Layout& layout, const Weight& weight, const RowMap& rows) {
+    const PackedWeight packed = pack_weight(layout, weight, rows);
+    ASSERT_EQ(packed.n_rows, rows.n_rows());
+    const auto n = static_cast<std::size_t>(weight.n_columns());
+    std::vector<float> expected(n), row(n);
+    for (std::int64_t r = 0; r < rows.n_rows(); ++r) {
+        weight.row(rows.at(r), expected.data());
+        packed.layout->row(packed, r, row.data());
+        ASSERT_TRUE(testing::same_bits(row, expected)) << layout.name << ' ' << weight.encoding_name() << " row " << r << " width " << n;
+    }
+    EXPECT_GT(packed.read_bytes, 0u);
+}
+
+TEST(Layout, rows_come_back_exactly) {
+    std::set<std::string_view> seen;
+    for (std::int64_t width : testing::odd_widths)
+        for (const Weight& weight : weights_of_all_kinds(40, width))
+            for (const Layout* layout : layout_table()) {
+                if (!layout->accepts(weight)) continue;
+                seen.insert(layout->name);
+                expect_same_rows(*layout, weight, RowMap::all(40));
+                expect_same_rows(*layout, weight, {3, 33, 33, 1});  // a part, and no multiple of any unit
+                expect_same_rows(*layout, weight, {2, 5, 9, 4});    // q of an interleaved q, k, v
+                expect_same_rows(*layout, weight, {39, 1, 1, 1});
+            }
+    EXPECT_EQ(seen.size(), layout_table().size());
+}
+
+TEST(Layout, choice_follows_the_instruction_set) {
+    const Weight w4 = random_codes(16, 172, {NumberKind::integer, DType::bf16, 4, true, 32, DType::f16}, 1);
+    EXPECT_EQ(choose_layout(w4, Isa::generic, KernelChoice::fastest)->name, "codes_rows");
+    EXPECT_EQ(choose_layout(w4, Isa::avx2, KernelChoice::reference)->name, "codes_rows");
+    EXPECT_EQ(choose_layout(w4, Isa::avx2, KernelChoice::fastest)->name, "w4_r16");
+    const Weight w8 = random_codes(16, 172, {NumberKind::integer, DType::bf16, 8, true, 0, DType::f16}, 1);
+    EXPECT_EQ(choose_layout(w8, Isa::avx2, KernelChoice::fastest)->name, "w8_r16");
+    const Weight odd_group = random_codes(16, 172, {NumberKind::integer, DType::bf16, 4, true, 48, DType::f16}, 1);
+    EXPECT_EQ(choose_layout(odd_group, Isa::avx2, KernelChoice::fastest)->name, "codes_rows");
+    for (const Weight& weight : weights_of_all_kinds(4, 256))
+        for (Isa isa : all_isas)
+            for (KernelChoice choice : {KernelChoice::fastest, KernelChoice::reference}) {
+                const Layout* layout = choose_layout(weight, isa, choice);
+                ASSERT_NE(layout, nullptr) << weight.encoding_name();
+                const LinearKernel* kernel = choose_linear_kernel(layout->name, isa, 1, choice);
+                ASSERT_NE(kernel, nullptr);
+                EXPECT_LE(kernel->isa, isa);
+                if (choice == KernelChoice::reference) {
+                    EXPECT_EQ(kernel, choose_linear_kernel(layout->name, Isa::generic, 1, choice));
+                }
+            }
+}
+
+}  // namespace
+}  // namespace skiff

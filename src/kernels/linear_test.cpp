@@ -1,0 +1,177 @@
+// Every linear kernel on every weight of its layout: against the reference, and the same bits however tokens and rows are split.
+#include "kernels/linear_testing.h"
+
+namespace skiff {
+namespace {
+
+using testing::Activations;
+using testing::for_each_row;
+using testing::multiply;
+using testing::same_bits;
+using testing::weights_of_all_kinds;
+
+// Calls body(kernel, packed) for each kernel that this processor runs and each weight that the kernel's layout accepts.
+template <class Body>
+void for_each_kernel_and_weight(std::int64_t n_rows, std::int64_t n_columns, Body body) {
+    for (const Weight& weight : weights_of_all_kinds(n_rows, n_columns))
+        for (const Layout* layout : layout_table()) {
+            if (!layout->accepts(weight)) continue;
+            const PackedWeight packed = pack_weight(*layout, weight, RowMap::all(n_rows));
+            SCOPED_TRACE(weight.encoding_name() + " rows " + std::to_string(n_rows) + " columns " + std::to_string(packed.n_columns));
+            for_each_row(linear_kernels(), [&](const LinearKernel& kernel) {
+                if (kernel.layout == layout->name) body(kernel, packed);
+            });
+        }
+}
+
+// Sums of |w x| per output, what rounding errors are measured against, and of |w|.
+struct Magnitudes {
+    std::vector<double> products, weights;
+};
+Magnitudes magnitudes(const PackedWeight& packed, const std::vector<float>& x, std::int64_t n_tokens) {
+    Magnitudes result;
+    std::vector<float> row(static_cast<std::size_t>(packed.n_columns));
+    result.products.resize(static_cast<std::size_t>(n_tokens * packed.n_rows));
+    for (std::int64_t r = 0; r < packed.n_rows; ++r) {
+        packed.layout->row(packed, r, row.data());
+        double sum = 0;
+        for (float w : row) sum += std::fabs(w);
+        result.weights.push_back(sum);
+        for (std::int64_t t = 0; t < n_tokens; ++t)
+            for (std::int64_t c = 0; c < packed.n_columns; ++c)
+                result.products[static_cast<std::size_t>(t * packed.n_rows + r)] += std::fabs(static_cast<double>(row[static_cast<std::size_t>(c)]) * x[static_cast<std::size_t>(t * packed.n_columns + c)]);
+    }
+    return result;
+}
+
+void expect_near_reference(const LinearKernel& kernel, const PackedWeight& packed, std::int64_t n_tokens) {
+    const Activations activations(n_tokens, packed.n_columns, 70);
+    const LinearFn reference = linear_kernels()[0].fn;
+    const std::vector<float> seen = kernel.form == ActivationForm::f32 ? activations.x : activations.dequantized();
+    PreparedActivation x = activations.from(0);
+    const auto y = multiply(kernel.fn, packed, x, n_tokens), float_result = multiply(reference, packed, x, n_tokens);
+    x.f32 = seen.data();
+    const auto expected = multiply(reference, packed, x, n_tokens);
+    const Magnitudes sums = magnitudes(packed, seen, n_tokens);
+    const std::int64_t n_rows = packed.n_rows;
+    for (std::size_t i = 0; i < y.size(); ++i) {
+        // 2e-6 of the sum of magnitudes: some hundred roundings of 6e-8, which mostly cancel
+        ASSERT_NEAR(y[i], expected[i], 2e-6 * sums.products[i] + 1e-30) << "output " << i << " of " << n_tokens << " tokens";
+        if (kernel.form == ActivationForm::f32) continue;
+        const std::size_t token = i / static_cast<std::size_t>(n_rows), n_blocks = static_cast<std::size_t>(activations.padded / 32);
+        const float largest_step = *std::max_element(activations.scales.begin() + static_cast<std::ptrdiff_t>(token * n_blocks), activations.scales.begin() + static_cast<std::ptrdiff_t>((token + 1) * n_blocks));
+        ASSERT_NEAR(y[i], float_result[i], 0.51 * largest_step * sums.weights[i % static_cast<std::size_t>(n_rows)] + 1e-6) << "against float activations";
+    }
+}
+
+TEST(Linear, every_row_against_the_reference_over_widths) {
+    for (std::int64_t width : testing::odd_widths)
+        for_each_kernel_and_weight(17, width, [](const auto& kernel, const auto& packed) {
+            for (std::int64_t n_tokens : {1, 2, 3, 8, 9, 33}) expect_near_reference(kernel, packed, n_tokens);
+        });
+}
+
+TEST(Linear, every_row_against_the_reference_over_rows) {
+    for (std::int64_t n_rows : {1, 5, 8, 17, 32, 100})
+        for_each_kernel_and_weight(n_rows, 172, [](const auto& kernel, const auto& packed) {
+            for (std::int64_t n_tokens : {1, 2, 4, 5, 70, 300}) expect_near_reference(kernel, packed, n_tokens);
+        });
+}
+
+// Long rows pass through several column blocks of the many-token paths.
+TEST(Linear, every_row_against_the_reference_on_long_rows) {
+    for_each_kernel_and_weight(20, 2500, [](const auto& kernel, const auto& packed) {
+        for (std::int64_t n_tokens : {1, 7}) expect_near_reference(kernel, packed, n_tokens);
+    });
+}
+
+// The largest sums that int16 and int32 accumulators meet: all codes and activations at their extremes.
+TEST(Linear, extreme_codes_do_not_overflow) {
+    for (int bits : {4, 8})
+        for (int code : {0, (1 << bits) - 1})
+            for (float sign : {1.0f, -1.0f}) {
+                Scheme scheme = {NumberKind::integer, DType::bf16, bits, true, 32, DType::f16};
+                Weight weight = testing::random_codes(16, 256, scheme, 80);
+                std::vector<std::uint8_t> codes(256, static_cast<std::uint8_t>(code));
+                std::vector<std::byte> packed_codes(static_cast<std::size_t>(16 * packed_row_bytes(bits, 256)));
+                for (int row = 0; row < 16; ++row) pack_codes(codes.data(), bits, 256, packed_codes.data() + row * packed_row_bytes(bits, 256));
+                std::get<Codes>(weight.store).packed.data = packed_codes;
+                Activations activations(6, 256, 81);
+                std::fill(activations.x.begin(), activations.x.end(), 3 * sign);
+                quantize_kernels()[0].fn({activations.x.data(), activations.codes.data(), activations.scales.data(), activations.sums.data(), 256, 256}, {0, 6});
+                for (const Layout* layout : layout_table()) {
+                    if (!layout->accepts(weight)) continue;
+                    const PackedWeight packed = pack_weight(*layout, weight, RowMap::all(16));
+                    const auto expected = multiply(linear_kernels()[0].fn, packed, activations.from(0), 6);
+                    for_each_row(linear_kernels(), [&](const auto& kernel) {
+                        if (kernel.layout != layout->name) return;
+                        for (std::int64_t n_tokens : {1, 6}) {
+                            const auto y = multiply(kernel.fn, packed, activations.from(0), n_tokens);
+                            for (std::size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], expected[i], 1e-5 * std::fabs(expected[i])) << bits << " bits, code " << code;
+                        }
+                    });
+                }
+            }
+}
+
+// One instruction set gives one result: a token alone, among others, or in another chunk.
+TEST(Linear, bits_do_not_depend_on_the_number_of_tokens) {
+    for (std::int64_t width : {33, 172, 1000, 1600})
+        for_each_kernel_and_weight(19, width, [](const LinearKernel& kernel, const PackedWeight& packed) {
+            const std::int64_t n_tokens = packed.n_columns == 172 ? 300 : 65;
+            const Activations activations(n_tokens, packed.n_columns, 90);
+            std::vector<float> one_by_one;
+            for (std::int64_t t = 0; t < n_tokens; ++t) {
+                const auto y = multiply(kernel.fn, packed, activations.from(t), 1);
+                one_by_one.insert(one_by_one.end(), y.begin(), y.end());
+            }
+            for (std::int64_t n = 2; n <= n_tokens; n += n < 10 ? 1 : 11) {
+                auto y = multiply(kernel.fn, packed, activations.from(0), n);
+                ASSERT_TRUE(same_bits(y, {one_by_one.begin(), one_by_one.begin() + static_cast<std::ptrdiff_t>(y.size())})) << n << " tokens";
+                y = multiply(kernel.fn, packed, activations.from(n_tokens - n), n);
+                ASSERT_TRUE(same_bits(y, {one_by_one.end() - static_cast<std::ptrdiff_t>(y.size()), one_by_one.end()})) << "last " << n << " tokens";
+            }
+        });
+}
+
+TEST(Linear, bits_do_not_depend_on_the_split_of_rows) {
+    for_each_kernel_and_weight(100, 172, [](const LinearKernel& kernel, const PackedWeight& packed) {
+        for (std::int64_t n_tokens : {1, 3, 9}) {
+            const Activations activations(n_tokens, packed.n_columns, 91);
+            const auto whole = multiply(kernel.fn, packed, activations.from(0), n_tokens);
+            for (int n_threads : {2, 3, 7}) {
+                std::vector<float> y(whole.size(), NAN);
+                for (int thread = 0; thread < n_threads; ++thread)
+                    kernel.fn({&packed, activations.from(0), nullptr, y.data(), packed.n_rows, n_tokens, LinearArgs::Write::replace},
+                              share_of(packed.n_rows, thread, n_threads, packed.layout->row_unit));
+                ASSERT_TRUE(same_bits(whole, y)) << n_threads << " threads";
+            }
+        }
+    });
+}
+
+TEST(Linear, bias_accumulation_and_stride) {
+    for_each_kernel_and_weight(21, 64, [](const LinearKernel& kernel, const PackedWeight& packed) {
+        const auto bias = testing::normal_values(21, 92), before = testing::normal_values(10 * 30, 93);
+        for (std::int64_t n_tokens : {1, 3, 9}) {
+            const Activations activations(n_tokens, packed.n_columns, 94);
+            const auto plain = multiply(kernel.fn, packed, activations.from(0), n_tokens);
+            for (auto write : {LinearArgs::Write::replace, LinearArgs::Write::add}) {
+                auto y = before;
+                kernel.fn({&packed, activations.from(0), bias.data(), y.data() + 2, 30, n_tokens, write}, {0, 21});
+                for (std::size_t i = 0; i < y.size(); ++i) {
+                    const std::size_t token = i < 2 ? 99 : (i - 2) / 30, row = (i - 2) % 30;
+                    if (i < 2 || row >= 21 || token >= static_cast<std::size_t>(n_tokens)) {
+                        ASSERT_EQ(y[i], before[i]) << "written outside";
+                        continue;
+                    }
+                    const float value = plain[token * 21 + row] + bias[row];
+                    ASSERT_EQ(y[i], write == LinearArgs::Write::add ? before[i] + value : value);
+                }
+            }
+        }
+    });
+}
+
+}  // namespace
+}  // namespace skiff
