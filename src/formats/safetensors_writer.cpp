@@ -7,21 +7,23 @@
 namespace skiff {
 namespace {
 
+std::string quoted(std::string_view text) { return Json(text).dump(); }
+
+// Without spaces between the parts, as the reference implementation writes.
 std::string header_text(const std::vector<TensorEntry>& entries, const SafetensorsMetadata& metadata) {
-    Json::Object members;
+    std::string text = "{";
     if (!metadata.empty()) {
-        Json::Object texts;
-        for (const auto& [key, value] : metadata) texts.emplace_back(key, value);
-        members.emplace_back("__metadata__", std::move(texts));
+        text += "\"__metadata__\":{";
+        for (const auto& [key, value] : metadata) text += (text.back() == '{' ? "" : ",") + quoted(key) + ":" + quoted(value);
+        text += "}";
     }
     for (const auto& entry : entries) {
-        Json shape = Json::array();
-        for (std::int64_t size : entry.shape) shape.push_back(size);
-        members.emplace_back(entry.name, Json::object({{"dtype", dtype_info(entry.dtype).name},
-                                                       {"shape", std::move(shape)},
-                                                       {"data_offsets", Json::array({entry.begin, entry.end})}}));
+        if (text.size() > 1) text += ",";
+        text += quoted(entry.name) + ":{\"dtype\":" + quoted(dtype_info(entry.dtype).name) + ",\"shape\":[";
+        for (std::size_t i = 0; i < entry.shape.size(); ++i) text += (i ? "," : "") + std::to_string(entry.shape[i]);
+        text += "],\"data_offsets\":[" + std::to_string(entry.begin) + "," + std::to_string(entry.end) + "]}";
     }
-    std::string text = Json(std::move(members)).dump();
+    text += "}";
     text.append((8 - text.size() % 8) % 8, ' ');
     return text;
 }

@@ -1,0 +1,87 @@
+// Integer weights as the compressed-tensors package stores them: quantization_config in config.json says which modules and how;
+// `<module>.weight_packed`, `.weight_scale`, `.weight_zero_point` and `.weight_shape` hold the numbers.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+#include "formats/checkpoint_files.h"
+#include "tensor/scheme.h"
+#include "tensor/weight.h"
+
+namespace skiff {
+
+// The quantization_config of a checkpoint that was read.
+class QuantizationConfig {
+public:
+    static Result<QuantizationConfig> parse(const Json& quantization_config);
+
+    // How a module's weight is quantized, or nothing. Precedence as in the package: the ignore list, then exact names, then patterns, then
+    // the module's class. The scale type of the scheme is decided by the tensor.
+    Result<std::optional<Scheme>> scheme_of(std::string_view module, std::string_view module_class = "Linear") const;
+
+    // Our own addition to the format: the last group of a row may be shorter.
+    bool short_last_group() const { return short_last_group_; }
+    // What the config asks for beyond weights, which is not done here: quantized activations, a quantized cache. One line each.
+    const std::vector<std::string>& notes() const { return notes_; }
+
+private:
+    struct Pattern {
+        std::string text;
+        std::shared_ptr<const void> compiled;  // null: the text is a name or a class
+    };
+    struct Target {
+        Pattern pattern;
+        std::optional<Scheme> scheme;
+        std::string unsupported;  // why a module with this target cannot be read
+    };
+    static Result<Pattern> compile(const std::string& text);
+    static Result<bool> matches(const Pattern& pattern, std::string_view name);
+    Status add_group(const std::string& group, const Json& value, std::map<std::string, Target>& targets);
+
+    std::vector<Target> targets_;  // names first, then patterns, each sorted
+    std::vector<Pattern> ignore_;
+    std::vector<std::string> notes_;
+    bool short_last_group_ = false;
+};
+
+// How a weight whose config has this scheme looks in the file. `columns` of each quantized module tell whether a group is cut short, which
+// the package cannot read: then the config says so with "skiff_short_last_group".
+struct QuantizedModule {
+    Scheme scheme;
+    std::int64_t n_columns = 0;
+    bool is_linear = true;  // false: an embedding, which the target "Linear" does not cover
+};
+
+// The quantization_config to write. `ignore` lists the linear modules that stay unquantized. Error: a floating scheme among the modules.
+Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule>& modules, const std::vector<std::string>& ignore);
+
+// A tensor of a file, ready to be declared and written.
+struct StoredTensor {
+    std::string name;
+    DType dtype = DType::f32;
+    Shape shape;
+    std::span<const std::byte> bytes;
+    std::shared_ptr<const void> owner;
+};
+
+// The tensors of one weight: `<module>.weight` for plain numbers, the packed form for codes. Blocks of GGUF are refused.
+Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, const Weight& weight);
+
+// Finds a tensor by its full name; nothing when absent.
+using TensorLookup = std::function<Result<std::optional<FoundTensor>>(const std::string& name)>;
+TensorLookup lookup_in(const CheckpointFiles& files);  // which must outlive it
+
+// Reads the weight of a module, plain or packed (pack-quantized, int-quantized), and checks every shape. `config` may be null.
+Result<Weight> read_weight(const std::string& module, const TensorLookup& lookup, const QuantizationConfig* config,
+                           std::string_view module_class = "Linear");
+
+}  // namespace skiff

@@ -1,0 +1,229 @@
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <algorithm>
+
+#include "formats/compressed_tensors.h"
+
+namespace skiff {
+namespace {
+
+constexpr std::size_t max_groups = 10'000, max_targets = 1'000'000, max_pattern_bytes = 4096, max_patterns = 10'000;
+constexpr std::uint32_t match_limit = 200'000, depth_limit = 1'000;
+
+Error wrong(const std::string& where, const std::string& what) { return corrupt("quantization_config " + where + ": " + what); }
+
+// What the weights of one group are: a scheme, or why this program cannot read them.
+struct WeightArguments {
+    std::optional<Scheme> scheme;
+    std::string unsupported;
+};
+
+Result<std::int64_t> integer_or(const Json& value, std::int64_t fallback, const std::string& where) {
+    if (value.is_null()) return fallback;
+    auto number = value.as_int(where);
+    if (!number.ok()) return wrong(where, number.error().message);
+    return *number;
+}
+
+Result<WeightArguments> read_arguments(const Json& weights, const std::string& where) {
+    WeightArguments arguments;
+    if (weights.is_null()) return arguments;
+    if (!weights.is_object()) return wrong(where, "weights must be an object");
+    Scheme scheme;
+    scheme.kind = NumberKind::integer;
+    SKIFF_TRY(const auto bits, integer_or(weights["num_bits"], 8, where + ".num_bits"));
+    SKIFF_TRY(scheme.group_size, integer_or(weights["group_size"], 0, where + ".group_size"));
+    if (!weights["symmetric"].is_null() && !weights["symmetric"].is_bool()) return wrong(where, "symmetric must be true or false");
+    scheme.symmetric = weights["symmetric"].bool_or(true);
+    const std::string& type = weights["type"].text();
+    const bool no_group = scheme.group_size <= 0;
+    std::string strategy = weights["strategy"].text();
+    if (strategy.empty()) strategy = weights["group_size"].is_null() ? "tensor" : no_group ? "channel" : "group";
+    if (scheme.group_size < -1 || (strategy == "group" && no_group)) return wrong(where, "group_size " + std::to_string(scheme.group_size) + " is not possible");
+    if (no_group) scheme.group_size = 0;
+
+    if (!type.empty() && type != "int") {
+        arguments.unsupported = "weights of type \"" + type + "\"";
+    } else if (bits < 1 || bits > 8) {
+        arguments.unsupported = "weights of " + std::to_string(bits) + " bits";
+    } else if (strategy != "tensor" && strategy != "channel" && strategy != "group") {
+        arguments.unsupported = "weights with scales per \"" + strategy + "\"";
+    } else if (strategy != "group" && scheme.group_size != 0) {
+        return wrong(where, "group_size needs the strategy \"group\", not \"" + strategy + "\"");
+    } else if (weights["actorder"].text() == "group" || weights["actorder"].text() == "dynamic") {
+        arguments.unsupported = "columns reordered by activation (actorder \"group\")";
+    } else {
+        scheme.bits = static_cast<int>(bits);
+        arguments.scheme = scheme;
+    }
+    return arguments;
+}
+
+Result<std::vector<std::string>> read_texts(const Json& value, const std::string& where) {
+    std::vector<std::string> texts;
+    if (value.is_null()) return texts;
+    if (!value.is_array() || value.size() > max_targets) return wrong(where, "must be a list of strings");
+    for (const Json& item : value.items()) {
+        if (!item.is_string()) return wrong(where, "must be a list of strings");
+        texts.push_back(item.text());
+    }
+    return texts;
+}
+
+Json group_json(const Scheme& scheme, Json::Array targets) {
+    const bool channel = scheme.group_size == 0;
+    Json weights = Json::object({{"num_bits", scheme.bits},
+                                 {"type", "int"},
+                                 {"symmetric", scheme.symmetric},
+                                 {"group_size", channel ? Json() : Json(scheme.group_size)},
+                                 {"strategy", channel ? "channel" : "group"},
+                                 {"dynamic", false}});
+    return Json::object({{"targets", std::move(targets)},
+                         {"weights", std::move(weights)},
+                         {"input_activations", Json()},
+                         {"output_activations", Json()},
+                         {"format", "pack-quantized"}});
+}
+
+}  // namespace
+
+Result<QuantizationConfig::Pattern> QuantizationConfig::compile(const std::string& text) {
+    Pattern pattern{text, nullptr};
+    if (!text.starts_with("re:")) return pattern;
+    if (text.size() > max_pattern_bytes) return wrong("pattern", "has more than " + std::to_string(max_pattern_bytes) + " bytes");
+    int code = 0;
+    PCRE2_SIZE offset = 0;
+    // Anchored at the front only, as Python's re.match.
+    pcre2_code* compiled = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data() + 3), text.size() - 3, PCRE2_ANCHORED | PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C,
+                                         &code, &offset, nullptr);
+    if (compiled == nullptr) {
+        unsigned char message[128] = {};
+        pcre2_get_error_message(code, message, sizeof message);
+        return wrong("pattern \"" + text.substr(0, 80) + "\"", reinterpret_cast<const char*>(message));
+    }
+    pattern.compiled = std::shared_ptr<const void>(compiled, [](const void* data) { pcre2_code_free(const_cast<pcre2_code*>(static_cast<const pcre2_code*>(data))); });
+    return pattern;
+}
+
+Result<bool> QuantizationConfig::matches(const Pattern& pattern, std::string_view name) {
+    if (pattern.compiled == nullptr) return pattern.text == name;
+    const auto* code = static_cast<const pcre2_code*>(pattern.compiled.get());
+    std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> context(pcre2_match_context_create(nullptr), pcre2_match_context_free);
+    std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data(pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
+    if (context == nullptr || data == nullptr) return resource_error("out of memory while matching a pattern of quantization_config");
+    pcre2_set_match_limit(context.get(), match_limit);
+    pcre2_set_depth_limit(context.get(), depth_limit);
+    const int found = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(name.data()), name.size(), 0, 0, data.get(), context.get());
+    if (found >= 0) return true;
+    if (found == PCRE2_ERROR_NOMATCH) return false;
+    return wrong("pattern \"" + pattern.text.substr(0, 80) + "\"", "takes too long to match or cannot be matched");
+}
+
+Status QuantizationConfig::add_group(const std::string& group, const Json& value, std::map<std::string, Target>& targets) {
+    const std::string where = "config_groups." + group.substr(0, 80);
+    if (!value.is_object()) return unsupported("quantization_config " + where + ": only groups written out in full are read, not preset names");
+    SKIFF_TRY(auto arguments, read_arguments(value["weights"], where + ".weights"));
+    std::string format = value["format"].text();
+    if (arguments.scheme && !format.empty() && format != "pack-quantized" && format != "int-quantized" && format != "naive-quantized")
+        arguments = {std::nullopt, "weights in the format \"" + format + "\""};
+    if (value["input_activations"].is_object() || value["output_activations"].is_object())
+        notes_.push_back(where + " asks for quantized activations; they stay floating");
+    SKIFF_TRY(const auto texts, read_texts(value["targets"], where + ".targets"));
+    for (const auto& text : texts) {
+        SKIFF_TRY(auto pattern, compile(text));
+        targets[text] = {std::move(pattern), arguments.scheme, arguments.unsupported};
+    }
+    return {};
+}
+
+Result<QuantizationConfig> QuantizationConfig::parse(const Json& json) {
+    QuantizationConfig config;
+    if (!json.is_object()) return corrupt("quantization_config must be an object");
+    const std::string method = json["quant_method"].text();
+    if (method != "compressed-tensors" && method != "compressed_tensors")
+        return unsupported("the checkpoint is quantized by \"" + method.substr(0, 80) + "\"; only compressed-tensors is read");
+    if (!json["config_groups"].is_object()) return wrong("config_groups", "must be an object");
+    if (json["config_groups"].size() > max_groups) return wrong("config_groups", "has more than " + std::to_string(max_groups) + " groups");
+    for (const char* old : {"sparsity_config", "transform_config"})
+        if (json[old].is_object() && json[old].size() > 0) return unsupported("quantization_config has a " + std::string(old) + ", which is not read");
+    if (json["kv_cache_scheme"].is_object()) config.notes_.push_back("kv_cache_scheme is not applied");
+    std::map<std::string, Target> targets;
+    for (const auto& [group, value] : json["config_groups"].members()) SKIFF_CHECK(config.add_group(group, value, targets));
+    for (auto& [text, target] : targets) config.targets_.push_back(std::move(target));
+    std::stable_partition(config.targets_.begin(), config.targets_.end(), [](const Target& target) { return target.pattern.compiled == nullptr; });
+    SKIFF_TRY(const auto ignored, read_texts(json["ignore"], "ignore"));
+    for (const auto& text : ignored) {
+        SKIFF_TRY(auto pattern, compile(text));
+        config.ignore_.push_back(std::move(pattern));
+    }
+    const auto n_patterns = std::count_if(config.targets_.begin(), config.targets_.end(), [](const Target& target) { return target.pattern.compiled != nullptr; }) +
+                            std::count_if(config.ignore_.begin(), config.ignore_.end(), [](const Pattern& pattern) { return pattern.compiled != nullptr; });
+    if (static_cast<std::size_t>(n_patterns) > max_patterns) return wrong("targets and ignore", "hold more than " + std::to_string(max_patterns) + " patterns");
+    config.short_last_group_ = json["skiff_short_last_group"].bool_or(false);
+    return config;
+}
+
+Result<std::optional<Scheme>> QuantizationConfig::scheme_of(std::string_view module, std::string_view module_class) const {
+    for (const auto& pattern : ignore_) {
+        SKIFF_TRY(const bool ignored, matches(pattern, module));
+        if (ignored || pattern.text == module_class) return std::optional<Scheme>();
+    }
+    const Target* chosen = nullptr;
+    for (const auto& target : targets_) {
+        SKIFF_TRY(const bool matched, matches(target.pattern, module));
+        if (!matched) continue;
+        chosen = &target;
+        break;
+    }
+    for (const auto& target : targets_)
+        if (chosen == nullptr && target.pattern.text == module_class) chosen = &target;
+    if (chosen == nullptr) return std::optional<Scheme>();
+    if (!chosen->unsupported.empty())
+        return unsupported("module " + std::string(module) + ": " + chosen->unsupported + " cannot be read yet");
+    return chosen->scheme;
+}
+
+Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule>& modules, const std::vector<std::string>& ignore) {
+    struct Group {
+        Scheme scheme;
+        std::vector<std::string> linear, other;
+    };
+    std::vector<Group> groups;
+    bool short_last_group = false;
+    for (const auto& [name, module] : modules) {
+        if (module.scheme.kind != NumberKind::integer) return usage_error("module " + name + ": only integer schemes have a quantization_config, not " + module.scheme.name());
+        Scheme scheme = module.scheme;
+        scheme.scale_dtype = DType::f16;  // not part of the config
+        if (scheme.group_size != 0 && module.n_columns % scheme.group_size != 0) short_last_group = true;
+        auto place = std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.scheme == scheme; });
+        if (place == groups.end()) place = groups.insert(groups.end(), {scheme, {}, {}});
+        (module.is_linear ? place->linear : place->other).push_back(name);
+    }
+    // The commonest scheme covers the class of linear layers; the others are named, and a name wins over the class.
+    const auto commonest = std::max_element(groups.begin(), groups.end(), [](const Group& a, const Group& b) { return a.linear.size() < b.linear.size(); });
+    Json::Object config_groups;
+    for (auto group = groups.begin(); group != groups.end(); ++group) {
+        Json::Array targets;
+        if (group == commonest && !group->linear.empty()) {
+            targets.emplace_back("Linear");
+        } else {
+            for (const auto& name : group->linear) targets.emplace_back(name);
+        }
+        for (const auto& name : group->other) targets.emplace_back(name);
+        config_groups.emplace_back("group_" + std::to_string(config_groups.size()), group_json(group->scheme, std::move(targets)));
+    }
+    Json::Array ignored;
+    for (const auto& name : ignore) ignored.emplace_back(name);
+    Json config = Json::object({{"config_groups", std::move(config_groups)},
+                                {"quant_method", "compressed-tensors"},
+                                {"kv_cache_scheme", Json()},
+                                {"format", "pack-quantized"},
+                                {"quantization_status", "compressed"},
+                                {"global_compression_ratio", Json()},
+                                {"ignore", std::move(ignored)}});
+    if (short_last_group) config.set("skiff_short_last_group", true);
+    return config;
+}
+
+}  // namespace skiff
