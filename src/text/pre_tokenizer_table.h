@@ -1,0 +1,23 @@
+// The byte-level pre-tokenizers that vocabularies were trained with, by the names that GGUF gives them (tokenizer.ggml.pre).
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "text/pre_tokenizer.h"
+
+namespace skiff {
+
+struct NamedPreTokenizer {
+    std::vector<PreTokenizer> chain;  // ends with the byte-level spelling
+    bool ignore_merges = false;
+    bool add_bos = false;             // where the file does not say
+};
+Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name);
+
+// The first name whose pieces equal `chain`'s on texts that tell all rows apart; an error if there is none.
+Result<std::string> name_of_pre_tokenizer(std::span<const PreTokenizer> chain);
+
+}  // namespace skiff
