@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "base/rng.h"
@@ -20,7 +21,9 @@ protected:
         path_ = testing::TempDir() + "skiff_gguf_writer_" + std::to_string(::getpid()) + "_" +
                 testing::UnitTest::GetInstance()->current_test_info()->name() + ".gguf";
     }
-    void TearDown() override { ::unlink(path_.c_str()); }
+    void TearDown() override {
+        if (std::getenv("SKIFF_KEEP_FILES") == nullptr) ::unlink(path_.c_str());  // tests/golden/gguf_check.py reads them
+    }
     std::string path_;
 };
 
