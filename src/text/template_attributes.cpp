@@ -8,7 +8,7 @@ namespace skiff::tmpl {
 namespace {
 
 Result<Value> dict_get(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "get", {"key", "default"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "get", 1, 2));
     if (!bound[0]->is_hashable()) return type_error("a key of a dict must be hashable", *bound[0]);
     SKIFF_CHECK(context.spend(bound[0]->weight()));
     if (const Value* found = self.dict().find(*bound[0])) return *found;
@@ -49,7 +49,7 @@ Result<Value> dict_values(Context& context, const Value& self, const Arguments& 
 Result<Value> copy_self(Context&, const Value& self, const Arguments&) { return self; }  // values do not change, so they are their copies
 
 Result<Value> list_count(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "count", {"value"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "count", 1, 1));
     std::int64_t count = 0;
     for (const Value& item : self.sequence().items) {
         SKIFF_TRY(bool same, context.equal(item, *bound[0]));
@@ -59,7 +59,7 @@ Result<Value> list_count(Context& context, const Value& self, const Arguments& a
 }
 
 Result<Value> list_index(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "index", {"value", "start", "stop"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "index", 1, 3));
     const auto& items = self.sequence().items;
     auto size = static_cast<std::int64_t>(items.size());
     std::int64_t begin = 0, end = size;
@@ -188,7 +188,7 @@ Result<Value> get_item(Context& context, const Value& value, const Value& key) {
 Result<Value> get_slice(Context& context, const Value& value, const Value* start, const Value* stop, const Value* step) {
     if (value.is_undefined()) return type_error("", value);
     bool is_sliceable = value.is_text() || value.is_sequence(SequenceKind::list) || value.is_sequence(SequenceKind::tuple) || value.is_sequence(SequenceKind::range);
-    if (!is_sliceable) return missing(value, "a slice");
+    if (!is_sliceable) return runtime_error("'" + std::string(value.type_name()) + "' object cannot be sliced");
     auto bound = [](const Value* given, std::int64_t fallback) -> Result<std::int64_t> {
         if (!given || given->is_none()) return fallback;
         return to_index(*given, "a slice");

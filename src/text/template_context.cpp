@@ -278,6 +278,16 @@ Result<Bound> bind(const Arguments& arguments, std::string_view function, std::i
     return bound;
 }
 
+Result<Bound> bind_places(const Arguments& arguments, std::string_view function, std::size_t n_required, std::size_t n_allowed) {
+    if (!arguments.named.empty()) return runtime_error(std::string(function) + "() takes no keyword arguments");
+    std::size_t n = arguments.positional.size();
+    if (n < n_required || n > n_allowed)
+        return runtime_error(std::string(function) + "() takes " + std::to_string(n_required) + " to " + std::to_string(n_allowed) + " arguments, found " + std::to_string(n));
+    Bound bound{};
+    for (std::size_t i = 0; i < n; ++i) bound[i] = &arguments.positional[i];
+    return bound;
+}
+
 Result<std::int64_t> to_index(const Value& value, std::string_view what) {
     if (value.is_integral()) return value.integral();
     return type_error(std::string(what) + ": expected an integer", value);

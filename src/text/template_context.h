@@ -74,6 +74,8 @@ std::string float_repr(double value);
 // Arguments by name or position, as Python binds them; nullptr where one was left out.
 using Bound = std::array<const Value*, 6>;
 Result<Bound> bind(const Arguments& arguments, std::string_view function, std::initializer_list<std::string_view> names, std::size_t n_required);
+// The same for functions whose arguments go by position only.
+Result<Bound> bind_places(const Arguments& arguments, std::string_view function, std::size_t n_required, std::size_t n_allowed);
 
 Result<std::int64_t> to_index(const Value& value, std::string_view what);
 Result<std::string_view> to_view(const Value& value, std::string_view what);

@@ -187,13 +187,11 @@ Result<Interpreter::Flow> Interpreter::run_loop(const Statement& statement) {
     }
     if (loop->depth > options().max_depth) return resource_error("a list is nested deeper than " + std::to_string(options().max_depth) + " levels");
     loop->items = std::move(items);
-    loop->depth0 = n_loops_;
     Value loop_value(loop);
     if (statement.expressions.size() > 1) {
         loop->node = &statement;
         loop->scope = scope_;
     }
-    Counted nested(n_loops_);
     // A loop variable that outlives its loop must not keep scopes alive, nor itself.
     struct Finish {
         LoopState& loop;
@@ -395,8 +393,8 @@ Result<Value> Interpreter::loop_attribute(const Value& value, std::string_view n
     if (name == "index0") return Value(loop.index0);
     if (name == "index") return Value(loop.index0 + 1);
     if (name == "first") return Value(loop.index0 == 0);
-    if (name == "depth0") return Value(loop.depth0);
-    if (name == "depth") return Value(loop.depth0 + 1);
+    if (name == "depth0") return Value(std::int64_t{0});  // counts recursive loops only
+    if (name == "depth") return Value(std::int64_t{1});
     if (name == "previtem") return loop.index0 > 0 ? loop.previous : Value::undefined("there is no previous item");
     if (name == "cycle") return Value(std::make_shared<const Callable>(Callable{"cycle", loop_cycle, value, {}}));
     if (name == "changed") return Value(std::make_shared<const Callable>(Callable{"changed", loop_changed, value, {}}));

@@ -84,7 +84,6 @@ private:
     std::string* out_ = nullptr;
     int n_frames_ = 0;
     int n_macros_ = 0;
-    int n_loops_ = 0;
     std::vector<std::shared_ptr<Namespace>> namespaces_;  // what can hold itself, emptied at the end
     std::vector<std::shared_ptr<Scope>> captured_;
 };

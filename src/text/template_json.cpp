@@ -75,8 +75,7 @@ private:
                 out += '\\';
                 out += letters[known];
             } else if (point < 0x20 || (style_.ensure_ascii && point > 0x7E && point < 0x10000)) {
-                if (point == 0x7F) out += '\x7F';
-                else write_escape(point);
+                write_escape(point);
             } else if (style_.ensure_ascii && point >= 0x10000) {
                 write_escape(0xD800 + ((point - 0x10000) >> 10));
                 write_escape(0xDC00 + ((point - 0x10000) & 0x3FF));

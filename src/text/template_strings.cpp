@@ -21,7 +21,7 @@ Result<Value> mapped(Context& context, const Value& self, const Arguments& argum
 
 template <Side side>
 Result<Value> strip(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "strip", {"chars"}, 0));
+    SKIFF_TRY(auto bound, bind_places(arguments, "strip", 0, 1));
     if (!bound[0] || bound[0]->is_none()) return context.text_like(self, std::string(strip_spaces(self.bytes(), side)));
     SKIFF_TRY(auto points, to_view(*bound[0], "strip"));
     SKIFF_CHECK(context.spend_bytes(points.size()));
@@ -61,7 +61,7 @@ enum class Place { start, end };
 
 template <Place place>
 Result<Value> starts_or_ends(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "startswith", {"prefix", "start", "end"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "startswith", 1, 3));
     SKIFF_TRY(auto part, window(context, self, bound[1], bound[2]));
     std::vector<Value> candidates = {*bound[0]};
     if (bound[0]->is_sequence(SequenceKind::tuple)) candidates = bound[0]->sequence().items;
@@ -77,7 +77,7 @@ enum class Miss { minus_one, error };
 
 template <Place from, Miss miss>
 Result<Value> find(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "find", {"sub", "start", "end"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "find", 1, 3));
     SKIFF_TRY(auto wanted, to_view(*bound[0], "find"));
     SKIFF_TRY(auto part, window(context, self, bound[1], bound[2]));
     SKIFF_CHECK(context.spend_bytes(2 * self.bytes().size()));
@@ -88,7 +88,7 @@ Result<Value> find(Context& context, const Value& self, const Arguments& argumen
 }
 
 Result<Value> count(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "count", {"sub", "start", "end"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "count", 1, 3));
     SKIFF_TRY(auto wanted, to_view(*bound[0], "count"));
     SKIFF_TRY(auto part, window(context, self, bound[1], bound[2]));
     SKIFF_CHECK(context.spend_bytes(self.bytes().size()));
@@ -173,7 +173,7 @@ Result<Value> split_at_lines(Context& context, const Value& self, const Argument
 
 template <Place from>
 Result<Value> partition(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "partition", {"sep"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "partition", 1, 1));
     SKIFF_TRY(auto separator, to_view(*bound[0], "partition"));
     if (separator.empty()) return runtime_error("partition: empty separator");
     SKIFF_CHECK(context.spend_bytes(self.bytes().size()));
@@ -185,19 +185,19 @@ Result<Value> partition(Context& context, const Value& self, const Arguments& ar
 }
 
 Result<Value> remove_prefix(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "removeprefix", {"prefix"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "removeprefix", 1, 1));
     SKIFF_TRY(auto prefix, to_view(*bound[0], "removeprefix"));
     return context.text(std::string(self.bytes().starts_with(prefix) ? self.bytes().substr(prefix.size()) : self.bytes()));
 }
 
 Result<Value> remove_suffix(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "removesuffix", {"suffix"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "removesuffix", 1, 1));
     SKIFF_TRY(auto suffix, to_view(*bound[0], "removesuffix"));
     return context.text(std::string(self.bytes().ends_with(suffix) ? self.bytes().substr(0, self.bytes().size() - suffix.size()) : self.bytes()));
 }
 
 Result<Value> replace(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "replace", {"old", "new", "count"}, 2));
+    SKIFF_TRY(auto bound, bind_places(arguments, "replace", 2, 3));
     SKIFF_TRY(auto old_part, to_view(*bound[0], "replace"));
     SKIFF_TRY(auto new_part, to_view(*bound[1], "replace"));
     std::int64_t limit = -1;
@@ -209,7 +209,7 @@ Result<Value> replace(Context& context, const Value& self, const Arguments& argu
 }
 
 Result<Value> join(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "join", {"iterable"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "join", 1, 1));
     SKIFF_TRY(auto items, iterate(context, *bound[0]));
     std::string out;
     for (std::size_t i = 0; i < items.size(); ++i) {
@@ -225,7 +225,7 @@ enum class Align { left, right, center, zero };
 
 template <Align align>
 Result<Value> pad(Context& context, const Value& self, const Arguments& arguments) {
-    SKIFF_TRY(auto bound, bind(arguments, "a padding method", {"width", "fillchar"}, 1));
+    SKIFF_TRY(auto bound, bind_places(arguments, "a padding method", 1, 2));
     SKIFF_TRY(auto width, to_index(*bound[0], "a padding method"));
     std::string_view fill = align == Align::zero ? "0" : " ";
     if (bound[1]) {

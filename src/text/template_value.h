@@ -172,7 +172,6 @@ struct LoopState {
     const Statement* node = nullptr;   // with a condition, until the loop ends
     std::shared_ptr<Scope> scope;      // where the condition is evaluated
     std::int64_t index0 = -1;
-    std::int64_t depth0 = 0;
     Value current, previous;
     std::vector<Value> last_changed;
     bool has_changed = false;
