@@ -12,7 +12,7 @@ function(skiff_folder name)
     foreach(file ${all})
         if(file MATCHES "_test\\.cpp$")
             list(APPEND tests ${file})
-        else()
+        elseif(NOT file MATCHES "/main\\.cpp$")
             list(APPEND sources ${file})
         endif()
         if(file MATCHES "_avx2\\.cpp$")  # wide code only in these units; chosen at run time
