@@ -1,10 +1,11 @@
-// Integer codes of up to 8 bits, interleaved in tiles of 16 rows for the int8 kernels (tile_format.h).
+// Integer codes of up to 8 bits, and the GGUF blocks that are nothing else, interleaved in tiles of 16 rows for the int8 kernels (tile_format.h).
 #include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "kernels/layouts.h"
 #include "kernels/tile_format.h"
+#include "tensor/blocks_to_codes.h"
 
 namespace skiff {
 
@@ -28,6 +29,10 @@ namespace {
 bool groups_are_whole_blocks(const Scheme& scheme, std::int64_t n_columns) { return scheme.group_size % tile_block == 0 || scheme.group_size >= n_columns; }
 
 bool accepts(const Weight& weight, int min_bits, int max_bits) {
+    if (const Blocks* blocks = weight.blocks()) {
+        const int bits = bits_of_blocks(blocks->type);
+        return bits >= min_bits && bits <= max_bits && weight.n_columns() > 0;
+    }
     const Codes* codes = weight.codes();
     return codes != nullptr && codes->scheme.kind == NumberKind::integer && codes->scheme.bits >= min_bits && codes->scheme.bits <= max_bits &&
            weight.n_columns() > 0 && groups_are_whole_blocks(codes->scheme, weight.n_columns());
@@ -84,7 +89,7 @@ void store_tile(const TileSource& tile, const TileFormat& format, DType scale_dt
     }
 }
 
-void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
+void pack_codes_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
     const Codes& source = *weight.codes();
     packed.scheme = source.scheme;
     packed.dtype = source.scales.dtype == DType::f16 ? DType::f16 : DType::f32;
@@ -98,6 +103,11 @@ void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) 
         load_tile(weight, rows, i * tile_rows, format, tile);
         store_tile(tile, format, source.scales.dtype, packed.buffer.as<std::uint8_t>() + i * format.tile_bytes);
     }
+}
+
+void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
+    const auto converted = codes_of_blocks(weight);  // of all rows; the copy lives until the tiles are made
+    pack_codes_tiles(converted.has_value() ? *converted : weight, rows, packed);
 }
 
 // The code that Codes holds, out of its place in a block.

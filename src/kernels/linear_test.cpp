@@ -74,7 +74,7 @@ TEST(Linear, every_row_against_the_reference_over_widths) {
 TEST(Linear, every_row_against_the_reference_over_rows) {
     for (std::int64_t n_rows : {1, 5, 8, 17, 32, 100})
         for_each_kernel_and_weight(n_rows, 172, [](const auto& kernel, const auto& packed) {
-            for (std::int64_t n_tokens : {1, 2, 4, 5, 70, 300}) expect_near_reference(kernel, packed, n_tokens);
+            for (std::int64_t n_tokens : {1, 4, 5, 70}) expect_near_reference(kernel, packed, n_tokens);
         });
 }
 
@@ -116,16 +116,16 @@ TEST(Linear, extreme_codes_do_not_overflow) {
 
 // One instruction set gives one result: a token alone, among others, or in another chunk.
 TEST(Linear, bits_do_not_depend_on_the_number_of_tokens) {
-    for (std::int64_t width : {33, 172, 1000, 1600})
+    for (std::int64_t width : {33, 172, 1600})
         for_each_kernel_and_weight(19, width, [](const LinearKernel& kernel, const PackedWeight& packed) {
-            const std::int64_t n_tokens = packed.n_columns == 172 ? 300 : 65;
+            const std::int64_t n_tokens = packed.n_columns == 172 ? 270 : packed.n_columns > 1000 ? 21 : 65;
             const Activations activations(n_tokens, packed.n_columns, 90);
             std::vector<float> one_by_one;
             for (std::int64_t t = 0; t < n_tokens; ++t) {
                 const auto y = multiply(kernel.fn, packed, activations.from(t), 1);
                 one_by_one.insert(one_by_one.end(), y.begin(), y.end());
             }
-            for (std::int64_t n = 2; n <= n_tokens; n += n < 10 ? 1 : 11) {
+            for (std::int64_t n = 2; n <= n_tokens; n += n < 10 ? 1 : 37) {
                 auto y = multiply(kernel.fn, packed, activations.from(0), n);
                 ASSERT_TRUE(same_bits(y, {one_by_one.begin(), one_by_one.begin() + static_cast<std::ptrdiff_t>(y.size())})) << n << " tokens";
                 y = multiply(kernel.fn, packed, activations.from(n_tokens - n), n);

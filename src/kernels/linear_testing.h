@@ -74,7 +74,7 @@ inline std::vector<Weight> weights_of_all_kinds(std::int64_t n_rows, std::int64_
     std::vector<Weight> weights;
     for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::f8_e4m3, DType::f64}) weights.push_back(random_plain(n_rows, n_columns, dtype, 40));
     for (const Scheme& scheme : all_schemes) weights.push_back(random_codes(n_rows, n_columns, scheme, 50));
-    for (BlockType type : {BlockType::q4_0, BlockType::q8_0, BlockType::q6_k})
+    for (BlockType type : {BlockType::q4_0, BlockType::q5_0, BlockType::q8_0, BlockType::q6_k})
         if (block_format(type).encode != nullptr) weights.push_back(random_blocks(n_rows, n_columns, type, 60));
     return weights;
 }

@@ -34,14 +34,23 @@ struct OwnedCodes {
     std::vector<std::byte> packed, scales;
 };
 
+const Convertible* find(BlockType type) {
+    for (const auto& candidate : convertible)
+        if (candidate.type == type) return &candidate;
+    return nullptr;
+}
+
 }  // namespace
+
+int bits_of_blocks(BlockType type) {
+    const Convertible* kind = find(type);
+    return kind == nullptr ? 0 : kind->bits;
+}
 
 std::optional<Weight> codes_of_blocks(const Weight& weight) {
     const Blocks* blocks = weight.blocks();
     if (blocks == nullptr) return std::nullopt;
-    const Convertible* kind = nullptr;
-    for (const auto& candidate : convertible)
-        if (candidate.type == blocks->type) kind = &candidate;
+    const Convertible* kind = find(blocks->type);
     const std::int64_t n_rows = weight.n_rows(), n_columns = weight.n_columns(), n_groups = n_columns / block_weights;
     if (kind == nullptr || n_columns % block_weights != 0) return std::nullopt;
 
