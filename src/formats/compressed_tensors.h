@@ -61,6 +61,9 @@ struct QuantizedModule {
     bool is_linear = true;  // false: an embedding, which the target "Linear" does not cover
 };
 
+// Loading elsewhere, tried with compressed-tensors 0.20.0 in transformers: symmetric schemes give the same logits in fp16 and fp32; a model loaded in
+// bf16 rounds F16 scales to BF16 (choose BF16 scales for it). Asymmetric ones fail there, also those the package saved itself: its loader
+// expects zeros that are not packed. They read here and, by the format, elsewhere.
 // The quantization_config to write. `ignore` lists the linear modules that stay unquantized. Error: a floating scheme among the modules.
 Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule>& modules, const std::vector<std::string>& ignore);
 

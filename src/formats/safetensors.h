@@ -1,4 +1,4 @@
-// The safetensors file: 8 bytes of header length, a JSON header, then the tensors' bytes without gaps. docs/formats/safetensors.md
+// The safetensors file: 8 bytes of header length, a JSON header, then the tensors' bytes without gaps.
 #pragma once
 
 #include <cstdint>
