@@ -1,0 +1,35 @@
+#include "cli/model_options.h"
+
+namespace skiff {
+
+void ModelOptions::fields(FieldVisitor& visitor) {
+    visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
+    visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
+    visitor.option("-c,--ctx", context, "Tokens of context; 0: what the model was trained for, at most 4096");
+    visitor.option("--batch", batch, "Tokens worked on at a time in a prompt; changes speed and memory, never the result");
+    visitor.choice("--state", state, {"f32", "f16", "bf16"}, "Type in which keys and values are kept");
+    visitor.option("--isa", isa, "Instruction set of the kernels (generic, avx2); default: the best that this processor has");
+    visitor.choice("--kernels", kernels, {"fastest", "reference"}, "reference: float activations and plain loops, for comparison");
+    visitor.option("--scheme", scheme, "Quantize plain weights while loading (w8, w4g32 ...), without writing anything");
+}
+
+Result<EngineOptions> ModelOptions::engine_options() const {
+    EngineOptions options;
+    if (threads < 0 || threads > 1024) return usage_error("--threads " + std::to_string(threads) + ": expected 0 to 1024");
+    if (context < 0 || context > (1 << 24)) return usage_error("--ctx " + std::to_string(context) + ": expected 0 to 2^24");
+    if (batch < 1 || batch > 65536) return usage_error("--batch " + std::to_string(batch) + ": expected 1 to 65536");
+    if (threads > 0) options.n_threads = static_cast<int>(threads);
+    options.n_context = context;
+    options.max_batch = batch;
+    options.state_dtype = state == "f16" ? DType::f16 : state == "bf16" ? DType::bf16 : DType::f32;
+    options.kernels = kernels == "reference" ? KernelChoice::reference : KernelChoice::fastest;
+    if (!isa.empty()) {
+        SKIFF_TRY(options.isa, parse_isa(isa));
+    }
+    if (!scheme.empty()) {
+        SKIFF_TRY(options.scheme, parse_scheme(scheme));
+    }
+    return options;
+}
+
+}  // namespace skiff

@@ -1,0 +1,21 @@
+// Options that every verb that runs a model has.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "cli/verb.h"
+#include "runtime/engine.h"
+
+namespace skiff {
+
+struct ModelOptions {
+    std::string model;
+    std::string isa, kernels = "fastest", state = "f32", scheme;
+    std::int64_t threads = 0, context = 0, batch = 256;
+
+    void fields(FieldVisitor& visitor);
+    Result<EngineOptions> engine_options() const;  // checks names and ranges
+};
+
+}  // namespace skiff

@@ -1,0 +1,91 @@
+// The only file that includes CLI11.
+#include "cli/parse.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <new>
+
+#include "cli/verb.h"
+
+namespace skiff {
+namespace {
+
+class Cli11Visitor final : public FieldVisitor {
+public:
+    explicit Cli11Visitor(CLI::App& app) : app_(app) {}
+    void positional(const char* name, std::string& value, const char* help, Need need) override { require(app_.add_option(name, value, help), need); }
+    void positional(const char* name, std::vector<std::string>& value, const char* help, Need need) override { require(app_.add_option(name, value, help), need); }
+    void option(const char* flags, std::string& value, const char* help) override { app_.add_option(flags, value, help)->capture_default_str(); }
+    void option(const char* flags, std::vector<std::string>& value, const char* help) override { app_.add_option(flags, value, help)->allow_extra_args(false)->take_all(); }
+    void option(const char* flags, std::int64_t& value, const char* help) override { app_.add_option(flags, value, help)->capture_default_str(); }
+    void option(const char* flags, std::uint64_t& value, const char* help) override { app_.add_option(flags, value, help)->capture_default_str(); }
+    void option(const char* flags, double& value, const char* help) override { app_.add_option(flags, value, help)->capture_default_str(); }
+    void flag(const char* flags, bool& value, const char* help) override { app_.add_flag(flags, value, help); }
+    void choice(const char* flags, std::string& value, std::vector<std::string> choices, const char* help) override {
+        app_.add_option(flags, value, help)->capture_default_str()->check(CLI::IsMember(std::move(choices)));
+    }
+
+private:
+    static void require(CLI::Option* option, Need need) {
+        if (need == Need::required) option->required();
+    }
+    CLI::App& app_;
+};
+
+std::string footer(const Verb& verb) {
+    std::string text = "Examples:";
+    for (const std::string& example : verb.examples) text += "\n  " + example;
+    return text;
+}
+
+int report(const Error& error, const Verb* verb, bool json) {
+    std::fprintf(stderr, "skiff%s%s: error: %s\n", verb ? " " : "", verb ? verb->name.c_str() : "", error.to_string().c_str());
+    if (json) {
+        Json document = Json::object({{"error", Json::object({{"code", Json(error_code_name(error.code))}, {"message", Json(error.to_string())}})}});
+        std::printf("%s\n", document.dump(2).c_str());
+    }
+    return exit_code(error.code);
+}
+
+int run_verb(Verb& verb) {
+    Terminal terminal(verb.json);
+    try {
+        Status status = verb.run(terminal);
+        terminal.end_progress();
+        std::fflush(stdout);
+        return status.ok() ? 0 : report(status.error(), &verb, verb.json);
+    } catch (const std::bad_alloc&) {
+        return report(resource_error("out of memory; close other programs, or take a smaller model, context or batch"), &verb, verb.json);
+    }
+}
+
+}  // namespace
+
+int run_command_line(int argc, char** argv) {
+    CLI::App app{"skiff: make a trained language model smaller and faster, prove it, run it", "skiff"};
+    app.set_version_flag("-V,--version", std::string("skiff ") + SKIFF_VERSION);
+    app.require_subcommand(1);
+    app.set_help_all_flag("--help-all", "Help for all verbs");
+    auto verbs = verb_table();
+    std::vector<CLI::App*> subcommands;
+    for (auto& verb : verbs) {
+        CLI::App* sub = app.add_subcommand(verb->name, verb->summary);
+        sub->footer(footer(*verb));
+        Cli11Visitor visitor(*sub);
+        verb->fields(visitor);
+        sub->add_flag("--json", verb->json, "Print one JSON document with stable keys instead of text");
+        subcommands.push_back(sub);
+    }
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        if (error.get_exit_code() == 0) return app.exit(error);
+        app.exit(error, std::cerr, std::cerr);
+        return 2;
+    }
+    for (std::size_t i = 0; i < verbs.size(); ++i)
+        if (subcommands[i]->parsed()) return run_verb(*verbs[i]);
+    return 2;
+}
+
+}  // namespace skiff

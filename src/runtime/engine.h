@@ -1,0 +1,72 @@
+// A model ready to generate: checkpoint, tokenizer, plan and session in one, with streaming text out.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/checkpoint.h"
+#include "plan/session.h"
+#include "runtime/sampler.h"
+#include "tensor/scheme.h"
+
+namespace skiff {
+
+struct EngineOptions {
+    Isa isa = best_isa();
+    KernelChoice kernels = KernelChoice::fastest;
+    int n_threads = default_thread_count();
+    std::int64_t n_context = 0;              // 0: what the model was trained for, at most 4096
+    std::int64_t n_sequences = 1;
+    std::int64_t max_batch = 256;
+    DType state_dtype = DType::f32;
+    std::optional<Scheme> scheme;            // quantize plain linear weights while loading
+    PlanOptions::Merge merge = PlanOptions::Merge::on;
+    ProgressSink progress;
+};
+
+struct GenerateOptions {
+    SamplingOptions sampling;
+    std::int64_t max_tokens = -1;            // -1: until the context is full
+    std::vector<std::string> stop;           // text that ends the generation and is not given out
+    enum class EndOfText : std::uint8_t { stop, ignore } end_of_text = EndOfText::stop;
+};
+
+struct GenerateResult {
+    std::vector<std::int32_t> tokens;        // that were generated, the end token included
+    std::string text;
+    enum class Finish : std::uint8_t { stop, length, context_full, interrupted } finish = Finish::stop;
+    std::int64_t n_prompt_tokens = 0, n_reused_tokens = 0;
+    double prompt_seconds = 0, decode_seconds = 0;
+};
+
+class Engine {
+public:
+    static Result<std::unique_ptr<Engine>> load(const std::string& model, const EngineOptions& options);
+    static Result<std::unique_ptr<Engine>> load(Checkpoint checkpoint, const EngineOptions& options);
+
+    // Continues `prompt` (the whole conversation as tokens): what the state already holds of it is reused. `on_text` gets whole characters
+    // as they come, never a part of a stop text; returning false ends the generation.
+    using TextSink = std::function<bool(std::string_view piece)>;
+    Result<GenerateResult> generate(const std::vector<std::int32_t>& prompt, const GenerateOptions& options, const TextSink& on_text);
+
+    const Checkpoint& checkpoint() const { return checkpoint_; }
+    const Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }
+    Session& session() { return *session_; }
+    const Plan& plan() const { return session_->plan(); }
+
+private:
+    Engine() = default;
+    Checkpoint checkpoint_;
+    std::optional<Tokenizer> tokenizer_;
+    std::unique_ptr<Session> session_;
+    std::vector<std::int32_t> held_;  // tokens in the state of sequence 0
+};
+
+// The scheme that a weight gets when `scheme` is asked for by name: linear weights take it; head and embedding take 8 bit rows when it is a
+// smaller integer scheme; norms, biases and the rest stay. Null: stays as it is.
+const Scheme* default_scheme_for(const ModelSpec& spec, const std::string& key, const Scheme& scheme);
+
+}  // namespace skiff
