@@ -30,8 +30,9 @@ Status check_split(const GgufMetadata& metadata, const GgufSplitName& name) {
     SKIFF_TRY(const auto count, metadata.integer(split_count_key));
     SKIFF_TRY(const auto number, metadata.integer(split_no_key));
     if (count != name.n_parts || number != name.part - 1)
-        return corrupt("split.count " + std::to_string(count) + " and split.no " + std::to_string(number) + " do not agree with the name, which says part " +
-                       std::to_string(name.part) + " of " + std::to_string(name.n_parts) + " (split.no counts from 0); keep the names the parts were made with");
+        return corrupt("split.count " + std::to_string(count) + " and split.no " + std::to_string(number) +
+                       " do not agree with the name, which says part " + std::to_string(name.part) + " of " + std::to_string(name.n_parts) +
+                       " (split.no counts from 0); keep the names the parts were made with");
     return {};
 }
 
@@ -61,7 +62,8 @@ bool GgufFile::is_gguf(const std::string& path) {
 }
 
 Status GgufFile::add_part(const std::string& path, GgufPart& part) {
-    if (part.version != version_) return corrupt(path + ": version " + std::to_string(part.version) + ", the first part has " + std::to_string(version_));
+    if (part.version != version_)
+        return corrupt(path + ": version " + std::to_string(part.version) + ", the first part has " + std::to_string(version_));
     for (GgufTensor& tensor : part.tensors) tensors_.push_back(std::move(tensor));
     return {};
 }
@@ -70,7 +72,9 @@ Status GgufFile::open_parts(const std::string& path, const GgufPart& first) {
     SKIFF_TRY(const auto n_parts, first.metadata.integer_or(split_count_key, 1));
     auto name = parse_gguf_split_name(path);
     if (n_parts <= 1) return {};
-    if (!name) return corrupt(path + ": is one of " + std::to_string(n_parts) + " parts, but is not named like \"model-00001-of-00003.gguf\"; restore its name");
+    if (!name)
+        return corrupt(path + ": is one of " + std::to_string(n_parts) +
+                       " parts, but is not named like \"model-00001-of-00003.gguf\"; restore its name");
     std::size_t n_tensors = 0;
     GgufMetadata first_metadata;
     std::vector<std::shared_ptr<const MappedFile>> files;
@@ -121,7 +125,8 @@ Result<GgufFile> GgufFile::open(const std::string& path) {
 }
 
 const GgufTensor* GgufFile::find(std::string_view name) const {
-    auto place = std::lower_bound(by_name_.begin(), by_name_.end(), name, [&](std::uint32_t i, std::string_view wanted) { return tensors_[i].name < wanted; });
+    auto place = std::lower_bound(by_name_.begin(), by_name_.end(), name,
+                                  [&](std::uint32_t i, std::string_view wanted) { return tensors_[i].name < wanted; });
     if (place == by_name_.end() || tensors_[*place].name != name) return nullptr;
     return &tensors_[*place];
 }

@@ -274,9 +274,11 @@ Result<std::uint64_t> gguf_tensor_bytes(const GgufType& type, const Shape& shape
     if (shape.back() % type.block_size != 0)
         return corrupt("rows of " + std::to_string(shape.back()) + " elements do not fill " + std::string(type.name) + " blocks of " +
                        std::to_string(type.block_size));
-    auto n_bytes = checked_mul<std::uint64_t>(static_cast<std::uint64_t>(*n_elements / type.block_size), static_cast<std::uint64_t>(type.block_bytes));
+    const auto n_blocks = static_cast<std::uint64_t>(*n_elements / type.block_size);
+    auto n_bytes = checked_mul(n_blocks, static_cast<std::uint64_t>(type.block_bytes));
     // No room to pad the next tensor's offset: as good as an overflow.
-    if (!n_bytes || !checked_add<std::uint64_t>(*n_bytes, GgufLimits::alignment)) return corrupt("shape " + shape_text(shape) + " needs more than 2^64 bytes");
+    if (!n_bytes || !checked_add<std::uint64_t>(*n_bytes, GgufLimits::alignment))
+        return corrupt("shape " + shape_text(shape) + " needs more than 2^64 bytes");
     return *n_bytes;
 }
 

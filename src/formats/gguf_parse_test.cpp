@@ -87,6 +87,7 @@ std::vector<Violation> violations() {
         {"G11_name_twice", two_tensors(64, "a"), "tensor \"a\" is there twice"},
         {"G12_rank_0", one_tensor("t", {}, 0, 0), "tensor \"t\": rank 0, expected 1 to 4"},
         {"G12_rank_5", one_tensor("t", {1, 1, 1, 1, 1}, 0), "rank 5, expected 1 to 4"},
+        {"G12_rank_huge", Bytes().head(1, 0).string("t").u32(0xffffffff).raw(std::string(64, '\0')), "rank 4294967295, expected 1 to 4"},
         {"G13_zero", one_tensor("t", {4, 0}, 0), "a dimension is 0, expected at least 1"},
         {"G13_negative", one_tensor("t", {4, huge}, 0), "a dimension is -1"},
         {"G14_elements", one_tensor("t", {1ull << 32, 1ull << 31}, 0), "more than 2^63 elements"},

@@ -194,6 +194,11 @@ TEST_F(GgufSplit, PartsMustAddUp) {
     part(2, 3, 2, "b");
     EXPECT_NE(GgufFile::open(first).error().to_string().find("do not agree"), std::string::npos);
     part(2, 2, 2, "b");
+    std::string text = read_text_file(path("y-00002-of-00002.gguf"), 1 << 20).value();
+    text[4] = 2;
+    ASSERT_TRUE(write_file_atomic(path("y-00002-of-00002.gguf"), text).ok());
+    EXPECT_NE(GgufFile::open(first).error().to_string().find("version 2, the first part has 3"), std::string::npos);
+    part(2, 2, 2, "b");
     part(1, 2, 5, "a");
     EXPECT_NE(GgufFile::open(first).error().to_string().find("split.tensors.count is 5, the parts hold 2 tensors"), std::string::npos);
 }

@@ -113,7 +113,8 @@ Status check_gguf_vocab(const GgufVocab& vocab) {
     for (const IdKey& id : id_keys) {
         const auto& value = vocab.*id.field;
         if (value && (*value < 0 || *value >= static_cast<std::int64_t>(vocab.tokens.size())))
-            return corrupt("GGUF tokenizer: " + std::string(id.key) + " is " + std::to_string(*value) + ", there are " + std::to_string(vocab.tokens.size()) + " tokens");
+            return corrupt("GGUF tokenizer: " + std::string(id.key) + " is " + std::to_string(*value) + ", there are " +
+                           std::to_string(vocab.tokens.size()) + " tokens");
     }
     if (vocab.chat_template.size() > max_chat_template_bytes)
         return corrupt("GGUF tokenizer: the chat template has " + std::to_string(vocab.chat_template.size()) + " bytes, at most " +
@@ -155,8 +156,8 @@ Status write_gguf_vocab(const GgufVocab& vocab, GgufMetadata& metadata) {
     for (const FlagKey& flag : flag_keys) {
         if (vocab.*flag.field) metadata.set(std::string(flag.key), *(vocab.*flag.field));
     }
-    if (!vocab.precompiled_charsmap.empty())
-        metadata.set("tokenizer.ggml.precompiled_charsmap", GgufArray(std::vector<std::uint8_t>(vocab.precompiled_charsmap.begin(), vocab.precompiled_charsmap.end())));
+    const std::vector<std::uint8_t> charsmap(vocab.precompiled_charsmap.begin(), vocab.precompiled_charsmap.end());
+    if (!charsmap.empty()) metadata.set("tokenizer.ggml.precompiled_charsmap", GgufArray(charsmap));
     if (!vocab.chat_template.empty()) metadata.set("tokenizer.chat_template", vocab.chat_template);
     return {};
 }

@@ -137,8 +137,8 @@ Status GgufWriter::append_bytes(std::span<const std::byte> bytes) {
     if (bytes.empty()) return {};
     if (!is_open()) return usage_error("no tensor was begun that takes more bytes");
     if (bytes.size() > current().size_bytes - written_bytes_)
-        return usage_error("tensor \"" + current().spec.name + "\" takes " + std::to_string(current().size_bytes - written_bytes_) + " more bytes, got " +
-                           std::to_string(bytes.size()));
+        return usage_error("tensor \"" + current().spec.name + "\" takes " + std::to_string(current().size_bytes - written_bytes_) +
+                           " more bytes, got " + std::to_string(bytes.size()));
     SKIFF_CHECK(file_.write(bytes));
     written_bytes_ += bytes.size();
     return is_open() ? Status() : file_.pad_to(alignment_);
@@ -147,13 +147,15 @@ Status GgufWriter::append_bytes(std::span<const std::byte> bytes) {
 Status GgufWriter::append_blocks(std::span<const float> values, std::span<const float> importance) {
     const GgufTensorSpec& spec = current().spec;
     const BlockFormat& format = block_format(*spec.type->block);
-    if (format.encode == nullptr) return unsupported("tensor \"" + spec.name + "\": quantizing to " + std::string(format.name) + " is not offered");
+    if (format.encode == nullptr)
+        return unsupported("tensor \"" + spec.name + "\": quantizing to " + std::string(format.name) + " is not offered");
     const auto n_columns = static_cast<std::size_t>(spec.shape.back());
     std::vector<std::byte> row(n_columns / static_cast<std::size_t>(format.block_size) * static_cast<std::size_t>(format.block_bytes));
     for (std::size_t begin = 0; begin < values.size(); begin += n_columns) {
         for (std::size_t i = 0; i < n_columns; ++i) {
             if (!std::isfinite(values[begin + i]))
-                return corrupt("tensor \"" + spec.name + "\": a weight in column " + std::to_string(i) + " is not a finite number; it cannot be quantized");
+                return corrupt("tensor \"" + spec.name + "\": a weight in column " + std::to_string(i) +
+                               " is not a finite number; it cannot be quantized");
         }
         format.encode(values.data() + begin, importance.empty() ? nullptr : importance.data(), static_cast<std::int64_t>(n_columns), row.data());
         SKIFF_CHECK(append_bytes(row));
@@ -166,9 +168,11 @@ Status GgufWriter::append_floats(std::span<const float> values, std::span<const 
     if (!is_open()) return usage_error("no tensor was begun that takes more numbers");
     const GgufTensorSpec& spec = current().spec;
     const auto n_columns = static_cast<std::size_t>(spec.shape.back());
-    if (values.size() % n_columns != 0) return usage_error("tensor \"" + spec.name + "\" takes whole rows of " + std::to_string(n_columns) + " numbers");
+    if (values.size() % n_columns != 0)
+        return usage_error("tensor \"" + spec.name + "\" takes whole rows of " + std::to_string(n_columns) + " numbers");
     if (!importance.empty() && importance.size() != n_columns)
-        return usage_error("tensor \"" + spec.name + "\": " + std::to_string(importance.size()) + " importances for " + std::to_string(n_columns) + " columns");
+        return usage_error("tensor \"" + spec.name + "\": " + std::to_string(importance.size()) + " importances for " +
+                           std::to_string(n_columns) + " columns");
     if (spec.type->block) return append_blocks(values, importance);
     if (!spec.type->dtype || dtype_info(*spec.type->dtype).from_float == nullptr)
         return unsupported("tensor \"" + spec.name + "\": writing " + std::string(spec.type->name) + " is not offered");

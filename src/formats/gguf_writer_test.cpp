@@ -127,6 +127,15 @@ TEST_F(GgufWriting, RefusesWhatReadersWouldRefuse) {
     layout.metadata.set("", 1.0f);
     EXPECT_NE(message_of(layout).find("key is empty"), std::string::npos);
     layout = {};
+    layout.metadata.set(std::string(65536, 'k'), 1.0f);
+    EXPECT_NE(message_of(layout).find("key length is 65536"), std::string::npos);
+    layout = {};
+    for (int i = 0; i <= 65536; ++i) layout.metadata.set("k" + std::to_string(i), std::int32_t{i});
+    EXPECT_NE(message_of(layout).find("more than 65536 metadata entries"), std::string::npos);
+    layout = {};
+    for (int i = 0; i <= 131072; ++i) layout.tensors.push_back({"t" + std::to_string(i), f32, {1}});
+    EXPECT_NE(message_of(layout).find("more than 131072 tensors"), std::string::npos);
+    layout = {};
     layout.metadata.set("general.alignment", std::uint32_t{3});
     EXPECT_NE(message_of(layout).find("power of two"), std::string::npos);
     layout = {};
@@ -137,12 +146,14 @@ TEST_F(GgufWriting, RefusesWhatReadersWouldRefuse) {
 
 TEST_F(GgufWriting, RefusesTensorsOutOfOrderOrIncomplete) {
     GgufLayout layout;
-    layout.tensors = {{"a", gguf_type_by_name("F32"), {2, 2}}, {"b", gguf_type_by_name("Q8_0"), {1, 32}}, {"c", gguf_type_by_name("Q2_K"), {1, 256}}};
+    layout.tensors = {{"a", gguf_type_by_name("F32"), {2, 2}}, {"b", gguf_type_by_name("Q8_0"), {1, 32}}, {"c", gguf_type_by_name("Q2_K"), {1, 256}},
+                      {"d", gguf_type_by_name("IQ2_XXS"), {1, 256}}};
     auto writer = GgufWriter::create(path_, layout);
     ASSERT_TRUE(writer.ok());
     const std::vector<float> row(32, 1.0f);
     const auto two = std::span(row).first(2);
     EXPECT_FALSE(writer->append_floats(two).ok()) << "nothing begun";
+    EXPECT_NE(writer->append_bytes(std::as_bytes(two)).error().to_string().find("no tensor was begun"), std::string::npos);
     EXPECT_FALSE(writer->begin("b").ok());
     ASSERT_TRUE(writer->begin("a").ok());
     ASSERT_TRUE(writer->append_floats(two).ok());
@@ -161,6 +172,9 @@ TEST_F(GgufWriting, RefusesTensorsOutOfOrderOrIncomplete) {
     ASSERT_TRUE(writer->begin("c").ok());
     const std::vector<float> wide(256, 1.0f);
     EXPECT_EQ(writer->append_floats(wide).error().code, ErrorCode::unsupported);
+    ASSERT_TRUE(writer->append_bytes(std::vector<std::byte>(84)).ok());
+    ASSERT_TRUE(writer->begin("d").ok());
+    EXPECT_NE(writer->append_floats(wide).error().to_string().find("writing IQ2_XXS is not offered"), std::string::npos);
     EXPECT_FALSE(writer->commit().ok());
     EXPECT_FALSE(file_exists(path_));
 }
