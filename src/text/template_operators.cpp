@@ -82,22 +82,31 @@ Result<Value> integer_power(std::int64_t base, std::int64_t exponent) {
     return Value(result);
 }
 
-Result<Value> integer_arithmetic(Operator op, std::int64_t a, std::int64_t b) {
+Result<Value> integer_sum_or_product(Operator op, std::int64_t a, std::int64_t b) {
     std::int64_t result = 0;
-    switch (op) {
-        case Operator::add: return __builtin_add_overflow(a, b, &result) ? Result<Value>(overflow()) : Value(result);
-        case Operator::subtract: return __builtin_sub_overflow(a, b, &result) ? Result<Value>(overflow()) : Value(result);
-        case Operator::multiply: return __builtin_mul_overflow(a, b, &result) ? Result<Value>(overflow()) : Value(result);
-        case Operator::power:
-            if (b >= 0) return integer_power(a, b);
-            if (a == 0) return runtime_error("0 cannot be raised to a negative power");
-            return Value(std::pow(static_cast<double>(a), static_cast<double>(b)));
-        default: break;
+    bool overflows = op == Operator::add        ? __builtin_add_overflow(a, b, &result)
+                     : op == Operator::subtract ? __builtin_sub_overflow(a, b, &result)
+                                                : __builtin_mul_overflow(a, b, &result);
+    if (overflows) return overflow();
+    return Value(result);
+}
+
+Result<Value> integer_arithmetic(Operator op, std::int64_t a, std::int64_t b) {
+    if (op == Operator::add || op == Operator::subtract || op == Operator::multiply) return integer_sum_or_product(op, a, b);
+    if (op == Operator::power && b >= 0) return integer_power(a, b);
+    if (op == Operator::power) {
+        if (a == 0) return runtime_error("0 cannot be raised to a negative power");
+        return Value(std::pow(static_cast<double>(a), static_cast<double>(b)));
     }
     if (b == 0) return runtime_error("division by zero");
     if (op == Operator::divide) return Value(static_cast<double>(a) / static_cast<double>(b));
-    if (a == INT64_MIN && b == -1) return op == Operator::modulo ? Result<Value>(Value(std::int64_t{0})) : overflow();
-    return op == Operator::floor_divide ? Value(floor_div(a, b)) : Value(a - floor_div(a, b) * b);
+    bool is_modulo = op == Operator::modulo;
+    if (a == INT64_MIN && b == -1) {
+        if (!is_modulo) return overflow();
+        return Value(std::int64_t{0});
+    }
+    std::int64_t quotient = floor_div(a, b);
+    return Value(is_modulo ? a - quotient * b : quotient);
 }
 
 Result<Value> real_arithmetic(Operator op, double a, double b) {
