@@ -76,7 +76,7 @@ private:
     Result<Arguments> evaluate_arguments(const CallParts* call);
 
     // How many evaluations may be under way inside each other; keeps the machine's stack below two megabytes.
-    static constexpr int max_frames_ = 1600;
+    static constexpr int max_frames_ = 700;
 
     const TemplateTree& tree_;
     std::vector<std::optional<Value>> globals_;  // by symbol
