@@ -5,6 +5,11 @@
 
 namespace skiff {
 
+std::unique_ptr<Verb> bench_verb_row();
+std::unique_ptr<Verb> completion_verb_row();
+std::unique_ptr<Verb> demo_verb_row();
+std::unique_ptr<Verb> doctor_verb_row();
+std::unique_ptr<Verb> inspect_verb_row();
 std::unique_ptr<Verb> run_verb_row();
 
 }  // namespace skiff

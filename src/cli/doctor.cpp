@@ -1,0 +1,86 @@
+// skiff doctor: this machine, and what this build can and cannot use of it.
+#include <dlfcn.h>
+
+#include "base/mapped_file.h"
+#include "cli/format.h"
+#include "cli/verbs.h"
+#include "kernels/kernels.h"
+#include "measure/bandwidth.h"
+
+namespace skiff {
+namespace {
+
+struct DoctorOptions {
+    bool no_measure = false;
+    void fields(FieldVisitor& visitor) { visitor.flag("--no-measure", no_measure, "Skip the bandwidth measurement (about two seconds)"); }
+};
+
+bool library_present(const char* name) {
+    void* handle = ::dlopen(name, RTLD_LAZY | RTLD_LOCAL);
+    if (handle != nullptr) ::dlclose(handle);
+    return handle != nullptr;
+}
+
+std::string huge_pages() {
+    auto text = read_text_file("/sys/kernel/mm/transparent_hugepage/enabled", 4096);
+    if (!text.ok()) return "unknown";
+    const auto open = text->find('['), close = text->find(']');
+    return open == std::string::npos || close == std::string::npos ? "unknown" : text->substr(open + 1, close - open - 1);
+}
+
+struct Finding {
+    std::string what, state, advice;
+};
+
+std::vector<Finding> findings(const CpuInfo& cpu) {
+    std::vector<Finding> list;
+    list.push_back({"AVX2 kernels", isa_available(Isa::avx2) ? "used" : "not on this processor", isa_available(Isa::avx2) ? "" : "the generic kernels run instead, several times slower"});
+    const std::string pages = huge_pages();
+    list.push_back({"transparent huge pages", pages, pages == "never" ? "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled" : ""});
+    if (cpu.cgroup_cpus > 0 && cpu.cgroup_cpus < cpu.n_physical)
+        list.push_back({"CPU quota", number_text(cpu.cgroup_cpus, 1) + " of " + std::to_string(cpu.n_physical) + " cores", "threads follow the quota; raise it in the container's settings"});
+    const bool driver = library_present("libcuda.so.1");
+    list.push_back({"NVIDIA driver", driver ? "found" : "not found", driver ? "this version runs on the CPU only" : ""});
+    return list;
+}
+
+Status run_doctor(DoctorOptions& options, Terminal& terminal) {
+    const CpuInfo cpu = read_cpu_info();
+    Json document = Json::object({{"version", SKIFF_VERSION}, {"cpu", cpu.model_name}, {"features", cpu.feature_list}, {"physical_cores", cpu.n_physical}, {"logical_cores", cpu.n_logical},
+                                  {"threads", default_thread_count()}, {"l1d_bytes", cpu.l1d_bytes}, {"l2_bytes", cpu.l2_bytes}, {"l3_bytes", cpu.l3_bytes}, {"memory_bytes", cpu.memory_bytes},
+                                  {"available_memory_bytes", cpu.available_memory_bytes}, {"isa", isa_name(best_isa())}});
+    terminal.print("skiff " SKIFF_VERSION);
+    terminal.print("processor   " + cpu.model_name + ", " + std::to_string(cpu.n_physical) + " cores (" + std::to_string(cpu.n_logical) + " logical), " + cpu.feature_list);
+    terminal.print("caches      L1 " + bytes_text(cpu.l1d_bytes) + ", L2 " + bytes_text(cpu.l2_bytes) + ", L3 " + bytes_text(cpu.l3_bytes));
+    terminal.print("memory      " + bytes_text(cpu.memory_bytes) + ", " + bytes_text(cpu.available_memory_bytes) + " free for use");
+    terminal.print("kernels     " + std::string(isa_name(best_isa())) + ", " + std::to_string(default_thread_count()) + " threads");
+    if (!options.no_measure) {
+        const ReadBandwidth one = measure_read_bandwidth(1), all = measure_read_bandwidth(default_thread_count());
+        terminal.print("bandwidth   " + number_text(one.gb_per_s, 1) + " GB/s with one thread, " + number_text(all.gb_per_s, 1) + " with " + std::to_string(all.n_threads));
+        document.set("read_gbps_one_thread", one.gb_per_s);
+        document.set("read_gbps", all.gb_per_s);
+    }
+    Json list = Json::array();
+    std::vector<std::vector<std::string>> rows = {{"what", "state", "what to do"}};
+    for (const Finding& finding : findings(cpu)) {
+        rows.push_back({finding.what, finding.state, finding.advice});
+        list.push_back(Json::object({{"what", finding.what}, {"state", finding.state}, {"advice", finding.advice}}));
+    }
+    document.set("findings", list);
+    terminal.print("");
+    terminal.print(table_text(rows, TableStyle::plain));
+    std::vector<std::vector<std::string>> kernels = {{"linear kernel", "reads", "from tokens", "here"}};
+    for (const LinearKernel& kernel : linear_kernels())
+        kernels.push_back({std::string(kernel.name), std::string(kernel.layout), std::to_string(kernel.min_tokens), isa_available(kernel.isa) ? "yes" : "no"});
+    terminal.print(table_text(kernels, TableStyle::plain));
+    terminal.result(document);
+    return {};
+}
+
+}  // namespace
+
+std::unique_ptr<Verb> doctor_verb_row() {
+    return make_verb<DoctorOptions>("doctor", "Show this machine and what this build can use of it", {"skiff doctor"}, run_doctor);
+}
+
+}  // namespace skiff

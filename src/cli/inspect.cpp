@@ -1,0 +1,132 @@
+// skiff inspect: what a model is, what it weighs and costs, without running it.
+#include <map>
+
+#include "cli/format.h"
+#include "cli/verbs.h"
+#include "model/checkpoint.h"
+#include "plan/plan.h"
+
+namespace skiff {
+namespace {
+
+struct InspectOptions {
+    std::string model;
+    std::int64_t context = 0;
+    bool tensors = false, plan = false, hash = false;
+
+    void fields(FieldVisitor& visitor) {
+        visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
+        visitor.option("-c,--ctx", context, "Context length for the memory estimate; 0: what the model was trained for");
+        visitor.flag("--tensors", tensors, "List every tensor");
+        visitor.flag("--plan", plan, "Print the operators of the model and the steps that they become on this machine");
+        visitor.flag("--hash", hash, "Compute the hash of all weights (reads them)");
+    }
+};
+
+struct Encoding {
+    std::int64_t n_tensors = 0, n_weights = 0;
+    std::uint64_t bytes = 0;
+};
+
+struct Inventory {
+    std::map<std::string, Encoding> by_encoding;
+    std::vector<std::vector<std::string>> rows = {{"tensor", "shape", "type", "bytes"}};
+    std::uint64_t bytes = 0;
+};
+
+Result<Inventory> take_inventory(const Checkpoint& checkpoint) {
+    Inventory inventory;
+    for (const auto& [key, tensor] : checkpoint.spec.tensors) {
+        const Shape shape = checkpoint.spec.shape(tensor);
+        std::string encoding = "BF16";
+        std::uint64_t bytes = static_cast<std::uint64_t>(element_count(shape)) * 2;
+        if (checkpoint.kind != Checkpoint::Kind::random) {
+            SKIFF_TRY(auto weight, checkpoint.weights->load(key));
+            encoding = weight.encoding_name();
+            bytes = weight.stored_bytes();
+        }
+        Encoding& entry = inventory.by_encoding[encoding];
+        ++entry.n_tensors;
+        entry.n_weights += element_count(shape);
+        entry.bytes += bytes;
+        inventory.bytes += bytes;
+        inventory.rows.push_back({key, shape_text(shape), encoding, bytes_text(bytes)});
+    }
+    return inventory;
+}
+
+void print_operators(const ModelSpec& spec, Terminal& terminal) {
+    for (const Block& block : spec.blocks) {
+        terminal.print(block.name + ":");
+        for (const Op& op : block.ops) {
+            std::string line = "  " + spec.values[static_cast<std::size_t>(op.out)].name + " = " + op_kind_name(op.detail) + "(";
+            for (std::size_t i = 0; i < op.in.size(); ++i) line += (i ? ", " : "") + spec.values[static_cast<std::size_t>(op.in[i])].name;
+            terminal.print(line + ")  [" + std::to_string(spec.width(op.out)) + "]");
+        }
+    }
+}
+
+Status print_plan(const Checkpoint& checkpoint, Terminal& terminal) {
+    print_operators(checkpoint.spec, terminal);
+    SKIFF_TRY(auto plan, lower(checkpoint.spec, *checkpoint.weights, {}));
+    for (const Program& program : plan->programs) {
+        terminal.print("\nsteps for " + std::to_string(program.min_tokens) + (program.max_tokens == INT64_MAX ? " tokens and more:" : " to " + std::to_string(program.max_tokens) + " tokens:"));
+        for (const std::string& line : describe(program)) terminal.print("  " + line);
+    }
+    return {};
+}
+
+std::string tokenizer_text(const Checkpoint& checkpoint, Json& document) {
+    auto tokenizer = checkpoint.load_tokenizer();
+    document.set("tokenizer", tokenizer.ok() ? Json(tokenizer->kind()) : Json());
+    document.set("chat_template", tokenizer.ok() && !tokenizer->chat_template().empty());
+    if (!tokenizer.ok()) return tokenizer.error().code == ErrorCode::not_found ? "none" : tokenizer.error().to_string();
+    return tokenizer->kind() + ", " + std::to_string(tokenizer->n_vocab()) + " tokens" + (tokenizer->chat_template().empty() ? ", no chat template" : ", with a chat template");
+}
+
+Status run_inspect(InspectOptions& options, Terminal& terminal) {
+    SKIFF_TRY(auto checkpoint, Checkpoint::open(options.model));
+    SKIFF_TRY(auto inventory, take_inventory(checkpoint));
+    const ModelSpec& spec = checkpoint.spec;
+    const double parameters = static_cast<double>(spec.n_parameters()), bits = static_cast<double>(inventory.bytes) * 8 / parameters;
+    const std::int64_t context = options.context > 0 ? options.context : spec.max_positions;
+    const std::uint64_t state_bytes = static_cast<std::uint64_t>(spec.state_elements_per_token()) * 2 * static_cast<std::uint64_t>(context);
+    Json document = Json::object({{"path", options.model}, {"architecture", spec.architecture}, {"parameters", spec.n_parameters()}, {"weight_bytes", inventory.bytes},
+                                  {"bits_per_weight", bits}, {"layers", spec.n_layers}, {"d_model", spec.d_model}, {"vocabulary", spec.n_vocab}, {"context", spec.max_positions},
+                                  {"multiply_adds_per_token", spec.multiply_adds_per_token()}, {"state_bytes_f16", state_bytes}, {"state_context", context}});
+    Json kinds = Json::object();
+    std::vector<std::vector<std::string>> rows = {{"type", "tensors", "weights", "bytes"}};
+    for (const auto& [name, entry] : inventory.by_encoding) {
+        rows.push_back({name, std::to_string(entry.n_tensors), count_text(static_cast<double>(entry.n_weights)), bytes_text(entry.bytes)});
+        kinds.set(name, Json::object({{"tensors", entry.n_tensors}, {"weights", entry.n_weights}, {"bytes", entry.bytes}}));
+    }
+    document.set("by_type", kinds);
+    const std::string tokenizer = tokenizer_text(checkpoint, document);
+    if (options.hash) {
+        SKIFF_TRY(auto hash, checkpoint.content_hash());
+        document.set("hash", hash);
+    }
+    terminal.print(checkpoint.name + ": " + spec.architecture + ", " + std::to_string(spec.n_layers) + " layers, width " + std::to_string(spec.d_model) + ", vocabulary " +
+                   std::to_string(spec.n_vocab) + ", context " + std::to_string(spec.max_positions));
+    terminal.print("parameters       " + count_text(parameters) + " (" + std::to_string(spec.n_parameters()) + ")");
+    terminal.print("weights          " + bytes_text(inventory.bytes) + ", " + number_text(bits, 2) + " bits per weight");
+    terminal.print("per token        " + count_text(static_cast<double>(spec.multiply_adds_per_token())) + " multiply-adds, " +
+                   bytes_text(static_cast<std::uint64_t>(spec.state_elements_per_token()) * 2) + " of state in 16 bit");
+    terminal.print("at context " + std::to_string(context) + "  " + bytes_text(inventory.bytes + state_bytes) + " (state " + bytes_text(state_bytes) + ")");
+    terminal.print("tokenizer        " + tokenizer);
+    if (options.hash) terminal.print("hash             " + document["hash"].text());
+    terminal.print("");
+    terminal.print(table_text(rows, TableStyle::plain));
+    if (options.tensors) terminal.print(table_text(inventory.rows, TableStyle::plain));
+    if (options.plan && !terminal.json()) SKIFF_CHECK(print_plan(checkpoint, terminal));
+    terminal.result(document);
+    return {};
+}
+
+}  // namespace
+
+std::unique_ptr<Verb> inspect_verb_row() {
+    return make_verb<InspectOptions>("inspect", "Show what a model is made of, what it weighs and what a token costs", {"skiff inspect models/pocket", "skiff inspect MODEL --tensors --plan"}, run_inspect);
+}
+
+}  // namespace skiff

@@ -1,0 +1,17 @@
+// Runs this program again with other arguments, so that a measurement has a process (and a peak memory) of its own.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+
+namespace skiff {
+
+// `skiff ARGUMENTS... --json`: its document. Its progress shows on our stderr. An error carries the other process's message.
+Result<Json> run_self_json(const std::vector<std::string>& arguments);
+
+// `skiff ARGUMENTS...` with our own stdout and stderr.
+Status run_self(const std::vector<std::string>& arguments);
+
+}  // namespace skiff

@@ -1,0 +1,80 @@
+#include "measure/speed.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/hash.h"
+#include "base/rng.h"
+
+namespace skiff {
+namespace {
+
+Result<double> run_once(Session& session, const SpeedTest& test) {
+    SKIFF_CHECK(session.state().truncate(0, 0));
+    Rng rng(static_cast<std::uint64_t>(test.n_tokens));
+    std::vector<std::int32_t> tokens;
+    for (std::int64_t i = 0; i < test.n_tokens; ++i) tokens.push_back(static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(session.plan().spec.n_vocab))));
+    const double begin = monotonic_seconds();
+    if (test.kind == SpeedTest::Kind::prefill) {
+        SKIFF_CHECK(session.forward(0, tokens, BatchItem::Logits::last));
+    } else {
+        for (const std::int32_t& token : tokens) {
+            SKIFF_CHECK(session.forward(0, std::span(&token, 1), BatchItem::Logits::last));
+            if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
+        }
+    }
+    return static_cast<double>(test.n_tokens) / (monotonic_seconds() - begin);
+}
+
+double head_macs(const ModelSpec& spec) {
+    double total = 0;
+    for (const Op& op : spec.blocks.back().ops)
+        if (std::get_if<LinearOp>(&op.detail)) total += static_cast<double>(spec.width(op.in[0])) * static_cast<double>(spec.width(op.out));
+    return total;
+}
+
+}  // namespace
+
+Spread spread_of(std::vector<double> values) {
+    Spread spread;
+    if (values.empty()) return spread;
+    std::sort(values.begin(), values.end());
+    const std::size_t n = values.size();
+    spread.min = values.front();
+    spread.max = values.back();
+    spread.median = n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+    spread.mean = std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(n);
+    double square = 0;
+    for (double value : values) square += (value - spread.mean) * (value - spread.mean);
+    spread.sd = n > 1 ? std::sqrt(square / static_cast<double>(n - 1)) : 0;
+    return spread;
+}
+
+Result<std::vector<SpeedResult>> measure_speed(Session& session, const std::vector<SpeedTest>& tests, int repeats, std::uint64_t& logits_hash) {
+    const Plan& plan = session.plan();
+    std::vector<std::vector<double>> speeds(tests.size());
+    for (int repeat = -1; repeat < repeats; ++repeat) {
+        for (std::size_t i = 0; i < tests.size(); ++i) {
+            SpeedTest test = tests[i];
+            if (repeat < 0 && test.kind == SpeedTest::Kind::decode) test.n_tokens = std::min<std::int64_t>(test.n_tokens, 8);
+            SKIFF_TRY(auto speed, run_once(session, test));
+            if (repeat >= 0) speeds[i].push_back(speed);
+            if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
+        }
+    }
+    logits_hash = hash64(std::as_bytes(session.logits()));
+    std::vector<SpeedResult> results;
+    for (std::size_t i = 0; i < tests.size(); ++i) {
+        SpeedResult result{tests[i], spread_of(speeds[i]), 0, static_cast<double>(plan.spec.multiply_adds_per_token())};
+        if (tests[i].kind == SpeedTest::Kind::prefill)  // the head works on the last token only
+            result.macs_per_token -= head_macs(plan.spec) * (1 - 1.0 / static_cast<double>(tests[i].n_tokens));
+        else
+            result.bytes_per_token = static_cast<double>(plan.decode_read_bytes) + static_cast<double>(session.state().bytes_per_token()) * static_cast<double>(tests[i].n_tokens - 1) / 2;
+        results.push_back(result);
+    }
+    SKIFF_CHECK(session.state().truncate(0, 0));
+    return results;
+}
+
+}  // namespace skiff

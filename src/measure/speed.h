@@ -1,0 +1,37 @@
+// How fast a session prefills and decodes, in the tests that llama-bench made common: pp512 (a prompt of 512 tokens), tg128 (128 tokens one by one).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "plan/session.h"
+
+namespace skiff {
+
+struct Spread {
+    double median = 0, mean = 0, min = 0, max = 0, sd = 0;
+};
+Spread spread_of(std::vector<double> values);
+
+struct SpeedTest {
+    enum class Kind : std::uint8_t { prefill, decode } kind = Kind::prefill;
+    std::int64_t n_tokens = 0;
+    std::string name() const { return (kind == Kind::prefill ? "pp" : "tg") + std::to_string(n_tokens); }
+};
+
+struct SpeedResult {
+    SpeedTest test;
+    Spread tokens_per_s;
+    double bytes_per_token = 0;   // decode: weights and state that one token reads; prefill: 0
+    double macs_per_token = 0;    // multiply-adds of the linear operators
+    double gb_per_s() const { return tokens_per_s.median * bytes_per_token / 1e9; }
+    double gmac_per_s() const { return tokens_per_s.median * macs_per_token / 1e9; }
+};
+
+// Each test `repeats` times, the tests taking turns, after one run of each to warm up. Tokens are pseudo-random and the same every time.
+// `logits_hash` gets the hash of the last logits of the last run: the same for the same model, instruction set and scheme.
+Result<std::vector<SpeedResult>> measure_speed(Session& session, const std::vector<SpeedTest>& tests, int repeats, std::uint64_t& logits_hash);
+
+}  // namespace skiff
