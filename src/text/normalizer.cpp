@@ -18,10 +18,10 @@ std::string by_character(std::string_view text, OnCharacter on_character) {
 }
 
 void append_clean(std::string& out, char32_t c) {
-    if (c == '\t' || c == '\n' || c == '\r' || is_white_space(c)) {
+    if (c == '\t' || c == '\n' || c == '\r') {
         out += ' ';
     } else if (c != 0 && c != 0xFFFD && !is_control_or_format(c)) {
-        append_utf8(out, c);
+        append_utf8(out, is_white_space(c) ? U' ' : c);
     }
 }
 

@@ -75,6 +75,12 @@ std::vector<std::string> pieces_of(std::span<const PreTokenizer> chain, std::str
     return pieces;
 }
 
+std::vector<std::int32_t> ids_of(const std::vector<std::string>& pieces, const TokenModel& model) {
+    std::vector<std::int32_t> ids;
+    for (const std::string& piece : pieces) model.encode(piece, ids);
+    return ids;
+}
+
 // Each line tells some rows apart: contractions in both cases, digits in runs of each length, punctuation before letters and newlines,
 // white space in runs with and without newlines, combining marks, scripts with and without case.
 constexpr std::string_view probes[] = {
@@ -88,6 +94,7 @@ constexpr std::string_view probes[] = {
     "🚀 (normal) 😶‍🌫️ ✅ x🦙.cpp",
     "hello.\nworld,/path/to/x ।۔، foo",
     "    ",
+    "x  !y  (z)  \"  .\n  ,",
     "ab 한국어 カタカナ ひらがな ไทย    ไทย",
 };
 
@@ -114,18 +121,23 @@ Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name) {
     return unsupported("pre-tokenizer \"" + std::string(name) + "\" is not known; known are " + known + " and their aliases");
 }
 
-Result<std::string> name_of_pre_tokenizer(std::span<const PreTokenizer> chain) {
+Result<std::string> name_of_pre_tokenizer(std::span<const PreTokenizer> chain, const TokenModel& model) {
+    std::string same_ids;
     for (const Row& row : rows()) {
         SKIFF_TRY(const auto named, build(row));
-        bool equal = true;
+        bool equal_pieces = true, equal_ids = true;
         for (std::string_view probe : probes) {
             Status ours, theirs;
-            equal = equal && pieces_of(chain, probe, ours) == pieces_of(named.chain, probe, theirs);
+            const auto expected = pieces_of(chain, probe, ours), found = pieces_of(named.chain, probe, theirs);
             SKIFF_CHECK(std::move(ours));
             SKIFF_CHECK(std::move(theirs));
+            equal_pieces = equal_pieces && expected == found;
+            equal_ids = equal_ids && (expected == found || ids_of(expected, model) == ids_of(found, model));
         }
-        if (equal) return std::string(row.names[0]);
+        if (equal_pieces) return std::string(row.names[0]);
+        if (equal_ids && same_ids.empty()) same_ids = row.names[0];
     }
+    if (!same_ids.empty()) return same_ids;
     return unsupported("this pre-tokenizer has no name in GGUF");
 }
 

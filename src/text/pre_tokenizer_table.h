@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "text/pre_tokenizer.h"
+#include "text/token_model.h"
 
 namespace skiff {
 
@@ -17,7 +18,8 @@ struct NamedPreTokenizer {
 };
 Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name);
 
-// The first name whose pieces equal `chain`'s on texts that tell all rows apart; an error if there is none.
-Result<std::string> name_of_pre_tokenizer(std::span<const PreTokenizer> chain);
+// The first name whose pieces equal `chain`'s on texts that tell all rows apart; failing that, the first whose pieces give the same ids
+// (a trained vocabulary may hide a difference: Falcon's). An error if there is none.
+Result<std::string> name_of_pre_tokenizer(std::span<const PreTokenizer> chain, const TokenModel& model);
 
 }  // namespace skiff

@@ -13,7 +13,8 @@ namespace {
 constexpr std::size_t max_pattern_bytes = 64 * 1024;
 constexpr std::size_t max_jit_stack_bytes = std::size_t{256} << 20;  // grows on demand; a long group repeat needs it
 constexpr std::string_view white_space = R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
-constexpr std::string_view word = R"(\p{L}\p{M}\p{N}\p{Pc})";
+// Letters, marks, decimal and letter numbers, connectors; the few other numbers of Latin-1; circled and squared letters.
+constexpr std::string_view word = R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
 
 // Rewrites the escapes whose sets differ: PCRE2 counts U+180E as a space and knows no marks in \w.
 Result<std::string> translate(std::string_view pattern) {

@@ -14,9 +14,10 @@ std::string StreamDecoder::push(std::int32_t id) {
 std::string StreamDecoder::push_bytes(std::int32_t id) {
     std::string bytes = tokenizer_.token_bytes(id);
     const StripFirst strip = tokenizer_.state().strip_first;
-    if (at_start_ && strip == StripFirst::one_space && bytes.starts_with(' ')) bytes.erase(0, 1);
+    const bool one_space = strip == StripFirst::one_space || strip == StripFirst::one_space_until_text;
+    if (at_start_ && one_space && bytes.starts_with(' ')) bytes.erase(0, 1);
     if (at_start_ && strip == StripFirst::spaces_of_first_token) bytes = replace_all(tokenizer_.token_text(id), "\xE2\x96\x81", "");
-    at_start_ = false;
+    at_start_ = strip == StripFirst::one_space_until_text && at_start_ && bytes.empty();
     pending_ += bytes;
     const std::size_t n_whole = pending_.size() - incomplete_utf8_tail(pending_);
     std::string out = make_valid_utf8(std::string_view(pending_).substr(0, n_whole));

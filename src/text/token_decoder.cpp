@@ -121,6 +121,16 @@ TokenDecoder wordpiece_decoder(std::string prefix, Cleanup cleanup) {
     });
 }
 
+TokenDecoder leading_space_decoder(std::string space) {
+    return [space = std::move(space)](TokenTexts tokens) {
+        for (std::string& token : tokens) {
+            if (token.starts_with(space)) token.erase(0, space.size());
+            if (!token.empty()) break;
+        }
+        return tokens;
+    };
+}
+
 TokenDecoder suffix_decoder(std::string suffix) {
     return each_token([suffix = std::move(suffix)](std::string token, std::size_t i, std::size_t n) {
         return replace_all(token, suffix, i + 1 == n ? "" : " ");

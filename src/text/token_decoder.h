@@ -28,6 +28,7 @@ TokenDecoder strip_decoder(std::string character, StripCount count);
 TokenDecoder metaspace_decoder(std::string replacement, PrependScheme prepend);
 enum class Cleanup { none, english };  // english: " ." becomes ".", " n't" "n't", and so on
 TokenDecoder wordpiece_decoder(std::string prefix, Cleanup cleanup);
+TokenDecoder leading_space_decoder(std::string space);  // one space off every token for as long as no text has come
 TokenDecoder suffix_decoder(std::string suffix);  // a word's end becomes a space, but for the last one
 
 std::string clean_up_english(std::string text);

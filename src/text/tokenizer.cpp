@@ -142,8 +142,19 @@ Result<Tokenizer> finish_tokenizer(TokenizerState state) {
     return Tokenizer(std::make_shared<const TokenizerState>(std::move(state)));
 }
 
+void guess_begin_and_end(TokenizerState& state) {
+    if (!state.bos_id && state.prefix_ids.size() == 1) state.bos_id = state.prefix_ids[0];
+    if (!state.eos_ids.empty()) return;
+    for (const char* name : {"</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"}) {
+        if (auto id = state.vocabulary->find(name)) state.eos_ids.push_back(*id);
+        if (!state.eos_ids.empty()) return;
+    }
+}
+
 void set_metaspace_decoding(TokenizerState& state, StripFirst strip_first) {
-    state.decoders = {replace_decoder(std::string(space_mark), " "), byte_fallback_decoder(), fuse_decoder()};
+    state.decoders.clear();
+    if (strip_first == StripFirst::one_space_until_text) state.decoders.push_back(leading_space_decoder(std::string(space_mark)));
+    for (auto& step : {replace_decoder(std::string(space_mark), " "), byte_fallback_decoder(), fuse_decoder()}) state.decoders.push_back(step);
     if (strip_first == StripFirst::one_space) state.decoders.push_back(strip_decoder(" ", {1, 0}));
     state.has_decoder = true;
     state.bytes_of_token = BytesOfToken::metaspace;

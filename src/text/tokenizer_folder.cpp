@@ -64,7 +64,7 @@ public:
         SKIFF_TRY(auto state, load_state());
         SKIFF_CHECK(apply_config(state));
         SKIFF_CHECK(apply_generation_config(state));
-        guess_ends(state);
+        guess_begin_and_end(state);
         SKIFF_CHECK(read_template(state));
         return finish_tokenizer(std::move(state));
     }
@@ -212,14 +212,6 @@ private:
             }
         }
         return {};
-    }
-    static void guess_ends(TokenizerState& state) {
-        if (!state.bos_id && state.prefix_ids.size() == 1) state.bos_id = state.prefix_ids[0];
-        if (!state.eos_ids.empty()) return;
-        for (const char* name : {"</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"}) {
-            if (auto id = state.vocabulary->find(name)) state.eos_ids.push_back(*id);
-            if (!state.eos_ids.empty()) return;
-        }
     }
     Status read_template(TokenizerState& state) {
         if (has("chat_template.jinja")) {

@@ -179,6 +179,7 @@ Result<TokenizerState> load_tokenizer_json_state(std::string_view text) {
 
 Result<Tokenizer> load_tokenizer_json(std::string_view json) {
     SKIFF_TRY(auto state, load_tokenizer_json_state(json));
+    guess_begin_and_end(state);
     return finish_tokenizer(std::move(state));
 }
 

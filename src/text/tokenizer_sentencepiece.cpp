@@ -106,7 +106,9 @@ Result<TokenizerState> load_sentencepiece_state(std::string_view model_bytes) {
     } else if (eos_id) {
         state.suffix_ids.push_back(*eos_id);
     }
-    set_metaspace_decoding(state, model.add_dummy_prefix ? StripFirst::one_space : StripFirst::nothing);
+    set_metaspace_decoding(state, model.remove_extra_whitespaces ? StripFirst::one_space_until_text
+                                  : model.add_dummy_prefix       ? StripFirst::one_space
+                                                                 : StripFirst::nothing);
     return state;
 }
 

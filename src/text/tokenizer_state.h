@@ -25,7 +25,7 @@ enum class BytesOfToken {
 };
 
 // What the decoder takes away in front of the whole text, where bytes_of_token is metaspace.
-enum class StripFirst { nothing, one_space, spaces_of_first_token };
+enum class StripFirst { nothing, one_space, spaces_of_first_token, one_space_until_text };
 
 struct TokenizerState {
     std::string kind;
@@ -64,6 +64,9 @@ Result<Tokenizer> finish_tokenizer(TokenizerState state);
 // The decoder of SentencePiece-like vocabularies: U+2581 to space, byte tokens to bytes, one leading space off.
 void set_metaspace_decoding(TokenizerState& state, StripFirst strip_first);
 void set_byte_level_decoding(TokenizerState& state);
+
+// Begin and end tokens by the post-processor and by usual names, where no file has told them.
+void guess_begin_and_end(TokenizerState& state);
 
 // The loaders of tokenizer.h, before finish_tokenizer(): load_tokenizer(folder) adds what tokenizer_config.json says.
 Result<TokenizerState> load_tokenizer_json_state(std::string_view json);

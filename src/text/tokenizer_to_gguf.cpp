@@ -58,6 +58,7 @@ void copy_ids(const TokenizerState& state, VocabData& data) {
     data.add_bos = !state.prefix_ids.empty();
     data.add_eos = !state.suffix_ids.empty();
     if (!state.prefix_ids.empty()) data.bos_id = state.prefix_ids[0];
+    if (!state.suffix_ids.empty() && !state.wordpiece) data.eos_id = state.suffix_ids[0];
     data.chat_template = state.chat_template;
 }
 
@@ -73,7 +74,7 @@ Status fill_gpt2(const TokenizerState& state, VocabData& data) {
     if (!state.pre.empty()) {
         data.pre = state.pre;
     } else {
-        SKIFF_TRY(data.pre, name_of_pre_tokenizer(state.pre_tokenizers));
+        SKIFF_TRY(data.pre, name_of_pre_tokenizer(state.pre_tokenizers, *state.model));
     }
     return {};
 }
