@@ -174,13 +174,11 @@ void expand(TileReader& reader, const TileFormat& format, std::int64_t n_blocks,
     }
 }
 
-// sums (N, 16) f32 += slab of n_blocks times N tokens. Both halves of the rows share a broadcast.
+// sums (N, 16) f32 += slab of n_blocks times N tokens. Both halves of the rows share a broadcast; the sums stay in memory, as the 8 dot
+// products of a block, its weights and a broadcast fill the registers.
 template <int N>
 void slab_w4(const Byte* slab, std::int64_t n_blocks, Tokens x, float* sums) {
     const __m256i ones = _mm256_set1_epi16(1);
-    __m256 sum[N][2];
-    SKIFF_UNROLL
-    for (int t = 0; t < N; ++t) sum[t][0] = _mm256_load_ps(sums + t * 16), sum[t][1] = _mm256_load_ps(sums + t * 16 + 8);
     for (std::int64_t block = 0; block < n_blocks; ++block, slab += slab_block_bytes) {
         __m256i dot[N][2];
         SKIFF_UNROLL
@@ -193,18 +191,25 @@ void slab_w4(const Byte* slab, std::int64_t n_blocks, Tokens x, float* sums) {
                 dot[t][0] = v == 0 ? part[0] : _mm256_add_epi16(dot[t][0], part[0]);
                 dot[t][1] = v == 0 ? part[1] : _mm256_add_epi16(dot[t][1], part[1]);
             }
+            SKIFF_UNROLL
+            for (int t = 0; t < N; ++t) {
+                SKIFF_KEEP(dot[t][0]);
+                SKIFF_KEEP(dot[t][1]);
+            }
         }
+        const auto* scales = reinterpret_cast<const float*>(slab + 512);
+        const auto* zeros = reinterpret_cast<const __m256i*>(slab + 576);
         SKIFF_UNROLL
         for (int t = 0; t < N; ++t) {
             SKIFF_UNROLL
-            for (int half = 0; half < 2; ++half)
-                sum[t][half] = add_block<true>(sum[t][half], _mm256_madd_epi16(dot[t][half], ones), _mm256_load_ps(reinterpret_cast<const float*>(slab + 512) + half * 8),
-                                               _mm256_load_si256(reinterpret_cast<const __m256i*>(slab + 576) + half), x, t * x.block_stride);
+            for (int half = 0; half < 2; ++half) {
+                float* sum = sums + t * 16 + half * 8;
+                const __m256i whole = _mm256_madd_epi16(dot[t][half], ones);
+                _mm256_store_ps(sum, add_block<true>(_mm256_load_ps(sum), whole, _mm256_load_ps(scales + half * 8), _mm256_load_si256(zeros + half), x, t * x.block_stride));
+            }
         }
         x.codes += tile_block, ++x.scales, ++x.sums;
     }
-    SKIFF_UNROLL
-    for (int t = 0; t < N; ++t) _mm256_store_ps(sums + t * 16, sum[t][0]), _mm256_store_ps(sums + t * 16 + 8, sum[t][1]);
 }
 
 // One half of the rows (8), more tokens: the sign step costs a temporary per token, so a broadcast is not shared.
@@ -224,6 +229,7 @@ void slab_w8(const Byte* slab, std::int64_t n_blocks, Tokens x, float* sums) {
                 const __m256i a = _mm256_sign_epi8(broadcast4(x.codes + t * x.code_stride + v * 4), w);
                 const __m256i part = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, a), ones);
                 dot[t] = v == 0 ? part : _mm256_add_epi32(dot[t], part);
+                SKIFF_KEEP(dot[t]);
             }
         }
         // the slab pointer of the upper half is 32 bytes further: scales and zeros are 32 bytes per half as well
@@ -250,7 +256,7 @@ inline Tokens from(const Tokens& x, std::int64_t token, std::int64_t block) {
 // sums: (n_tokens, 16) f32, n_tokens at most tokens_at_once
 template <int Bits, bool HasZero>
 void slab_tile(const Byte* tile, const TileFormat& format, const Tokens& x, std::int64_t n_tokens, float* sums) {
-    constexpr int n_at_once = Bits == 4 ? 2 : 4;
+    constexpr int n_at_once = 4;
     alignas(64) Byte slab[slab_blocks * slab_block_bytes];
     for (std::int64_t i = 0; i < n_tokens * 16; i += 8) _mm256_store_ps(sums + i, _mm256_setzero_ps());
     TileReader reader = {tile};
