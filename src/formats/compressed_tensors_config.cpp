@@ -142,7 +142,7 @@ Result<QuantizationConfig> QuantizationConfig::parse(const Json& json) {
     if (!json.is_object()) return corrupt("quantization_config must be an object");
     const std::string method = json["quant_method"].text();
     if (method != "compressed-tensors" && method != "compressed_tensors")
-        return unsupported("the checkpoint is quantized by \"" + method.substr(0, 80) + "\"; only compressed-tensors is read");
+        return unsupported("quantization_config: quant_method is \"" + method.substr(0, 80) + "\"; only compressed-tensors is read");
     if (!json["config_groups"].is_object()) return wrong("config_groups", "must be an object");
     if (json["config_groups"].size() > max_groups) return wrong("config_groups", "has more than " + std::to_string(max_groups) + " groups");
     for (const char* old : {"sparsity_config", "transform_config"})

@@ -12,9 +12,10 @@ struct Parts {
     const std::string& block;
     const DecoderOptions& options;
 
-    Dimension heads() const { return {{block + ".head", options.head_dim}}; }
-    Dimension kv_heads() const { return {{block + ".kv_head", options.head_dim}}; }
-    Dimension ff() const { return {{block + ".ff", 1}}; }
+    std::string axis(const char* name) const { return (options.axes_of.empty() ? block : options.axes_of) + name; }
+    Dimension heads() const { return {{axis(".head"), options.head_dim}}; }
+    Dimension kv_heads() const { return {{axis(".kv_head"), options.head_dim}}; }
+    Dimension ff() const { return {{axis(".ff"), 1}}; }
 
     TensorRef weight(const std::string& name, const Dimension& out, const Dimension& in) const {
         TensorRef ref = builder.tensor(name + ".weight", options.transposed ? std::vector{in, out} : std::vector{out, in}, TensorDecl::Role::linear);
@@ -25,20 +26,13 @@ struct Parts {
         bool present = options.biases >= at_least || (at_least == Biases::all && options.mlp_bias);
         return present ? builder.tensor(name + ".bias", {out}, TensorDecl::Role::bias) : TensorRef{};
     }
-    ValueId norm(const std::string& name, const std::string& key, ValueId x, const NormStyle& style, std::int64_t group_width) const {
-        NormOp op;
-        op.kind = style.kind;
-        op.eps = style.eps;
-        op.weight_offset = style.weight_offset;
-        op.group_width = group_width;
-        Dimension width = hidden;
-        if (group_width > 0) {
-            builder.add_axis("model.head_dim", group_width);
-            width = {{"model.head_dim", 1}};
-        }
-        op.weight = builder.tensor(key + ".weight", {width}, TensorDecl::Role::norm);
-        if (options.norm_bias == DecoderOptions::NormBias::present) op.bias = builder.tensor(key + ".bias", {width}, TensorDecl::Role::bias);
-        return builder.norm(block + name, x, op);
+    ValueId norm(const std::string& name, const std::string& key, ValueId x, const NormStyle& style) const {
+        return builder.norm(block + name, x, make_norm(builder, style, key, hidden));
+    }
+    // Each head by itself, all with the same weights. That the axis may not be cut is said by multiple_of: it is also the unit of the heads.
+    ValueId head_norm(const std::string& name, const std::string& key, ValueId x) const {
+        builder.add_axis(axis(".head_dim"), options.head_dim, options.head_dim);
+        return builder.norm(block + name, x, make_norm(builder, options.qk_norm, key, {{axis(".head_dim"), 1}}, options.head_dim));
     }
 };
 
@@ -62,20 +56,33 @@ ValueId rope(const Parts& parts, const char* name, ValueId x) {
     op.inv_freq = parts.options.rope.inv_freq;
     op.magnitude = parts.options.rope.magnitude;
     op.style = parts.options.rope.style;
+    op.long_inv_freq = parts.options.rope.long_inv_freq;
+    op.long_above = parts.options.rope.long_above;
     return parts.builder.rope(parts.block + name, x, op);
 }
 
 }  // namespace
 
+NormOp make_norm(SpecBuilder& builder, const NormStyle& style, const std::string& key, const Dimension& width, std::int64_t group_width) {
+    NormOp op;
+    op.kind = style.kind;
+    op.eps = style.eps;
+    op.weight_offset = style.weight_offset;
+    op.group_width = group_width;
+    if (style.tensors != NormTensors::none) op.weight = builder.tensor(key + ".weight", {width}, TensorDecl::Role::norm);
+    if (style.tensors == NormTensors::weight_and_bias) op.bias = builder.tensor(key + ".bias", {width}, TensorDecl::Role::bias);
+    return op;
+}
+
 ValueId attention_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options) {
     Parts parts{builder, block, options};
-    builder.add_axis(block + ".head", options.n_heads, options.n_kv_heads);
-    builder.add_axis(block + ".kv_head", options.n_kv_heads);
+    builder.add_axis(parts.axis(".head"), options.n_heads, options.n_kv_heads);
+    builder.add_axis(parts.axis(".kv_head"), options.n_kv_heads);
     const BlockNames& names = options.names;
     ValueId q, k, v;
     if (!names.fused_qkv.empty()) {
-        Dimension all = {{block + ".head", options.head_dim}, {block + ".kv_head", options.head_dim}, {block + ".kv_head", options.head_dim}};
-        if (options.fused_rows == FusedRows::per_head) all = {{block + ".head", 3 * options.head_dim}};
+        Dimension all = {parts.heads()[0], parts.kv_heads()[0], parts.kv_heads()[0]};
+        if (options.fused_rows == FusedRows::per_head) all = {{parts.axis(".head"), 3 * options.head_dim}};
         TensorRef weight = parts.weight(names.fused_qkv, all, hidden), bias = parts.bias(names.fused_qkv, all, Biases::qkv);
         q = builder.linear(block + ".attn.q", normed, with_rows(weight, fused_rows(options, 0)), with_rows(bias, fused_rows(options, 0)), parts.heads());
         k = builder.linear(block + ".attn.k", normed, with_rows(weight, fused_rows(options, 1)), with_rows(bias, fused_rows(options, 1)), parts.kv_heads());
@@ -86,8 +93,8 @@ ValueId attention_half(SpecBuilder& builder, const std::string& block, ValueId n
         v = builder.linear(block + ".attn.v", normed, parts.weight(names.v, parts.kv_heads(), hidden), parts.bias(names.v, parts.kv_heads(), Biases::qkv), parts.kv_heads());
     }
     if (!names.q_norm.empty()) {
-        q = parts.norm(".attn.q_norm", names.q_norm, q, options.qk_norm, options.head_dim);
-        k = parts.norm(".attn.k_norm", names.k_norm, k, options.qk_norm, options.head_dim);
+        q = parts.head_norm(".attn.q_norm", names.q_norm, q);
+        k = parts.head_norm(".attn.k_norm", names.k_norm, k);
     }
     q = rope(parts, ".attn.q_rope", q);
     k = rope(parts, ".attn.k_rope", k);
@@ -104,14 +111,15 @@ ValueId attention_half(SpecBuilder& builder, const std::string& block, ValueId n
 }
 
 ValueId feed_forward_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options) {
+    if (options.experts.n > 0) return experts_half(builder, block, normed, options);
     Parts parts{builder, block, options};
-    builder.add_axis(block + ".ff", options.d_ff);
+    builder.add_axis(parts.axis(".ff"), options.d_ff);
     const BlockNames& names = options.names;
     ValueId inner;
     if (options.feed_forward == FeedForward::gated) {
         ValueId gate, up;
         if (!names.fused_gate_up.empty()) {
-            Dimension both = {{block + ".ff", 1}, {block + ".ff", 1}};
+            Dimension both = {parts.ff()[0], parts.ff()[0]};
             TensorRef weight = parts.weight(names.fused_gate_up, both, hidden), bias = parts.bias(names.fused_gate_up, both, Biases::all);
             RowMap first = RowMap::all(options.d_ff), second = {options.d_ff, options.d_ff, options.d_ff, 1};
             gate = builder.linear(block + ".ff.gate", normed, with_rows(weight, first), with_rows(bias, first), parts.ff());
@@ -128,13 +136,34 @@ ValueId feed_forward_half(SpecBuilder& builder, const std::string& block, ValueI
     return builder.linear(block + ".ff.down", inner, parts.weight(names.down, hidden, parts.ff()), parts.bias(names.down, hidden, Biases::all), hidden);
 }
 
+ValueId experts_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options) {
+    Parts parts{builder, block, options};
+    builder.add_axis(parts.axis(".expert"), options.experts.n, options.experts.n);
+    const Dimension experts = {{parts.axis(".expert"), 1}};
+    ValueId logits = builder.linear(block + ".ff.router", normed, parts.weight(options.names.router, experts, hidden), {}, experts);
+    ValueId weights = builder.route(block + ".ff.route", logits, options.experts.route);
+    ValueId sum = no_value;
+    for (std::int64_t e = 0; e < options.experts.n; ++e) {
+        const std::string number = std::to_string(e);
+        DecoderOptions one = options;
+        one.experts.n = 0;
+        one.axes_of = parts.axis(".expert") + number;
+        for (std::string* name : {&one.names.gate, &one.names.up, &one.names.down})
+            if (std::size_t at = name->find("{}"); at != std::string::npos) name->replace(at, 2, number);
+        const std::string expert = block + ".expert" + number;
+        ValueId out = builder.gate(expert + ".weighted", feed_forward_half(builder, expert, normed, one), weights, e);
+        sum = e == 0 ? out : builder.add(expert + ".sum", sum, out);
+    }
+    return sum;
+}
+
 ValueId decoder_block(SpecBuilder& builder, std::int64_t index, ValueId x, const DecoderOptions& options) {
     const std::string block = "block" + std::to_string(index);
     Parts parts{builder, block, options};
     const BlockNames& names = options.names;
     builder.begin_block(block, x);
     auto maybe_norm = [&](const char* name, const std::string& key, ValueId value) {
-        return key.empty() ? value : parts.norm(name, key, value, options.norm, 0);
+        return key.empty() ? value : parts.norm(name, key, value, options.norm);
     };
     if (options.residual == Residual::post_norm) {
         ValueId mixed = attention_half(builder, block, x, options);

@@ -41,15 +41,22 @@ private:
 };
 
 // ---- the decoder block of the llama family and its relatives; every field is per block, so blocks may differ.
+enum class NormTensors : std::uint8_t { none, weight, weight_and_bias };
 struct NormStyle {
     NormKind kind = NormKind::rms;
     float eps = 1e-5f;
     float weight_offset = 0;
+    NormTensors tensors = NormTensors::weight;
 };
-struct RopeSettings {
+// A norm over all of x (group_width 0) or over each head; its tensors are key + ".weight" and ".bias", along `width`.
+NormOp make_norm(SpecBuilder& builder, const NormStyle& style, const std::string& key, const Dimension& width, std::int64_t group_width = 0);
+
+struct RopeSettings {  // see RopeOp
     std::vector<float> inv_freq;  // empty: no rope
     float magnitude = 1;
     RopeStyle style = RopeStyle::half;
+    std::vector<float> long_inv_freq;
+    std::int64_t long_above = 0;
 };
 enum class FeedForward : std::uint8_t { gated, plain };  // down(act(gate x) * up x), or down(act(up x))
 enum class Residual : std::uint8_t {
@@ -62,6 +69,11 @@ struct BlockNames {
     std::string attn_norm, q, k, v, o, q_norm, k_norm, post_attn_norm;
     std::string ff_norm, gate, up, down, post_ff_norm;
     std::string fused_qkv, fused_gate_up;  // one tensor for all; q, k, v or gate, up are its rows
+    std::string router;                    // with experts; theirs are the names before in which "{}" stands for the expert's number
+};
+struct Experts {
+    std::int64_t n = 0;  // 0: an ordinary feed-forward
+    RouteOp route;
 };
 enum class FusedRows : std::uint8_t { concatenated, per_head };  // q|k|v, or (q,k,v) head by head (GPT-NeoX)
 enum class Biases : std::uint8_t { none, qkv, attention, all };  // attention: q k v o; all: also the feed-forward
@@ -70,11 +82,10 @@ struct DecoderOptions {
     std::int64_t n_heads = 0, n_kv_heads = 0, head_dim = 0, d_ff = 0;
     NormStyle norm;
     NormStyle qk_norm;                 // where names.q_norm is given
-    enum class NormBias : std::uint8_t { none, present } norm_bias = NormBias::none;
     RopeSettings rope;
     float attention_scale = 0;         // 0: 1/sqrt(head_dim)
     float attention_softcap = 0;
-    std::int64_t window = 0;
+    std::int64_t window = 0;           // 0: all positions are seen; else the last `window`, the token itself among them
     FeedForward feed_forward = FeedForward::gated;
     Activation activation = Activation::silu;
     Residual residual = Residual::sequential;
@@ -82,12 +93,17 @@ struct DecoderOptions {
     bool mlp_bias = false;             // in addition to `biases`
     FusedRows fused_rows = FusedRows::concatenated;
     bool transposed = false;           // GPT-2's Conv1D: tensors are (inputs, outputs)
+    Experts experts;                   // each of them as wide as d_ff
+    std::string axes_of;               // a block that has this one's tensors too ("block0"), whose axes it shares; empty: its own
 };
-// Appends "block<i>" reading x; returns the new residual stream. Axes: block<i>.head, block<i>.kv_head, block<i>.ff; model.hidden must exist.
+// Appends "block<i>" reading x; returns the new residual stream. Axes: block<i>.head, .kv_head, .ff (with experts .expert and .expert<e>.ff);
+// model.hidden must exist.
 ValueId decoder_block(SpecBuilder& builder, std::int64_t index, ValueId x, const DecoderOptions& options);
 
 // The attention half and the feed-forward half of it, for blocks that combine them otherwise.
 ValueId attention_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options);
 ValueId feed_forward_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options);
+// The feed-forward half with experts: all are computed, each is weighted by the router (zero for those not chosen), and summed.
+ValueId experts_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options);
 
 }  // namespace skiff

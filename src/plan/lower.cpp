@@ -199,6 +199,8 @@ private:
         auto& step = push<RopeStep>(op, std::string(row.name));
         step.fn = row.fn;
         step.inv_freq = detail.inv_freq;
+        step.long_inv_freq = detail.long_inv_freq;
+        step.long_above = detail.long_above;
         step.magnitude = detail.magnitude;
         step.style = detail.style;
         step.head_dim = detail.n_heads_unit;
@@ -321,6 +323,9 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
         program.steps = builder.take();
         tables.push_back(std::move(values));
     }
+    for (const auto& step : plan->programs[0].steps)
+        if (auto* embed = dynamic_cast<const EmbedStep*>(step.get()); embed != nullptr && embed->index == EmbedOp::Index::position)
+            plan->max_positions = std::min(plan->max_positions, embed->table->n_rows - embed->offset);
     SKIFF_CHECK(place_buffers(*plan, tables, {input, output, options.taps}));
     plan->weights = pool.all();
     for (const auto& weight : plan->weights) plan->weight_bytes += weight->read_bytes;

@@ -27,6 +27,7 @@ struct RunContext {
     std::byte* const* const* values;
     DType state_dtype;
     std::int64_t n_tokens, n_selected;
+    std::int64_t capacity;              // tokens that a sequence of this session may reach
     int thread, n_threads;
 };
 
@@ -92,6 +93,7 @@ struct Plan {
     std::array<Program, n_buckets> programs;
     std::vector<BufferNeed> buffers;
     std::vector<StateNeed> states;
+    std::int64_t max_positions = INT64_MAX;  // that learned positions have rows for
     std::vector<Tap> taps;
     int input_buffer = -1;   // where the input of a stretch goes; -1: the plan begins with the embedding
     int output_buffer = -1;  // logits, or the output of a stretch's last block

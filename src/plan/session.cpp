@@ -20,7 +20,8 @@ Session::Session(std::shared_ptr<const Plan> plan, const SessionOptions& options
 
 Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<const Plan> plan, const SessionOptions& options) {
     if (options.max_batch < 1 || options.n_threads < 1) return usage_error("a session needs at least one thread and one token per run");
-    SKIFF_TRY(auto state, StateCache::create(plan->states, options.state_dtype, options.n_sequences, options.n_context));
+    const std::int64_t capacity = std::min(options.n_context, plan->max_positions);
+    SKIFF_TRY(auto state, StateCache::create(plan->states, options.state_dtype, options.n_sequences, capacity));
     std::unique_ptr<Session> session(new Session(std::move(plan), options, std::move(state)));
     SKIFF_CHECK(session->reserve_buffers());
     return session;
@@ -73,7 +74,7 @@ void Session::run(const Chunk& chunk) {
     if (chunk.input != nullptr)
         std::memcpy(float_pointers_[static_cast<std::size_t>(plan_->input_buffer)], chunk.input, static_cast<std::size_t>(n_tokens * plan_->input_width) * sizeof(float));
     RunContext context{float_pointers_.data(), prepared_pointers_.data(), chunk.tokens.data(), chunk.positions.data(), chunk.selected.data(), keys.data(), values.data(),
-                       state_.dtype(), n_tokens, static_cast<std::int64_t>(chunk.selected.size()), 0, pool_.n_threads()};
+                       state_.dtype(), n_tokens, static_cast<std::int64_t>(chunk.selected.size()), state_.capacity(), 0, pool_.n_threads()};
     const Program& program = plan_->program_for(n_tokens);
     const bool profiling = profile_ != nullptr && &program == &plan_->programs[0];
     if (profiling) profile_->resize(program.steps.size());

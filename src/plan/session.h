@@ -17,7 +17,7 @@ namespace skiff {
 struct SessionOptions {
     int n_threads = default_thread_count();
     std::int64_t n_sequences = 1;
-    std::int64_t n_context = 2048;   // tokens of state per sequence
+    std::int64_t n_context = 2048;   // tokens of state per sequence; no more than the model has learned positions for
     std::int64_t max_batch = 256;    // tokens per run; longer input is cut into chunks, with the same result
     DType state_dtype = DType::f32;
 };

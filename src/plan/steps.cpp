@@ -82,7 +82,8 @@ void RopeStep::run(const RunContext& context) const {
     if (in != out)
         std::memcpy(context.buffers[out] + share.begin * width, context.buffers[in] + share.begin * width,
                     static_cast<std::size_t>((share.end - share.begin) * width) * sizeof(float));
-    RopeArgs args{context.buffers[out], context.positions, inv_freq.data(), n_heads, head_dim, static_cast<std::int64_t>(inv_freq.size()) * 2, magnitude, style};
+    const std::vector<float>& table = !long_inv_freq.empty() && context.capacity > long_above ? long_inv_freq : inv_freq;
+    RopeArgs args{context.buffers[out], context.positions, table.data(), n_heads, head_dim, static_cast<std::int64_t>(table.size()) * 2, magnitude, style};
     fn(args, share);
 }
 

@@ -62,7 +62,8 @@ struct LinearStep final : Step {  // segments have no dependence on each other
 
 struct RopeStep final : Step {
     RopeFn fn = nullptr;
-    std::vector<float> inv_freq;
+    std::vector<float> inv_freq, long_inv_freq;
+    std::int64_t long_above = 0;
     float magnitude = 1;
     RopeStyle style = RopeStyle::half;
     std::int64_t n_heads = 0, head_dim = 0;

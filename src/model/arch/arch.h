@@ -43,12 +43,5 @@ Result<ModelSpec> build_spec(const Json& config_json);
 
 // ---- shared by the files beside this one
 Activation parse_activation(HfConfig& config, std::string_view key, std::string fallback);
-// inv_freq (and magnitude) for a rotary width, with the rope_scaling rules that this architecture allows ("linear", "llama3", "longrope" ...).
-struct RopeTable {
-    std::vector<float> inv_freq;
-    float magnitude = 1;
-};
-std::vector<float> plain_inv_freq(double theta, std::int64_t rotary_dim);
-RopeTable read_rope(HfConfig& config, std::int64_t rotary_dim, double default_theta);
 
 }  // namespace skiff

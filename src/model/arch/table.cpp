@@ -5,9 +5,29 @@ namespace skiff {
 namespace {
 
 constexpr std::string_view llama_types[] = {"llama"};
+constexpr std::string_view mistral_types[] = {"mistral"};
+constexpr std::string_view mixtral_types[] = {"mixtral"};
+constexpr std::string_view qwen2_types[] = {"qwen2"};
+constexpr std::string_view qwen3_types[] = {"qwen3"};
+constexpr std::string_view gemma2_types[] = {"gemma2"};
+constexpr std::string_view gemma3_types[] = {"gemma3_text", "gemma3"};
+constexpr std::string_view phi3_types[] = {"phi3"};
+constexpr std::string_view gpt2_types[] = {"gpt2"};
+constexpr std::string_view gpt_neox_types[] = {"gpt_neox"};
+constexpr std::string_view opt_types[] = {"opt"};
 
 const Architecture table[] = {
     {"llama", llama_types, build_llama, "LlamaForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
+    {"mistral", mistral_types, build_mistral, "MistralForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
+    {"mixtral", mixtral_types, build_mixtral, "MixtralForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
+    {"qwen2", qwen2_types, build_qwen2, "Qwen2ForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
+    {"qwen3", qwen3_types, build_qwen3, "Qwen3ForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
+    {"gemma2", gemma2_types, build_gemma2, "Gemma2ForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
+    {"gemma3", gemma3_types, build_gemma3, "Gemma3ForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
+    {"phi3", phi3_types, build_phi3, "Phi3ForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
+    {"gpt2", gpt2_types, build_gpt2, "GPT2LMHeadModel", "", {}, {}, Architecture::GgufRope::as_is},
+    {"gpt_neox", gpt_neox_types, build_gpt_neox, "GPTNeoXForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
+    {"opt", opt_types, build_opt, "OPTForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
 };
 
 }  // namespace
