@@ -34,7 +34,7 @@ private:
 }  // namespace
 
 Result<std::shared_ptr<const MappedFile>> MappedFile::open(const std::string& path) {
-    FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a pipe must not make us wait
     if (file.get() < 0) return open_error(path);
     struct stat info {};
     if (::fstat(file.get(), &info) != 0) return open_error(path);

@@ -12,10 +12,18 @@ void on_interrupt(int) {
     skiff::request_interrupt();
 }
 
+// A mapped model file that becomes shorter while it is read raises this; there is nothing left to read.
+void on_bus_error(int) {
+    constexpr char message[] = "skiff: error: a model file was truncated while it was being read; restore the file and start again\n";
+    [[maybe_unused]] auto written = ::write(STDERR_FILENO, message, sizeof message - 1);
+    ::_exit(5);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     std::signal(SIGINT, on_interrupt);
     std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGBUS, on_bus_error);
     return skiff::run_command_line(argc, argv);
 }
