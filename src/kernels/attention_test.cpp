@@ -71,6 +71,27 @@ TEST(Attention, bits_do_not_depend_on_the_split_of_items) {
     }
 }
 
+// Tokens of several sequences in one batch: each as if it were alone, and near the reference.
+TEST(Attention, sequences_of_a_batch_do_not_touch) {
+    for (const Case& c : cases) {
+        Scene scene(c, DType::bf16), other(c, DType::bf16);
+        std::reverse(other.keys.begin(), other.keys.end());  // other numbers, of no meaning
+        for (auto& byte : other.keys) byte &= std::byte{0xbf};
+        for (auto& byte : other.values) byte ^= std::byte{1};
+        for (std::size_t i = 0; i < scene.positions.size(); i += i % 3 + 1) scene.key_bases[i] = other.keys.data(), scene.value_bases[i] = other.values.data();
+        const std::int64_t n_items = scene.n_tokens() * c.n_kv_heads;
+        for_each_row(attention_kernels(), [&](const auto& row) {
+            std::vector<float> whole, parts, expected;
+            attention_kernels()[0].fn(scene.args(expected), {0, n_items});
+            row.fn(scene.args(whole), {0, n_items});
+            const auto args = scene.args(parts);
+            for (std::int64_t item = 0; item < n_items; ++item) row.fn(args, {item, item + 1});
+            EXPECT_TRUE(same_bits(whole, parts));
+            EXPECT_LE(relative_error(whole, expected, 1.0), 5e-6);
+        });
+    }
+}
+
 // Very large scores must not overflow: the largest takes all.
 TEST(Attention, large_scores_stay_finite) {
     Scene scene({2, 1, 64, 0, 0}, DType::f32);
