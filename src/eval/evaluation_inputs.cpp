@@ -1,0 +1,111 @@
+#include "eval/evaluation_inputs.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/cpu_features.h"
+#include "base/hash.h"
+#include "base/mapped_file.h"
+
+namespace skiff {
+namespace {
+
+constexpr std::size_t max_text_bytes = std::size_t{4} << 30;
+constexpr std::int64_t default_window = 512;
+
+std::string text_path_of(const EvalOptions& options) {
+    if (!options.text_path.empty() || !options.tasks.empty()) return options.text_path;
+    const std::string heldout = join_path(options.model, "heldout.txt");
+    return file_exists(heldout) ? heldout : "";
+}
+
+Result<TextWindows> cut_text(const EvalOptions& options, const Checkpoint& model, const Tokenizer& tokenizer, const std::string& text) {
+    TextWindows::Options cut{options.protocol, options.window, options.max_windows};
+    const std::int64_t positions = model.spec.max_positions;
+    if (cut.window == 0) cut.window = positions > 0 ? std::min(default_window, positions) : default_window;
+    if (positions > 0 && cut.window > positions)
+        return usage_error("--window " + std::to_string(cut.window) + ": the model has " + std::to_string(positions) + " positions");
+    SKIFF_TRY(auto tokens, tokenize_for_evaluation(tokenizer, text));
+    for (std::int32_t token : tokens.tokens)
+        if (token < 0 || token >= model.spec.n_vocab)
+            return corrupt("the tokenizer gives token " + std::to_string(token) + ", the model has " + std::to_string(model.spec.n_vocab) + "; the two do not belong together");
+    return TextWindows::create(std::move(tokens), cut);
+}
+
+// Packed weights take about what they take on disk; a third more is left for state, buffers and the text.
+bool both_fit(std::uint64_t child_bytes, std::uint64_t parent_bytes) {
+    const auto available = static_cast<double>(read_cpu_info().available_memory_bytes);
+    return available == 0 || static_cast<double>(child_bytes + parent_bytes) * 1.33 < available;
+}
+
+Status open_parent(const EvalOptions& options, EvaluationInputs& inputs) {
+    if (options.against.empty()) return {};
+    if (is_logits_file(options.against)) {
+        if (!inputs.windows) return usage_error("--against " + options.against + " is a file of logits over a text; give that text with --text, or a model");
+        SKIFF_TRY(inputs.parent_file, LogitsFile::open(options.against));
+        inputs.parent_mode = EvaluationInputs::Parent::file;
+        return inputs.parent_file->check_matches(inputs.header(inputs.model.spec.n_vocab));
+    }
+    SKIFF_TRY(inputs.parent, Checkpoint::open(options.against));
+    if (inputs.parent->spec.n_vocab != inputs.model.spec.n_vocab)
+        return usage_error(options.against + ": has a vocabulary of " + std::to_string(inputs.parent->spec.n_vocab) + " tokens, " + options.model + " one of " +
+                           std::to_string(inputs.model.spec.n_vocab) + "; only models with the same vocabulary can be compared");
+    const bool beside = both_fit(inputs.model.weight_bytes(), inputs.parent->weight_bytes()) && options.save_logits.empty();
+    inputs.parent_mode = beside ? EvaluationInputs::Parent::beside : EvaluationInputs::Parent::before;
+    return {};
+}
+
+void choose_logits_path(const EvalOptions& options, EvaluationInputs& inputs) {
+    if (!inputs.windows) return;
+    inputs.logits_path = options.save_logits;
+    inputs.keep_logits = options.save_logits.empty() ? EvaluationInputs::KeepLogits::no : EvaluationInputs::KeepLogits::yes;
+    if (!options.save_logits.empty() || inputs.parent_mode != EvaluationInputs::Parent::before) return;
+    const char* folder = std::getenv("TMPDIR");
+    inputs.logits_path = join_path(folder != nullptr && *folder != '\0' ? folder : "/tmp", "skiff-logits-" + std::to_string(::getpid()));
+}
+
+}  // namespace
+
+LogitsHeader EvaluationInputs::header(std::int64_t n_vocab) const {
+    LogitsHeader result = logits_header(*windows, n_vocab);
+    result.text_sha256 = text_sha256;
+    return result;
+}
+
+std::int64_t EvaluationInputs::task_length() const { return model.spec.max_positions > 0 ? model.spec.max_positions : 2048; }
+
+Result<EvaluationInputs> open_inputs(const EvalOptions& options) {
+    EvaluationInputs inputs;
+    SKIFF_TRY(inputs.model, Checkpoint::open(options.model));
+    SKIFF_TRY(inputs.tokenizer, inputs.model.load_tokenizer());
+    inputs.text_path = text_path_of(options);
+    if (inputs.text_path.empty() && options.tasks.empty()) return usage_error("nothing to evaluate on: give a text with --text FILE, or tasks with --tasks LIST --tasks-dir DIR");
+    if (!inputs.text_path.empty()) {
+        SKIFF_TRY(const std::string text, read_text_file(inputs.text_path, max_text_bytes));
+        inputs.text_sha256 = sha256_hex(std::as_bytes(std::span(text)));
+        auto windows = cut_text(options, inputs.model, *inputs.tokenizer, text);
+        if (!windows.ok()) return windows.take_error().with_context(inputs.text_path);
+        inputs.windows = std::move(*windows);
+    } else if (!options.save_logits.empty()) {
+        return usage_error("--save-logits needs a text; give --text FILE");
+    }
+    if (!options.tasks.empty() && options.tasks_dir.empty()) return usage_error("--tasks needs --tasks-dir, the folder of the task sets");
+    for (const std::string& task : options.tasks) {
+        SKIFF_TRY(auto sets, load_task_sets(task, options.tasks_dir, options.limit));
+        std::move(sets.begin(), sets.end(), std::back_inserter(inputs.tasks));
+    }
+    SKIFF_CHECK(open_parent(options, inputs));
+    if (inputs.parent && inputs.windows) {
+        SKIFF_TRY(const auto parent_tokenizer, inputs.parent->load_tokenizer());
+        SKIFF_TRY(const std::string text, read_text_file(inputs.text_path, max_text_bytes));
+        SKIFF_TRY(const auto windows, cut_text(options, inputs.model, parent_tokenizer, text));
+        if (windows.tokens_hash() != inputs.windows->tokens_hash())
+            return usage_error(options.against + ": its tokenizer cuts " + inputs.text_path + " into other tokens; only models with the same tokenizer can be compared");
+    }
+    choose_logits_path(options, inputs);
+    return inputs;
+}
+
+}  // namespace skiff

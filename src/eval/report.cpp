@@ -1,0 +1,33 @@
+#include "eval/evaluate.h"
+
+namespace skiff {
+
+Json ModelIdentity::to_json() const { return Json::object({{"path", path}, {"name", name}, {"hash", hash}}); }
+
+Json EvalEstimate::to_json() const {
+    return Json::object({{"tokens_in_text", tokens_in_text}, {"window", window}, {"windows", windows}, {"tokens_scored", tokens_scored}, {"task_items", task_items},
+                         {"weight_bytes", weight_bytes}, {"parent_weight_bytes", parent_weight_bytes}, {"parent_logits", parent_logits}, {"logits_path", logits_path},
+                         {"logits_file_bytes", logits_file_bytes}, {"free_disk_bytes", free_disk_bytes}});
+}
+
+Json EvalReport::to_json() const {
+    Json json = Json::object({{"model", model.to_json()}});
+    if (perplexity) {
+        json.set("text", Json::object({{"path", text_path}, {"sha256", text_sha256}}));
+        json.set("perplexity", perplexity->to_json());
+        json.set("tokens_per_s", tokens_per_s);
+        json.set("seconds", text_seconds);
+    }
+    if (against) json.set("against", against->to_json());
+    if (!tasks.empty()) {
+        Json rows = Json::object();
+        for (const TaskReport& task : tasks) rows.set(task.name, task.to_json());
+        json.set("tasks", std::move(rows));
+        json.set("task_seconds", task_seconds);
+    }
+    if (!logits_path.empty()) json.set("logits_path", logits_path);
+    json.set("settings", Json::object({{"isa", isa}, {"kernels", kernels}, {"threads", n_threads}}));
+    return json;
+}
+
+}  // namespace skiff
