@@ -34,7 +34,8 @@ public:
     static Result<std::unique_ptr<Session>> create(std::shared_ptr<const Plan> plan, const SessionOptions& options);
 
     // Feeds the items and appends to their sequences' state. The logits of the wanted tokens are in logits() until the next call,
-    // in the order of the items and their tokens. With a sink, they are handed over chunk by chunk instead and need not fit memory together.
+    // in the order of the items and their tokens. A plan that ends before the head gives hidden states instead, of all tokens: ask for Logits::all.
+    // With a sink, they are handed over chunk by chunk instead and need not fit memory together.
     // On an error (a token out of range, a full context) nothing has changed.
     using LogitsSink = std::function<Status(std::int64_t first_row, std::span<const float> rows)>;
     Status forward(std::span<const BatchItem> items, const LogitsSink& sink = nullptr);

@@ -1,0 +1,154 @@
+// The command line as a user or a script meets it: help, exit codes, messages, JSON keys.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "base/json.h"
+#include "cli/verb.h"
+
+namespace skiff {
+namespace {
+
+const std::string pocket = std::string(SKIFF_SOURCE_DIR) + "/models/pocket";
+
+struct Output {
+    int exit = -1;
+    std::string text;
+};
+
+// Runs `skiff arguments` through a shell.
+Output skiff(const std::string& arguments) {
+    const char* program = std::getenv("SKIFF");
+    const std::string command = std::string(program ? program : "skiff") + " " + arguments;
+    Output output;
+    FILE* pipe = ::popen(command.c_str(), "r");
+    char buffer[4096];
+    for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) output.text.append(buffer, n);
+    const int state = ::pclose(pipe);
+    output.exit = WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
+    return output;
+}
+
+Json skiff_json(const std::string& arguments) {
+    Output output = skiff(arguments + " --json 2>/dev/null");
+    EXPECT_EQ(output.exit, 0) << arguments;
+    auto json = Json::parse(output.text);
+    EXPECT_TRUE(json.ok()) << arguments << ": " << output.text.substr(0, 500);
+    return json.ok() ? *json : Json();
+}
+
+std::string scratch(const std::string& name) { return testing::TempDir() + "skiff_cli_" + name; }
+
+TEST(Help, EveryVerbShowsAnExampleAndItsOptions) {
+    Output overview = skiff("--help");
+    EXPECT_EQ(overview.exit, 0);
+    for (const auto& verb : verb_table()) {
+        EXPECT_NE(overview.text.find(verb->name), std::string::npos) << verb->name;
+        ASSERT_FALSE(verb->examples.empty()) << verb->name;
+        Output help = skiff(verb->name + " --help");
+        EXPECT_EQ(help.exit, 0);
+        EXPECT_NE(help.text.find(verb->examples[0]), std::string::npos) << verb->name;
+        EXPECT_NE(help.text.find("--json"), std::string::npos) << verb->name;
+    }
+}
+
+TEST(ExitCodes, SayWhatKindOfFailureItWas) {
+    EXPECT_EQ(skiff("2>&1").exit, 2);
+    EXPECT_EQ(skiff("paddle 2>&1").exit, 2);
+    EXPECT_EQ(skiff("run 2>&1").exit, 2);
+    EXPECT_EQ(skiff("run " + pocket + " --temp -1 -p x --raw 2>&1").exit, 2);
+    EXPECT_EQ(skiff("bench " + pocket + " --isa mmx 2>&1").exit, 2);
+    Output missing = skiff("inspect /no/such/model 2>&1");
+    EXPECT_EQ(missing.exit, 3);
+    EXPECT_NE(missing.text.find("/no/such/model: no such folder or file"), std::string::npos) << missing.text;
+    const std::string pickle = scratch("model.bin");
+    std::ofstream(pickle) << "\x80\x02}q";
+    Output refused = skiff("inspect " + pickle + " 2>&1");
+    EXPECT_EQ(refused.exit, 1);
+    EXPECT_NE(refused.text.find("pickle"), std::string::npos) << refused.text;
+    const std::string damaged = scratch("damaged.gguf");
+    std::ofstream(damaged) << "GGUF\x03";
+    EXPECT_EQ(skiff("inspect " + damaged + " 2>&1").exit, 5);
+}
+
+TEST(ExitCodes, ErrorsAreJsonToo) {
+    Output output = skiff("inspect /no/such/model --json 2>/dev/null");
+    EXPECT_EQ(output.exit, 3);
+    EXPECT_EQ((*Json::parse(output.text))["error"]["code"].text(), "not_found");
+}
+
+TEST(Inspect, JsonHasStableKeys) {
+    Json document = skiff_json("inspect " + pocket + " --hash");
+    EXPECT_EQ(document["architecture"].text(), "llama");
+    EXPECT_EQ(document["parameters"].int_or(0), 4196608);
+    EXPECT_EQ(document["weight_bytes"].int_or(0), 2 * 4196608);
+    EXPECT_DOUBLE_EQ(document["bits_per_weight"].number_or(0), 16.0);
+    EXPECT_EQ(document["hash"].text().size(), 64u);
+}
+
+TEST(Bench, JsonHasStableKeysAndTheHashRepeats) {
+    const std::string arguments = "bench " + pocket + " -p 32 -n 8 -r 2 -t 2";
+    Json document = skiff_json(arguments);
+    EXPECT_GT(document["machine"]["read_gbps"].number_or(0), 0);
+    ASSERT_EQ(document["results"].size(), 2u);
+    for (const Json& result : document["results"].items()) {
+        EXPECT_TRUE(result["test"].text() == "pp32" || result["test"].text() == "tg8");
+        const Json& speed = result["tokens_per_s"];
+        EXPECT_GT(speed["min"].number_or(0), 0);
+        EXPECT_LE(speed["min"].number_or(0), speed["median"].number_or(0));
+        EXPECT_LE(speed["median"].number_or(0), speed["max"].number_or(0));
+        EXPECT_TRUE(speed["sd"].is_number());
+        EXPECT_GT(result["gmac_per_s"].number_or(0), 0);
+        EXPECT_TRUE(result.contains("gbps") && result.contains("share_of_bandwidth"));
+    }
+    EXPECT_GT(document["peak_memory_bytes"].int_or(0), 1 << 20);
+    EXPECT_EQ(document["logits_hash"].text(), skiff_json("bench " + pocket + " -p 32 -n 8 -r 1 -t 1 --batch 7")["logits_hash"].text());
+}
+
+TEST(Bench, WidthsThatAreNoMultipleOf256Run) {
+    const std::string config = scratch("896.json");
+    std::ofstream(config) << R"({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 1,
+        "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 1000, "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "hidden_act": "silu"})";
+    for (const char* scheme : {"w4g32", "w8", "w4g128a"}) {
+        Json document = skiff_json("bench random:" + config + " --scheme " + scheme + " -p 9 -n 3 -r 1");
+        EXPECT_EQ(document["results"].size(), 2u) << scheme;
+    }
+}
+
+TEST(Run, TheSameSeedGivesTheSameText) {
+    const std::string arguments = "run " + pocket + " --raw -p \"Once upon a time\" -n 24 --temp 1 --seed 11";
+    Json first = skiff_json(arguments), second = skiff_json(arguments + " -t 1");
+    EXPECT_FALSE(first["text"].text().empty());
+    EXPECT_EQ(first["text"].text(), second["text"].text());
+    EXPECT_EQ(first["tokens"].size(), 24u);
+    EXPECT_EQ(first["finish_reason"].text(), "length");
+}
+
+TEST(Run, StopTextsEndTheGenerationAndAreNotShown) {
+    Json whole = skiff_json("run " + pocket + " --raw -p \"The king\" -n 40 --temp 0");
+    const std::string text = whole["text"].text();
+    ASSERT_GT(text.size(), 20u);
+    const std::string stop = text.substr(10, 4);
+    Json cut = skiff_json("run " + pocket + " --raw -p \"The king\" -n 40 --temp 0 --stop \"" + stop + "\"");
+    EXPECT_EQ(cut["text"].text(), text.substr(0, text.find(stop)));
+    EXPECT_EQ(cut["finish_reason"].text(), "stop");
+}
+
+TEST(Completion, ScriptsAreValidShell) {
+    EXPECT_EQ(skiff("completion bash | bash -n").exit, 0);
+    Output fish = skiff("completion fish");
+    for (const auto& verb : verb_table()) EXPECT_NE(fish.text.find("-a " + verb->name + " "), std::string::npos) << verb->name;
+    EXPECT_EQ(skiff("completion tcsh 2>/dev/null").exit, 2);
+}
+
+TEST(Doctor, JsonNamesTheMachine) {
+    Json document = skiff_json("doctor --no-measure");
+    EXPECT_FALSE(document["cpu"].text().empty());
+    EXPECT_GE(document["threads"].int_or(0), 1);
+    EXPECT_TRUE(document["isa"].text() == "avx2" || document["isa"].text() == "generic");
+}
+
+}  // namespace
+}  // namespace skiff
