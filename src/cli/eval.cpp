@@ -1,0 +1,158 @@
+// skiff eval: perplexity, divergence from a parent, and tasks.
+#include "eval/evaluate.h"
+
+#include "cli/format.h"
+#include "cli/model_options.h"
+#include "cli/verbs.h"
+
+namespace skiff {
+namespace {
+
+struct EvalVerbOptions {
+    ModelOptions model;
+    std::string text, protocol = "windows", against, save_logits, tasks, tasks_dir;
+    std::int64_t window = 0, max_windows = 0, limit = 0;
+    bool dry_run = false;
+
+    void fields(FieldVisitor& visitor) {
+        model.fields(visitor);
+        visitor.option("--text", text, "Text to predict; default: heldout.txt in the model's folder");
+        visitor.option("--window", window, "Tokens of a window; 0: 512, or the model's positions if they are fewer");
+        visitor.option("--max-windows", max_windows, "Take only the first windows; 0: all. A last one that is not full is always left out");
+        visitor.choice("--protocol", protocol, {"windows", "llamacpp"},
+                       "windows: side by side, tokens 2 to n scored; llamacpp: each starts with the begin token, its second half scored");
+        visitor.option("--against", against, "Compare with a parent: a model, or a file that --save-logits wrote");
+        visitor.option("--save-logits", save_logits, "Keep the parent's logits in this file (without --against: the model's own)");
+        visitor.option("--tasks", tasks, "Multiple-choice sets, with commas: hellaswag, piqa, boolq, mmlu, mmlu_SUBJECT");
+        visitor.option("--tasks-dir", tasks_dir, "Folder of the sets, laid out as docs/guide.md says");
+        visitor.option("--limit", limit, "Take only the first items of each file; 0: all");
+        visitor.flag("--dry-run", dry_run, "Say what would be done, and how large the file of logits is");
+    }
+};
+
+std::vector<std::string> split_at_commas(const std::string& list) {
+    std::vector<std::string> names;
+    std::string name;
+    for (char c : list + ",") {
+        if (c != ',') name += c;
+        else if (!name.empty()) names.push_back(std::exchange(name, {}));
+    }
+    return names;
+}
+
+Result<EvalOptions> eval_options(const EvalVerbOptions& given) {
+    EvalOptions options;
+    SKIFF_TRY(options.engine, given.model.engine_options());
+    SKIFF_TRY(options.protocol, protocol_from_name(given.protocol));
+    for (const auto& [flag, value] : {std::pair("--window", given.window), std::pair("--max-windows", given.max_windows), std::pair("--limit", given.limit)})
+        if (value < 0) return usage_error(std::string(flag) + " " + std::to_string(value) + ": expected 0 or more");
+    options.model = given.model.model;
+    options.text_path = given.text;
+    options.window = given.window;
+    options.max_windows = given.max_windows;
+    options.against = given.against;
+    options.save_logits = given.save_logits;
+    options.tasks = split_at_commas(given.tasks);
+    options.tasks_dir = given.tasks_dir;
+    options.limit = given.limit;
+    return options;
+}
+
+std::string with_error(const Estimate& estimate, int decimals) { return number_text(estimate.value, decimals) + " ± " + number_text(estimate.stderr_, decimals); }
+std::string percent_with_error(const Estimate& estimate) { return number_text(100 * estimate.value, 2) + " ± " + number_text(100 * estimate.stderr_, 2) + " %"; }
+
+std::string scientific(double value) {
+    char buffer[32];
+    std::snprintf(buffer, sizeof buffer, "%.3e", value);
+    return buffer;
+}
+
+using Rows = std::vector<std::vector<std::string>>;
+
+void add_text_rows(const EvalReport& report, Rows& rows) {
+    const PerplexityReport& text = *report.perplexity;
+    rows.push_back({"perplexity", with_error(text.perplexity, 4)});
+    rows.push_back({"protocol", text.protocol + ", " + std::to_string(text.windows) + " windows of " + std::to_string(text.window) + ", " + std::to_string(text.tokens) +
+                                    " tokens scored (of " + std::to_string(text.tokens_in_text) + "; full windows only)"});
+    rows.push_back({"text", report.text_path + "  sha256 " + report.text_sha256.substr(0, 12)});
+    rows.push_back({"speed", number_text(report.tokens_per_s, 1) + " tokens/s, " + duration_text(report.text_seconds)});
+}
+
+void add_against_rows(const AgainstReport& against, Rows& rows) {
+    rows.push_back({"against", against.parent_path + "  " + against.parent_hash.substr(0, 12)});
+    rows.push_back({"parent perplexity", with_error(against.parent_perplexity, 4)});
+    rows.push_back({"ln(ppl ratio)", with_error(against.log_perplexity_ratio, 5)});
+    rows.push_back({"mean KL", scientific(against.mean_kl.value) + " ± " + scientific(against.mean_kl.stderr_)});
+    rows.push_back({"median, p99, max KL", scientific(against.median_kl) + ", " + scientific(against.p99_kl) + ", " + scientific(against.max_kl)});
+    rows.push_back({"top-1 agreement", percent_with_error(against.top1_agreement)});
+    rows.push_back({"largest probability change", number_text(100 * against.largest_probability_change, 2) + " %"});
+    rows.push_back({"right token, mean and RMS", percent_with_error(against.mean_change_of_right) + ", " + number_text(100 * against.rms_change_of_right, 2) + " %"});
+}
+
+Rows task_rows(const EvalReport& report) {
+    const bool flips = report.tasks[0].flips.has_value();
+    Rows rows = {{"task", "items", "acc %", "±", "acc_norm %", "±"}};
+    if (flips) rows[0].insert(rows[0].end(), {"parent acc %", "right->wrong", "wrong->right", "changed"});
+    for (const TaskReport& task : report.tasks) {
+        rows.push_back({task.name, std::to_string(task.items), number_text(100 * task.acc.value, 2), number_text(100 * task.acc.stderr_, 2),
+                        number_text(100 * task.acc_norm.value, 2), number_text(100 * task.acc_norm.stderr_, 2)});
+        if (!flips) continue;
+        rows.back().insert(rows.back().end(), {number_text(100 * task.parent_acc->value, 2), std::to_string(task.flips->right_to_wrong), std::to_string(task.flips->wrong_to_right),
+                                               std::to_string(task.flips->answers_changed)});
+    }
+    return rows;
+}
+
+void print_report(const EvalReport& report, Terminal& terminal) {
+    Rows rows = {{"model", report.model.path + "  " + report.model.hash.substr(0, 12)}};
+    if (report.perplexity) add_text_rows(report, rows);
+    if (report.against) add_against_rows(*report.against, rows);
+    if (!report.logits_path.empty()) rows.push_back({"logits", report.logits_path});
+    terminal.print(table_text(rows, TableStyle::plain));
+    if (report.tasks.empty()) return;
+    terminal.print(table_text(task_rows(report), TableStyle::plain) + "tasks took " + duration_text(report.task_seconds));
+}
+
+Status print_estimate(const EvalEstimate& estimate, Terminal& terminal) {
+    terminal.result(estimate.to_json());
+    Rows rows = {{"weights", bytes_text(estimate.weight_bytes)}};
+    if (estimate.parent_weight_bytes > 0)
+        rows.push_back({"parent", bytes_text(estimate.parent_weight_bytes) + (estimate.parent_logits == "beside" ? ", both in memory" : ", first the parent, then the model")});
+    if (estimate.windows > 0)
+        rows.push_back({"text", std::to_string(estimate.tokens_in_text) + " tokens, " + std::to_string(estimate.windows) + " windows of " + std::to_string(estimate.window) + ", " +
+                                    std::to_string(estimate.tokens_scored) + " scored"});
+    if (!estimate.logits_path.empty())
+        rows.push_back({"logits", estimate.logits_path + ": " + bytes_text(estimate.logits_file_bytes) + ", free there " + bytes_text(estimate.free_disk_bytes)});
+    if (estimate.task_items > 0) rows.push_back({"task items", std::to_string(estimate.task_items)});
+    terminal.print(table_text(rows, TableStyle::plain));
+    if (!estimate.logits_path.empty() && estimate.free_disk_bytes < estimate.logits_file_bytes)
+        return resource_error(estimate.logits_path + ": too little free space for the logits; use --max-windows or another disk");
+    return {};
+}
+
+Status run_eval(EvalVerbOptions& given, Terminal& terminal) {
+    SKIFF_TRY(auto options, eval_options(given));
+    if (given.dry_run) {
+        SKIFF_TRY(const auto estimate, estimate_evaluation(options));
+        return print_estimate(estimate, terminal);
+    }
+    options.progress = terminal.progress("");
+    auto report = evaluate(options);
+    terminal.end_progress();
+    if (!report.ok()) return report.take_error();
+    if (terminal.json()) terminal.result(report->to_json());
+    else print_report(*report, terminal);
+    return {};
+}
+
+}  // namespace
+
+std::unique_ptr<Verb> eval_verb_row() {
+    return make_verb<EvalVerbOptions>("eval", "Measure a model: perplexity, divergence from a parent, tasks",
+                                      {"skiff eval models/pocket --max-windows 20", "skiff eval CHILD --text FILE --against PARENT",
+                                       "skiff eval PARENT --text FILE --save-logits parent.logits", "skiff eval CHILD --text FILE --against parent.logits --json",
+                                       "skiff eval MODEL --tasks hellaswag,piqa,boolq,mmlu --tasks-dir DIR --limit 100"},
+                                      run_eval);
+}
+
+}  // namespace skiff
