@@ -51,9 +51,21 @@ TEST(TokenizerJson, BrokenPartsAreErrors) {
     expect_error("{" + bpe + R"(,"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],"special_tokens":{"x":{"ids":[99]}}}})",
                  "id 99 is no token");
     expect_error("{" + bpe + R"(,"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAAAAA="}})", "precompiled_charsmap");
+    expect_error("{" + bpe + R"(,"normalizer":{"type":"Prepend","prepend":")" + std::string(300, 'x') + "\"}}", "at most 256");
     std::string nested = R"({"type":"NFC"})";
     for (int i = 0; i < 20; ++i) nested = R"({"type":"Sequence","normalizers":[)" + nested + "]}";
     expect_error("{" + bpe + R"(,"normalizer":)" + nested + "}", "nested deeper");
+}
+
+TEST(TokenizerJson, ReplacementsThatMultiplyTheTextAreAnError) {
+    const std::string step = R"({"type":"Replace","pattern":{"String":"a"},"content":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},)";
+    auto tokenizer = load_tokenizer_json("{" + bpe + R"(,"normalizer":{"type":"Sequence","normalizers":[)" + step + step + step + step + step +
+                                         R"({"type":"NFC"}]}})");
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().to_string();
+    EXPECT_TRUE(tokenizer->encode("b").ok());
+    auto ids = tokenizer->encode("aaaa");
+    ASSERT_FALSE(ids.ok());
+    EXPECT_EQ(ids.error().code, ErrorCode::resource);
 }
 
 TEST(TokenizerJson, ExponentialPatternIsAnErrorNotAHang) {

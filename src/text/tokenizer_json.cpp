@@ -10,7 +10,7 @@ constexpr std::size_t max_json_bytes = std::size_t{128} << 20;
 
 Status parse_regex_like_normalizer(const Json& json, TokenizerState& state, int) {
     SKIFF_TRY(auto pattern, parse_pattern(json["pattern"], "Replace normalizer"));
-    SKIFF_TRY(auto content, string_member(json, "content", "Replace normalizer"));
+    SKIFF_TRY(auto content, inserted_text(json, "content", "Replace normalizer"));
     state.normalizers.push_back(pattern.regex ? replace_normalizer(std::move(*pattern.regex), std::move(content))
                                               : replace_normalizer(std::move(pattern.literal), std::move(content)));
     return {};
@@ -53,7 +53,7 @@ constexpr PartRow normalizer_rows[] = {
     {"Replace", parse_regex_like_normalizer},
     {"Prepend",
      [](const Json& json, TokenizerState& state, int) -> Status {
-         SKIFF_TRY(auto prefix, string_member(json, "prepend", "Prepend normalizer"));
+         SKIFF_TRY(auto prefix, inserted_text(json, "prepend", "Prepend normalizer"));
          state.normalizers.push_back(prepend_normalizer(std::move(prefix)));
          return {};
      }},
@@ -90,6 +90,14 @@ constexpr PartRow normalizer_rows[] = {
 
 Result<std::string> string_member(const Json& json, std::string_view key, std::string_view what) {
     return json[key].as_string(std::string(what) + "." + std::string(key));
+}
+
+Result<std::string> inserted_text(const Json& json, std::string_view key, std::string_view what) {
+    constexpr std::size_t max_bytes = 256;
+    SKIFF_TRY(auto text, string_member(json, key, what));
+    if (text.size() <= max_bytes) return text;
+    return resource_error(std::string(what) + "." + std::string(key) + " has " + std::to_string(text.size()) + " bytes; at most " +
+                          std::to_string(max_bytes));
 }
 
 bool bool_member(const Json& json, std::string_view key, bool fallback) { return json[key].bool_or(fallback); }

@@ -17,6 +17,7 @@ Status parse_added_tokens(const Json& json, TokenizerState& state);
 
 // What the parsers share.
 Result<std::string> string_member(const Json& json, std::string_view key, std::string_view what);
+Result<std::string> inserted_text(const Json& json, std::string_view key, std::string_view what);  // short, for what may be put in many times
 bool bool_member(const Json& json, std::string_view key, bool fallback);
 struct JsonPattern {
     std::string literal;          // used if there is no regex

@@ -41,7 +41,7 @@ Status parse_split(const Json& json, TokenizerState& state, int) {
 
 Status parse_metaspace(const Json& json, TokenizerState& state, int) {
     MetaspaceOptions options;
-    SKIFF_TRY(options.replacement, string_member(json, "replacement", "Metaspace"));
+    SKIFF_TRY(options.replacement, inserted_text(json, "replacement", "Metaspace"));
     if (options.replacement.empty()) return corrupt("Metaspace.replacement is empty");
     SKIFF_TRY(options.prepend, parse_prepend_scheme(json));
     options.split = bool_member(json, "split", true);
@@ -136,7 +136,7 @@ constexpr PartRow post_processor_rows[] = {
 
 Status parse_replace_decoder(const Json& json, TokenizerState& state, int) {
     SKIFF_TRY(auto pattern, parse_pattern(json["pattern"], "Replace decoder"));
-    SKIFF_TRY(auto content, string_member(json, "content", "Replace decoder"));
+    SKIFF_TRY(auto content, inserted_text(json, "content", "Replace decoder"));
     state.decoders.push_back(pattern.regex ? replace_decoder(std::move(*pattern.regex), std::move(content))
                                            : replace_decoder(std::move(pattern.literal), std::move(content)));
     return {};
