@@ -52,6 +52,8 @@ Status Session::check(std::span<const BatchItem> items) const {
                 return usage_error("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(plan_->spec.n_vocab));
         std::int64_t& n = added[static_cast<std::size_t>(item.sequence)];
         n += static_cast<std::int64_t>(item.tokens.size());
+        if (state_.length(item.sequence) + n > state_.capacity() && state_.capacity() == plan_->max_positions)
+            return resource_error("the model has learned positions for " + std::to_string(plan_->max_positions) + " tokens, the context is full");
         if (state_.length(item.sequence) + n > state_.capacity())
             return resource_error("the context of " + std::to_string(state_.capacity()) + " tokens is full; start with a larger --ctx");
     }

@@ -97,10 +97,11 @@ void compare(const std::string& name, const Golden& golden) {
         options.isa = way.isa;
         auto plan = lower(checkpoint->spec, *checkpoint->weights, options);
         ASSERT_TRUE(plan.ok()) << plan.error().to_string();
-        for (std::size_t chunk : {golden.ids.size(), std::size_t{1}, std::size_t{7}}) {
-            const std::string what = name + ", " + std::string(way.kernels == KernelChoice::reference ? "reference" : "fastest") + " kernels, chunks of " + std::to_string(chunk);
-            expect_near(run(*plan, golden.ids, chunk), golden, way.tolerance, what);
-        }
+        const std::vector<float> whole = run(*plan, golden.ids, golden.ids.size());
+        const std::string what = name + ", " + std::string(way.kernels == KernelChoice::reference ? "reference" : "fastest") + " kernels";
+        expect_near(whole, golden, way.tolerance, what);
+        for (std::size_t chunk : {std::size_t{1}, std::size_t{7}})  // the same bits however the text is cut
+            EXPECT_TRUE(run(*plan, golden.ids, chunk) == whole) << what << ", chunks of " << chunk;
     }
 }
 
@@ -108,6 +109,22 @@ TEST_P(Models, LogitsEqualThoseOfTransformers) { compare(GetParam(), read_golden
 
 // transformers chooses LongRoPE's factors by the length of the text, we by the length that a session may reach.
 TEST(LongRope, ShortTextsTakeTheShortFactors) { compare("phi3_longrope", read_golden("phi3_longrope", "_short")); }
+
+TEST(LearnedPositions, EndTheContext) {
+    for (const char* name : {"gpt2", "opt"}) {
+        auto checkpoint = Checkpoint::open(models_dir + "/" + name);
+        ASSERT_TRUE(checkpoint.ok());
+        auto plan = lower(checkpoint->spec, *checkpoint->weights, {});
+        ASSERT_TRUE(plan.ok());
+        auto session = Session::create(*plan, {.n_threads = 1, .n_context = 1000});
+        ASSERT_TRUE(session.ok());
+        EXPECT_EQ((*session)->state().capacity(), 40);
+        EXPECT_TRUE((*session)->forward(0, std::vector<std::int32_t>(40, 5), BatchItem::Logits::last).ok());
+        Status status = (*session)->forward(0, std::vector<std::int32_t>(1, 5), BatchItem::Logits::last);
+        ASSERT_FALSE(status.ok());
+        EXPECT_NE(status.error().to_string().find("40 tokens"), std::string::npos);
+    }
+}
 
 TEST_P(Models, BothFormsOfTheConfigMeanTheSame) {
     auto modern = build_spec(read_json(models_dir + "/" + GetParam() + "/config.json"));

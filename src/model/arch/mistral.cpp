@@ -42,7 +42,7 @@ Result<ModelSpec> build_mixtral(HfConfig& config) {
     experts.n = config.integer_or("num_local_experts", 8);
     experts.route.n_used = config.integer_or("num_experts_per_tok", 2);
     experts.route.rule = RouteOp::Rule::top_then_softmax;  // the same as softmax over all, then the chosen divided by their sum
-    config.require(experts.n <= 1024, "key \"num_local_experts\" is over 1024");
+    config.require(experts.n * family.n_layers <= 1 << 13, "\"num_local_experts\" times \"num_hidden_layers\" is over 8192");
     config.require(experts.route.n_used <= experts.n, "key \"num_experts_per_tok\" is over \"num_local_experts\"");
     for (DecoderOptions& block : family.blocks) block.experts = experts;
     SKIFF_CHECK(config.finish());
