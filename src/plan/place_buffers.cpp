@@ -46,6 +46,67 @@ bool fits(const BufferNeed& buffer, const BufferNeed& need) {
 // Element by element steps may write where they read: all their operands have one width.
 bool may_work_in_place(const Step& step) { return dynamic_cast<const ElementStep*>(&step) || dynamic_cast<const RopeStep*>(&step); }
 
+// Places the values of one program. Buffers of earlier programs are reused, and grown where needed.
+class ProgramPlacer {
+public:
+    ProgramPlacer(Plan& plan, const std::vector<BufferNeed>& needs, const std::map<int, int>& kept)
+        : plan_(plan), needs_(needs), kept_(kept), placed_(kept), free_(plan.buffers.size(), true) {
+        for (const auto& [value, buffer] : kept) free_[static_cast<std::size_t>(buffer)] = false;
+    }
+
+    void place(std::vector<std::unique_ptr<Step>>& steps) {
+        std::map<int, std::size_t> last_use;
+        for (std::size_t s = 0; s < steps.size(); ++s) {
+            Uses uses = uses_of(*steps[s]);
+            for (int* value : uses.reads) last_use[*value] = s;
+            for (int* value : uses.writes) last_use[*value] = std::max(last_use[*value], s);
+        }
+        for (std::size_t s = 0; s < steps.size(); ++s) {
+            Uses uses = uses_of(*steps[s]);
+            auto release_dead = [&](const std::vector<int*>& values) {
+                for (int* value : values)
+                    if (last_use[*value] == s && !kept_.count(*value)) free_[static_cast<std::size_t>(placed_.at(*value))] = true;
+            };
+            if (may_work_in_place(*steps[s])) release_dead(uses.reads);
+            for (int* value : uses.writes)
+                if (!placed_.count(*value)) placed_[*value] = take(needs_[static_cast<std::size_t>(*value)]);
+            if (!may_work_in_place(*steps[s])) release_dead(uses.reads);
+            release_dead(uses.writes);
+            rename(uses);
+        }
+    }
+
+private:
+    // A free buffer of the same kind, the largest, or a new one.
+    int take(const BufferNeed& need) {
+        std::size_t best = plan_.buffers.size();
+        for (std::size_t b = 0; b < plan_.buffers.size(); ++b)
+            if (free_[b] && fits(plan_.buffers[b], need) && (best == plan_.buffers.size() || plan_.buffers[b].floats > plan_.buffers[best].floats)) best = b;
+        if (best == plan_.buffers.size()) {
+            plan_.buffers.push_back(need);
+            free_.push_back(true);
+        }
+        BufferNeed& buffer = plan_.buffers[best];
+        buffer.floats = std::max(buffer.floats, need.floats);
+        buffer.prepared_bytes = std::max(buffer.prepared_bytes, need.prepared_bytes);
+        free_[best] = false;
+        return static_cast<int>(best);
+    }
+
+    void rename(const Uses& uses) {
+        for (int* value : uses.reads) *value = placed_.at(*value);
+        // A value that is read and written (accumulation) was just rewritten through the same pointer.
+        for (int* value : uses.writes)
+            if (std::find(uses.reads.begin(), uses.reads.end(), value) == uses.reads.end()) *value = placed_.at(*value);
+    }
+
+    Plan& plan_;
+    const std::vector<BufferNeed>& needs_;
+    const std::map<int, int>& kept_;
+    std::map<int, int> placed_;  // value -> buffer
+    std::vector<bool> free_;
+};
+
 }  // namespace
 
 ValueTable::ValueTable(const ModelSpec& spec) {
@@ -73,52 +134,7 @@ Status place_buffers(Plan& plan, const std::vector<ValueTable>& tables, const Ke
         kept_buffer[value] = static_cast<int>(plan.buffers.size());
         plan.buffers.push_back(tables[0].needs()[static_cast<std::size_t>(value)]);
     }
-    const std::size_t n_kept = plan.buffers.size();
-    for (std::size_t p = 0; p < plan.programs.size(); ++p) {
-        auto& steps = plan.programs[p].steps;
-        const auto& needs = tables[p].needs();
-        std::map<int, std::size_t> last_use;
-        for (std::size_t s = 0; s < steps.size(); ++s) {
-            Uses uses = uses_of(*steps[s]);
-            for (int* value : uses.reads) last_use[*value] = s;
-            for (int* value : uses.writes) last_use[*value] = std::max(last_use[*value], s);
-        }
-        std::map<int, int> placed = kept_buffer;
-        std::vector<bool> free_now(plan.buffers.size(), true);
-        for (std::size_t i = 0; i < n_kept; ++i) free_now[i] = false;
-        for (std::size_t s = 0; s < steps.size(); ++s) {
-            Uses uses = uses_of(*steps[s]);
-            auto release = [&] {
-                for (int* value : uses.reads)
-                    if (last_use[*value] == s && !kept.count(*value)) free_now[static_cast<std::size_t>(placed.at(*value))] = true;
-            };
-            if (may_work_in_place(*steps[s])) release();
-            for (int* value : uses.writes) {
-                if (placed.count(*value)) continue;
-                const BufferNeed& need = needs[static_cast<std::size_t>(*value)];
-                int best = -1;
-                for (std::size_t b = n_kept; b < plan.buffers.size(); ++b)
-                    if (free_now[b] && fits(plan.buffers[b], need) && (best < 0 || plan.buffers[b].floats > plan.buffers[static_cast<std::size_t>(best)].floats)) best = static_cast<int>(b);
-                if (best < 0) {
-                    best = static_cast<int>(plan.buffers.size());
-                    plan.buffers.push_back(need);
-                    free_now.push_back(true);
-                }
-                BufferNeed& buffer = plan.buffers[static_cast<std::size_t>(best)];
-                buffer.floats = std::max(buffer.floats, need.floats);
-                buffer.prepared_bytes = std::max(buffer.prepared_bytes, need.prepared_bytes);
-                free_now[static_cast<std::size_t>(best)] = false;
-                placed[*value] = best;
-            }
-            if (!may_work_in_place(*steps[s])) release();
-            for (int* value : uses.writes)
-                if (last_use[*value] == s && !kept.count(*value)) free_now[static_cast<std::size_t>(placed.at(*value))] = true;
-            for (int* value : uses.reads) *value = placed.at(*value);
-            // A value that is read and written (accumulation) was just rewritten through the same pointer.
-            for (int* value : uses.writes)
-                if (std::find(uses.reads.begin(), uses.reads.end(), value) == uses.reads.end()) *value = placed.at(*value);
-        }
-    }
+    for (std::size_t p = 0; p < plan.programs.size(); ++p) ProgramPlacer(plan, tables[p].needs(), kept_buffer).place(plan.programs[p].steps);
     plan.output_buffer = kept_buffer.at(keep.output);
     plan.output_width = plan.spec.width(keep.output);
     if (keep.input != no_value) {

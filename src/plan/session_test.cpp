@@ -97,7 +97,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels, SessionBits,
                                          Case{"bf16_generic", nullptr, KernelChoice::fastest, Isa::generic}, Case{"bf16_avx2", nullptr, KernelChoice::fastest, Isa::avx2},
                                          Case{"w8_avx2", "w8", KernelChoice::fastest, Isa::avx2}, Case{"w4g32_avx2", "w4g32", KernelChoice::fastest, Isa::avx2},
                                          Case{"w4g32a_avx2", "w4g32a", KernelChoice::fastest, Isa::avx2}, Case{"w4g64_avx2", "w4g64", KernelChoice::fastest, Isa::avx2}),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& instance) { return std::string(instance.param.name); });
 
 const Case plain = {"bf16", nullptr, KernelChoice::fastest, Isa::generic};
 
