@@ -23,7 +23,9 @@ void on_bus_error(int) {
 
 int main(int argc, char** argv) {
     std::signal(SIGINT, on_interrupt);
+    std::signal(SIGTERM, on_interrupt);
     std::signal(SIGPIPE, SIG_IGN);
+    std::signal(SIGXFSZ, SIG_IGN);  // a file over its limit is then an error of write()
     std::signal(SIGBUS, on_bus_error);
     return skiff::run_command_line(argc, argv);
 }

@@ -137,36 +137,48 @@ std::uint64_t CheckpointFiles::tensor_bytes() const {
     return total;
 }
 
-Result<CheckpointWriter> CheckpointWriter::create(const std::string& folder, std::vector<TensorDeclaration> tensors, std::uint64_t max_shard_bytes) {
-    CheckpointWriter writer(folder);
-    std::vector<std::vector<TensorDeclaration>> shards(1);
+Result<std::vector<ShardDeclaration>> assign_shards(const std::string& folder, std::vector<TensorDeclaration> tensors, std::uint64_t max_shard_bytes) {
+    std::vector<ShardDeclaration> shards(1);
+    std::map<std::string, bool, std::less<>> seen;
     std::uint64_t shard_bytes = 0;
     for (auto& tensor : tensors) {
         auto n_elements = checked_product(tensor.shape);
         auto size = n_elements ? dtype_bytes(tensor.dtype, *n_elements) : std::nullopt;
         if (!size) return usage_error(folder + ": tensor \"" + tensor.name + "\" " + shape_text(tensor.shape) + " has no size in bytes");
+        if (!seen.emplace(tensor.name, true).second) return usage_error(folder + ": tensor \"" + tensor.name + "\" is declared twice");
         if (shard_bytes > 0 && shard_bytes + static_cast<std::uint64_t>(*size) > max_shard_bytes) {
             shards.emplace_back();
             shard_bytes = 0;
         }
         shard_bytes += static_cast<std::uint64_t>(*size);
-        writer.total_bytes_ += static_cast<std::uint64_t>(*size);
-        if (!writer.shard_of_.emplace(tensor.name, shards.size() - 1).second)
-            return usage_error(folder + ": tensor \"" + tensor.name + "\" is declared twice");
-        shards.back().push_back(std::move(tensor));
+        shards.back().tensors.push_back(std::move(tensor));
     }
+    shards[0].file_name = single_name;
+    const auto number = [](std::size_t n) {
+        const std::string digits = std::to_string(n);
+        return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
+    };
+    for (std::size_t i = 0; shards.size() > 1 && i < shards.size(); ++i)
+        shards[i].file_name = "model-" + number(i + 1) + "-of-" + number(shards.size()) + ".safetensors";
+    return shards;
+}
+
+Status write_shard_index(const std::string& folder, const std::map<std::string, std::string, std::less<>>& file_of, std::uint64_t total_bytes) {
+    Json::Object weight_map;
+    for (const auto& [name, file] : file_of) weight_map.emplace_back(name, file);
+    const Json index = Json::object({{"metadata", Json::object({{"total_size", total_bytes}})}, {"weight_map", std::move(weight_map)}});
+    return write_file_atomic(join_path(folder, std::string(index_name)), index.dump(2) + "\n");
+}
+
+Result<CheckpointWriter> CheckpointWriter::create(const std::string& folder, std::vector<TensorDeclaration> tensors, std::uint64_t max_shard_bytes) {
+    CheckpointWriter writer(folder);
+    SKIFF_TRY(auto shards, assign_shards(folder, std::move(tensors), max_shard_bytes));
     for (std::size_t i = 0; i < shards.size(); ++i) {
-        std::string name(single_name);
-        if (shards.size() > 1) {
-            const auto number = [](std::size_t n) {
-                const std::string digits = std::to_string(n);
-                return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
-            };
-            name = "model-" + number(i + 1) + "-of-" + number(shards.size()) + ".safetensors";
-        }
-        SKIFF_TRY(auto shard, SafetensorsWriter::create(join_path(folder, name), std::move(shards[i])));
+        for (const auto& tensor : shards[i].tensors) writer.shard_of_.emplace(tensor.name, i);
+        SKIFF_TRY(auto shard, SafetensorsWriter::create(join_path(folder, shards[i].file_name), std::move(shards[i].tensors)));
+        if (!shard.entries().empty()) writer.total_bytes_ += shard.entries().back().end;
         writer.shards_.push_back(std::move(shard));
-        writer.shard_names_.push_back(std::move(name));
+        writer.shard_names_.push_back(std::move(shards[i].file_name));
     }
     return writer;
 }
@@ -180,10 +192,9 @@ Status CheckpointWriter::write(std::string_view name, std::span<const std::byte>
 Status CheckpointWriter::commit() {
     for (auto& shard : shards_) SKIFF_CHECK(shard.commit());
     if (shards_.size() == 1) return {};
-    Json::Object weight_map;
-    for (const auto& [name, shard] : shard_of_) weight_map.emplace_back(name, shard_names_[shard]);
-    const Json index = Json::object({{"metadata", Json::object({{"total_size", total_bytes_}})}, {"weight_map", std::move(weight_map)}});
-    return write_file_atomic(join_path(folder_, std::string(index_name)), index.dump(2) + "\n");
+    std::map<std::string, std::string, std::less<>> file_of;
+    for (const auto& [name, shard] : shard_of_) file_of.emplace(name, shard_names_[shard]);
+    return write_shard_index(folder_, file_of, total_bytes_);
 }
 
 std::vector<std::string> CheckpointWriter::file_names() const { return shard_names_; }

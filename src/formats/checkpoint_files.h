@@ -44,8 +44,18 @@ private:
     std::map<std::string, Place, std::less<>> places_;
 };
 
+// One file of a checkpoint that is to be written.
+struct ShardDeclaration {
+    std::string file_name;  // model.safetensors, or model-00001-of-00002.safetensors
+    std::vector<TensorDeclaration> tensors;
+};
+// Fills files in the order of the tensors up to `max_shard_bytes` each. A tensor is never split.
+Result<std::vector<ShardDeclaration>> assign_shards(const std::string& folder, std::vector<TensorDeclaration> tensors, std::uint64_t max_shard_bytes);
+// model.safetensors.index.json: which file holds each tensor.
+Status write_shard_index(const std::string& folder, const std::map<std::string, std::string, std::less<>>& file_of, std::uint64_t total_bytes);
+
 // Writes tensors into a folder that exists (such as AtomicDirectory's working one): model.safetensors, or numbered shards and the index
-// when they take more than `max_shard_bytes` together. A tensor is never split.
+// when they take more than `max_shard_bytes` together.
 class CheckpointWriter {
 public:
     static constexpr std::uint64_t default_max_shard_bytes = 5'000'000'000;

@@ -65,6 +65,16 @@ struct TensorDeclaration {
     Shape shape;
 };
 
+// The beginning of a file with these tensors, and where their bytes go: widest type first, then by name.
+struct SafetensorsHead {
+    std::vector<TensorEntry> entries;
+    std::vector<std::byte> bytes;  // up to the first tensor
+    std::uint64_t file_size_bytes() const { return bytes.size() + (entries.empty() ? 0 : entries.back().end); }
+};
+// `path` is for messages. Error: tensors that the reader would refuse.
+Result<SafetensorsHead> safetensors_head(const std::string& path, std::vector<TensorDeclaration> tensors,
+                                         const SafetensorsMetadata& metadata = {{"format", "pt"}});
+
 // Streams a file. All tensors are declared first; their bytes may then come in chunks and in any order of tensors. The file lays them out
 // widest type first, then by name, as the reference implementation does, so that every tensor is aligned to its type.
 class SafetensorsWriter {

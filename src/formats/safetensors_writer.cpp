@@ -30,6 +30,33 @@ std::string header_text(const std::vector<TensorEntry>& entries, const Safetenso
 
 }  // namespace
 
+Result<SafetensorsHead> safetensors_head(const std::string& path, std::vector<TensorDeclaration> tensors, const SafetensorsMetadata& metadata) {
+    // dtypes are declared in order of their width
+    std::sort(tensors.begin(), tensors.end(),
+              [](const auto& a, const auto& b) { return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name; });
+    SafetensorsHead head;
+    std::uint64_t position = 0;
+    for (auto& tensor : tensors) {
+        if (!head.entries.empty() && head.entries.back().name == tensor.name && head.entries.back().dtype == tensor.dtype)
+            return usage_error(path + ": tensor \"" + tensor.name + "\" is declared twice");
+        auto n_elements = checked_product(tensor.shape);
+        auto size = n_elements ? dtype_bytes(tensor.dtype, *n_elements) : std::nullopt;
+        auto end = size ? checked_add<std::uint64_t>(position, static_cast<std::uint64_t>(*size)) : std::nullopt;
+        if (!end) return usage_error(path + ": tensor \"" + tensor.name + "\" " + shape_text(tensor.shape) + " has no size in bytes");
+        head.entries.push_back({std::move(tensor.name), tensor.dtype, std::move(tensor.shape), position, *end});
+        position = *end;
+    }
+    const std::string text = header_text(head.entries, metadata);
+    const std::uint64_t header_bytes = text.size();
+    head.bytes.resize(8 + text.size());
+    std::memcpy(head.bytes.data(), &header_bytes, 8);
+    std::memcpy(head.bytes.data() + 8, text.data(), text.size());
+    // What is written must be readable: the reader's own rules are the check (names, ranks, duplicates, size of the header).
+    auto readable = parse_safetensors_header(head.bytes, head.bytes.size() + position);
+    if (!readable.ok()) return usage_error("these tensors cannot be written: " + readable.error().message).with_context(path);
+    return head;
+}
+
 SafetensorsWriter::SafetensorsWriter(AtomicFile file, std::vector<TensorEntry> entries, std::uint64_t data_begin)
     : file_(std::move(file)), entries_(std::move(entries)), written_(entries_.size()), data_begin_(data_begin) {
     for (std::size_t i = 0; i < entries_.size(); ++i) index_.emplace(entries_[i].name, i);
@@ -37,32 +64,10 @@ SafetensorsWriter::SafetensorsWriter(AtomicFile file, std::vector<TensorEntry> e
 
 Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path, std::vector<TensorDeclaration> tensors,
                                                     const SafetensorsMetadata& metadata) {
-    // dtypes are declared in order of their width
-    std::sort(tensors.begin(), tensors.end(),
-              [](const auto& a, const auto& b) { return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name; });
-    std::vector<TensorEntry> entries;
-    std::uint64_t position = 0;
-    for (auto& tensor : tensors) {
-        if (!entries.empty() && entries.back().name == tensor.name && entries.back().dtype == tensor.dtype)
-            return usage_error(path + ": tensor \"" + tensor.name + "\" is declared twice");
-        auto n_elements = checked_product(tensor.shape);
-        auto size = n_elements ? dtype_bytes(tensor.dtype, *n_elements) : std::nullopt;
-        auto end = size ? checked_add<std::uint64_t>(position, static_cast<std::uint64_t>(*size)) : std::nullopt;
-        if (!end) return usage_error(path + ": tensor \"" + tensor.name + "\" " + shape_text(tensor.shape) + " has no size in bytes");
-        entries.push_back({std::move(tensor.name), tensor.dtype, std::move(tensor.shape), position, *end});
-        position = *end;
-    }
-    const std::string text = header_text(entries, metadata);
-    const std::uint64_t header_bytes = text.size();
-    // What is written must be readable: the reader's own rules are the check (names, ranks, duplicates, size of the header).
-    std::vector<std::byte> head(8 + text.size());
-    std::memcpy(head.data(), &header_bytes, 8);
-    std::memcpy(head.data() + 8, text.data(), text.size());
-    auto readable = parse_safetensors_header(head, head.size() + position);
-    if (!readable.ok()) return usage_error("these tensors cannot be written: " + readable.error().message).with_context(path);
+    SKIFF_TRY(auto head, safetensors_head(path, std::move(tensors), metadata));
     SKIFF_TRY(auto file, AtomicFile::create(path));
-    SKIFF_CHECK(file.write(head));
-    return SafetensorsWriter(std::move(file), std::move(entries), head.size());
+    SKIFF_CHECK(file.write(head.bytes));
+    return SafetensorsWriter(std::move(file), std::move(head.entries), head.bytes.size());
 }
 
 Status SafetensorsWriter::write(std::string_view name, std::span<const std::byte> bytes) {

@@ -2,20 +2,10 @@
 
 #include <algorithm>
 
+#include "model/scheme_choice.h"
 #include "runtime/stop_matcher.h"
 
 namespace skiff {
-
-const Scheme* default_scheme_for(const ModelSpec& spec, const std::string& key, const Scheme& scheme) {
-    static const Scheme eight_bit_rows = *parse_scheme("w8");
-    auto found = spec.tensors.find(key);
-    if (found == spec.tensors.end()) return nullptr;
-    switch (found->second.role) {
-        case TensorDecl::Role::linear: return &scheme;
-        case TensorDecl::Role::embedding: return scheme.kind == NumberKind::integer && scheme.bits < 8 ? &eight_bit_rows : &scheme;
-        default: return nullptr;
-    }
-}
 
 Result<std::unique_ptr<Engine>> Engine::load(const std::string& model, const EngineOptions& options) {
     SKIFF_TRY(auto checkpoint, Checkpoint::open(model));
@@ -32,9 +22,11 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
 
     std::shared_ptr<WeightSource> weights = model.weights;
     if (options.scheme) {
-        Scheme scheme = *options.scheme;
-        const ModelSpec* spec = &model.spec;
-        weights = quantized_on_load(weights, [spec, scheme](const std::string& key) { return default_scheme_for(*spec, key, scheme); }, ScaleRule::min_max);
+        auto choose = [wish = default_wish(*options.scheme), uses = tensor_uses(model.spec)](const std::string& key) {
+            auto use = uses.find(key);
+            return use == uses.end() ? nullptr : scheme_for(wish, use->second);
+        };
+        weights = quantized_on_load(weights, choose, ScaleRule::min_max);
     }
     PlanOptions plan_options;
     plan_options.isa = options.isa;

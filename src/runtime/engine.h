@@ -65,8 +65,4 @@ private:
     std::vector<std::int32_t> held_;  // tokens in the state of sequence 0
 };
 
-// The scheme that a weight gets when `scheme` is asked for by name: linear weights take it; head and embedding take 8 bit rows when it is a
-// smaller integer scheme; norms, biases and the rest stay. Null: stays as it is.
-const Scheme* default_scheme_for(const ModelSpec& spec, const std::string& key, const Scheme& scheme);
-
 }  // namespace skiff

@@ -70,4 +70,16 @@ Weight make_plain_weight(Shape shape, DType dtype, std::vector<std::byte> bytes)
     return {std::move(shape), std::move(view), std::move(owner)};
 }
 
+Weight transposed(const Weight& plain_matrix) {
+    const TensorView& view = *plain_matrix.plain();
+    const std::int64_t n_rows = view.shape[1], n_columns = view.shape[0], size = dtype_info(view.dtype).bits / 8;
+    constexpr std::int64_t tile = 32;  // so that both sides stay in the cache
+    std::vector<std::byte> bytes(view.data.size());
+    for (std::int64_t row_begin = 0; row_begin < n_rows; row_begin += tile)
+        for (std::int64_t column = 0; column < n_columns; ++column)
+            for (std::int64_t row = row_begin; row < std::min(n_rows, row_begin + tile); ++row)
+                std::memcpy(bytes.data() + (row * n_columns + column) * size, view.data.data() + (column * n_rows + row) * size, static_cast<std::size_t>(size));
+    return make_plain_weight({n_rows, n_columns}, view.dtype, std::move(bytes));
+}
+
 }  // namespace skiff

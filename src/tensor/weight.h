@@ -56,6 +56,9 @@ std::int64_t packed_row_bytes(int bits, std::int64_t n_columns);  // whole 32-bi
 Weight make_float_weight(Shape shape, std::vector<float> values);
 Weight make_plain_weight(Shape shape, DType dtype, std::vector<std::byte> bytes);
 
+// The columns of a plain matrix as rows, in the same type.
+Weight transposed(const Weight& plain_matrix);
+
 // Quantizes row by row to an integer or floating scheme by rounding to nearest on the scheme's grid.
 // Refuses NaN and infinities with the row and column. `importance` (n_columns) may be empty. The bits of the result do not depend on the
 // pool. Where f16 scales would lose too much (scale_is_storable) the result's scheme and scales say f32.

@@ -1,0 +1,157 @@
+// skiff quantize: a smaller model by rounding its weights to fewer bits.
+#include "cli/format.h"
+#include "cli/verbs.h"
+#include "compress/method.h"
+#include "compress/pipeline.h"
+
+namespace skiff {
+namespace {
+
+struct QuantizeOptions {
+    std::string model, output, scheme = "w4g32", head, embedding, scale_rule = "search", method = "nearest";
+    bool compat = false, force = false, dry_run = false, restart = false, requantize = false, verbose = false;
+    std::int64_t threads = 0, max_shard_mb = 5000;
+
+    void fields(FieldVisitor& visitor) {
+        std::string schemes = "What the weights of linear layers become: ";
+        for (const SchemePreset& preset : scheme_presets()) schemes += (&preset == scheme_presets().data() ? "" : ", ") + std::string(preset.name);
+        help_ = schemes + "; an a behind means asymmetric";
+        std::vector<std::string> methods;
+        for (const WeightMethod& row : weight_methods()) methods.emplace_back(row.name);
+        visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
+        visitor.option("-o,--output", output, "Folder to write; it appears when it is complete");
+        visitor.option("--scheme", scheme, help_.c_str());
+        visitor.option("--head", head, "Scheme of the output layer; default: w8 where --scheme has fewer bits; keep: as it is");
+        visitor.option("--embedding", embedding, "Scheme of the embedding table; default: w8 where --scheme has fewer bits; keep: as it is");
+        visitor.flag("--compat", compat, "Write only what other programs load: head and embedding keep their type, no short groups");
+        visitor.choice("--method", method, methods, "How codes are chosen");
+        visitor.choice("--scale-rule", scale_rule, {"search", "min-max"}, "search: the scale with the least squared error; min-max: the extremes as they are");
+        visitor.flag("--allow-requantize", requantize, "Accept weights that are quantized already; rounding twice loses twice");
+        visitor.flag("--force", force, "Replace the output folder if it exists; the old one stays until the new one is complete");
+        visitor.flag("--restart", restart, "Drop an unfinished run of the same output instead of going on with it");
+        visitor.flag("--dry-run", dry_run, "Say sizes, memory, disk and time, and stop");
+        visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use. The result does not depend on it");
+        visitor.option("--max-shard-mb", max_shard_mb, "Largest weight file, in millions of bytes");
+        visitor.flag("-v,--verbose", verbose, "A line for each tensor");
+    }
+    std::string help_;
+};
+
+// The scheme of a table: as asked, or `fallback`.
+Result<std::optional<Scheme>> table_scheme(const std::string& text, const std::optional<Scheme>& fallback) {
+    if (text.empty()) return fallback;
+    if (text == "keep") return std::optional<Scheme>();
+    SKIFF_TRY(auto scheme, parse_scheme(text));
+    return std::optional<Scheme>(scheme);
+}
+
+Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& parent) {
+    QuantizeStep step;
+    step.method = options.method;
+    step.scale_rule = options.scale_rule == "search" ? ScaleRule::search : ScaleRule::min_max;
+    step.quantized = options.requantize ? QuantizeStep::Quantized::requantize : QuantizeStep::Quantized::refuse;
+    SKIFF_TRY(const auto scheme, parse_scheme(options.scheme));
+    step.schemes = default_wish(scheme);
+    if (options.compat) {
+        step.loadable = QuantizeStep::Loadable::elsewhere;
+        if (scheme.kind == NumberKind::integer) step.schemes.head = step.schemes.embedding = std::nullopt;
+    }
+    SKIFF_TRY(step.schemes.head, table_scheme(options.head, step.schemes.head));
+    SKIFF_TRY(step.schemes.embedding, table_scheme(options.embedding, step.schemes.embedding));
+    // A tied table is one tensor: either option names it.
+    bool tied = false;
+    for (const auto& [key, use] : tensor_uses(parent.spec)) tied = tied || use == TensorUse::tied_embedding;
+    if (tied && options.head.empty() && !options.embedding.empty()) step.schemes.head = step.schemes.embedding;
+    if (tied && !options.head.empty() && !options.embedding.empty() && step.schemes.head != step.schemes.embedding)
+        return usage_error("--head " + options.head + " and --embedding " + options.embedding + " differ, but in this model they are one tensor; give one of them");
+    if (tied) step.schemes.embedding = step.schemes.head;
+    return step;
+}
+
+Json estimate_json(const Estimate& estimate) {
+    return Json::object({{"bytes_before", estimate.bytes_before}, {"bytes_after", estimate.bytes_after}, {"bits_per_weight", estimate.bits_per_weight},
+                         {"memory_bytes", estimate.memory_bytes}, {"disk_bytes", estimate.disk_bytes}, {"free_disk_bytes", estimate.free_disk_bytes}, {"seconds", estimate.seconds}});
+}
+
+std::string estimate_text(const Estimate& estimate) {
+    return "weights " + bytes_text(estimate.bytes_before) + " -> " + bytes_text(estimate.bytes_after) + " (" + number_text(estimate.bits_per_weight, 2) + " bits per weight) · memory about " +
+           bytes_text(estimate.memory_bytes) + " · disk " + bytes_text(estimate.disk_bytes) + " of " + bytes_text(estimate.free_disk_bytes) + " free · about " + duration_text(estimate.seconds);
+}
+
+// Elements, bytes and error by scheme.
+std::string table_of(const Manifest& manifest) {
+    struct Sum {
+        std::uint64_t n = 0, n_elements = 0, bytes = 0;
+        double largest_error = 0;
+    };
+    std::map<std::string, Sum> sums;
+    for (const ManifestTensor& tensor : manifest.tensors) {
+        Sum& sum = sums[tensor.scheme];
+        ++sum.n;
+        sum.n_elements += tensor.n_elements;
+        sum.bytes += tensor.bytes;
+        sum.largest_error = std::max(sum.largest_error, tensor.relative_squared_error);
+    }
+    std::vector<std::vector<std::string>> rows = {{"scheme", "tensors", "weights", "bytes", "bits/weight", "largest squared error"}};
+    for (const auto& [name, sum] : sums)
+        rows.push_back({name, std::to_string(sum.n), count_text(static_cast<double>(sum.n_elements)), bytes_text(sum.bytes),
+                        number_text(sum.n_elements > 0 ? static_cast<double>(sum.bytes) * 8 / static_cast<double>(sum.n_elements) : 0, 2), number_text(sum.largest_error * 100, 4) + " %"});
+    return table_text(rows, TableStyle::plain);
+}
+
+Status quantize(QuantizeOptions& options, Terminal& terminal) {
+    if (options.threads < 0 || options.threads > 1024) return usage_error("--threads " + std::to_string(options.threads) + ": expected 0 to 1024");
+    if (options.max_shard_mb < 1 || options.max_shard_mb > 1'000'000) return usage_error("--max-shard-mb " + std::to_string(options.max_shard_mb) + ": expected 1 to 1000000");
+    if (options.output.empty() && !options.dry_run) return usage_error("give the folder to write with -o");
+    SKIFF_TRY(const auto scheme, parse_scheme(options.scheme));
+    (void)scheme;
+    SKIFF_TRY(const auto parent, Checkpoint::open(options.model));
+    Recipe recipe;
+    SKIFF_TRY(const auto step, step_of(options, parent));
+    recipe.steps.push_back(step);
+
+    CompressOptions compress;
+    compress.output = options.output.empty() ? "." : options.output;
+    compress.if_exists = options.force ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse;
+    compress.unfinished = options.restart ? CompressOptions::Unfinished::restart : CompressOptions::Unfinished::resume;
+    compress.work = options.dry_run ? CompressOptions::Work::estimate_only : CompressOptions::Work::full;
+    compress.n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
+    compress.max_shard_bytes = static_cast<std::uint64_t>(options.max_shard_mb) * 1'000'000;
+    compress.progress = terminal.progress(" MiB");
+    compress.on_plan = [&](const TensorPlan& plan, const Estimate& estimate) {
+        compress.progress = terminal.progress(" MiB");  // the clock of the work itself
+        for (const std::string& remark : plan.remarks) terminal.remark("note: " + remark);
+        if (options.dry_run) terminal.print(estimate_text(estimate));
+        else terminal.remark(estimate_text(estimate));
+    };
+    if (options.verbose)
+        compress.on_tensor = [&](const ManifestTensor& tensor) {
+            terminal.remark(tensor.key + ": " + tensor.from + " -> " + tensor.scheme + ", " + bytes_text(tensor.bytes) + ", squared error " + number_text(tensor.relative_squared_error * 100, 4) + " %");
+        };
+    SKIFF_TRY(const auto report, run_recipe(parent, recipe, compress));
+    terminal.end_progress();
+    Json document = Json::object({{"estimate", estimate_json(report.estimate)}});
+    if (!options.dry_run) {
+        if (report.n_resumed > 0) terminal.remark("went on with an unfinished run: " + std::to_string(report.n_resumed) + " tensors were done");
+        terminal.print(table_of(report.manifest));
+        terminal.print("wrote " + options.output + " in " + duration_text(report.seconds) + "; try: skiff run " + options.output);
+        document.set("output", options.output);
+        document.set("seconds", report.seconds);
+        document.set("resumed_tensors", static_cast<std::uint64_t>(report.n_resumed));
+        document.set("manifest", manifest_json(report.manifest));
+    }
+    Json remarks = Json::array();
+    for (const std::string& remark : report.remarks) remarks.push_back(remark);
+    document.set("remarks", remarks);
+    terminal.result(document);
+    return {};
+}
+
+}  // namespace
+
+std::unique_ptr<Verb> quantize_verb_row() {
+    return make_verb<QuantizeOptions>("quantize", "Make a model smaller by rounding its weights to 8 or 4 bits",
+                                      {"skiff quantize models/pocket -o pocket-w4 --scheme w4g32", "skiff quantize MODEL -o OUT --scheme w4g128 --compat", "skiff quantize MODEL --scheme w8 --dry-run"}, quantize);
+}
+
+}  // namespace skiff

@@ -1,0 +1,67 @@
+#include "compress/manifest.h"
+
+#include "base/atomic_file.h"
+#include "base/mapped_file.h"
+
+namespace skiff {
+
+Json tensor_json(const ManifestTensor& tensor) {
+    return Json::object({{"key", tensor.key},
+                         {"from", tensor.from},
+                         {"scheme", tensor.scheme},
+                         {"elements", tensor.n_elements},
+                         {"bytes", tensor.bytes},
+                         {"relative_squared_error", tensor.relative_squared_error}});
+}
+
+Result<ManifestTensor> parse_tensor_json(const Json& json) {
+    ManifestTensor tensor;
+    SKIFF_TRY(tensor.key, json["key"].as_string("key"));
+    SKIFF_TRY(tensor.from, json["from"].as_string("from"));
+    SKIFF_TRY(tensor.scheme, json["scheme"].as_string("scheme"));
+    SKIFF_TRY(const auto elements, json["elements"].as_int("elements"));
+    SKIFF_TRY(const auto bytes, json["bytes"].as_int("bytes"));
+    SKIFF_TRY(tensor.relative_squared_error, json["relative_squared_error"].as_double("relative_squared_error"));
+    tensor.n_elements = static_cast<std::uint64_t>(elements);
+    tensor.bytes = static_cast<std::uint64_t>(bytes);
+    return tensor;
+}
+
+Json manifest_json(const Manifest& manifest) {
+    const ManifestParent& parent = manifest.parent;
+    Json parent_json = Json::object({{"name", parent.name},
+                                     {"content_hash", parent.content_hash},
+                                     {"architecture", parent.architecture},
+                                     {"elements", parent.n_elements},
+                                     {"bytes", parent.bytes}});
+    if (!parent.steps.is_null()) parent_json.set("steps", parent.steps);
+    std::uint64_t n_elements = 0, bytes = 0;
+    Json::Array tensors;
+    for (const ManifestTensor& tensor : manifest.tensors) {
+        n_elements += tensor.n_elements;
+        bytes += tensor.bytes;
+        tensors.push_back(tensor_json(tensor));
+    }
+    const double bits_per_weight = n_elements > 0 ? static_cast<double>(bytes) * 8 / static_cast<double>(n_elements) : 0;
+    return Json::object({{"format", "skiff.manifest"},
+                         {"version", 1},
+                         {"tool", manifest.tool},
+                         {"parent", std::move(parent_json)},
+                         {"steps", Json(Json::Array(manifest.steps))},
+                         {"seed", manifest.seed},
+                         {"totals", Json::object({{"elements", n_elements}, {"bytes", bytes}, {"bits_per_weight", bits_per_weight}})},
+                         {"tensors", std::move(tensors)},
+                         {"evidence", Json(Json::Array(manifest.evidence))}});
+}
+
+Status append_evidence(const std::string& folder, const Json& entry) {
+    const std::string path = join_path(folder, manifest_file_name);
+    SKIFF_TRY(auto manifest, read_json_file(path));
+    if (manifest["format"].text() != "skiff.manifest") return corrupt(path + ": is no manifest: \"format\" must be \"skiff.manifest\"");
+    Json::Array evidence = manifest["evidence"].items();
+    evidence.push_back(entry);
+    manifest.set("evidence", std::move(evidence));
+    return write_file_atomic(path, manifest.dump(1) + "\n");
+}
+
+}  // namespace skiff

@@ -1,0 +1,34 @@
+// The methods that choose a weight's codes, one row each in table.cpp, with the schemes that each is defined on.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "base/result.h"
+#include "base/thread_pool.h"
+#include "tensor/weight.h"
+
+namespace skiff {
+
+// One weight and what it shall become. The result has exactly this scheme, its scale type included; its bits do not depend on the pool.
+struct MethodInput {
+    const Weight& weight;
+    const Scheme& scheme;
+    ScaleRule scale_rule = ScaleRule::search;
+    ThreadPool& pool;
+};
+
+struct WeightMethod {
+    std::string_view name, summary;
+    Status (*defined_on)(const Scheme& scheme);        // an error that says why not
+    Result<Weight> (*encode)(const MethodInput& input);
+};
+
+std::span<const WeightMethod> weight_methods();
+Result<const WeightMethod*> find_weight_method(std::string_view name);  // a usage error lists the names
+
+// ---- the methods, one file each
+Status nearest_defined_on(const Scheme& scheme);
+Result<Weight> nearest_encode(const MethodInput& input);
+
+}  // namespace skiff

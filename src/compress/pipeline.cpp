@@ -1,0 +1,224 @@
+#include "compress/pipeline.h"
+
+#include <unistd.h>
+
+#include "base/hash.h"
+#include "base/mapped_file.h"
+#include "compress/journal.h"
+#include "compress/parent_files.h"
+#include "compress/survey.h"
+#include "formats/compressed_tensors.h"
+#include "formats/staged_checkpoint.h"
+
+namespace skiff {
+namespace {
+
+constexpr const char* journal_file_name = "journal";
+
+class Run {
+public:
+    Run(const Checkpoint& parent, const Recipe& recipe, const QuantizeStep& step, const CompressOptions& options)
+        : parent_(parent), step_(step), options_(options), pool_(std::max(1, options.n_threads)) {
+        report_.manifest.tool = std::string("skiff ") + SKIFF_VERSION;
+        report_.manifest.seed = recipe.seed;
+        for (const Step& each : recipe.steps) report_.manifest.steps.push_back(step_json(each));
+    }
+
+    Result<CompressReport> run() {
+        const double begin = monotonic_seconds();
+        if (options_.work == CompressOptions::Work::full) SKIFF_CHECK(check_output());
+        SKIFF_TRY(plan_, plan_tensors(parent_, step_, pool_, options_.progress));
+        report_.remarks = plan_.remarks;
+        SKIFF_TRY(report_.estimate, estimate(parent_, plan_, step_, options_.output, pool_));
+        if (options_.on_plan) options_.on_plan(plan_, report_.estimate);
+        if (options_.work == CompressOptions::Work::estimate_only) return std::move(report_);
+        SKIFF_CHECK(describe_parent());
+        SKIFF_TRY(auto directory, AtomicDirectory::create(options_.output, options_.if_exists));
+        working_path_ = directory.working_path();
+        SKIFF_CHECK(open_journal());
+        if (!complete_) {
+            SKIFF_CHECK(work());
+            SKIFF_CHECK(finish());
+        }
+        SKIFF_CHECK(directory.commit());
+        report_.seconds = monotonic_seconds() - begin;
+        return std::move(report_);
+    }
+
+private:
+    // Before anything that takes time.
+    Status check_output() const {
+        if (options_.output.empty()) return usage_error("give the folder to write with -o");
+        if (options_.if_exists == AtomicDirectory::IfExists::refuse && (is_directory(options_.output) || file_exists(options_.output)))
+            return usage_error(options_.output + ": already exists; give another -o, remove it, or add --force");
+        return {};
+    }
+
+    Status describe_parent() {
+        ManifestParent& parent = report_.manifest.parent;
+        parent.name = parent_.name;
+        SKIFF_TRY(parent.content_hash, parent_.content_hash());
+        parent.architecture = parent_.spec.architecture;
+        parent.n_elements = plan_.n_elements;
+        parent.bytes = plan_.bytes_before;
+        if (parent_.manifest["steps"].is_array()) parent.steps = parent_.manifest["steps"];
+        return {};
+    }
+
+    // Whose work the journal is about. Equal heads mean equal results.
+    Json head() const {
+        Json::Array steps(report_.manifest.steps);
+        return Json::object({{"tool", report_.manifest.tool},
+                             {"parent", report_.manifest.parent.content_hash},
+                             {"name", report_.manifest.parent.name},
+                             {"steps", std::move(steps)},
+                             {"seed", report_.manifest.seed},
+                             {"max_shard_bytes", options_.max_shard_bytes}});
+    }
+
+    Error other_run(const Json& found) const {
+        std::string differences;
+        const Json mine = head();
+        auto note = [&](const std::string& what, const Json& theirs, const Json& ours) {
+            if (theirs.dump() != ours.dump()) differences += (differences.empty() ? "" : ", ") + what + " was " + theirs.dump() + " and is " + ours.dump();
+        };
+        for (const auto& [key, value] : mine.members()) {
+            if (key != "steps" || found["steps"].size() != value.size()) {
+                note(key, found[key], value);
+                continue;
+            }
+            for (std::size_t i = 0; i < value.size(); ++i)
+                for (const auto& [field, ours] : value.items()[i].members()) note(field, found["steps"].items()[i][field], ours);
+        }
+        return usage_error(working_path_ + ": holds an unfinished run of something else: " + differences + "; give the same model and options to go on with it, or --restart to drop it");
+    }
+
+    // Finds out whether to begin, to go on, or only to rename.
+    Status open_journal() {
+        const std::string path = join_path(working_path_, journal_file_name);
+        const bool restart = options_.unfinished == CompressOptions::Unfinished::restart;
+        if (!file_exists(path) && file_exists(join_path(working_path_, manifest_file_name)) && !restart) return adopt_complete();
+        SKIFF_TRY(auto journal, Journal::open(path));
+        if (restart) SKIFF_CHECK(journal.clear());
+        const bool fresh = journal.entries().empty();
+        if (!fresh && journal.entries()[0].dump() != head().dump()) return other_run(journal.entries()[0]);
+        if (fresh) {
+            SKIFF_CHECK(check_disk(report_.estimate, options_.output));
+            SKIFF_CHECK(remove_other_files(working_path_, journal_file_name));
+        }
+        std::vector<TensorDeclaration> declarations;
+        for (const PlannedTensor& tensor : plan_.tensors) declarations.insert(declarations.end(), tensor.declarations.begin(), tensor.declarations.end());
+        SKIFF_TRY(const auto shards, assign_shards(working_path_, std::move(declarations), options_.max_shard_bytes));
+        SKIFF_TRY(auto staged, StagedCheckpoint::open(working_path_, shards, fresh ? StagedCheckpoint::Start::fresh : StagedCheckpoint::Start::resume));
+        staged_.emplace(std::move(staged));
+        if (fresh) {  // the head comes last: where it is, the files are laid out
+            SKIFF_CHECK(staged_->sync());
+            SKIFF_CHECK(journal.append(head()));
+        }
+        journal_.emplace(std::move(journal));
+        return {};
+    }
+
+    // The earlier run was killed between its last file and the rename.
+    Status adopt_complete() {
+        SKIFF_TRY(const auto found, read_json_file(join_path(working_path_, manifest_file_name)));
+        Manifest mine = report_.manifest;
+        const Json ours = manifest_json(mine);
+        for (const char* key : {"tool", "parent", "steps", "seed"})
+            if (found[key].dump() != ours[key].dump())
+                return usage_error(working_path_ + ": holds the result of something else (\"" + key + "\" differs); rename it, or add --restart to drop it");
+        for (const Json& tensor : found["tensors"].items()) {
+            SKIFF_TRY(auto done, parse_tensor_json(tensor));
+            report_.manifest.tensors.push_back(std::move(done));
+        }
+        report_.n_resumed = report_.manifest.tensors.size();
+        complete_ = true;
+        return {};
+    }
+
+    Status work() {
+        const std::size_t n_done = journal_->entries().size() - 1;
+        if (n_done > plan_.tensors.size()) return corrupt(working_path_ + ": the journal lists more tensors than the model has; add --restart");
+        std::uint64_t done = 0, total = 0;
+        for (std::size_t i = 0; i < plan_.tensors.size(); ++i) {
+            const PlannedTensor& planned = plan_.tensors[i];
+            if (i >= n_done) {
+                total += planned.bytes_before;
+                continue;
+            }
+            SKIFF_TRY(auto finished, parse_tensor_json(journal_->entries()[i + 1]));
+            if (finished.key != planned.key || finished.scheme != planned.name())
+                return corrupt(working_path_ + ": the journal has " + finished.key + " where " + planned.key + " is expected; add --restart");
+            report_.manifest.tensors.push_back(std::move(finished));
+        }
+        report_.n_resumed = n_done;
+        for (std::size_t i = n_done; i < plan_.tensors.size(); ++i) {
+            const PlannedTensor& planned = plan_.tensors[i];
+            if (interrupt_requested()) return interrupted();
+            auto finished = one_tensor(planned);
+            if (!finished.ok()) {
+                if (finished.error().code == ErrorCode::interrupted) return interrupted();
+                return finished.take_error().with_context("tensor " + planned.key);
+            }
+            SKIFF_CHECK(journal_->append(tensor_json(*finished)));
+            done += planned.bytes_before;
+            if (options_.on_tensor) options_.on_tensor(*finished);
+            if (options_.progress) options_.progress({"quantize", planned.key, done >> 20, std::max<std::uint64_t>(1, total >> 20)});
+            report_.manifest.tensors.push_back(std::move(*finished));
+        }
+        return {};
+    }
+
+    Error interrupted() const {
+        return {ErrorCode::interrupted, "interrupted; " + std::to_string(report_.manifest.tensors.size()) + " of " + std::to_string(plan_.tensors.size()) +
+                                            " tensors are done: run the same command again to go on", {}};
+    }
+
+    Result<ManifestTensor> one_tensor(const PlannedTensor& planned) {
+        SKIFF_TRY(const auto result, make_planned(parent_, planned, step_, pool_));
+        const bool is_codes = result.codes() != nullptr;
+        std::vector<StoredTensor> parts = {{planned.key, is_codes ? DType::i32 : result.plain()->dtype, result.shape, is_codes ? std::span<const std::byte>() : result.plain()->data, result.owner}};
+        if (is_codes) {
+            SKIFF_TRY(parts, weight_tensors(module_of_key(planned.key), result));
+        }
+        for (const StoredTensor& part : parts) SKIFF_CHECK(staged_->write(part.name, part.bytes));
+        SKIFF_CHECK(staged_->sync());
+        ManifestTensor done{planned.key, planned.from, planned.name(), planned.n_elements, planned.bytes_after, 0};
+        SKIFF_TRY(const auto source, load_as_rows(parent_, planned));
+        if (planned.scheme && source.shape == result.shape) done.relative_squared_error = relative_squared_error(source, result, pool_);
+        release_pages(source);
+        return done;
+    }
+
+    Status finish() {
+        SKIFF_CHECK(remove_temporaries(working_path_));
+        SKIFF_CHECK(staged_->finish());
+        SKIFF_TRY(const auto config, planned_config(parent_, plan_, step_));
+        SKIFF_CHECK(write_file_atomic(join_path(working_path_, "config.json"), config.dump(2) + "\n"));
+        SKIFF_CHECK(copy_parent_files(parent_, working_path_));
+        SKIFF_CHECK(write_file_atomic(join_path(working_path_, manifest_file_name), manifest_json(report_.manifest).dump(1) + "\n"));
+        const std::string journal = join_path(working_path_, journal_file_name);
+        if (::unlink(journal.c_str()) != 0) return runtime_error(journal + ": cannot remove the journal of the finished run");
+        return {};
+    }
+
+    const Checkpoint& parent_;
+    const QuantizeStep& step_;
+    const CompressOptions& options_;
+    ThreadPool pool_;
+    TensorPlan plan_;
+    CompressReport report_;
+    std::string working_path_;
+    std::optional<StagedCheckpoint> staged_;
+    std::optional<Journal> journal_;
+    bool complete_ = false;
+};
+
+}  // namespace
+
+Result<CompressReport> run_recipe(const Checkpoint& parent, const Recipe& recipe, const CompressOptions& options) {
+    if (recipe.steps.size() != 1) return usage_error("a recipe holds one step today; this one has " + std::to_string(recipe.steps.size()));
+    return Run(parent, recipe, std::get<QuantizeStep>(recipe.steps[0]), options).run();
+}
+
+}  // namespace skiff

@@ -1,0 +1,42 @@
+// Runs a recipe on a checkpoint, one tensor in memory at a time, into a folder that appears complete or not at all. A run that was killed goes on
+// after its last finished tensor, with the same bytes in the end.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/atomic_file.h"
+#include "base/progress.h"
+#include "compress/manifest.h"
+#include "compress/preflight.h"
+#include "compress/recipe.h"
+#include "formats/checkpoint_files.h"
+#include "model/checkpoint.h"
+
+namespace skiff {
+
+struct CompressOptions {
+    std::string output;  // folder
+    AtomicDirectory::IfExists if_exists = AtomicDirectory::IfExists::refuse;
+    enum class Unfinished : std::uint8_t { resume, restart } unfinished = Unfinished::resume;
+    enum class Work : std::uint8_t { full, estimate_only } work = Work::full;
+    int n_threads = 1;
+    std::uint64_t max_shard_bytes = CheckpointWriter::default_max_shard_bytes;
+    ProgressSink progress;
+    std::function<void(const ManifestTensor&)> on_tensor;    // after each one
+    std::function<void(const TensorPlan&, const Estimate&)> on_plan;  // before the work
+};
+
+struct CompressReport {
+    Manifest manifest;                 // empty tensors when only estimated
+    Estimate estimate;
+    std::vector<std::string> remarks;
+    std::size_t n_resumed = 0;         // tensors that an earlier run had finished
+    double seconds = 0;
+};
+
+// Today a recipe holds exactly one step.
+Result<CompressReport> run_recipe(const Checkpoint& parent, const Recipe& recipe, const CompressOptions& options);
+
+}  // namespace skiff

@@ -1,0 +1,24 @@
+// What a run will need, before it begins.
+#pragma once
+
+#include <string>
+
+#include "compress/tensor_plan.h"
+
+namespace skiff {
+
+struct Estimate {
+    std::uint64_t bytes_before = 0, bytes_after = 0;
+    double bits_per_weight = 0;
+    std::uint64_t memory_bytes = 0;  // about, at the peak; the program itself included
+    std::uint64_t disk_bytes = 0;    // to be written
+    std::uint64_t free_disk_bytes = 0;
+    double seconds = 0;              // about; 0 when unknown
+};
+
+// Times a small part of the largest tensor for the seconds. `output_folder` need not exist.
+Result<Estimate> estimate(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step, const std::string& output_folder, ThreadPool& pool);
+// An error with both figures when the disk is too small.
+Status check_disk(const Estimate& estimate, const std::string& output_folder);
+
+}  // namespace skiff

@@ -1,0 +1,23 @@
+// Rounding to nearest: the grid's scales are fitted group by group, and each weight takes the closest value.
+#include "compress/method.h"
+
+namespace skiff {
+
+Status nearest_defined_on(const Scheme& scheme) {
+    if (scheme.kind == NumberKind::floating) {
+        const bool stored = scheme.dtype == DType::f32 || scheme.dtype == DType::f16 || scheme.dtype == DType::bf16;
+        if (!stored) return unsupported("weights are not stored as " + scheme.name() + " here; take fp32, fp16 or bf16");
+        return {};
+    }
+    if (scheme.bits < 1 || scheme.bits > 8) return unsupported(scheme.name() + ": codes have 1 to 8 bits");
+    return {};
+}
+
+Result<Weight> nearest_encode(const MethodInput& input) {
+    SKIFF_TRY(auto weight, encode_nearest(input.weight, input.scheme, input.scale_rule, {}, &input.pool));
+    if (const Codes* codes = weight.codes(); codes != nullptr && codes->scheme.scale_dtype != input.scheme.scale_dtype)
+        return runtime_error("scales do not fit " + std::string(dtype_info(input.scheme.scale_dtype).name) + ", which the survey of the weights did not foresee; this is a bug, please report it");
+    return weight;
+}
+
+}  // namespace skiff

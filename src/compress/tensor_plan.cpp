@@ -1,0 +1,244 @@
+#include "compress/tensor_plan.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <set>
+
+#include "base/checked.h"
+#include "compress/method.h"
+#include "compress/survey.h"
+#include "formats/compressed_tensors.h"
+
+namespace skiff {
+namespace {
+
+constexpr std::string_view weight_end = ".weight";
+
+std::set<std::string> keys_stored_as_columns(const ModelSpec& spec) {
+    std::set<std::string> keys;
+    for (const Block& block : spec.blocks)
+        for (const Op& op : block.ops)
+            if (const auto* linear = std::get_if<LinearOp>(&op.detail))
+                for (const LinearTerm& term : linear->terms)
+                    if (term.weight.transposed) keys.insert(term.weight.key);
+    return keys;
+}
+
+// The 16 bit type that the parent computes with.
+DType half_type(const Json& config) {
+    for (const char* key : {"dtype", "torch_dtype"})
+        if (config[key].is_string()) return config[key].text() == "bfloat16" ? DType::bf16 : DType::f16;
+    return DType::f16;
+}
+
+Scheme floating_scheme(DType dtype) { return *parse_scheme(dtype == DType::bf16 ? "bf16" : dtype == DType::f16 ? "fp16" : "fp32"); }
+
+std::vector<TensorDeclaration> declare(const PlannedTensor& planned, DType kept_dtype) {
+    const std::string module = module_of_key(planned.key);
+    if (!planned.scheme || planned.scheme->kind == NumberKind::floating) return {{planned.key, planned.scheme ? planned.scheme->dtype : kept_dtype, planned.shape}};
+    const Scheme& scheme = *planned.scheme;
+    const std::int64_t n_rows = planned.shape[0], n_columns = planned.shape[1], n_groups = scheme.n_groups(n_columns);
+    std::vector<TensorDeclaration> parts = {{module + ".weight_packed", DType::i32, {n_rows, packed_row_bytes(scheme.bits, n_columns) / 4}},
+                                            {module + ".weight_scale", scheme.scale_dtype, {n_rows, n_groups}},
+                                            {module + ".weight_shape", DType::i64, {2}}};
+    if (!scheme.symmetric) parts.push_back({module + ".weight_zero_point", DType::i32, {packed_row_bytes(scheme.bits, n_rows) / 4, n_groups}});
+    return parts;
+}
+
+class Planner {
+public:
+    Planner(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool)
+        : parent_(parent), step_(step), pool_(pool), uses_(tensor_uses(parent.spec)), columns_(keys_stored_as_columns(parent.spec)) {}
+
+    Result<TensorPlan> run(const ProgressSink& progress) {
+        SKIFF_CHECK(check_step());
+        std::uint64_t done = 0, total = parent_.spec.tensors.size();
+        for (const auto& [key, declared] : parent_.spec.tensors) {
+            if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted before any work was done", {}};
+            if (!parent_.weights->contains(key) && declared.need == TensorDecl::Need::optional) continue;
+            auto added = add(key);
+            if (!added.ok()) return added.take_error().with_context("tensor " + key);
+            if (progress) progress({"survey", key, ++done, total});
+        }
+        for (auto& [text, n] : remark_counts_) plan_.remarks.push_back(text + (n > 1 ? " (" + std::to_string(n) + " tensors)" : ""));
+        const bool to_codes = step_.schemes.linear.kind == NumberKind::integer;
+        if (n_changed_ == 0 && to_codes) return usage_error("nothing would change: " + (plan_.remarks.empty() ? "the model has no linear weights" : plan_.remarks[0]));
+        if (n_changed_ == 0) plan_.remarks.push_back("every tensor is " + step_.schemes.linear.name() + " already; the result is a copy");
+        return std::move(plan_);
+    }
+
+private:
+    bool elsewhere() const { return step_.loadable == QuantizeStep::Loadable::elsewhere; }
+
+    Status check_step() {
+        SKIFF_TRY(const WeightMethod* method, find_weight_method(step_.method));
+        SKIFF_CHECK(method->defined_on(step_.schemes.linear));
+        for (const auto& scheme : {step_.schemes.embedding, step_.schemes.head})
+            if (scheme) SKIFF_CHECK(method->defined_on(*scheme));
+        if (elsewhere() && !step_.schemes.linear.symmetric) remark("asymmetric schemes are written as the format says, but transformers does not load them; take a symmetric one");
+        return {};
+    }
+
+    void remark(const std::string& text) { ++remark_counts_[text]; }
+
+    // The scheme asked for, or nothing where it cannot be.
+    Result<std::optional<Scheme>> choose(const PlannedTensor& planned, const Weight& weight) {
+        const Scheme* wanted = scheme_for(step_.schemes, planned.use);
+        if (wanted == nullptr) return kept(weight);
+        if (wanted->kind == NumberKind::floating) {
+            const bool same = weight.plain() != nullptr && weight.plain()->dtype == wanted->dtype;
+            const bool is_number = weight.plain() == nullptr || dtype_info(weight.plain()->dtype).is_float;
+            return same || !is_number || weight.shape.empty() ? std::optional<Scheme>() : *wanted;
+        }
+        const bool is_module = planned.key.ends_with(weight_end) && weight.shape.size() == 2;
+        if (!is_module) {
+            remark("tensors that are no module's weight stay as they are");
+            return kept(weight);
+        }
+        Scheme scheme = *wanted;
+        const std::int64_t n_columns = weight.plain() != nullptr && planned.stored_as_columns ? weight.shape[0] : weight.shape[1];
+        if (scheme.group_size >= n_columns) scheme.group_size = 0;  // one group: the same numbers as the whole row
+        if (elsewhere()) {
+            if (planned.stored_as_columns) {
+                remark("weights stored as (inputs, outputs) stay as they are: other programs do not read them quantized");
+                return kept(weight);
+            }
+            if (scheme.group_size != 0 && n_columns % scheme.group_size != 0) {
+                remark("rows that are not a multiple of " + std::to_string(scheme.group_size) + " stay as they are: other programs do not read a short last group");
+                return kept(weight);
+            }
+            scheme.scale_dtype = half_type(parent_.config);
+        }
+        return std::optional<Scheme>(scheme);
+    }
+
+    // Kept tensors that are not plain become 16 bit floats (only where requantizing was asked for).
+    std::optional<Scheme> kept(const Weight& weight) const {
+        if (weight.plain() != nullptr) return std::nullopt;
+        return floating_scheme(half_type(parent_.config));
+    }
+
+    Status check_survey(PlannedTensor& planned, const Survey& survey) {
+        if (!planned.scheme) return {};
+        if (planned.scheme->kind == NumberKind::floating) {
+            const bool overflows = planned.scheme->dtype == DType::f16 && survey.largest >= 65520.0f;
+            if (overflows) return unsupported("holds " + std::to_string(survey.largest) + ", which fp16 cannot hold (65504 at most); take bf16");
+            return {};
+        }
+        if (survey.needs_wide_scales && planned.scheme->scale_dtype == DType::f16) planned.scheme->scale_dtype = DType::f32;
+        return {};
+    }
+
+    Status add(const std::string& key) {
+        PlannedTensor planned;
+        planned.key = key;
+        planned.use = uses_.at(key);
+        planned.stored_as_columns = columns_.count(key) != 0;
+        SKIFF_TRY(auto weight, parent_.weights->load(key));
+        planned.from = weight.encoding_name();
+        if (weight.plain() == nullptr && step_.quantized == QuantizeStep::Quantized::refuse)
+            return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
+        SKIFF_TRY(planned.scheme, choose(planned, weight));
+        planned.shape = weight.shape;
+        const bool to_codes = planned.scheme && planned.scheme->kind == NumberKind::integer;
+        if (planned.stored_as_columns && to_codes == (weight.plain() != nullptr)) std::swap(planned.shape[0], planned.shape[1]);
+        SKIFF_TRY(const auto survey, survey_weight_of(planned, weight));
+        SKIFF_CHECK(check_survey(planned, survey));
+
+        planned.declarations = declare(planned, weight.plain() != nullptr ? weight.plain()->dtype : DType::f16);
+        for (const auto& part : planned.declarations) {
+            auto n_elements = checked_product(part.shape);
+            auto size = n_elements ? dtype_bytes(part.dtype, *n_elements) : std::nullopt;
+            if (!size) return corrupt("has no size in bytes");
+            planned.bytes_after += static_cast<std::uint64_t>(*size);
+        }
+        planned.bytes_before = weight.stored_bytes();
+        planned.n_elements = static_cast<std::uint64_t>(element_count(weight.shape));
+        n_changed_ += planned.scheme.has_value();
+        plan_.bytes_before += planned.bytes_before;
+        plan_.bytes_after += planned.bytes_after;
+        plan_.n_elements += planned.n_elements;
+        plan_.largest_working_set_bytes = std::max(plan_.largest_working_set_bytes, planned.bytes_before * (planned.stored_as_columns ? 2 : 1) + planned.bytes_after);
+        plan_.tensors.push_back(std::move(planned));
+        release_pages(weight);
+        return {};
+    }
+
+    Result<Survey> survey_weight_of(const PlannedTensor& planned, const Weight& weight) {
+        const TensorView* view = weight.plain();
+        if (view != nullptr && (!dtype_info(view->dtype).is_float || dtype_info(view->dtype).to_float == nullptr)) return Survey{};
+        // Scales belong to rows of outputs; a matrix stored as columns is turned for that.
+        const bool turn = planned.stored_as_columns && view != nullptr && weight.shape.size() == 2;
+        return survey_weight(turn ? transposed(weight) : weight, planned.scheme ? &*planned.scheme : nullptr, pool_);
+    }
+
+    const Checkpoint& parent_;
+    const QuantizeStep& step_;
+    ThreadPool& pool_;
+    std::map<std::string, TensorUse> uses_;
+    std::set<std::string> columns_;
+    std::map<std::string, int> remark_counts_;
+    int n_changed_ = 0;
+    TensorPlan plan_;
+};
+
+}  // namespace
+
+std::string module_of_key(const std::string& key) { return key.ends_with(weight_end) ? key.substr(0, key.size() - weight_end.size()) : key; }
+
+void release_pages(const Weight& weight) {
+    if (!weight.file_backed || weight.plain() == nullptr) return;
+    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto begin = round_up(reinterpret_cast<std::uintptr_t>(weight.plain()->data.data()), page);
+    const auto end = reinterpret_cast<std::uintptr_t>(weight.plain()->data.data() + weight.plain()->data.size()) / page * page;
+    if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, const ProgressSink& progress) {
+    return Planner(parent, step, pool).run(progress);
+}
+
+Result<Weight> load_as_rows(const Checkpoint& parent, const PlannedTensor& planned) {
+    SKIFF_TRY(auto weight, parent.weights->load(planned.key));
+    if (weight.shape == planned.shape || weight.plain() == nullptr) return weight;
+    return transposed(weight);
+}
+
+Result<Weight> make_planned(const Checkpoint& parent, const PlannedTensor& planned, const QuantizeStep& step, ThreadPool& pool) {
+    SKIFF_TRY(const auto source, load_as_rows(parent, planned));
+    if (!planned.scheme) return source;
+    SKIFF_TRY(const WeightMethod* method, find_weight_method(step.method));
+    SKIFF_TRY(auto result, method->encode({source, *planned.scheme, step.scale_rule, pool}));
+    // Codes and blocks of the parent are (outputs, inputs) where a plain tensor is stored as columns.
+    if (result.shape != planned.shape && result.plain() != nullptr) return transposed(result);
+    return result;
+}
+
+Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step) {
+    Json config = parent.config;
+    config.erase("quantization_config");
+    if (step.schemes.linear.kind == NumberKind::floating) {
+        const DType dtype = step.schemes.linear.dtype;
+        const char* name = dtype == DType::bf16 ? "bfloat16" : dtype == DType::f16 ? "float16" : "float32";
+        const bool has_new_key = config.contains("dtype");
+        if (has_new_key) config.set("dtype", name);
+        if (!has_new_key || config.contains("torch_dtype")) config.set("torch_dtype", name);
+        return config;
+    }
+    std::map<std::string, QuantizedModule> modules;
+    std::vector<std::string> ignore;
+    for (const PlannedTensor& tensor : plan.tensors) {
+        const bool is_embedding = tensor.use == TensorUse::embedding || tensor.use == TensorUse::tied_embedding;
+        const bool is_linear = tensor.use == TensorUse::linear || tensor.use == TensorUse::head || tensor.use == TensorUse::router;
+        if (tensor.scheme && tensor.scheme->kind == NumberKind::integer) modules[module_of_key(tensor.key)] = {*tensor.scheme, tensor.shape[1], !is_embedding};
+        else if (is_linear && tensor.key.ends_with(weight_end)) ignore.push_back(module_of_key(tensor.key));
+        // Loaders make a head of the tied table, a linear layer of its own name.
+        if (tensor.use == TensorUse::tied_embedding) ignore.push_back("lm_head");
+    }
+    SKIFF_TRY(auto quantization, quantization_config_for(modules, ignore));
+    config.set("quantization_config", std::move(quantization));
+    return config;
+}
+
+}  // namespace skiff

@@ -1,0 +1,52 @@
+// What becomes of each tensor, known before the work: scheme, place, size. The same for the same model and step, so that a resumed run agrees.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/progress.h"
+#include "base/thread_pool.h"
+#include "compress/recipe.h"
+#include "formats/safetensors.h"
+#include "model/checkpoint.h"
+
+namespace skiff {
+
+struct PlannedTensor {
+    std::string key;
+    TensorUse use = TensorUse::other;
+    std::string from;               // how the parent holds it: "BF16", "Q8_0"
+    std::optional<Scheme> scheme;   // nothing: copied as it is
+    bool stored_as_columns = false; // the parent holds (inputs, outputs); codes are (outputs, inputs)
+    Shape shape;                    // of the result
+    std::uint64_t n_elements = 0, bytes_before = 0, bytes_after = 0;
+    std::vector<TensorDeclaration> declarations;
+    std::string name() const { return scheme ? scheme->name() : from; }
+};
+
+struct TensorPlan {
+    std::vector<PlannedTensor> tensors;  // in order of their keys
+    std::vector<std::string> remarks;    // what was done otherwise than asked, and why
+    std::uint64_t bytes_before = 0, bytes_after = 0, n_elements = 0;
+    std::uint64_t largest_working_set_bytes = 0;  // source and result of one tensor
+};
+
+// Reads every weight once: finds numbers that are not finite or do not fit, and the type that scales need. Errors name the tensor.
+Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, const ProgressSink& progress);
+
+// The tensor that the plan describes. // as shape of `planned`
+Result<Weight> make_planned(const Checkpoint& parent, const PlannedTensor& planned, const QuantizeStep& step, ThreadPool& pool);
+// The parent's weight as rows of outputs, so that it can be compared with the result.
+Result<Weight> load_as_rows(const Checkpoint& parent, const PlannedTensor& planned);
+
+// The parent's config.json with what the plan changes: quantization_config, or the type of the weights.
+Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step);
+
+// "model.layers.0.mlp.down_proj" of "....weight"; the key itself when it names no module's weight.
+std::string module_of_key(const std::string& key);
+
+// Gives back the pages of a mapped weight that will not be read again soon.
+void release_pages(const Weight& weight);
+
+}  // namespace skiff

@@ -1,0 +1,50 @@
+#include "model/scheme_choice.h"
+
+namespace skiff {
+
+const char* tensor_use_name(TensorUse use) {
+    static constexpr const char* names[] = {"other", "linear", "router", "embedding", "head", "tied_embedding", "positions"};
+    return names[static_cast<int>(use)];
+}
+
+std::map<std::string, TensorUse> tensor_uses(const ModelSpec& spec) {
+    std::map<ValueId, bool> routed;  // values that choose experts
+    for (const Block& block : spec.blocks)
+        for (const Op& op : block.ops)
+            if (std::holds_alternative<RouteOp>(op.detail)) routed[op.in[0]] = true;
+
+    std::map<std::string, TensorUse> uses;
+    for (const auto& [key, tensor] : spec.tensors) uses[key] = tensor.role == TensorDecl::Role::linear ? TensorUse::linear : TensorUse::other;
+    for (const Block& block : spec.blocks)
+        for (const Op& op : block.ops) {
+            if (const auto* embed = std::get_if<EmbedOp>(&op.detail)) uses[embed->table.key] = embed->index == EmbedOp::Index::token ? TensorUse::embedding : TensorUse::positions;
+            const auto* linear = std::get_if<LinearOp>(&op.detail);
+            if (linear == nullptr) continue;
+            for (const LinearTerm& term : linear->terms) {
+                TensorUse& use = uses[term.weight.key];
+                const auto declared = spec.tensors.find(term.weight.key);
+                if (use == TensorUse::embedding) use = TensorUse::tied_embedding;
+                else if (use == TensorUse::other && declared != spec.tensors.end() && declared->second.role == TensorDecl::Role::embedding) use = TensorUse::head;
+                else if (use == TensorUse::linear && routed.count(op.out) != 0) use = TensorUse::router;
+            }
+        }
+    return uses;
+}
+
+SchemeWish default_wish(const Scheme& scheme) {
+    static const Scheme eight_bit_rows = *parse_scheme("w8");
+    const bool narrow = scheme.kind == NumberKind::integer && scheme.bits < 8;
+    return {scheme, narrow ? eight_bit_rows : scheme, narrow ? eight_bit_rows : scheme};
+}
+
+const Scheme* scheme_for(const SchemeWish& wish, TensorUse use) {
+    switch (use) {
+        case TensorUse::linear: return &wish.linear;
+        case TensorUse::embedding: return wish.embedding ? &*wish.embedding : nullptr;
+        case TensorUse::head:
+        case TensorUse::tied_embedding: return wish.head ? &*wish.head : nullptr;
+        default: return wish.linear.kind == NumberKind::floating ? &wish.linear : nullptr;
+    }
+}
+
+}  // namespace skiff
