@@ -1,11 +1,11 @@
 #include "base/thread_pool.h"
 
-#include <sched.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -18,42 +18,55 @@ inline void relax() {
 #endif
 }
 
-// Spin for some microseconds, then give the core away: a busy neighbour must not collapse the speed.
-template <class Ready>
-void wait_until(Ready ready) {
-    for (int spins = 0; !ready(); ++spins) {
-        if (spins < 2000) relax();
-        else ::sched_yield();
+// A number that threads wait on: spinning first, since the others mostly arrive within microseconds, then asleep in the kernel, so that a
+// busy neighbour, or more threads than cores, do not collapse the speed.
+class WaitWord {
+public:
+    std::uint32_t load() const { return value_.load(std::memory_order_acquire); }
+    void store(std::uint32_t value) { value_.store(value); }
+    // Adds and wakes whoever sleeps.
+    std::uint32_t add_and_wake(std::uint32_t amount) {
+        const std::uint32_t sum = value_.fetch_add(amount) + amount;
+        if (n_sleeping_.load() > 0) ::syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
+        return sum;
     }
-}
+
+    template <class Ready>
+    void wait(Ready ready) {
+        for (int spins = 0; spins < 2000; ++spins) {
+            if (ready(load())) return;
+            relax();
+        }
+        n_sleeping_.fetch_add(1);
+        for (std::uint32_t seen = value_.load(); !ready(seen); seen = value_.load()) ::syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+        n_sleeping_.fetch_sub(1);
+    }
+
+private:
+    alignas(64) std::atomic<std::uint32_t> value_{0};
+    std::atomic<std::uint32_t> n_sleeping_{0};
+    static_assert(sizeof(std::atomic<std::uint32_t>) == 4 && std::atomic<std::uint32_t>::is_always_lock_free);
+};
 
 }  // namespace
 
 struct ThreadPool::State {
     int n_threads = 1;
     std::vector<std::thread> workers;
-    std::mutex mutex;
-    std::condition_variable wake;
     const std::function<void(int)>* task = nullptr;
-    std::atomic<std::uint64_t> generation{0};
     std::atomic<bool> stopping{false};
-    alignas(64) std::atomic<int> n_running{0};
+    WaitWord generation;               // one more for every run
+    WaitWord n_done;                   // workers that have finished this run
+    WaitWord phase;                    // one more for every barrier passed
     alignas(64) std::atomic<int> n_arrived{0};
-    alignas(64) std::atomic<std::uint32_t> phase{0};
 
     void work(int thread) {
-        std::uint64_t seen = 0;
-        for (;;) {
-            // A short spin keeps back-to-back runs (one per token) off the futex path.
-            for (int spins = 0; spins < 4000 && generation.load(std::memory_order_acquire) == seen && !stopping.load(); ++spins) relax();
-            if (generation.load(std::memory_order_acquire) == seen) {
-                std::unique_lock lock(mutex);
-                wake.wait(lock, [&] { return generation.load() != seen || stopping.load(); });
-            }
+        for (std::uint32_t seen = 0;;) {
+            generation.wait([&](std::uint32_t value) { return value != seen; });
+            seen = generation.load();
             if (stopping.load()) return;
-            seen = generation.load(std::memory_order_acquire);
             (*task)(thread);
-            n_running.fetch_sub(1, std::memory_order_acq_rel);
+            n_done.add_and_wake(1);
         }
     }
 };
@@ -64,11 +77,8 @@ ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
 }
 
 ThreadPool::~ThreadPool() {
-    {
-        std::lock_guard lock(state_->mutex);
-        state_->stopping.store(true);
-    }
-    state_->wake.notify_all();
+    state_->stopping.store(true);
+    state_->generation.add_and_wake(1);
     for (auto& worker : state_->workers) worker.join();
 }
 
@@ -79,26 +89,22 @@ void ThreadPool::run(const std::function<void(int)>& task) {
         task(0);
         return;
     }
-    state_->n_running.store(state_->n_threads - 1, std::memory_order_relaxed);
-    {
-        std::lock_guard lock(state_->mutex);
-        state_->task = &task;
-        state_->generation.fetch_add(1, std::memory_order_release);
-    }
-    state_->wake.notify_all();
+    state_->n_done.store(0);
+    state_->task = &task;
+    state_->generation.add_and_wake(1);
     task(0);
-    wait_until([&] { return state_->n_running.load(std::memory_order_acquire) == 0; });
+    state_->n_done.wait([&](std::uint32_t done) { return done == static_cast<std::uint32_t>(state_->n_threads - 1); });
 }
 
 void ThreadPool::barrier() {
     if (state_->n_threads == 1) return;
-    std::uint32_t phase = state_->phase.load(std::memory_order_acquire);
-    if (state_->n_arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == state_->n_threads) {
-        state_->n_arrived.store(0, std::memory_order_relaxed);
-        state_->phase.fetch_add(1, std::memory_order_release);
+    const std::uint32_t phase = state_->phase.load();
+    if (state_->n_arrived.fetch_add(1) + 1 == state_->n_threads) {
+        state_->n_arrived.store(0);
+        state_->phase.add_and_wake(1);
         return;
     }
-    wait_until([&] { return state_->phase.load(std::memory_order_acquire) != phase; });
+    state_->phase.wait([&](std::uint32_t value) { return value != phase; });
 }
 
 Range share_of(std::int64_t n, int thread, int n_threads, std::int64_t unit) {

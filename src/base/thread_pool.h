@@ -18,7 +18,7 @@ public:
     int n_threads() const;
     // Runs task(thread) for thread = 0 .. n_threads-1, thread 0 on the caller; returns when all are done. Not reentrant.
     void run(const std::function<void(int)>& task);
-    // Only inside run(): returns when every thread has arrived. Spins briefly, then yields.
+    // Only inside run(): returns when every thread has arrived. Spins briefly, then sleeps.
     void barrier();
 
 private:
