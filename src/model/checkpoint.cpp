@@ -39,6 +39,7 @@ Result<Checkpoint> open_random_checkpoint(const std::string& config_path) {
 
 Result<Tokenizer> Checkpoint::load_tokenizer() const {
     if (kind == Kind::folder) return skiff::load_tokenizer(path);
+    if (kind == Kind::gguf) return load_gguf_tokenizer(path);
     return not_found(path + ": a random model has no tokenizer");
 }
 

@@ -35,5 +35,6 @@ struct Checkpoint {
 Result<Checkpoint> open_folder_checkpoint(const std::string& path);
 Result<Checkpoint> open_gguf_checkpoint(const std::string& path);
 Result<Checkpoint> open_random_checkpoint(const std::string& config_path);
+Result<Tokenizer> load_gguf_tokenizer(const std::string& path);
 
 }  // namespace skiff

@@ -17,17 +17,17 @@ constexpr std::string_view gpt_neox_types[] = {"gpt_neox"};
 constexpr std::string_view opt_types[] = {"opt"};
 
 const Architecture table[] = {
-    {"llama", llama_types, build_llama, "LlamaForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
-    {"mistral", mistral_types, build_mistral, "MistralForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
-    {"mixtral", mixtral_types, build_mixtral, "MixtralForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
-    {"qwen2", qwen2_types, build_qwen2, "Qwen2ForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
-    {"qwen3", qwen3_types, build_qwen3, "Qwen3ForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
-    {"gemma2", gemma2_types, build_gemma2, "Gemma2ForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
-    {"gemma3", gemma3_types, build_gemma3, "Gemma3ForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
-    {"phi3", phi3_types, build_phi3, "Phi3ForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
-    {"gpt2", gpt2_types, build_gpt2, "GPT2LMHeadModel", "", {}, {}, Architecture::GgufRope::as_is},
-    {"gpt_neox", gpt_neox_types, build_gpt_neox, "GPTNeoXForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
-    {"opt", opt_types, build_opt, "OPTForCausalLM", "", {}, {}, Architecture::GgufRope::as_is},
+    {"llama", llama_types, build_llama, "LlamaForCausalLM"},
+    {"mistral", mistral_types, build_mistral, "MistralForCausalLM"},
+    {"mixtral", mixtral_types, build_mixtral, "MixtralForCausalLM"},
+    {"qwen2", qwen2_types, build_qwen2, "Qwen2ForCausalLM"},
+    {"qwen3", qwen3_types, build_qwen3, "Qwen3ForCausalLM"},
+    {"gemma2", gemma2_types, build_gemma2, "Gemma2ForCausalLM"},
+    {"gemma3", gemma3_types, build_gemma3, "Gemma3ForCausalLM"},
+    {"phi3", phi3_types, build_phi3, "Phi3ForCausalLM"},
+    {"gpt2", gpt2_types, build_gpt2, "GPT2LMHeadModel"},
+    {"gpt_neox", gpt_neox_types, build_gpt_neox, "GPTNeoXForCausalLM"},
+    {"opt", opt_types, build_opt, "OPTForCausalLM"},
 };
 
 }  // namespace
@@ -38,12 +38,6 @@ const Architecture* find_architecture(std::string_view model_type) {
     for (const Architecture& row : table)
         for (std::string_view type : row.model_types)
             if (type == model_type) return &row;
-    return nullptr;
-}
-
-const Architecture* find_gguf_architecture(std::string_view gguf_name) {
-    for (const Architecture& row : table)
-        if (!row.gguf_name.empty() && row.gguf_name == gguf_name) return &row;
     return nullptr;
 }
 
