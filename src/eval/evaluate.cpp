@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "base/cpu_features.h"
-#include "base/hash.h"
+#include "base/atomic_file.h"
 #include "base/mapped_file.h"
 #include "eval/choice_scorer.h"
 #include "eval/evaluation_inputs.h"
@@ -25,7 +24,7 @@ struct TemporaryFile {
 Result<std::unique_ptr<Engine>> load_engine(const EvaluationInputs& inputs, const EvalOptions& options, const Checkpoint& checkpoint) {
     EngineOptions engine = options.engine;
     engine.progress = options.progress;
-    engine.max_batch = chunk_for_vocabulary(checkpoint.spec.n_vocab);
+    engine.max_batch = std::min(engine.max_batch, chunk_for_vocabulary(checkpoint.spec.n_vocab));
     engine.n_context = 1;
     if (inputs.windows) engine.n_context = inputs.windows->window();
     if (!inputs.tasks.empty()) {

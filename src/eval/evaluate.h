@@ -19,8 +19,8 @@ struct EvalOptions {
     std::string model;
     EngineOptions engine;             // context, sequences and batch are set by the evaluation; a scheme applies to the model, not to its parent
     std::string text_path;            // "": MODEL/heldout.txt when it is there and no tasks are asked for
-    std::int64_t window = 0;          // 0: 512, or the model's positions if they are fewer
-    std::int64_t max_windows = 0;     // 0: all
+    std::int64_t window = 0;          // 0: 512, or the model's positions if they are fewer; with a file of logits: that file's
+    std::int64_t max_windows = 0;     // 0: all; with a file of logits: as many as that file has
     Protocol protocol = Protocol::windows;
     std::string against;              // a model, or a file of logits; "": none
     std::string save_logits;          // keeps the parent's logits; without a parent, those of the model itself

@@ -42,9 +42,8 @@ bool both_fit(std::uint64_t child_bytes, std::uint64_t parent_bytes) {
 
 Status open_parent(const EvalOptions& options, EvaluationInputs& inputs) {
     if (options.against.empty()) return {};
-    if (is_logits_file(options.against)) {
+    if (inputs.parent_file) {
         if (!inputs.windows) return usage_error("--against " + options.against + " is a file of logits over a text; give that text with --text, or a model");
-        SKIFF_TRY(inputs.parent_file, LogitsFile::open(options.against));
         inputs.parent_mode = EvaluationInputs::Parent::file;
         return inputs.parent_file->check_matches(inputs.header(inputs.model.spec.n_vocab));
     }
@@ -76,8 +75,15 @@ LogitsHeader EvaluationInputs::header(std::int64_t n_vocab) const {
 
 std::int64_t EvaluationInputs::task_length() const { return model.spec.max_positions > 0 ? model.spec.max_positions : 2048; }
 
-Result<EvaluationInputs> open_inputs(const EvalOptions& options) {
+Result<EvaluationInputs> open_inputs(const EvalOptions& given) {
     EvaluationInputs inputs;
+    EvalOptions options = given;
+    if (!options.against.empty() && is_logits_file(options.against)) {
+        SKIFF_TRY(inputs.parent_file, LogitsFile::open(options.against));
+        const LogitsHeader& header = inputs.parent_file->header();
+        if (options.window == 0) options.window = header.window;
+        if (options.max_windows == 0) options.max_windows = header.n_windows;
+    }
     SKIFF_TRY(inputs.model, Checkpoint::open(options.model));
     SKIFF_TRY(inputs.tokenizer, inputs.model.load_tokenizer());
     inputs.text_path = text_path_of(options);
