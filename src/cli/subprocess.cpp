@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 
 extern char** environ;
@@ -32,6 +33,7 @@ Result<pid_t> start(const std::vector<std::string>& arguments, int out_fd) {
     ::posix_spawn_file_actions_init(&actions);
     if (out_fd >= 0) ::posix_spawn_file_actions_adddup2(&actions, out_fd, STDOUT_FILENO);
     pid_t pid = 0;
+    std::fflush(stdout);  // what we printed stands before what the other process prints
     const int rc = ::posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environ);
     ::posix_spawn_file_actions_destroy(&actions);
     if (rc != 0) return runtime_error("cannot start " + program + ": " + std::strerror(rc));
