@@ -54,7 +54,9 @@ std::vector<std::string> cells(const Row& row) {
     const Json& perplexity = row.eval["perplexity"];
     const Json& against = row.eval["against"];
     const bool random = row.eval.is_null();
-    const double parameters = row.bench["model"]["parameters"].number_or(1), bytes = row.bench["model"]["weight_bytes"].number_or(0);
+    // As stored for models on disk; as packed for random weights, which are nowhere stored.
+    const Json& sizes = random ? row.bench["model"] : row.inspect;
+    const double parameters = sizes["parameters"].number_or(1), bytes = sizes["weight_bytes"].number_or(0);
     return {row.name,
             bytes_text(static_cast<std::uint64_t>(bytes)),
             number_text(bytes * 8 / parameters, 2),
@@ -69,6 +71,7 @@ std::vector<std::string> cells(const Row& row) {
 
 Result<Row> measure(const std::string& name, const std::string& path, const std::vector<std::string>& eval_extra, const DemoOptions& options, Terminal& terminal) {
     Row row{name, {}, {}, {}};
+    SKIFF_TRY(row.inspect, run_self_json({"inspect", path}));
     terminal.remark("· " + name + ": evaluating");
     std::vector<std::string> eval = {"eval", path, "--text", options.text};
     eval.insert(eval.end(), eval_extra.begin(), eval_extra.end());
@@ -84,7 +87,7 @@ Status print_table(const std::vector<Row>& rows, const Json& parent, const DemoO
     Json list = Json::array();
     for (const Row& row : rows) {
         table.push_back(cells(row));
-        list.push_back(Json::object({{"name", row.name}, {"eval", row.eval}, {"bench", row.bench}}));
+        list.push_back(Json::object({{"name", row.name}, {"inspect", row.inspect}, {"eval", row.eval}, {"bench", row.bench}}));
     }
     const std::string protocol = rows[0].eval["perplexity"]["protocol"].text();
     terminal.print("");

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdio>
 #include <cstring>
 
 extern char** environ;
@@ -24,6 +25,7 @@ std::string resolved_own_path() {
 
 // Starts the program; stdout goes to `out_fd` unless that is negative.
 Result<pid_t> start(const std::vector<std::string>& arguments, int out_fd) {
+    std::fflush(stdout);  // what we printed comes before what it prints
     std::string program = resolved_own_path();
     std::vector<char*> argv = {program.data()};
     std::vector<std::string> copies = arguments;
