@@ -58,8 +58,12 @@ Result<EvalOptions> eval_options(const EvalVerbOptions& given) {
     return options;
 }
 
-std::string with_error(const Estimate& estimate, int decimals) { return number_text(estimate.value, decimals) + " ± " + number_text(estimate.stderr_, decimals); }
-std::string percent_with_error(const Estimate& estimate) { return number_text(100 * estimate.value, 2) + " ± " + number_text(100 * estimate.stderr_, 2) + " %"; }
+std::string with_error(const Estimate& estimate, int decimals) {
+    return number_text(estimate.value, decimals) + " ± " + number_text(estimate.stderr_, decimals);
+}
+std::string percent_with_error(const Estimate& estimate) {
+    return number_text(100 * estimate.value, 2) + " ± " + number_text(100 * estimate.stderr_, 2) + " %";
+}
 
 std::string scientific(double value) {
     char buffer[32];
@@ -72,8 +76,9 @@ using Rows = std::vector<std::vector<std::string>>;
 void add_text_rows(const EvalReport& report, Rows& rows) {
     const PerplexityReport& text = *report.perplexity;
     rows.push_back({"perplexity", with_error(text.perplexity, 4)});
-    rows.push_back({"protocol", text.protocol + ", " + std::to_string(text.windows) + " windows of " + std::to_string(text.window) + ", " + std::to_string(text.tokens) +
-                                    " tokens scored (of " + std::to_string(text.tokens_in_text) + "; full windows only)"});
+    rows.push_back({"protocol", text.protocol + ", " + std::to_string(text.windows) + " windows of " + std::to_string(text.window) + ", " +
+                                    std::to_string(text.tokens) + " tokens scored (of " + std::to_string(text.tokens_in_text) +
+                                    "; full windows only)"});
     rows.push_back({"text", report.text_path + "  sha256 " + report.text_sha256.substr(0, 12)});
     rows.push_back({"speed", number_text(report.tokens_per_s, 1) + " tokens/s, " + duration_text(report.text_seconds)});
 }
@@ -86,7 +91,8 @@ void add_against_rows(const AgainstReport& against, Rows& rows) {
     rows.push_back({"median, p99, max KL", scientific(against.median_kl) + ", " + scientific(against.p99_kl) + ", " + scientific(against.max_kl)});
     rows.push_back({"top-1 agreement", percent_with_error(against.top1_agreement)});
     rows.push_back({"largest probability change", number_text(100 * against.largest_probability_change, 2) + " %"});
-    rows.push_back({"right token, mean and RMS", percent_with_error(against.mean_change_of_right) + ", " + number_text(100 * against.rms_change_of_right, 2) + " %"});
+    rows.push_back({"right token, mean and RMS",
+                    percent_with_error(against.mean_change_of_right) + ", " + number_text(100 * against.rms_change_of_right, 2) + " %"});
 }
 
 Rows task_rows(const EvalReport& report) {
@@ -97,8 +103,8 @@ Rows task_rows(const EvalReport& report) {
         rows.push_back({task.name, std::to_string(task.items), number_text(100 * task.acc.value, 2), number_text(100 * task.acc.stderr_, 2),
                         number_text(100 * task.acc_norm.value, 2), number_text(100 * task.acc_norm.stderr_, 2)});
         if (!flips) continue;
-        rows.back().insert(rows.back().end(), {number_text(100 * task.parent_acc->value, 2), std::to_string(task.flips->right_to_wrong), std::to_string(task.flips->wrong_to_right),
-                                               std::to_string(task.flips->answers_changed)});
+        rows.back().insert(rows.back().end(), {number_text(100 * task.parent_acc->value, 2), std::to_string(task.flips->right_to_wrong),
+                                               std::to_string(task.flips->wrong_to_right), std::to_string(task.flips->answers_changed)});
     }
     return rows;
 }
@@ -117,12 +123,14 @@ Status print_estimate(const EvalEstimate& estimate, Terminal& terminal) {
     terminal.result(estimate.to_json());
     Rows rows = {{"weights", bytes_text(estimate.weight_bytes)}};
     if (estimate.parent_weight_bytes > 0)
-        rows.push_back({"parent", bytes_text(estimate.parent_weight_bytes) + (estimate.parent_logits == "beside" ? ", both in memory" : ", first the parent, then the model")});
+        rows.push_back({"parent", bytes_text(estimate.parent_weight_bytes) +
+                                      (estimate.parent_logits == "beside" ? ", both in memory" : ", first the parent, then the model")});
     if (estimate.windows > 0)
-        rows.push_back({"text", std::to_string(estimate.tokens_in_text) + " tokens, " + std::to_string(estimate.windows) + " windows of " + std::to_string(estimate.window) + ", " +
-                                    std::to_string(estimate.tokens_scored) + " scored"});
+        rows.push_back({"text", std::to_string(estimate.tokens_in_text) + " tokens, " + std::to_string(estimate.windows) + " windows of " +
+                                    std::to_string(estimate.window) + ", " + std::to_string(estimate.tokens_scored) + " scored"});
     if (!estimate.logits_path.empty())
-        rows.push_back({"logits", estimate.logits_path + ": " + bytes_text(estimate.logits_file_bytes) + ", free there " + bytes_text(estimate.free_disk_bytes)});
+        rows.push_back({"logits", estimate.logits_path + ": " + bytes_text(estimate.logits_file_bytes) + ", free there " +
+                                      bytes_text(estimate.free_disk_bytes)});
     if (estimate.task_items > 0) rows.push_back({"task items", std::to_string(estimate.task_items)});
     terminal.print(table_text(rows, TableStyle::plain));
     if (!estimate.logits_path.empty() && estimate.free_disk_bytes < estimate.logits_file_bytes)
@@ -148,11 +156,12 @@ Status run_eval(EvalVerbOptions& given, Terminal& terminal) {
 }  // namespace
 
 std::unique_ptr<Verb> eval_verb_row() {
-    return make_verb<EvalVerbOptions>("eval", "Measure a model: perplexity, divergence from a parent, tasks",
-                                      {"skiff eval models/pocket --max-windows 20", "skiff eval CHILD --text FILE --against PARENT",
-                                       "skiff eval PARENT --text FILE --save-logits parent.logits", "skiff eval CHILD --text FILE --against parent.logits --json",
-                                       "skiff eval MODEL --tasks hellaswag,piqa,boolq,mmlu --tasks-dir DIR --limit 100"},
-                                      run_eval);
+    return make_verb<EvalVerbOptions>(
+        "eval", "Measure a model: perplexity, divergence from a parent, tasks",
+        {"skiff eval models/pocket --max-windows 20", "skiff eval CHILD --text FILE --against PARENT",
+         "skiff eval PARENT --text FILE --save-logits parent.logits", "skiff eval CHILD --text FILE --against parent.logits --json",
+         "skiff eval MODEL --tasks hellaswag,piqa,boolq,mmlu --tasks-dir DIR --limit 100"},
+        run_eval);
 }
 
 }  // namespace skiff

@@ -16,7 +16,8 @@ std::size_t common_prefix(std::span<const std::int32_t> a, std::span<const std::
 
 // The continuation's tokens are those of the whole text behind as many as the prompt alone has; what comes before them is the prompt alone.
 // Beyond max_length + 1 tokens, the first ones are dropped.
-Result<ChoiceScorer::Request> ChoiceScorer::make_request(const std::vector<std::int32_t>& context, std::string_view prompt, std::string_view continuation) const {
+Result<ChoiceScorer::Request> ChoiceScorer::make_request(const std::vector<std::int32_t>& context, std::string_view prompt,
+                                                         std::string_view continuation) const {
     SKIFF_TRY(const auto whole, tokenizer_.encode(std::string(prompt) + std::string(continuation)));
     if (whole.size() <= context.size()) return unsupported("the tokenizer gives no token of its own to the continuation '" + std::string(continuation) + "'");
     Request request;
@@ -27,7 +28,8 @@ Result<ChoiceScorer::Request> ChoiceScorer::make_request(const std::vector<std::
     if (tokens.size() > limit) tokens.erase(tokens.begin(), tokens.end() - static_cast<std::ptrdiff_t>(limit));
     tokens.pop_back();
     if (request.targets.size() > tokens.size())
-        return unsupported("a continuation of " + std::to_string(request.targets.size()) + " tokens does not fit the model's " + std::to_string(max_length_) + " positions");
+        return unsupported("a continuation of " + std::to_string(request.targets.size()) + " tokens does not fit the model's " +
+                           std::to_string(max_length_) + " positions");
     request.inputs = std::move(tokens);
     return request;
 }
@@ -66,12 +68,14 @@ Status ChoiceScorer::run_requests(std::span<const Request> requests, std::int64_
         std::vector<RowSummary> summaries(n_rows);
         session_.pool().run([&](int thread) {
             const Range range = share_of(static_cast<std::int64_t>(n_rows), thread, session_.n_threads());
-            for (auto r = static_cast<std::size_t>(range.begin); r < static_cast<std::size_t>(range.end); ++r) summaries[r] = summarize_row(rows.subspan(r * n_vocab, n_vocab));
+            for (auto r = static_cast<std::size_t>(range.begin); r < static_cast<std::size_t>(range.end); ++r)
+                summaries[r] = summarize_row(rows.subspan(r * n_vocab, n_vocab));
         });
         for (std::size_t r = 0; r < n_rows; ++r) {
             const auto row = rows.subspan(r * n_vocab, n_vocab);
             const RowUse& use = uses[static_cast<std::size_t>(first_row) + r];
-            if (!summaries[r].finite) return not_finite_error(row, static_cast<std::int64_t>(use.target)).with_context("continuation " + std::to_string(use.request));
+            if (!summaries[r].finite)
+                return not_finite_error(row, static_cast<std::int64_t>(use.target)).with_context("continuation " + std::to_string(use.request));
             for (std::size_t i = use.request; i < requests.size(); ++i)
                 if (requests[i].same_as == use.request)
                     log_likelihoods[i] += static_cast<double>(row[static_cast<std::size_t>(requests[i].targets[use.target])]) - summaries[r].log_sum_exp;

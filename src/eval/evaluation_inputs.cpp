@@ -30,7 +30,8 @@ Result<TextWindows> cut_text(const EvalOptions& options, const Checkpoint& model
     SKIFF_TRY(auto tokens, tokenize_for_evaluation(tokenizer, text));
     for (std::int32_t token : tokens.tokens)
         if (token < 0 || token >= model.spec.n_vocab)
-            return corrupt("the tokenizer gives token " + std::to_string(token) + ", the model has " + std::to_string(model.spec.n_vocab) + "; the two do not belong together");
+            return corrupt("the tokenizer gives token " + std::to_string(token) + ", the model has " + std::to_string(model.spec.n_vocab) +
+                           "; the two do not belong together");
     return TextWindows::create(std::move(tokens), cut);
 }
 
@@ -87,7 +88,8 @@ Result<EvaluationInputs> open_inputs(const EvalOptions& given) {
     SKIFF_TRY(inputs.model, Checkpoint::open(options.model));
     SKIFF_TRY(inputs.tokenizer, inputs.model.load_tokenizer());
     inputs.text_path = text_path_of(options);
-    if (inputs.text_path.empty() && options.tasks.empty()) return usage_error("nothing to evaluate on: give a text with --text FILE, or tasks with --tasks LIST --tasks-dir DIR");
+    if (inputs.text_path.empty() && options.tasks.empty())
+        return usage_error("nothing to evaluate on: give a text with --text FILE, or tasks with --tasks LIST --tasks-dir DIR");
     if (!inputs.text_path.empty()) {
         SKIFF_TRY(const std::string text, read_text_file(inputs.text_path, max_text_bytes));
         inputs.text_sha256 = sha256_hex(std::as_bytes(std::span(text)));
@@ -108,7 +110,8 @@ Result<EvaluationInputs> open_inputs(const EvalOptions& given) {
         SKIFF_TRY(const std::string text, read_text_file(inputs.text_path, max_text_bytes));
         SKIFF_TRY(const auto windows, cut_text(options, inputs.model, parent_tokenizer, text));
         if (windows.tokens_hash() != inputs.windows->tokens_hash())
-            return usage_error(options.against + ": its tokenizer cuts " + inputs.text_path + " into other tokens; only models with the same tokenizer can be compared");
+            return usage_error(options.against + ": its tokenizer cuts " + inputs.text_path +
+                               " into other tokens; only models with the same tokenizer can be compared");
     }
     choose_logits_path(options, inputs);
     return inputs;

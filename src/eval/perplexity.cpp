@@ -31,8 +31,15 @@ PerplexityReport perplexity_report(const std::vector<double>& log_likelihoods, c
 }
 
 Json PerplexityReport::to_json() const {
-    return Json::object({{"value", perplexity.value}, {"stderr", perplexity.stderr_}, {"tokens", tokens}, {"protocol", protocol}, {"window", window}, {"windows", windows},
-                         {"tokens_in_text", tokens_in_text}, {"mean_nll", mean_nll.value}, {"mean_nll_stderr", mean_nll.stderr_}});
+    return Json::object({{"value", perplexity.value},
+                         {"stderr", perplexity.stderr_},
+                         {"tokens", tokens},
+                         {"protocol", protocol},
+                         {"window", window},
+                         {"windows", windows},
+                         {"tokens_in_text", tokens_in_text},
+                         {"mean_nll", mean_nll.value},
+                         {"mean_nll_stderr", mean_nll.stderr_}});
 }
 
 AgainstReport against_report(const std::vector<TokenDivergence>& positions) {

@@ -5,9 +5,17 @@ namespace skiff {
 Json ModelIdentity::to_json() const { return Json::object({{"path", path}, {"name", name}, {"hash", hash}}); }
 
 Json EvalEstimate::to_json() const {
-    return Json::object({{"tokens_in_text", tokens_in_text}, {"window", window}, {"windows", windows}, {"tokens_scored", tokens_scored}, {"task_items", task_items},
-                         {"weight_bytes", weight_bytes}, {"parent_weight_bytes", parent_weight_bytes}, {"parent_logits", parent_logits}, {"logits_path", logits_path},
-                         {"logits_file_bytes", logits_file_bytes}, {"free_disk_bytes", free_disk_bytes}});
+    return Json::object({{"tokens_in_text", tokens_in_text},
+                         {"window", window},
+                         {"windows", windows},
+                         {"tokens_scored", tokens_scored},
+                         {"task_items", task_items},
+                         {"weight_bytes", weight_bytes},
+                         {"parent_weight_bytes", parent_weight_bytes},
+                         {"parent_logits", parent_logits},
+                         {"logits_path", logits_path},
+                         {"logits_file_bytes", logits_file_bytes},
+                         {"free_disk_bytes", free_disk_bytes}});
 }
 
 Json EvalReport::to_json() const {

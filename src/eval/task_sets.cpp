@@ -15,7 +15,8 @@ constexpr std::size_t max_file_bytes = std::size_t{1} << 30;
 
 Result<std::string> read_set_file(const std::string& folder, const std::string& source) {
     const std::string path = join_path(folder, source);
-    if (!file_exists(path)) return not_found(path + ": is not there; give the folder of the task sets with --tasks-dir (docs/guide.md says how it is laid out)");
+    if (!file_exists(path))
+        return not_found(path + ": is not there; give the folder of the task sets with --tasks-dir (docs/guide.md says how it is laid out)");
     return read_text_file(path, max_file_bytes);
 }
 
@@ -79,7 +80,8 @@ Result<std::vector<TaskItem>> hellaswag_text_items(const std::string& folder, co
         TaskItem item{std::string(lines[i]), {lines.begin() + static_cast<std::ptrdiff_t>(i) + 2, lines.begin() + static_cast<std::ptrdiff_t>(i) + 6}, 0};
         const std::string_view gold = strip(lines[i + 1]);
         if (gold.size() != 1 || gold[0] < '0' || gold[0] > '3')
-            return corrupt(join_path(folder, source) + " line " + std::to_string(i + 2) + ": found '" + std::string(gold.substr(0, 40)) + "', expected the number of the right ending, 0 to 3");
+            return corrupt(join_path(folder, source) + " line " + std::to_string(i + 2) + ": found '" + std::string(gold.substr(0, 40)) +
+                           "', expected the number of the right ending, 0 to 3");
         item.gold = gold[0] - '0';
         items.push_back(std::move(item));
     }
@@ -92,7 +94,8 @@ Result<std::vector<TaskItem>> piqa_items(const std::string& folder, const std::s
     for (std::string_view line : split_lines(labels_text)) {
         line = strip(line);
         if (line.empty()) continue;
-        if (line != "0" && line != "1") return corrupt(join_path(folder, "piqa/valid-labels.lst") + " line " + std::to_string(labels.size() + 1) + ": expected 0 or 1");
+        if (line != "0" && line != "1")
+            return corrupt(join_path(folder, "piqa/valid-labels.lst") + " line " + std::to_string(labels.size() + 1) + ": expected 0 or 1");
         labels.push_back(line[0] - '0');
     }
     return items_of_lines(folder, source, limit, [&](const Json& json, std::size_t index) -> Result<TaskItem> {
@@ -129,7 +132,8 @@ Result<std::vector<TaskItem>> mmlu_items(const std::string& folder, const std::s
         if (limit > 0 && static_cast<std::int64_t>(items.size()) == limit) break;
         const std::string& answer = record[5];
         if (answer.size() != 1 || answer[0] < '0' || answer[0] > '3')
-            return corrupt(join_path(folder, source) + " record " + std::to_string(items.size() + 1) + ": the answer is '" + answer.substr(0, 40) + "', expected 0 to 3");
+            return corrupt(join_path(folder, source) + " record " + std::to_string(items.size() + 1) + ": the answer is '" + answer.substr(0, 40) +
+                           "', expected 0 to 3");
         TaskItem item{head + std::string(strip(record[0])), {"A", "B", "C", "D"}, answer[0] - '0'};
         for (std::size_t choice = 0; choice < 4; ++choice) item.prompt += "\n" + item.choices[choice] + ". " + record[choice + 1];
         item.prompt += "\nAnswer:";
@@ -143,7 +147,8 @@ constexpr std::size_t max_subjects = 1000;
 
 Result<std::vector<std::string>> mmlu_subjects(const std::string& folder) {
     const std::string path = join_path(folder, "mmlu/test");
-    if (!is_directory(path)) return not_found(path + ": is not there; give the folder of the task sets with --tasks-dir (docs/guide.md says how it is laid out)");
+    if (!is_directory(path))
+        return not_found(path + ": is not there; give the folder of the task sets with --tasks-dir (docs/guide.md says how it is laid out)");
     std::vector<std::string> subjects;
     std::error_code failure;
     for (std::filesystem::directory_iterator entry(path, failure), end; !failure && entry != end; entry.increment(failure)) {
@@ -189,7 +194,8 @@ Result<std::vector<TaskSet>> load_task_sets(const std::string& name, const std::
     if (name == "mmlu") {
         SKIFF_TRY(names, mmlu_subjects(folder));
         for (std::string& subject : names) subject.insert(0, "mmlu_");
-    } else if (name == "hellaswag" && !file_exists(join_path(folder, "hellaswag/hellaswag_val.jsonl")) && file_exists(join_path(folder, "hellaswag/hellaswag_val_full.txt"))) {
+    } else if (name == "hellaswag" && !file_exists(join_path(folder, "hellaswag/hellaswag_val.jsonl")) &&
+               file_exists(join_path(folder, "hellaswag/hellaswag_val_full.txt"))) {
         names = {"hellaswag_text"};
     }
     std::vector<TaskSet> sets;

@@ -110,7 +110,8 @@ Result<Records> loose_records(std::string_view text) {
         record.emplace_back(texts);
         record.emplace_back(1, text[end + 2]);
         if (record.size() != 6)
-            return corrupt("record " + std::to_string(records.size() + 1) + " has " + std::to_string(record.size()) + " fields, expected 6: question, A, B, C, D, answer");
+            return corrupt("record " + std::to_string(records.size() + 1) + " has " + std::to_string(record.size()) +
+                           " fields, expected 6: question, A, B, C, D, answer");
         records.push_back(std::move(record));
         at = end + 3;
     }

@@ -131,12 +131,15 @@ std::vector<TaskReport> report_tasks(const std::vector<SetResult>& child, const 
 }
 
 Json TaskReport::to_json() const {
-    Json json = Json::object({{"items", items}, {"acc", acc.value}, {"acc_stderr", acc.stderr_}, {"acc_norm", acc_norm.value}, {"acc_norm_stderr", acc_norm.stderr_}});
+    Json json = Json::object(
+        {{"items", items}, {"acc", acc.value}, {"acc_stderr", acc.stderr_}, {"acc_norm", acc_norm.value}, {"acc_norm_stderr", acc_norm.stderr_}});
     if (!source.empty()) json.set("source", source);
     if (parent_acc) {
         json.set("parent_acc", parent_acc->value);
         json.set("parent_acc_norm", parent_acc_norm->value);
-        json.set("flips", Json::object({{"right_to_wrong", flips->right_to_wrong}, {"wrong_to_right", flips->wrong_to_right}, {"answers_changed", flips->answers_changed}}));
+        json.set("flips", Json::object({{"right_to_wrong", flips->right_to_wrong},
+                                        {"wrong_to_right", flips->wrong_to_right},
+                                        {"answers_changed", flips->answers_changed}}));
     }
     if (!parts.empty()) {
         Json subjects = Json::object();

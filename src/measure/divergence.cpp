@@ -10,7 +10,8 @@ namespace skiff {
 namespace {
 
 // KL = sum p (a - b) - (lse_a - lse_b) for logits a, b: one sum, and exactly 0 for equal rows.
-TokenDivergence compare_row(std::span<const float> parent, std::span<const float> child, const RowSummary& parent_summary, const RowSummary& child_summary, std::size_t target) {
+TokenDivergence compare_row(std::span<const float> parent, std::span<const float> child, const RowSummary& parent_summary,
+                            const RowSummary& child_summary, std::size_t target) {
     const double parent_lse = parent_summary.log_sum_exp, child_lse = child_summary.log_sum_exp;
     const auto parent_scale = static_cast<float>(std::exp(static_cast<double>(parent_summary.max) - parent_lse));
     const auto child_scale = static_cast<float>(std::exp(static_cast<double>(child_summary.max) - child_lse));

@@ -25,11 +25,13 @@ std::string gib_text(std::uint64_t bytes) {
 
 Result<LogitsHeader> header_from_json(const Json& json) {
     LogitsHeader header;
-    for (auto [key, field] : {std::pair("model_name", &header.model_name), std::pair("model_hash", &header.model_hash), std::pair("text_sha256", &header.text_sha256),
-                              std::pair("tokens_hash", &header.tokens_hash), std::pair("protocol", &header.protocol)}) {
+    for (auto [key, field] :
+         {std::pair("model_name", &header.model_name), std::pair("model_hash", &header.model_hash), std::pair("text_sha256", &header.text_sha256),
+          std::pair("tokens_hash", &header.tokens_hash), std::pair("protocol", &header.protocol)}) {
         SKIFF_TRY(*field, json[key].as_string(key));
     }
-    for (auto [key, field] : {std::pair("window", &header.window), std::pair("n_windows", &header.n_windows), std::pair("n_scored", &header.n_scored), std::pair("n_vocab", &header.n_vocab)}) {
+    for (auto [key, field] : {std::pair("window", &header.window), std::pair("n_windows", &header.n_windows), std::pair("n_scored", &header.n_scored),
+                              std::pair("n_vocab", &header.n_vocab)}) {
         SKIFF_TRY(*field, json[key].as_int(key));
         if (*field < 1) return corrupt(std::string(key) + " is " + std::to_string(*field) + ", expected at least 1");
     }
@@ -38,7 +40,8 @@ Result<LogitsHeader> header_from_json(const Json& json) {
 
 class FileParent : public ParentLogits {
 public:
-    FileParent(std::shared_ptr<const MappedFile> file, const LogitsHeader& header, std::size_t rows_at) : file_(std::move(file)), header_(header), rows_at_(rows_at) {
+    FileParent(std::shared_ptr<const MappedFile> file, const LogitsHeader& header, std::size_t rows_at)
+        : file_(std::move(file)), header_(header), rows_at_(rows_at) {
         file_->advise_sequential();
     }
     std::int64_t n_vocab() const override { return header_.n_vocab; }
@@ -47,7 +50,8 @@ public:
         return {};
     }
     Result<std::span<const float>> chunk(std::span<const std::int32_t>, std::int64_t n_scored) override {
-        if (next_row_ + n_scored > header_.n_scored) return usage_error(file_->path() + ": holds " + std::to_string(header_.n_scored) + " rows, more were asked for");
+        if (next_row_ + n_scored > header_.n_scored)
+            return usage_error(file_->path() + ": holds " + std::to_string(header_.n_scored) + " rows, more were asked for");
         const std::size_t row_bytes = static_cast<std::size_t>(header_.n_vocab) * sizeof(float);
         const std::size_t begin = rows_at_ + static_cast<std::size_t>(next_row_) * row_bytes;
         if (begin > dropped_) file_->drop(dropped_, begin - dropped_);  // what was read is not needed again
@@ -67,8 +71,15 @@ private:
 }  // namespace
 
 Json LogitsHeader::to_json() const {
-    return Json::object({{"model_name", model_name}, {"model_hash", model_hash}, {"text_sha256", text_sha256}, {"tokens_hash", tokens_hash}, {"protocol", protocol},
-                         {"window", window}, {"n_windows", n_windows}, {"n_scored", n_scored}, {"n_vocab", n_vocab}});
+    return Json::object({{"model_name", model_name},
+                         {"model_hash", model_hash},
+                         {"text_sha256", text_sha256},
+                         {"tokens_hash", tokens_hash},
+                         {"protocol", protocol},
+                         {"window", window},
+                         {"n_windows", n_windows},
+                         {"n_scored", n_scored},
+                         {"n_vocab", n_vocab}});
 }
 
 std::uint64_t LogitsHeader::file_bytes() const {
@@ -90,7 +101,8 @@ Result<LogitsWriter> LogitsWriter::create(const std::string& path, const LogitsH
     const std::string folder = parent_path(path).empty() ? "." : parent_path(path);
     SKIFF_TRY(const std::uint64_t free_bytes, free_disk_bytes(folder));
     if (free_bytes < header.file_bytes())
-        return resource_error(path + ": the logits take " + gib_text(header.file_bytes()) + ", " + gib_text(free_bytes) + " are free there; use --max-windows or another disk");
+        return resource_error(path + ": the logits take " + gib_text(header.file_bytes()) + ", " + gib_text(free_bytes) +
+                              " are free there; use --max-windows or another disk");
     SKIFF_TRY(auto file, AtomicFile::create(path));
     LogitsWriter writer(std::move(file));
     writer.expected_bytes_ = header.file_bytes();
@@ -127,10 +139,13 @@ Result<LogitsFile> LogitsFile::open(const std::string& path) {
     if (!name.ok() || *name != std::string_view(magic, magic_bytes)) return in_file(corrupt("is no file of logits (its first bytes are not SKIFFLOG)"));
     auto found_version = reader.read<std::uint32_t>("the version");
     if (!found_version.ok()) return in_file(found_version.take_error());
-    if (*found_version != version) return in_file(unsupported("version " + std::to_string(*found_version) + " of the logits format; this program reads version 1"));
+    if (*found_version != version)
+        return in_file(unsupported("version " + std::to_string(*found_version) + " of the logits format; this program reads version 1"));
     auto json_bytes = reader.read<std::uint32_t>("the header's length");
     if (!json_bytes.ok()) return in_file(json_bytes.take_error());
-    if (*json_bytes > max_header_bytes) return in_file(corrupt("the header claims " + std::to_string(*json_bytes) + " bytes, at most " + std::to_string(max_header_bytes) + " are allowed"));
+    if (*json_bytes > max_header_bytes)
+        return in_file(
+            corrupt("the header claims " + std::to_string(*json_bytes) + " bytes, at most " + std::to_string(max_header_bytes) + " are allowed"));
     auto text = reader.take_string(*json_bytes, "the header");
     if (!text.ok()) return in_file(text.take_error());
     auto json = Json::parse(*text);
@@ -155,9 +170,11 @@ Status LogitsFile::check_matches(const LogitsHeader& expected) const {
     if (header_.protocol != expected.protocol) return differs("protocol", header_.protocol, expected.protocol);
     if (header_.window != expected.window) return differs("window", std::to_string(header_.window), std::to_string(expected.window));
     if (header_.n_windows != expected.n_windows) return differs("number of windows", std::to_string(header_.n_windows), std::to_string(expected.n_windows));
-    if (header_.n_vocab != expected.n_vocab) return differs("vocabulary", std::to_string(header_.n_vocab) + " tokens", std::to_string(expected.n_vocab) + " tokens");
+    if (header_.n_vocab != expected.n_vocab)
+        return differs("vocabulary", std::to_string(header_.n_vocab) + " tokens", std::to_string(expected.n_vocab) + " tokens");
     if (header_.text_sha256 != expected.text_sha256) return differs("text", header_.text_sha256.substr(0, 12), expected.text_sha256.substr(0, 12));
-    if (header_.tokens_hash != expected.tokens_hash) return differs("tokenizer", "token hash " + header_.tokens_hash.substr(0, 12), expected.tokens_hash.substr(0, 12));
+    if (header_.tokens_hash != expected.tokens_hash)
+        return differs("tokenizer", "token hash " + header_.tokens_hash.substr(0, 12), expected.tokens_hash.substr(0, 12));
     if (header_.n_scored != expected.n_scored) return differs("number of positions", std::to_string(header_.n_scored), std::to_string(expected.n_scored));
     return {};
 }

@@ -44,8 +44,13 @@ Status for_each_chunk(const TextWindows& windows, const MeasureOptions& options,
             const std::int64_t end = std::min(inputs_per_window, begin + step);
             const std::int64_t n_scored = std::max<std::int64_t>(0, end - std::max(begin, skipped));
             const std::int64_t scored_row = std::max(begin, skipped) - skipped;
-            const Chunk chunk{window, std::span(inputs).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)), n_scored, scored_row,
-                              n_scored > 0 ? targets.subspan(static_cast<std::size_t>(scored_row), static_cast<std::size_t>(n_scored)) : std::span<const std::int32_t>{}, scored_before};
+            const Chunk chunk{window,
+                              std::span(inputs).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)),
+                              n_scored,
+                              scored_row,
+                              n_scored > 0 ? targets.subspan(static_cast<std::size_t>(scored_row), static_cast<std::size_t>(n_scored))
+                                           : std::span<const std::int32_t>{},
+                              scored_before};
             if (Status status = visit(chunk); !status.ok()) return located(status.take_error(), chunk, windows);
             scored_before += n_scored;
             if (options.progress)
@@ -77,7 +82,8 @@ Result<std::vector<TokenScore>> score_text(Session& session, const TextWindows& 
     auto visit = [&](const Chunk& chunk) -> Status {
         SKIFF_CHECK(feed_chunk(session, chunk.inputs, chunk.n_scored));
         if (options.keep_logits) SKIFF_CHECK(options.keep_logits(session.logits()));
-        return score_rows(session.pool(), session.logits(), chunk.targets, std::span(scores).subspan(static_cast<std::size_t>(chunk.scored_before), chunk.targets.size()));
+        return score_rows(session.pool(), session.logits(), chunk.targets,
+                          std::span(scores).subspan(static_cast<std::size_t>(chunk.scored_before), chunk.targets.size()));
     };
     SKIFF_CHECK(for_each_chunk(windows, options, start, visit));
     return scores;
@@ -97,7 +103,8 @@ Result<std::vector<TokenDivergence>> compare_text(Session& child, ParentLogits& 
         SKIFF_TRY(const auto parent_rows, parent.chunk(chunk.inputs, chunk.n_scored));
         SKIFF_CHECK(feed_chunk(child, chunk.inputs, chunk.n_scored));
         if (options.keep_logits) SKIFF_CHECK(options.keep_logits(child.logits()));
-        return compare_rows(child.pool(), parent_rows, child.logits(), chunk.targets, std::span(result).subspan(static_cast<std::size_t>(chunk.scored_before), chunk.targets.size()));
+        return compare_rows(child.pool(), parent_rows, child.logits(), chunk.targets,
+                            std::span(result).subspan(static_cast<std::size_t>(chunk.scored_before), chunk.targets.size()));
     };
     SKIFF_CHECK(for_each_chunk(windows, options, start, visit));
     return result;

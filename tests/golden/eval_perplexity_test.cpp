@@ -43,7 +43,8 @@ void expect_golden(const EvalOptions& options, const Json& row, const char* gold
     EXPECT_NEAR(report->perplexity->perplexity.value, value, 1e-4 * value);
     EXPECT_NEAR(report->perplexity->perplexity.stderr_, error, 1e-3 * error);
     EXPECT_EQ(report->text_sha256, row["text_sha256"].text());
-    std::printf("%s %s: %.6f (expected %.6f), %.0f tokens/s\n", options.model.c_str(), golden_protocol, report->perplexity->perplexity.value, value, report->tokens_per_s);
+    std::printf("%s %s: %.6f (expected %.6f), %.0f tokens/s\n", options.model.c_str(), golden_protocol, report->perplexity->perplexity.value, value,
+                report->tokens_per_s);
 }
 
 TEST(EvalPerplexity, Stories260K) {
@@ -153,6 +154,28 @@ TEST(EvalPerplexity, StableKeys) {
     for (const char* key : {"mean_kl", "p99_kl", "top1_agreement"}) EXPECT_TRUE(json["against"].contains(key)) << key;
     for (const char* key : {"path", "name", "hash"}) EXPECT_TRUE(json["model"].contains(key)) << key;
     for (const char* key : {"path", "sha256"}) EXPECT_TRUE(json["text"].contains(key)) << key;
+}
+
+// A weight that is NaN must end in an error with the place, never in a figure.
+TEST(EvalPerplexity, ABrokenWeightIsAnErrorWithItsPlace) {
+    const std::string folder = testing::TempDir() + "skiff_eval_broken";
+    ASSERT_TRUE(make_directories(folder).ok());
+    for (const char* name : {"config.json", "tokenizer.json"}) {
+        auto text = read_text_file(join_path(pocket(), name), 1 << 20);
+        ASSERT_TRUE(text.ok() && write_file_atomic(join_path(folder, name), *text).ok());
+    }
+    auto weights = read_text_file(join_path(pocket(), "model.safetensors"), 64 << 20);
+    ASSERT_TRUE(weights.ok());
+    (*weights)[weights->size() - 2] = '\xc0';  // bfloat16 NaN: 0x7fc0
+    (*weights)[weights->size() - 1] = '\x7f';
+    ASSERT_TRUE(write_file_atomic(join_path(folder, "model.safetensors"), *weights).ok());
+    EvalOptions options = options_for(folder, join_path(pocket(), "heldout.txt"), 32);
+    options.max_windows = 1;
+    auto report = evaluate(options);
+    ASSERT_FALSE(report.ok());
+    EXPECT_NE(report.error().to_string().find("window 0"), std::string::npos) << report.error().to_string();
+    EXPECT_NE(report.error().to_string().find("NaN"), std::string::npos) << report.error().to_string();
+    ASSERT_TRUE(remove_all(folder).ok());
 }
 
 TEST(EvalPerplexity, SaysWhatIsMissing) {
