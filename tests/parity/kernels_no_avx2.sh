@@ -8,4 +8,4 @@ command -v qemu-x86_64 >/dev/null || { echo "skipped: qemu-x86_64 is not install
 output=$(qemu-x86_64 -cpu Nehalem "$tests" --gtest_filter='Activation.*:Elements.*:Softcap.*:Norm.*:Rope.*:Quantize.*:StateWrite.*:Layout.choice*:Linear.bias*:Linear.bits_do_not_depend_on_the_split_of_rows' 2>/dev/null)
 status=$?
 echo "$output" | tail -5
-[ $status -eq 0 ] && echo "$output" | grep -q 'PASSED'
+[ $status -eq 0 ]
