@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Measures every table in the documents anew and writes it between its marks, <!-- table:NAME --> and <!-- /table -->.
+#   tools/regenerate_tables.sh [-p PROGRAM] [NAME...]     names: demo schemes bench; default: all, with build/bin/skiff
+# Speeds mean something only while nothing else runs. `schemes` holds no speeds.
+set -euo pipefail
+export LC_ALL=C.UTF-8
+cd "$(dirname "$0")/.."
+program=build/bin/skiff
+if [ "${1:-}" = -p ]; then program=$2; shift 2; fi
+[ -x "$program" ] || { echo "regenerate_tables: no program at $program; run make build first" >&2; exit 1; }
+names=("$@")
+[ ${#names[@]} -gt 0 ] || names=(demo schemes bench)
+documents=(README.md README.zh-CN.md docs/guide.md docs/guide.zh-CN.md docs/performance.md)
+out=out/tables
+mkdir -p "$out"
+
+machine() { "$program" doctor --no-measure | sed -n 's/^processor  *//p'; }
+stamp() { printf '\n%s, %s, %s\n' "$("$program" --version)" "$(machine)" "$(date +%F)"; }
+# The table and the two lines behind it that say of what.
+table_lines() { awk '/^\|/ { print } /^(parent|of memory|read bandwidth) / || /^of memory:/ { print "\n" $0 }'; }
+# Keeps the first six columns of the rows.
+without_speeds() { awk -F'|' '/^\|/ { print "|" $2 "|" $3 "|" $4 "|" $5 "|" $6 "|" $7 "|"; next } /^of memory/ { next } { print }'; }
+
+measure() {
+    case $1 in
+    demo) "$program" demo -o "$out/demo" | table_lines ;;
+    schemes)
+        "$program" demo -o "$out/schemes" --shape "" --scheme fp16 --scheme w8 --scheme w4g32 --scheme w4g32a --scheme w4g64 --scheme w4g128 --scheme w4g128a --scheme w3g32a |
+            table_lines | without_speeds
+        ;;
+    bench)
+        for scheme in "" w8 w4g32 w4g128; do
+            "$program" bench random:bench/shapes/S.json ${scheme:+--scheme "$scheme"} -p 512 -n 64 -r 5 | table_lines >"$out/bench.one"
+            if [ -z "$scheme" ]; then grep '^|' "$out/bench.one"; else grep '^|' "$out/bench.one" | tail -n +3; fi
+            grep '^read bandwidth' "$out/bench.one" | sed "s/^/${scheme:-bf16}: /" >>"$out/bench.notes"
+        done
+        sed 's/^/\n/' "$out/bench.notes"
+        ;;
+    *) echo "regenerate_tables: no table is called $1" >&2; return 2 ;;
+    esac
+    stamp
+}
+
+# The header row in Chinese.
+chinese() {
+    sed -e '1s/| model /| 模型 /' -e '1s/ weights |/ 权重 |/' -e '1s/ bits\/weight |/ 每权重位数 |/' -e '1s/ perplexity |/ 困惑度 |/' -e '1s/ mean KL |/ 平均 KL |/' \
+        -e '1s/ same top-1 |/ 首选一致 |/' -e '1s/ prefill t\/s |/ 预填充 t\/s |/' -e '1s/ decode t\/s |/ 解码 t\/s |/' -e '1s/ of memory |/ 占内存带宽 |/' -e '1s/ peak memory |/ 峰值内存 |/'
+}
+
+# replace NAME FILE TABLE: the lines between the marks become those of TABLE.
+replace() {
+    awk -v name="$1" -v table="$3" '
+        /^<!-- \/table -->$/ { inside = 0 }
+        !inside { print }
+        $0 == "<!-- table:" name " -->" { inside = 1; while ((getline line < table) > 0) print line; close(table) }
+    ' "$2" >"$2.tmp"
+    cat "$2.tmp" >"$2"
+    rm "$2.tmp"
+}
+
+for name in "${names[@]}"; do
+    echo "regenerate_tables: measuring $name" >&2
+    rm -f "$out/bench.notes"
+    measure "$name" >"$out/$name.md"
+    chinese <"$out/$name.md" >"$out/$name.zh-CN.md"
+    for document in "${documents[@]}"; do
+        [ -f "$document" ] || continue
+        grep -q "^<!-- table:$name -->$" "$document" || continue
+        case $document in *.zh-CN.md) replace "$name" "$document" "$out/$name.zh-CN.md" ;; *) replace "$name" "$document" "$out/$name.md" ;; esac
+        echo "  $document" >&2
+    done
+done
