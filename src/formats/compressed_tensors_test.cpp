@@ -178,7 +178,7 @@ TEST(QuantizationConfig, RefusesWhatItCannotRead) {
     };
     const std::pair<std::string, const char*> bad[] = {
         {"[]", "must be an object"},
-        {R"({"quant_method":"gptq"})", "quantized by \"gptq\""},
+        {R"({"quant_method":"gptq"})", "quant_method is \"gptq\""},
         {R"({"quant_method":"compressed-tensors"})", "config_groups: must be an object"},
         {R"({"quant_method":"compressed-tensors","config_groups":{"W4A16":["Linear"]}})", "not preset names"},
         {R"({"quant_method":"compressed-tensors","config_groups":{},"ignore":[1]})", "ignore: must be a list of strings"},

@@ -187,7 +187,7 @@ protected:
         ASSERT_TRUE(writer->add(std::span(rows_).subspan(5 * 11)).ok());
         ASSERT_TRUE(writer->finish().ok());
     }
-    std::string path_ = testing::TempDir() + "skiff_logits_test.bin";
+    std::string path_ = testing::TempDir() + "skiff_logits_" + testing::UnitTest::GetInstance()->current_test_info()->name() + ".bin";
     LogitsHeader header_;
     std::vector<float> rows_;
 };
