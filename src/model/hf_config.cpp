@@ -172,6 +172,7 @@ std::vector<std::int64_t> HfConfig::per_layer_or(std::string_view key, std::int6
 
 void HfConfig::override_layers(std::string_view key, std::vector<std::int64_t>& numbers) {
     per_layer_keys_.insert(std::string(key));
+    if (static_cast<std::int64_t>(json_["per_layer_config"].size()) > n_layers_) return;  // check_overrides says so
     for (std::size_t layer = 0; layer < numbers.size(); ++layer)
         if (const Json* value = object("per_layer_config")[std::to_string(layer)].find(key)) numbers[layer] = range(key, *value, 1);
 }
@@ -180,6 +181,10 @@ void HfConfig::check_overrides() {
     const Json& overrides = json_["per_layer_config"];
     if (n_layers_ < 0 || overrides.is_null()) return;
     require(overrides.is_object(), "key \"per_layer_config\" must be an object, found " + std::string(overrides.type_name()));
+    if (static_cast<std::int64_t>(overrides.size()) > n_layers_) {
+        fail(corrupt("key \"per_layer_config\" names more layers than the model's " + std::to_string(n_layers_)));
+        return;
+    }
     for (const auto& [layer, changes] : overrides.members()) {
         bool known = false;
         if (layer.size() <= 4)
