@@ -40,10 +40,7 @@ Result<AtomicFile> AtomicFile::create(const std::string& path) {
 }
 
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
-    : fd_(std::exchange(other.fd_, -1)),
-      path_(std::move(other.path_)),
-      temporary_(std::move(other.temporary_)),
-      size_bytes_(other.size_bytes_) {}
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)), temporary_(std::move(other.temporary_)), size_bytes_(other.size_bytes_) {}
 
 AtomicFile::~AtomicFile() {
     if (fd_ < 0) return;
@@ -70,9 +67,7 @@ Status AtomicFile::write(std::span<const std::byte> bytes) {
     return {};
 }
 
-Status AtomicFile::write(std::string_view text) {
-    return write(std::as_bytes(std::span(text.data(), text.size())));
-}
+Status AtomicFile::write(std::string_view text) { return write(std::as_bytes(std::span(text.data(), text.size()))); }
 
 Status AtomicFile::pad_to(std::uint64_t alignment_bytes) {
     static constexpr std::byte zeros[256] = {};

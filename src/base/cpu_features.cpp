@@ -110,7 +110,8 @@ CpuInfo read_cpu_info() {
     std::string cpuinfo = read_small("/proc/cpuinfo");
     info.model_name = proc_value(cpuinfo, "model name");
     std::istringstream flags(" " + proc_value(cpuinfo, "flags"));
-    static constexpr std::string_view interesting[] = {"sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"};
+    static constexpr std::string_view interesting[] = {"sse4_2",   "avx",      "avx2",        "fma",         "f16c",     "avx_vnni", "avx512f",
+                                                       "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"};
     std::set<std::string> present;
     for (std::string flag; flags >> flag;) present.insert(flag);
     for (auto flag : interesting)

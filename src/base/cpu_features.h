@@ -15,16 +15,16 @@ enum class Isa { generic, avx2 };
 inline constexpr std::array all_isas = {Isa::generic, Isa::avx2};
 
 std::string_view isa_name(Isa isa);
-bool isa_available(Isa isa);          // on this processor, right now
-Isa best_isa();                       // of the available ones
+bool isa_available(Isa isa);                   // on this processor, right now
+Isa best_isa();                                // of the available ones
 Result<Isa> parse_isa(std::string_view name);  // usage error lists the names; unsupported if this processor lacks it
 
 struct CpuInfo {
     std::string model_name;
-    std::string feature_list;  // "avx2 fma f16c ..."
-    int n_logical = 1;         // that this process may use (affinity)
-    int n_physical = 1;        // distinct cores among them
-    double cgroup_cpus = 0;    // CPU quota of the control group, 0 = no limit
+    std::string feature_list;                               // "avx2 fma f16c ..."
+    int n_logical = 1;                                      // that this process may use (affinity)
+    int n_physical = 1;                                     // distinct cores among them
+    double cgroup_cpus = 0;                                 // CPU quota of the control group, 0 = no limit
     std::size_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  // of one core; L3 as seen by it
     std::size_t memory_bytes = 0, available_memory_bytes = 0;
 };

@@ -65,8 +65,8 @@ public:
 
     // Typed access; the wrong type is an Error that says what was found. `what` names the value in the message.
     Result<bool> as_bool(std::string_view what) const;
-    Result<std::int64_t> as_int(std::string_view what) const;      // integers only, not 1e3
-    Result<double> as_double(std::string_view what) const;         // integers convert
+    Result<std::int64_t> as_int(std::string_view what) const;  // integers only, not 1e3
+    Result<double> as_double(std::string_view what) const;     // integers convert
     Result<std::string> as_string(std::string_view what) const;
 
     // Unchecked views for values whose type has been looked at; empty for other types.
@@ -83,7 +83,7 @@ public:
     bool contains(std::string_view key) const { return find(key) != nullptr; }
     void set(std::string key, Json value);  // appends or replaces; a null value becomes an object
     void erase(std::string_view key);
-    void push_back(Json value);             // a null value becomes an array
+    void push_back(Json value);  // a null value becomes an array
     std::size_t size() const;
 
     // Integers above INT64_MAX keep their value.

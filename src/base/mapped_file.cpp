@@ -61,8 +61,7 @@ void MappedFile::drop(std::size_t offset_bytes, std::size_t size_bytes) const {
     const std::size_t page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     std::size_t begin = (offset_bytes + page - 1) / page * page;
     std::size_t end = (offset_bytes + size_bytes) / page * page;
-    if (data_ != nullptr && end > begin && end <= size_bytes_)
-        ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
+    if (data_ != nullptr && end > begin && end <= size_bytes_) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 
 Result<std::string> read_text_file(const std::string& path, std::size_t max_bytes) {

@@ -26,8 +26,7 @@ public:
     void drop(std::size_t offset_bytes, std::size_t size_bytes) const;
 
 private:
-    MappedFile(std::string path, const std::byte* data, std::size_t size_bytes)
-        : path_(std::move(path)), data_(data), size_bytes_(size_bytes) {}
+    MappedFile(std::string path, const std::byte* data, std::size_t size_bytes) : path_(std::move(path)), data_(data), size_bytes_(size_bytes) {}
     std::string path_;
     const std::byte* data_ = nullptr;
     std::size_t size_bytes_ = 0;

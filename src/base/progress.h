@@ -8,9 +8,9 @@
 namespace skiff {
 
 struct ProgressEvent {
-    std::string phase;         // "quantize", "evaluate"
-    std::string item;          // what was just done, such as a tensor's name
-    std::uint64_t done = 0;    // in units of work
+    std::string phase;       // "quantize", "evaluate"
+    std::string item;        // what was just done, such as a tensor's name
+    std::uint64_t done = 0;  // in units of work
     std::uint64_t total = 0;
 };
 using ProgressSink = std::function<void(const ProgressEvent&)>;

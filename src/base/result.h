@@ -97,15 +97,14 @@ using Status = Result<void>;
 #define SKIFF_CONCAT(a, b) SKIFF_CONCAT_INNER(a, b)
 
 // SKIFF_TRY(auto x, may_fail());  returns the error to the caller, or binds the value.
-#define SKIFF_TRY(declaration, expression)                                                \
-    auto SKIFF_CONCAT(skiff_result_, __LINE__) = (expression);                            \
-    if (!SKIFF_CONCAT(skiff_result_, __LINE__).ok())                                      \
-        return SKIFF_CONCAT(skiff_result_, __LINE__).take_error();                        \
+#define SKIFF_TRY(declaration, expression)                                                                      \
+    auto SKIFF_CONCAT(skiff_result_, __LINE__) = (expression);                                                  \
+    if (!SKIFF_CONCAT(skiff_result_, __LINE__).ok()) return SKIFF_CONCAT(skiff_result_, __LINE__).take_error(); \
     declaration = std::move(SKIFF_CONCAT(skiff_result_, __LINE__)).value()
 
 // SKIFF_CHECK(status_expression);  returns the error to the caller.
-#define SKIFF_CHECK(expression)                                  \
-    do {                                                         \
-        auto skiff_status = (expression);                        \
+#define SKIFF_CHECK(expression)                                   \
+    do {                                                          \
+        auto skiff_status = (expression);                         \
         if (!skiff_status.ok()) return skiff_status.take_error(); \
     } while (0)

@@ -30,11 +30,13 @@ public:
         return result;
     }
     double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }  // [0, 1)
-    float normal() {  // Box-Muller, one of the pair
+    float normal() {                                                            // Box-Muller, one of the pair
         double u = 1.0 - uniform(), v = uniform();
         return static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * v));
     }
-    std::uint64_t below(std::uint64_t bound) { return bound == 0 ? 0 : static_cast<std::uint64_t>((static_cast<unsigned __int128>(next()) * bound) >> 64); }
+    std::uint64_t below(std::uint64_t bound) {
+        return bound == 0 ? 0 : static_cast<std::uint64_t>((static_cast<unsigned __int128>(next()) * bound) >> 64);
+    }
 
 private:
     static std::uint64_t rotl(std::uint64_t x, int k) { return (x << k) | (x >> (64 - k)); }

@@ -20,14 +20,13 @@ public:
     std::size_t remaining() const { return bytes_.size() - position_; }
 
     template <class T>
-        requires std::is_trivially_copyable_v<T>
-    Result<T> read(std::string_view what) {
-        if (remaining() < sizeof(T)) return truncated(what, sizeof(T));
-        T value;
-        std::memcpy(&value, bytes_.data() + position_, sizeof(T));
-        position_ += sizeof(T);
-        return value;
-    }
+        requires std::is_trivially_copyable_v<T> Result<T> read(std::string_view what) {
+            if (remaining() < sizeof(T)) return truncated(what, sizeof(T));
+            T value;
+            std::memcpy(&value, bytes_.data() + position_, sizeof(T));
+            position_ += sizeof(T);
+            return value;
+        }
 
     Result<std::span<const std::byte>> take(std::uint64_t n_bytes, std::string_view what) {
         if (n_bytes > remaining()) return truncated(what, n_bytes);
@@ -43,8 +42,8 @@ public:
 
 private:
     Error truncated(std::string_view what, std::uint64_t needed) const {
-        return corrupt("truncated at byte " + std::to_string(position_) + ": " + std::string(what) + " needs " +
-                       std::to_string(needed) + " bytes, " + std::to_string(remaining()) + " are left");
+        return corrupt("truncated at byte " + std::to_string(position_) + ": " + std::string(what) + " needs " + std::to_string(needed) + " bytes, " +
+                       std::to_string(remaining()) + " are left");
     }
     std::span<const std::byte> bytes_;
     std::size_t position_ = 0;

@@ -38,7 +38,8 @@ public:
             relax();
         }
         n_sleeping_.fetch_add(1);
-        for (std::uint32_t seen = value_.load(); !ready(seen); seen = value_.load()) ::syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+        for (std::uint32_t seen = value_.load(); !ready(seen); seen = value_.load())
+            ::syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
         n_sleeping_.fetch_sub(1);
     }
 
@@ -55,9 +56,9 @@ struct ThreadPool::State {
     std::vector<std::thread> workers;
     const std::function<void(int)>* task = nullptr;
     std::atomic<bool> stopping{false};
-    WaitWord generation;               // one more for every run
-    WaitWord n_done;                   // workers that have finished this run
-    WaitWord phase;                    // one more for every barrier passed
+    WaitWord generation;  // one more for every run
+    WaitWord n_done;      // workers that have finished this run
+    WaitWord phase;       // one more for every barrier passed
     alignas(64) std::atomic<int> n_arrived{0};
 
     void work(int thread) {

@@ -34,7 +34,8 @@ Status add_tests(const std::string& list, const char* flag, SpeedTest::Kind kind
     for (std::string part; std::getline(parts, part, ',');) {
         char* end = nullptr;
         const long value = std::strtol(part.c_str(), &end, 10);
-        if (part.empty() || *end != '\0' || value < 0 || value > (1 << 20)) return usage_error(std::string(flag) + " " + list + ": expected numbers from 0 to 1048576, separated by commas");
+        if (part.empty() || *end != '\0' || value < 0 || value > (1 << 20))
+            return usage_error(std::string(flag) + " " + list + ": expected numbers from 0 to 1048576, separated by commas");
         if (value > 0) tests.push_back({kind, value});
     }
     return {};
@@ -55,7 +56,8 @@ void print_profile(const Plan& plan, const std::vector<double>& seconds, Termina
     std::vector<std::vector<std::string>> rows = {{"step", "kernel", "share", "µs"}};
     const auto& steps = plan.programs[0].steps;
     for (std::size_t i = 0; i < steps.size() && i < seconds.size(); ++i)
-        rows.push_back({steps[i]->kind + " " + steps[i]->name, steps[i]->kernel, number_text(100 * seconds[i] / total, 1) + " %", number_text(seconds[i] * 1e6, 0)});
+        rows.push_back({steps[i]->kind + " " + steps[i]->name, steps[i]->kernel, number_text(100 * seconds[i] / total, 1) + " %",
+                        number_text(seconds[i] * 1e6, 0)});
     terminal.print(table_text(rows, TableStyle::plain));
 }
 
@@ -96,29 +98,48 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     for (const SpeedResult& result : results) {
         const bool decode = result.test.kind == SpeedTest::Kind::decode;
         const double share = result.gb_per_s() / read_gbps;
-        rows.push_back({name, bytes_text(plan.weight_bytes), count_text(parameters), "cpu " + std::string(isa_name(plan.isa)), std::to_string(engine_options.n_threads), result.test.name(),
-                        number_text(result.tokens_per_s.mean, 2) + " ± " + number_text(result.tokens_per_s.sd, 2), decode ? number_text(result.gb_per_s(), 1) : "",
-                        !decode ? "" : in_cache ? "in cache" : number_text(100 * share, 0) + " %", number_text(result.gmac_per_s(), 1)});
-        list.push_back(Json::object({{"test", result.test.name()}, {"tokens_per_s", spread_json(result.tokens_per_s)}, {"gbps", decode ? Json(result.gb_per_s()) : Json()},
-                                     {"share_of_bandwidth", decode && !in_cache ? Json(share) : Json()}, {"in_cache", in_cache}, {"gmac_per_s", result.gmac_per_s()}}));
+        rows.push_back({name, bytes_text(plan.weight_bytes), count_text(parameters), "cpu " + std::string(isa_name(plan.isa)),
+                        std::to_string(engine_options.n_threads), result.test.name(),
+                        number_text(result.tokens_per_s.mean, 2) + " ± " + number_text(result.tokens_per_s.sd, 2),
+                        decode ? number_text(result.gb_per_s(), 1) : "",
+                        !decode    ? ""
+                        : in_cache ? "in cache"
+                                   : number_text(100 * share, 0) + " %",
+                        number_text(result.gmac_per_s(), 1)});
+        list.push_back(Json::object({{"test", result.test.name()},
+                                     {"tokens_per_s", spread_json(result.tokens_per_s)},
+                                     {"gbps", decode ? Json(result.gb_per_s()) : Json()},
+                                     {"share_of_bandwidth", decode && !in_cache ? Json(share) : Json()},
+                                     {"in_cache", in_cache},
+                                     {"gmac_per_s", result.gmac_per_s()}}));
     }
     terminal.print(table_text(rows, TableStyle::markdown));
-    terminal.print("read bandwidth " + number_text(before.gb_per_s, 1) + " GB/s before, " + number_text(after.gb_per_s, 1) + " after, " + std::to_string(engine_options.n_threads) +
-                   " threads · peak memory " + bytes_text(peak_bytes) + " · logits " + hex64(hash));
+    terminal.print("read bandwidth " + number_text(before.gb_per_s, 1) + " GB/s before, " + number_text(after.gb_per_s, 1) + " after, " +
+                   std::to_string(engine_options.n_threads) + " threads · peak memory " + bytes_text(peak_bytes) + " · logits " + hex64(hash));
     if (options.profile) print_profile(plan, seconds, terminal);
     terminal.result(Json::object(
-        {{"model", Json::object({{"path", options.model.model}, {"name", name}, {"weight_bytes", plan.weight_bytes}, {"parameters", plan.spec.n_parameters()}})},
-         {"machine", Json::object({{"cpu", cpu.model_name}, {"isa", isa_name(plan.isa)}, {"threads", engine_options.n_threads}, {"read_gbps", read_gbps}, {"read_gbps_before", before.gb_per_s},
-                                   {"read_gbps_after", after.gb_per_s}, {"l3_bytes", cpu.l3_bytes}})},
-         {"results", list}, {"peak_memory_bytes", peak_bytes}, {"logits_hash", hex64(hash)}}));
+        {{"model",
+          Json::object(
+              {{"path", options.model.model}, {"name", name}, {"weight_bytes", plan.weight_bytes}, {"parameters", plan.spec.n_parameters()}})},
+         {"machine", Json::object({{"cpu", cpu.model_name},
+                                   {"isa", isa_name(plan.isa)},
+                                   {"threads", engine_options.n_threads},
+                                   {"read_gbps", read_gbps},
+                                   {"read_gbps_before", before.gb_per_s},
+                                   {"read_gbps_after", after.gb_per_s},
+                                   {"l3_bytes", cpu.l3_bytes}})},
+         {"results", list},
+         {"peak_memory_bytes", peak_bytes},
+         {"logits_hash", hex64(hash)}}));
     return {};
 }
 
 }  // namespace
 
 std::unique_ptr<Verb> bench_verb_row() {
-    return make_verb<BenchOptions>("bench", "Measure prefill and decode speed against the machine's memory bandwidth",
-                                   {"skiff bench models/pocket -p 128 -n 64 -r 3", "skiff bench random:bench/shapes/S.json --scheme w4g32 -p 512 -n 128 -r 5"}, run_bench);
+    return make_verb<BenchOptions>(
+        "bench", "Measure prefill and decode speed against the machine's memory bandwidth",
+        {"skiff bench models/pocket -p 128 -n 64 -r 3", "skiff bench random:bench/shapes/S.json --scheme w4g32 -p 512 -n 128 -r 5"}, run_bench);
 }
 
 }  // namespace skiff

@@ -77,8 +77,9 @@ Status chat_loop(Engine& engine, GenerateOptions options, const std::string& sys
         } else if (message == "/clear") {
             reset();
         } else if (message == "/show") {
-            terminal.remark("temperature " + number_text(options.sampling.temperature, 2) + ", context " + std::to_string(engine.session().state().length(0)) + " of " +
-                            std::to_string(engine.session().state().capacity()) + " tokens");
+            terminal.remark("temperature " + number_text(options.sampling.temperature, 2) + ", context " +
+                            std::to_string(engine.session().state().length(0)) + " of " + std::to_string(engine.session().state().capacity()) +
+                            " tokens");
         } else if (message.compare(0, 5, "/set ") == 0) {
             set_option(message.substr(5), options, terminal);
         } else {

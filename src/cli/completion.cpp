@@ -23,7 +23,9 @@ public:
     void option(const char* names, std::uint64_t&, const char* help) override { add(names, help, {}); }
     void option(const char* names, double&, const char* help) override { add(names, help, {}); }
     void flag(const char* names, bool&, const char* help) override { add(names, help, {}); }
-    void choice(const char* names, std::string&, std::vector<std::string> choices, const char* help) override { add(names, help, std::move(choices)); }
+    void choice(const char* names, std::string&, std::vector<std::string> choices, const char* help) override {
+        add(names, help, std::move(choices));
+    }
     std::vector<Flag> flags;
 
 private:
@@ -51,7 +53,8 @@ std::string bash_script(const std::vector<std::unique_ptr<Verb>>& verbs) {
     }
     return "_skiff() {\n    local word=${COMP_WORDS[COMP_CWORD]} flags=\n    if [ \"$COMP_CWORD\" -eq 1 ]; then COMPREPLY=($(compgen -W \"" + names +
            "\" -- \"$word\")); return; fi\n    case ${COMP_WORDS[1]} in\n" + cases +
-           "    esac\n    if [[ $word == -* ]]; then COMPREPLY=($(compgen -W \"$flags\" -- \"$word\")); else COMPREPLY=($(compgen -f -- \"$word\")); fi\n}\ncomplete -o filenames -F _skiff skiff\n";
+           "    esac\n    if [[ $word == -* ]]; then COMPREPLY=($(compgen -W \"$flags\" -- \"$word\")); else COMPREPLY=($(compgen -f -- \"$word\")); "
+           "fi\n}\ncomplete -o filenames -F _skiff skiff\n";
 }
 
 std::string quoted(std::string text) {
@@ -76,7 +79,8 @@ std::string fish_script(const std::vector<std::unique_ptr<Verb>>& verbs) {
     for (const auto& verb : verbs) {
         script += "complete -c skiff -n __fish_use_subcommand -f -a " + verb->name + " -d " + quoted(verb->summary) + "\n";
         for (const auto& flag : flags_of(*verb)) {
-            script += "complete -c skiff -n '__fish_seen_subcommand_from " + verb->name + "' -l " + flag.name.substr(flag.name.find_first_not_of('-')) + " -d " + quoted(flag.help);
+            script += "complete -c skiff -n '__fish_seen_subcommand_from " + verb->name + "' -l " +
+                      flag.name.substr(flag.name.find_first_not_of('-')) + " -d " + quoted(flag.help);
             for (std::size_t i = 0; i < flag.choices.size(); ++i) script += i == 0 ? " -xa '" + flag.choices[i] : " " + flag.choices[i];
             script += flag.choices.empty() ? "\n" : "'\n";
         }
@@ -99,7 +103,8 @@ Status run_completion(CompletionOptions& options, Terminal& terminal) {
 }  // namespace
 
 std::unique_ptr<Verb> completion_verb_row() {
-    return make_verb<CompletionOptions>("completion", "Print a completion script for a shell", {"skiff completion bash > /etc/bash_completion.d/skiff"}, run_completion);
+    return make_verb<CompletionOptions>("completion", "Print a completion script for a shell",
+                                        {"skiff completion bash > /etc/bash_completion.d/skiff"}, run_completion);
 }
 
 }  // namespace skiff

@@ -69,7 +69,8 @@ std::vector<std::string> cells(const Row& row) {
             bytes_text(static_cast<std::uint64_t>(row.bench["peak_memory_bytes"].number_or(0)))};
 }
 
-Result<Row> measure(const std::string& name, const std::string& path, const std::vector<std::string>& eval_extra, const DemoOptions& options, Terminal& terminal) {
+Result<Row> measure(const std::string& name, const std::string& path, const std::vector<std::string>& eval_extra, const DemoOptions& options,
+                    Terminal& terminal) {
     Row row{name, {}, {}, {}};
     SKIFF_TRY(row.inspect, run_self_json({"inspect", path}));
     terminal.remark("· " + name + ": evaluating");
@@ -83,7 +84,8 @@ Result<Row> measure(const std::string& name, const std::string& path, const std:
 }
 
 Status print_table(const std::vector<Row>& rows, const Json& parent, const DemoOptions& options, Terminal& terminal) {
-    std::vector<std::vector<std::string>> table = {{"model", "weights", "bits/weight", "perplexity", "mean KL", "same top-1", "prefill t/s", "decode t/s", "of memory", "peak memory"}};
+    std::vector<std::vector<std::string>> table = {
+        {"model", "weights", "bits/weight", "perplexity", "mean KL", "same top-1", "prefill t/s", "decode t/s", "of memory", "peak memory"}};
     Json list = Json::array();
     for (const Row& row : rows) {
         table.push_back(cells(row));
@@ -92,8 +94,8 @@ Status print_table(const std::vector<Row>& rows, const Json& parent, const DemoO
     const std::string protocol = rows[0].eval["perplexity"]["protocol"].text();
     terminal.print("");
     terminal.print(table_text(table, TableStyle::markdown));
-    terminal.print("parent " + parent["hash"].text().substr(0, 16) + " · text " + options.text + " · " + protocol + " · " + std::to_string(rows[0].eval["perplexity"]["tokens"].int_or(0)) +
-                   " tokens scored");
+    terminal.print("parent " + parent["hash"].text().substr(0, 16) + " · text " + options.text + " · " + protocol + " · " +
+                   std::to_string(rows[0].eval["perplexity"]["tokens"].int_or(0)) + " tokens scored");
     terminal.print("of memory: share of the measured read bandwidth of " + number_text(rows.back().bench["machine"]["read_gbps"].number_or(0), 1) +
                    " GB/s that decoding reaches; \"in cache\" where the weights fit the last-level cache");
     terminal.result(Json::object({{"parent", parent}, {"text", options.text}, {"rows", list}}));
@@ -124,7 +126,8 @@ Status run_demo(DemoOptions& options, Terminal& terminal) {
         const std::string& scheme = options.schemes.back();
         terminal.remark("· random weights of " + options.shape + ": measuring speed");
         Row row{"random:" + base_name(options.shape) + " " + scheme, {}, {}, {}};
-        SKIFF_TRY(row.bench, run_self_json(with_threads({"bench", "random:" + options.shape, "--scheme", scheme, "-p", "128", "-n", "32", "-r", "3"}, options)));
+        SKIFF_TRY(row.bench,
+                  run_self_json(with_threads({"bench", "random:" + options.shape, "--scheme", scheme, "-p", "128", "-n", "32", "-r", "3"}, options)));
         rows.push_back(std::move(row));
     }
     SKIFF_CHECK(print_table(rows, parent, options, terminal));
@@ -132,9 +135,12 @@ Status run_demo(DemoOptions& options, Terminal& terminal) {
     if (terminal.json()) return {};
     terminal.print("\n" + child + " writes:\n");
     SKIFF_CHECK(run_self(with_threads({"run", child, "--raw", "-p", options.prompt, "-n", "100", "--temp", "0.7", "--seed", "7"}, options)));
-    terminal.print("\nnext:  skiff run " + child + " --raw -p \"The king said\"        another text\n"
+    terminal.print("\nnext:  skiff run " + child +
+                   " --raw -p \"The king said\"        another text\n"
                    "       skiff quantize MODEL -o OUT --scheme w4g32          a model of yours: a Hugging Face folder\n"
-                   "       skiff convert " + child + " --to gguf -o child.gguf   for other programs\n"
+                   "       skiff convert " +
+                   child +
+                   " --to gguf -o child.gguf   for other programs\n"
                    "       skiff --help                                        all verbs");
     return {};
 }

@@ -34,11 +34,13 @@ struct Finding {
 
 std::vector<Finding> findings(const CpuInfo& cpu) {
     std::vector<Finding> list;
-    list.push_back({"AVX2 kernels", isa_available(Isa::avx2) ? "used" : "not on this processor", isa_available(Isa::avx2) ? "" : "the generic kernels run instead, several times slower"});
+    list.push_back({"AVX2 kernels", isa_available(Isa::avx2) ? "used" : "not on this processor",
+                    isa_available(Isa::avx2) ? "" : "the generic kernels run instead, several times slower"});
     const std::string pages = huge_pages();
     list.push_back({"transparent huge pages", pages, pages == "never" ? "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled" : ""});
     if (cpu.cgroup_cpus > 0 && cpu.cgroup_cpus < cpu.n_physical)
-        list.push_back({"CPU quota", number_text(cpu.cgroup_cpus, 1) + " of " + std::to_string(cpu.n_physical) + " cores", "threads follow the quota; raise it in the container's settings"});
+        list.push_back({"CPU quota", number_text(cpu.cgroup_cpus, 1) + " of " + std::to_string(cpu.n_physical) + " cores",
+                        "threads follow the quota; raise it in the container's settings"});
     const bool driver = library_present("libcuda.so.1");
     list.push_back({"NVIDIA driver", driver ? "found" : "not found", driver ? "this version runs on the CPU only" : ""});
     return list;
@@ -46,17 +48,28 @@ std::vector<Finding> findings(const CpuInfo& cpu) {
 
 Status run_doctor(DoctorOptions& options, Terminal& terminal) {
     const CpuInfo cpu = read_cpu_info();
-    Json document = Json::object({{"version", SKIFF_VERSION}, {"cpu", cpu.model_name}, {"features", cpu.feature_list}, {"physical_cores", cpu.n_physical}, {"logical_cores", cpu.n_logical},
-                                  {"threads", default_thread_count()}, {"l1d_bytes", cpu.l1d_bytes}, {"l2_bytes", cpu.l2_bytes}, {"l3_bytes", cpu.l3_bytes}, {"memory_bytes", cpu.memory_bytes},
-                                  {"available_memory_bytes", cpu.available_memory_bytes}, {"isa", isa_name(best_isa())}});
+    Json document = Json::object({{"version", SKIFF_VERSION},
+                                  {"cpu", cpu.model_name},
+                                  {"features", cpu.feature_list},
+                                  {"physical_cores", cpu.n_physical},
+                                  {"logical_cores", cpu.n_logical},
+                                  {"threads", default_thread_count()},
+                                  {"l1d_bytes", cpu.l1d_bytes},
+                                  {"l2_bytes", cpu.l2_bytes},
+                                  {"l3_bytes", cpu.l3_bytes},
+                                  {"memory_bytes", cpu.memory_bytes},
+                                  {"available_memory_bytes", cpu.available_memory_bytes},
+                                  {"isa", isa_name(best_isa())}});
     terminal.print("skiff " SKIFF_VERSION);
-    terminal.print("processor   " + cpu.model_name + ", " + std::to_string(cpu.n_physical) + " cores (" + std::to_string(cpu.n_logical) + " logical), " + cpu.feature_list);
+    terminal.print("processor   " + cpu.model_name + ", " + std::to_string(cpu.n_physical) + " cores (" + std::to_string(cpu.n_logical) +
+                   " logical), " + cpu.feature_list);
     terminal.print("caches      L1 " + bytes_text(cpu.l1d_bytes) + ", L2 " + bytes_text(cpu.l2_bytes) + ", L3 " + bytes_text(cpu.l3_bytes));
     terminal.print("memory      " + bytes_text(cpu.memory_bytes) + ", " + bytes_text(cpu.available_memory_bytes) + " free for use");
     terminal.print("kernels     " + std::string(isa_name(best_isa())) + ", " + std::to_string(default_thread_count()) + " threads");
     if (!options.no_measure) {
         const ReadBandwidth one = measure_read_bandwidth(1), all = measure_read_bandwidth(default_thread_count());
-        terminal.print("bandwidth   " + number_text(one.gb_per_s, 1) + " GB/s with one thread, " + number_text(all.gb_per_s, 1) + " with " + std::to_string(all.n_threads));
+        terminal.print("bandwidth   " + number_text(one.gb_per_s, 1) + " GB/s with one thread, " + number_text(all.gb_per_s, 1) + " with " +
+                       std::to_string(all.n_threads));
         document.set("read_gbps_one_thread", one.gb_per_s);
         document.set("read_gbps", all.gb_per_s);
     }
@@ -71,7 +84,8 @@ Status run_doctor(DoctorOptions& options, Terminal& terminal) {
     terminal.print(table_text(rows, TableStyle::plain));
     std::vector<std::vector<std::string>> kernels = {{"linear kernel", "reads", "from tokens", "here"}};
     for (const LinearKernel& kernel : linear_kernels())
-        kernels.push_back({std::string(kernel.name), std::string(kernel.layout), std::to_string(kernel.min_tokens), isa_available(kernel.isa) ? "yes" : "no"});
+        kernels.push_back(
+            {std::string(kernel.name), std::string(kernel.layout), std::to_string(kernel.min_tokens), isa_available(kernel.isa) ? "yes" : "no"});
     terminal.print(table_text(kernels, TableStyle::plain));
     terminal.result(document);
     return {};

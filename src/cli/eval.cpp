@@ -44,7 +44,8 @@ Result<EvalOptions> eval_options(const EvalVerbOptions& given) {
     EvalOptions options;
     SKIFF_TRY(options.engine, given.model.engine_options());
     SKIFF_TRY(options.protocol, protocol_from_name(given.protocol));
-    for (const auto& [flag, value] : {std::pair("--window", given.window), std::pair("--max-windows", given.max_windows), std::pair("--limit", given.limit)})
+    for (const auto& [flag, value] :
+         {std::pair("--window", given.window), std::pair("--max-windows", given.max_windows), std::pair("--limit", given.limit)})
         if (value < 0) return usage_error(std::string(flag) + " " + std::to_string(value) + ": expected 0 or more");
     options.model = given.model.model;
     options.text_path = given.text;
@@ -111,6 +112,7 @@ Rows task_rows(const EvalReport& report) {
 
 void print_report(const EvalReport& report, Terminal& terminal) {
     Rows rows = {{"model", report.model.path + "  " + report.model.hash.substr(0, 12)}};
+    if (!report.scheme_on_load.empty()) rows[0][1] += ", quantized while loading to " + report.scheme_on_load;
     if (report.perplexity) add_text_rows(report, rows);
     if (report.against) add_against_rows(*report.against, rows);
     if (!report.logits_path.empty()) rows.push_back({"logits", report.logits_path});

@@ -81,7 +81,8 @@ std::string table_text(const std::vector<std::vector<std::string>>& rows, TableS
         out += line + "\n";
         if (r == 0 && style == TableStyle::markdown) {
             out += "|";
-            for (std::size_t c = 0; c < n_columns; ++c) out += right[c] ? std::string(widths[c] + 1, '-') + ":|" : std::string(widths[c] + 2, '-') + "|";
+            for (std::size_t c = 0; c < n_columns; ++c)
+                out += right[c] ? std::string(widths[c] + 1, '-') + ":|" : std::string(widths[c] + 2, '-') + "|";
             out += "\n";
         }
     }

@@ -7,9 +7,9 @@
 
 namespace skiff {
 
-std::string bytes_text(std::uint64_t bytes);      // "1.2 GiB"
-std::string count_text(double count);             // "494 M"
-std::string duration_text(double seconds);        // "3m40s"
+std::string bytes_text(std::uint64_t bytes);  // "1.2 GiB"
+std::string count_text(double count);         // "494 M"
+std::string duration_text(double seconds);    // "3m40s"
 std::string number_text(double value, int decimals);
 
 // Columns aligned, numbers to the right; the first row is the header. Markdown has pipes, so that it can be pasted.

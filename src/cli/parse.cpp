@@ -14,9 +14,13 @@ class Cli11Visitor final : public FieldVisitor {
 public:
     explicit Cli11Visitor(CLI::App& app) : app_(app) {}
     void positional(const char* name, std::string& value, const char* help, Need need) override { require(app_.add_option(name, value, help), need); }
-    void positional(const char* name, std::vector<std::string>& value, const char* help, Need need) override { require(app_.add_option(name, value, help), need); }
+    void positional(const char* name, std::vector<std::string>& value, const char* help, Need need) override {
+        require(app_.add_option(name, value, help), need);
+    }
     void option(const char* flags, std::string& value, const char* help) override { app_.add_option(flags, value, help)->capture_default_str(); }
-    void option(const char* flags, std::vector<std::string>& value, const char* help) override { app_.add_option(flags, value, help)->allow_extra_args(false)->take_all(); }
+    void option(const char* flags, std::vector<std::string>& value, const char* help) override {
+        app_.add_option(flags, value, help)->allow_extra_args(false)->take_all();
+    }
     void option(const char* flags, std::int64_t& value, const char* help) override { app_.add_option(flags, value, help)->capture_default_str(); }
     void option(const char* flags, std::uint64_t& value, const char* help) override { app_.add_option(flags, value, help)->capture_default_str(); }
     void option(const char* flags, double& value, const char* help) override { app_.add_option(flags, value, help)->capture_default_str(); }

@@ -57,8 +57,12 @@ Json result_json(const GenerateResult& result) {
     static constexpr const char* finish[] = {"stop", "length", "context_full", "interrupted"};
     Json tokens = Json::array();
     for (std::int32_t token : result.tokens) tokens.push_back(token);
-    return Json::object({{"text", result.text}, {"finish_reason", finish[static_cast<int>(result.finish)]}, {"tokens", tokens}, {"prompt_tokens", result.n_prompt_tokens},
-                         {"prompt_seconds", result.prompt_seconds}, {"decode_seconds", result.decode_seconds}});
+    return Json::object({{"text", result.text},
+                         {"finish_reason", finish[static_cast<int>(result.finish)]},
+                         {"tokens", tokens},
+                         {"prompt_tokens", result.n_prompt_tokens},
+                         {"prompt_seconds", result.prompt_seconds},
+                         {"decode_seconds", result.decode_seconds}});
 }
 
 Result<std::string> read_prompt(const RunOptions& options) {
@@ -74,7 +78,8 @@ Status run_model(RunOptions& options, Terminal& terminal) {
     engine_options.progress = terminal.progress("blocks");
     SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));
     terminal.end_progress();
-    if (engine->tokenizer() == nullptr) return usage_error(options.model.model + ": has no tokenizer, so it cannot make text; try skiff bench " + options.model.model);
+    if (engine->tokenizer() == nullptr)
+        return usage_error(options.model.model + ": has no tokenizer, so it cannot make text; try skiff bench " + options.model.model);
     options.generate.max_tokens = options.max_tokens;
     if (options.ignore_eos) options.generate.end_of_text = GenerateOptions::EndOfText::ignore;
 
@@ -111,7 +116,9 @@ Status run_model(RunOptions& options, Terminal& terminal) {
 
 std::unique_ptr<Verb> run_verb_row() {
     return make_verb<RunOptions>("run", "Chat with a model or let it continue a text",
-                                 {"skiff run models/pocket --raw -p \"Once upon a time\" -n 100", "skiff run MODEL", "echo \"Why is the sky blue?\" | skiff run MODEL --temp 0"}, run_model);
+                                 {"skiff run models/pocket --raw -p \"Once upon a time\" -n 100", "skiff run MODEL",
+                                  "echo \"Why is the sky blue?\" | skiff run MODEL --temp 0"},
+                                 run_model);
 }
 
 }  // namespace skiff

@@ -51,7 +51,8 @@ Status wait_for(pid_t pid, const std::vector<std::string>& arguments) {
     std::string command = "skiff";
     for (const std::string& argument : arguments) command += " " + argument;
     if (WIFEXITED(state) && WEXITSTATUS(state) == 130) return Error{ErrorCode::interrupted, "interrupted", {}};
-    const std::string how = WIFSIGNALED(state) ? "was ended by signal " + std::to_string(WTERMSIG(state)) : "ended with exit code " + std::to_string(WEXITSTATUS(state));
+    const std::string how =
+        WIFSIGNALED(state) ? "was ended by signal " + std::to_string(WTERMSIG(state)) : "ended with exit code " + std::to_string(WEXITSTATUS(state));
     return runtime_error("`" + command + "` " + how);
 }
 

@@ -45,8 +45,9 @@ ProgressSink Terminal::progress(std::string_view unit) {
         std::string bar;
         for (int i = 0; i < 24; ++i) bar += i < cells ? "█" : " ";
         std::string eta = share > 0 && share < 1 ? "  ETA " + duration_text(elapsed / share * (1 - share)) : "  " + duration_text(elapsed);
-        std::fprintf(stderr, "\r\033[K%s %3.0f%% ▕%s▏ %llu/%llu %s%s  %.40s", event.phase.c_str(), share * 100, bar.c_str(), static_cast<unsigned long long>(event.done),
-                     static_cast<unsigned long long>(event.total), unit.c_str(), eta.c_str(), event.item.c_str());
+        std::fprintf(stderr, "\r\033[K%s %3.0f%% ▕%s▏ %llu/%llu %s%s  %.40s", event.phase.c_str(), share * 100, bar.c_str(),
+                     static_cast<unsigned long long>(event.done), static_cast<unsigned long long>(event.total), unit.c_str(), eta.c_str(),
+                     event.item.c_str());
         std::fflush(stderr);
     };
 }

@@ -37,11 +37,11 @@ class Terminal {
 public:
     explicit Terminal(bool json) : json_(json) {}
     bool json() const { return json_; }
-    void print(std::string_view text);            // stdout; nothing with --json
-    void print_raw(std::string_view text);        // stdout, flushed, also with --json: streamed text
-    void remark(std::string_view text);           // stderr
-    void result(const Json& document);            // stdout, only with --json
-    ProgressSink progress(std::string_view unit); // a bar with rate and ETA on stderr if that is a terminal; else nothing
+    void print(std::string_view text);             // stdout; nothing with --json
+    void print_raw(std::string_view text);         // stdout, flushed, also with --json: streamed text
+    void remark(std::string_view text);            // stderr
+    void result(const Json& document);             // stdout, only with --json
+    ProgressSink progress(std::string_view unit);  // a bar with rate and ETA on stderr if that is a terminal; else nothing
     void end_progress();
 
 private:

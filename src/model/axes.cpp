@@ -13,13 +13,15 @@ Status check_kept(const Axis& axis, std::span<const std::int64_t> kept) {
     if (kept.empty()) return usage_error("axis " + axis.name + ": nothing would be left");
     for (std::size_t i = 0; i < kept.size(); ++i)
         if (kept[i] < 0 || kept[i] >= axis.size || (i > 0 && kept[i] <= kept[i - 1]))
-            return usage_error("axis " + axis.name + ": the units kept must ascend from 0 to " + std::to_string(axis.size - 1) + ", found " + std::to_string(kept[i]));
+            return usage_error("axis " + axis.name + ": the units kept must ascend from 0 to " + std::to_string(axis.size - 1) + ", found " +
+                               std::to_string(kept[i]));
     return {};
 }
 
 Status check_multiple(const Axis& axis, std::size_t n_kept) {
     if (static_cast<std::int64_t>(n_kept) % axis.multiple_of == 0) return {};
-    return usage_error("axis " + axis.name + ": " + std::to_string(n_kept) + " of " + std::to_string(axis.size) + " units would stay, it must be a multiple of " + std::to_string(axis.multiple_of));
+    return usage_error("axis " + axis.name + ": " + std::to_string(n_kept) + " of " + std::to_string(axis.size) +
+                       " units would stay, it must be a multiple of " + std::to_string(axis.multiple_of));
 }
 
 // Query heads by themselves: each KV head must keep equally many.
@@ -28,7 +30,9 @@ Status check_groups(const Axis& heads, const AttentionOp& op, std::span<const st
     std::vector<std::int64_t> left(static_cast<std::size_t>(op.n_kv_heads), 0);
     for (std::int64_t head : kept) ++left[static_cast<std::size_t>(head / per_group)];
     for (std::int64_t n : left)
-        if (n != left[0] || n == 0) return usage_error("axis " + heads.name + ": every KV head must keep equally many query heads; cut the KV heads' axis to remove whole groups");
+        if (n != left[0] || n == 0)
+            return usage_error("axis " + heads.name +
+                               ": every KV head must keep equally many query heads; cut the KV heads' axis to remove whole groups");
     return {};
 }
 
@@ -173,19 +177,22 @@ Result<ModelSpec> slice_axis(const ModelSpec& spec, const std::string& axis, std
     return after;
 }
 
-Result<Weight> slice_weight(const Weight& weight, const ModelSpec& before, const TensorDecl& tensor, const std::string& axis, std::span<const std::int64_t> kept) {
+Result<Weight> slice_weight(const Weight& weight, const ModelSpec& before, const TensorDecl& tensor, const std::string& axis,
+                            std::span<const std::int64_t> kept) {
     SKIFF_TRY(auto cut, coupled_cut(before, axis, kept));
     bool touched = false;
     for (const Dimension& dimension : tensor.dimensions)
         for (const AxisPart& part : dimension) touched = touched || cut.count(part.axis) > 0;
     if (!touched) return weight;
-    if (weight.plain() == nullptr) return unsupported("tensor " + tensor.key + " (" + weight.encoding_name() + ") is quantized; cut the model before quantizing it");
+    if (weight.plain() == nullptr)
+        return unsupported("tensor " + tensor.key + " (" + weight.encoding_name() + ") is quantized; cut the model before quantizing it");
     if (weight.shape != before.shape(tensor) || tensor.dimensions.empty() || tensor.dimensions.size() > 2)
         return corrupt("tensor " + tensor.key + " has shape " + shape_text(weight.shape) + ", the model implies " + shape_text(before.shape(tensor)));
     const auto size = static_cast<std::size_t>(dtype_info(weight.plain()->dtype).bits / 8);
     if (size == 0) return unsupported("tensor " + tensor.key + " (" + weight.encoding_name() + ") has numbers of less than a byte");
     const std::vector<std::int64_t> rows = kept_entries(before, tensor.dimensions[0], cut);
-    const std::vector<std::int64_t> columns = tensor.dimensions.size() == 2 ? kept_entries(before, tensor.dimensions[1], cut) : std::vector<std::int64_t>{0};
+    const std::vector<std::int64_t> columns =
+        tensor.dimensions.size() == 2 ? kept_entries(before, tensor.dimensions[1], cut) : std::vector<std::int64_t>{0};
     const std::size_t row_bytes = static_cast<std::size_t>(tensor.dimensions.size() == 2 ? weight.shape[1] : 1) * size;
     std::vector<std::byte> bytes(rows.size() * columns.size() * size);
     std::byte* target = bytes.data();
@@ -201,7 +208,8 @@ Result<Weight> slice_weight(const Weight& weight, const ModelSpec& before, const
     return make_plain_weight(shape, weight.plain()->dtype, std::move(bytes));
 }
 
-Result<std::shared_ptr<WeightSource>> sliced_weights(std::shared_ptr<WeightSource> source, const ModelSpec& before, const std::string& axis, std::span<const std::int64_t> kept) {
+Result<std::shared_ptr<WeightSource>> sliced_weights(std::shared_ptr<WeightSource> source, const ModelSpec& before, const std::string& axis,
+                                                     std::span<const std::int64_t> kept) {
     SKIFF_TRY(auto cut, coupled_cut(before, axis, kept));
     return std::shared_ptr<WeightSource>(std::make_shared<SlicedWeights>(std::move(source), before, axis, kept));
 }

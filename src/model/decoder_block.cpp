@@ -84,13 +84,19 @@ ValueId attention_half(SpecBuilder& builder, const std::string& block, ValueId n
         Dimension all = {parts.heads()[0], parts.kv_heads()[0], parts.kv_heads()[0]};
         if (options.fused_rows == FusedRows::per_head) all = {{parts.axis(".head"), 3 * options.head_dim}};
         TensorRef weight = parts.weight(names.fused_qkv, all, hidden), bias = parts.bias(names.fused_qkv, all, Biases::qkv);
-        q = builder.linear(block + ".attn.q", normed, with_rows(weight, fused_rows(options, 0)), with_rows(bias, fused_rows(options, 0)), parts.heads());
-        k = builder.linear(block + ".attn.k", normed, with_rows(weight, fused_rows(options, 1)), with_rows(bias, fused_rows(options, 1)), parts.kv_heads());
-        v = builder.linear(block + ".attn.v", normed, with_rows(weight, fused_rows(options, 2)), with_rows(bias, fused_rows(options, 2)), parts.kv_heads());
+        q = builder.linear(block + ".attn.q", normed, with_rows(weight, fused_rows(options, 0)), with_rows(bias, fused_rows(options, 0)),
+                           parts.heads());
+        k = builder.linear(block + ".attn.k", normed, with_rows(weight, fused_rows(options, 1)), with_rows(bias, fused_rows(options, 1)),
+                           parts.kv_heads());
+        v = builder.linear(block + ".attn.v", normed, with_rows(weight, fused_rows(options, 2)), with_rows(bias, fused_rows(options, 2)),
+                           parts.kv_heads());
     } else {
-        q = builder.linear(block + ".attn.q", normed, parts.weight(names.q, parts.heads(), hidden), parts.bias(names.q, parts.heads(), Biases::qkv), parts.heads());
-        k = builder.linear(block + ".attn.k", normed, parts.weight(names.k, parts.kv_heads(), hidden), parts.bias(names.k, parts.kv_heads(), Biases::qkv), parts.kv_heads());
-        v = builder.linear(block + ".attn.v", normed, parts.weight(names.v, parts.kv_heads(), hidden), parts.bias(names.v, parts.kv_heads(), Biases::qkv), parts.kv_heads());
+        q = builder.linear(block + ".attn.q", normed, parts.weight(names.q, parts.heads(), hidden), parts.bias(names.q, parts.heads(), Biases::qkv),
+                           parts.heads());
+        k = builder.linear(block + ".attn.k", normed, parts.weight(names.k, parts.kv_heads(), hidden),
+                           parts.bias(names.k, parts.kv_heads(), Biases::qkv), parts.kv_heads());
+        v = builder.linear(block + ".attn.v", normed, parts.weight(names.v, parts.kv_heads(), hidden),
+                           parts.bias(names.v, parts.kv_heads(), Biases::qkv), parts.kv_heads());
     }
     if (!names.q_norm.empty()) {
         q = parts.head_norm(".attn.q_norm", names.q_norm, q);
@@ -107,7 +113,8 @@ ValueId attention_half(SpecBuilder& builder, const std::string& block, ValueId n
     op.window = options.window;
     op.state = {StateSpec::Kind::per_token, options.n_kv_heads * options.head_dim, options.n_kv_heads * options.head_dim, options.window};
     ValueId mixed = builder.attention(block + ".attn.mix", q, k, v, op);
-    return builder.linear(block + ".attn.o", mixed, parts.weight(names.o, hidden, parts.heads()), parts.bias(names.o, hidden, Biases::attention), hidden);
+    return builder.linear(block + ".attn.o", mixed, parts.weight(names.o, hidden, parts.heads()), parts.bias(names.o, hidden, Biases::attention),
+                          hidden);
 }
 
 ValueId feed_forward_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options) {
@@ -125,15 +132,19 @@ ValueId feed_forward_half(SpecBuilder& builder, const std::string& block, ValueI
             gate = builder.linear(block + ".ff.gate", normed, with_rows(weight, first), with_rows(bias, first), parts.ff());
             up = builder.linear(block + ".ff.up", normed, with_rows(weight, second), with_rows(bias, second), parts.ff());
         } else {
-            gate = builder.linear(block + ".ff.gate", normed, parts.weight(names.gate, parts.ff(), hidden), parts.bias(names.gate, parts.ff(), Biases::all), parts.ff());
-            up = builder.linear(block + ".ff.up", normed, parts.weight(names.up, parts.ff(), hidden), parts.bias(names.up, parts.ff(), Biases::all), parts.ff());
+            gate = builder.linear(block + ".ff.gate", normed, parts.weight(names.gate, parts.ff(), hidden),
+                                  parts.bias(names.gate, parts.ff(), Biases::all), parts.ff());
+            up = builder.linear(block + ".ff.up", normed, parts.weight(names.up, parts.ff(), hidden), parts.bias(names.up, parts.ff(), Biases::all),
+                                parts.ff());
         }
         inner = builder.multiply(block + ".ff.gated", builder.activation(block + ".ff.act", gate, options.activation), up);
     } else {
-        ValueId up = builder.linear(block + ".ff.up", normed, parts.weight(names.up, parts.ff(), hidden), parts.bias(names.up, parts.ff(), Biases::all), parts.ff());
+        ValueId up = builder.linear(block + ".ff.up", normed, parts.weight(names.up, parts.ff(), hidden),
+                                    parts.bias(names.up, parts.ff(), Biases::all), parts.ff());
         inner = builder.activation(block + ".ff.act", up, options.activation);
     }
-    return builder.linear(block + ".ff.down", inner, parts.weight(names.down, hidden, parts.ff()), parts.bias(names.down, hidden, Biases::all), hidden);
+    return builder.linear(block + ".ff.down", inner, parts.weight(names.down, hidden, parts.ff()), parts.bias(names.down, hidden, Biases::all),
+                          hidden);
 }
 
 ValueId experts_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options) {

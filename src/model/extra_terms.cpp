@@ -20,22 +20,27 @@ Status attach_extra_terms(ModelSpec& spec, const WeightSource& weights) {
             constexpr std::string_view end = ".weight";
             if (key.size() <= end.size() || key.compare(key.size() - end.size(), end.size(), end) != 0) continue;
             const std::string base = key.substr(0, key.size() - end.size());
-            const Dimension out = spec.values[static_cast<std::size_t>(op.out)].dimension, in = spec.values[static_cast<std::size_t>(op.in[0])].dimension;
+            const Dimension out = spec.values[static_cast<std::size_t>(op.out)].dimension,
+                            in = spec.values[static_cast<std::size_t>(op.in[0])].dimension;
             if (weights.contains(base + ".low_rank_up") && weights.contains(base + ".low_rank_down")) {
                 SKIFF_TRY(auto down, weights.load(base + ".low_rank_down"));
-                if (down.shape.size() != 2) return corrupt("tensor " + base + ".low_rank_down: expected two dimensions, found " + shape_text(down.shape));
+                if (down.shape.size() != 2)
+                    return corrupt("tensor " + base + ".low_rank_down: expected two dimensions, found " + shape_text(down.shape));
                 const std::string axis = base + ".rank";
                 if (spec.find_axis(axis) == nullptr) spec.axes.push_back({axis, down.shape[0], 1});
                 // The up factor has the rows of the stored weight, so that operators on some of its rows take the same rows of it.
                 const Dimension rows = spec.tensors.at(key).dimensions[linear->terms[0].weight.transposed ? 1 : 0];
-                spec.tensors.emplace(base + ".low_rank_up", TensorDecl{base + ".low_rank_up", {rows, {{axis, 1}}}, TensorDecl::Role::linear, TensorDecl::Need::optional});
-                spec.tensors.emplace(base + ".low_rank_down", TensorDecl{base + ".low_rank_down", {{{axis, 1}}, in}, TensorDecl::Role::linear, TensorDecl::Need::optional});
+                spec.tensors.emplace(base + ".low_rank_up",
+                                     TensorDecl{base + ".low_rank_up", {rows, {{axis, 1}}}, TensorDecl::Role::linear, TensorDecl::Need::optional});
+                spec.tensors.emplace(base + ".low_rank_down",
+                                     TensorDecl{base + ".low_rank_down", {{{axis, 1}}, in}, TensorDecl::Role::linear, TensorDecl::Need::optional});
                 LinearTerm term{LinearTerm::Kind::low_rank, ref_to(base + ".low_rank_up"), ref_to(base + ".low_rank_down")};
                 term.weight.rows = linear->terms[0].weight.rows;
                 linear->terms.push_back(term);
             }
             if (weights.contains(base + ".input_scale")) {
-                spec.tensors.emplace(base + ".input_scale", TensorDecl{base + ".input_scale", {in}, TensorDecl::Role::other, TensorDecl::Need::optional});
+                spec.tensors.emplace(base + ".input_scale",
+                                     TensorDecl{base + ".input_scale", {in}, TensorDecl::Role::other, TensorDecl::Need::optional});
                 linear->transform = {InputTransform::Kind::scale, ref_to(base + ".input_scale")};
             }
         }

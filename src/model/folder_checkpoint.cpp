@@ -14,7 +14,8 @@ constexpr std::string_view optional_prefixes[] = {"transformer.", "model.", "gpt
 
 class FolderWeights final : public WeightSource {
 public:
-    FolderWeights(CheckpointFiles files, std::optional<QuantizationConfig> quantization) : files_(std::move(files)), quantization_(std::move(quantization)) {}
+    FolderWeights(CheckpointFiles files, std::optional<QuantizationConfig> quantization)
+        : files_(std::move(files)), quantization_(std::move(quantization)) {}
 
     bool contains(const std::string& key) const override { return !name_of(key).empty(); }
     std::vector<std::string> keys() const override { return files_.names(); }

@@ -7,18 +7,112 @@ namespace {
 
 // Keys of real configs that say nothing about the forward pass of a decoder in evaluation.
 constexpr std::string_view harmless_keys[] = {
-    "_name_or_path", "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id",
-    "sep_token_id", "decoder_start_token_id", "initializer_range", "initializer_factor", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout", "classifier_dropout",
-    "classifier_dropout_prob", "dropout", "activation_dropout", "layerdrop", "pretraining_tp", "task_specific_params", "auto_map", "id2label", "label2id", "num_labels", "problem_type",
-    "return_dict", "output_attentions", "output_hidden_states", "torchscript", "finetuning_task", "tokenizer_class", "prefix", "keys_to_ignore_at_inference", "use_bfloat16", "unsloth_version",
-    "unsloth_fixed", "summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "gradient_checkpointing", "_attn_implementation",
-    "attn_implementation", "_flash_attn_2_enabled", "quantization_config", "skiff_manifest", "chunk_size_feed_forward", "is_decoder", "cache_implementation",
-    "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "suppress_tokens", "max_length", "min_length", "do_sample", "early_stopping", "num_beams", "temperature", "top_k", "top_p",
-    "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores", "return_dict_in_generate", "remove_invalid_values",
-    "exponential_decay_length_penalty", "diversity_penalty", "num_beam_groups", "encoder_no_repeat_ngram_size", "cross_attention_hidden_size", "tf_legacy_loss", "language", "license",
-    "n_ctx", "reorder_and_upcast_attn", "tie_encoder_decoder", "_remove_final_layer_norm_note", "attention_probs_dropout_prob", "hidden_dropout_prob", "router_aux_loss_coef",
-    "output_router_logits", "router_jitter_noise", "vocab_size_multiple", "_commit_hash", "model_max_length", "use_sdpa", "mlp_dropout", "init_std", "output_projection", "is_llama_config",
-    "transformers.js_config", "_attn_implementation_autoset", "_sliding_window_pattern",
+    "_name_or_path",
+    "architectures",
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "sep_token_id",
+    "decoder_start_token_id",
+    "initializer_range",
+    "initializer_factor",
+    "attention_dropout",
+    "attn_pdrop",
+    "embd_pdrop",
+    "resid_pdrop",
+    "hidden_dropout",
+    "classifier_dropout",
+    "classifier_dropout_prob",
+    "dropout",
+    "activation_dropout",
+    "layerdrop",
+    "pretraining_tp",
+    "task_specific_params",
+    "auto_map",
+    "id2label",
+    "label2id",
+    "num_labels",
+    "problem_type",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "torchscript",
+    "finetuning_task",
+    "tokenizer_class",
+    "prefix",
+    "keys_to_ignore_at_inference",
+    "use_bfloat16",
+    "unsloth_version",
+    "unsloth_fixed",
+    "summary_type",
+    "summary_use_proj",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "gradient_checkpointing",
+    "_attn_implementation",
+    "attn_implementation",
+    "_flash_attn_2_enabled",
+    "quantization_config",
+    "skiff_manifest",
+    "chunk_size_feed_forward",
+    "is_decoder",
+    "cache_implementation",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "begin_suppress_tokens",
+    "suppress_tokens",
+    "max_length",
+    "min_length",
+    "do_sample",
+    "early_stopping",
+    "num_beams",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "repetition_penalty",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "num_return_sequences",
+    "output_scores",
+    "return_dict_in_generate",
+    "remove_invalid_values",
+    "exponential_decay_length_penalty",
+    "diversity_penalty",
+    "num_beam_groups",
+    "encoder_no_repeat_ngram_size",
+    "cross_attention_hidden_size",
+    "tf_legacy_loss",
+    "language",
+    "license",
+    "n_ctx",
+    "reorder_and_upcast_attn",
+    "tie_encoder_decoder",
+    "_remove_final_layer_norm_note",
+    "attention_probs_dropout_prob",
+    "hidden_dropout_prob",
+    "router_aux_loss_coef",
+    "output_router_logits",
+    "router_jitter_noise",
+    "vocab_size_multiple",
+    "_commit_hash",
+    "model_max_length",
+    "use_sdpa",
+    "mlp_dropout",
+    "init_std",
+    "output_projection",
+    "is_llama_config",
+    "transformers.js_config",
+    "_attn_implementation_autoset",
+    "_sliding_window_pattern",
 };
 
 bool is_harmless(std::string_view key) {
@@ -115,13 +209,16 @@ std::vector<double> HfConfig::positive_list(std::string_view key, std::int64_t n
     const Json& list = object(key);
     std::vector<double> numbers(static_cast<std::size_t>(n), 1.0);
     if (!list.is_array() || static_cast<std::int64_t>(list.size()) != n) {
-        fail(corrupt("key \"" + std::string(key) + "\": expected a list of " + std::to_string(n) + " numbers, found " + (list.is_array() ? std::to_string(list.size()) : std::string(list.type_name()))));
+        fail(corrupt("key \"" + std::string(key) + "\": expected a list of " + std::to_string(n) + " numbers, found " +
+                     (list.is_array() ? std::to_string(list.size()) : std::string(list.type_name()))));
         return numbers;
     }
     for (std::size_t i = 0; i < numbers.size(); ++i) {
         const double value = list.items()[i].number_or(0);
         if (std::isfinite(value) && value > 0) numbers[i] = value;
-        else fail(corrupt("key \"" + std::string(key) + "\": entry " + std::to_string(i) + " must be finite and positive, found " + list.items()[i].dump().substr(0, 40)));
+        else
+            fail(corrupt("key \"" + std::string(key) + "\": entry " + std::to_string(i) + " must be finite and positive, found " +
+                         list.items()[i].dump().substr(0, 40)));
     }
     return numbers;
 }
@@ -163,7 +260,8 @@ std::vector<std::int64_t> HfConfig::per_layer_or(std::string_view key, std::int6
         if (static_cast<std::int64_t>(value->size()) == n_layers) {
             for (std::size_t i = 0; i < value->size(); ++i) numbers[i] = range(key, value->items()[i], 1);
         } else {
-            fail(corrupt("key \"" + std::string(key) + "\" has " + std::to_string(value->size()) + " entries, expected one for each of " + std::to_string(n_layers) + " layers"));
+            fail(corrupt("key \"" + std::string(key) + "\" has " + std::to_string(value->size()) + " entries, expected one for each of " +
+                         std::to_string(n_layers) + " layers"));
         }
     }
     override_layers(key, numbers);
@@ -190,9 +288,11 @@ void HfConfig::check_overrides() {
         if (layer.size() <= 4)
             for (std::int64_t i = 0; i < n_layers_ && !known; ++i) known = layer == std::to_string(i);
         require(known, "key \"per_layer_config\": there is no layer \"" + layer.substr(0, 40) + "\", the model has " + std::to_string(n_layers_));
-        require(changes.is_object(), "key \"per_layer_config\": layer " + layer.substr(0, 40) + " must be an object, found " + std::string(changes.type_name()));
+        require(changes.is_object(),
+                "key \"per_layer_config\": layer " + layer.substr(0, 40) + " must be an object, found " + std::string(changes.type_name()));
         for (const auto& [key, value] : changes.members())
-            if (per_layer_keys_.count(key) == 0) fail(unsupported("key \"per_layer_config\": \"" + key + "\" cannot differ between the layers of this architecture"));
+            if (per_layer_keys_.count(key) == 0)
+                fail(unsupported("key \"per_layer_config\": \"" + key + "\" cannot differ between the layers of this architecture"));
     }
 }
 
@@ -221,7 +321,8 @@ Status HfConfig::finish() {
     check_overrides();
     if (!status_.ok()) return status_.error();
     for (const auto& [key, value] : json_.members()) {
-        const bool neutral = value.is_null() || (value.is_bool() && !value.bool_or(true)) || ((value.is_array() || value.is_object()) && value.size() == 0);
+        const bool neutral =
+            value.is_null() || (value.is_bool() && !value.bool_or(true)) || ((value.is_array() || value.is_object()) && value.size() == 0);
         if (seen_.count(key) || is_harmless(key) || neutral) continue;
         Error error = unsupported("key \"" + key + "\" = " + value.dump().substr(0, 80) +
                                   " is not known for this architecture and may change the result; remove the key if you are sure that it does not");

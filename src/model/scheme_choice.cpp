@@ -17,14 +17,16 @@ std::map<std::string, TensorUse> tensor_uses(const ModelSpec& spec) {
     for (const auto& [key, tensor] : spec.tensors) uses[key] = tensor.role == TensorDecl::Role::linear ? TensorUse::linear : TensorUse::other;
     for (const Block& block : spec.blocks)
         for (const Op& op : block.ops) {
-            if (const auto* embed = std::get_if<EmbedOp>(&op.detail)) uses[embed->table.key] = embed->index == EmbedOp::Index::token ? TensorUse::embedding : TensorUse::positions;
+            if (const auto* embed = std::get_if<EmbedOp>(&op.detail))
+                uses[embed->table.key] = embed->index == EmbedOp::Index::token ? TensorUse::embedding : TensorUse::positions;
             const auto* linear = std::get_if<LinearOp>(&op.detail);
             if (linear == nullptr) continue;
             for (const LinearTerm& term : linear->terms) {
                 TensorUse& use = uses[term.weight.key];
                 const auto declared = spec.tensors.find(term.weight.key);
                 if (use == TensorUse::embedding) use = TensorUse::tied_embedding;
-                else if (use == TensorUse::other && declared != spec.tensors.end() && declared->second.role == TensorDecl::Role::embedding) use = TensorUse::head;
+                else if (use == TensorUse::other && declared != spec.tensors.end() && declared->second.role == TensorDecl::Role::embedding)
+                    use = TensorUse::head;
                 else if (use == TensorUse::linear && routed.count(op.out) != 0) use = TensorUse::router;
             }
         }

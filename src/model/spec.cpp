@@ -46,7 +46,8 @@ std::int64_t ModelSpec::state_elements_per_token() const {
 }
 
 const char* op_kind_name(const OpDetail& detail) {
-    static constexpr const char* names[] = {"embed", "norm", "linear", "rope", "attention", "activation", "multiply", "add", "scale", "softcap", "route", "gate"};
+    static constexpr const char* names[] = {"embed",    "norm", "linear", "rope",    "attention", "activation",
+                                            "multiply", "add",  "scale",  "softcap", "route",     "gate"};
     static_assert(std::variant_size_v<OpDetail> == sizeof names / sizeof names[0]);
     return names[detail.index()];
 }

@@ -139,7 +139,8 @@ private:
         } else {
             auto& step = push<PermuteStep>(op, "permute");
             for (float index : *data) {
-                if (!(index >= 0 && index < static_cast<float>(width))) return corrupt("tensor " + transform.data.key + ": a permutation entry is out of range");
+                if (!(index >= 0 && index < static_cast<float>(width)))
+                    return corrupt("tensor " + transform.data.key + ": a permutation entry is out of range");
                 step.order.push_back(static_cast<std::int32_t>(index));
             }
             step.in = in(op, 0);
@@ -149,15 +150,18 @@ private:
     }
 
     // One weight times one value. Joins the step before when that has the same input and nothing between them.
-    Status segment(const Op& op, const LinearOp& detail, const TensorRef& ref, Vector bias, int x, std::int64_t n_in, int y, std::int64_t n_out, LinearArgs::Write write) {
+    Status segment(const Op& op, const LinearOp& detail, const TensorRef& ref, Vector bias, int x, std::int64_t n_in, int y, std::int64_t n_out,
+                   LinearArgs::Write write) {
         LinearSegment segment;
         SKIFF_TRY(segment.weight, pool_.packed(ref, n_out, n_in));
         KernelChoice choice = detail.activation == ActivationScheme::f32 ? KernelChoice::reference : options_.kernels;
         for (std::size_t bucket = 0; bucket < n_buckets; ++bucket) {
             const LinearKernel*& kernel = segment.kernels[bucket];
             kernel = choose_linear_kernel(segment.weight->layout->name, options_.isa, bucket_limits[bucket], choice);
-            if (kernel == nullptr) kernel = choose_linear_kernel(segment.weight->layout->name, options_.isa, bucket_limits[bucket], KernelChoice::fastest);
-            if (kernel == nullptr) return unsupported("layout " + std::string(segment.weight->layout->name) + " has no kernel for every number of tokens");
+            if (kernel == nullptr)
+                kernel = choose_linear_kernel(segment.weight->layout->name, options_.isa, bucket_limits[bucket], KernelChoice::fastest);
+            if (kernel == nullptr)
+                return unsupported("layout " + std::string(segment.weight->layout->name) + " has no kernel for every number of tokens");
         }
         const LinearKernel& kernel = *segment.kernels[static_cast<std::size_t>(bucket_of(n_tokens_))];
         segment.bias = std::move(bias);
@@ -166,7 +170,8 @@ private:
         segment.write = write;
         if (kernel.form == ActivationForm::i8_b32) segment.prepared = prepare(op, x, n_in);
         auto* last = dynamic_cast<LinearStep*>(steps_.back().get());
-        bool joins = last != nullptr && options_.merge == PlanOptions::Merge::on && write == LinearArgs::Write::replace && last->segments[0].in == x && last->segments[0].prepared == segment.prepared &&
+        bool joins = last != nullptr && options_.merge == PlanOptions::Merge::on && write == LinearArgs::Write::replace &&
+                     last->segments[0].in == x && last->segments[0].prepared == segment.prepared &&
                      last->segments[0].write == LinearArgs::Write::replace && last->tokens == tokens_;
         if (joins) {
             last->name += " + " + op.name;
@@ -244,11 +249,19 @@ private:
         step.out = out(op);
         return {};
     }
-    Status add(const Op& op, const ActivationOp& detail, std::vector<StateNeed>&) { return element(op, choose_kernel(activation_kernels(), options_.isa), 1, detail.kind); }
-    Status add(const Op& op, const MultiplyOp&, std::vector<StateNeed>&) { return element(op, choose_kernel(multiply_kernels(), options_.isa), 1, {}); }
+    Status add(const Op& op, const ActivationOp& detail, std::vector<StateNeed>&) {
+        return element(op, choose_kernel(activation_kernels(), options_.isa), 1, detail.kind);
+    }
+    Status add(const Op& op, const MultiplyOp&, std::vector<StateNeed>&) {
+        return element(op, choose_kernel(multiply_kernels(), options_.isa), 1, {});
+    }
     Status add(const Op& op, const AddOp&, std::vector<StateNeed>&) { return element(op, choose_kernel(add_kernels(), options_.isa), 1, {}); }
-    Status add(const Op& op, const ScaleOp& detail, std::vector<StateNeed>&) { return element(op, choose_kernel(scale_kernels(), options_.isa), detail.factor, {}); }
-    Status add(const Op& op, const SoftcapOp& detail, std::vector<StateNeed>&) { return element(op, choose_kernel(softcap_kernels(), options_.isa), detail.cap, {}); }
+    Status add(const Op& op, const ScaleOp& detail, std::vector<StateNeed>&) {
+        return element(op, choose_kernel(scale_kernels(), options_.isa), detail.factor, {});
+    }
+    Status add(const Op& op, const SoftcapOp& detail, std::vector<StateNeed>&) {
+        return element(op, choose_kernel(softcap_kernels(), options_.isa), detail.cap, {});
+    }
 
     Status add(const Op& op, const RouteOp& detail, std::vector<StateNeed>&) {
         auto& step = push<RouteStep>(op, "route");
@@ -256,7 +269,8 @@ private:
         step.n_experts = spec_.width(op.out);
         step.in = in(op, 0);
         step.out = out(op);
-        if (detail.n_used < 1 || detail.n_used > step.n_experts) return corrupt("experts used per token: " + std::to_string(detail.n_used) + " of " + std::to_string(step.n_experts));
+        if (detail.n_used < 1 || detail.n_used > step.n_experts)
+            return corrupt("experts used per token: " + std::to_string(detail.n_used) + " of " + std::to_string(step.n_experts));
         return {};
     }
     Status add(const Op& op, const GateOp& detail, std::vector<StateNeed>&) {
@@ -286,7 +300,8 @@ std::uint64_t decode_bytes(const Program& program) {
     std::uint64_t total = 0;
     for (const auto& step : program.steps) {
         total += step->weight_bytes;
-        if (auto* embed = dynamic_cast<const EmbedStep*>(step.get())) total += embed->table->read_bytes / static_cast<std::uint64_t>(std::max<std::int64_t>(1, embed->table->n_rows));
+        if (auto* embed = dynamic_cast<const EmbedStep*>(step.get()))
+            total += embed->table->read_bytes / static_cast<std::uint64_t>(std::max<std::int64_t>(1, embed->table->n_rows));
     }
     return total;
 }
@@ -305,7 +320,8 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
     plan->isa = options.isa;
     WeightPool pool(plan->spec, weights, options);
     std::vector<ValueTable> tables;
-    if (plan->spec.blocks.empty() || options.first_block >= plan->spec.blocks.size()) return usage_error("the plan's first block is behind the model's last");
+    if (plan->spec.blocks.empty() || options.first_block >= plan->spec.blocks.size())
+        return usage_error("the plan's first block is behind the model's last");
     const std::size_t last_block = std::min(options.last_block, plan->spec.blocks.size() - 1);
     const ValueId input = plan->spec.blocks[options.first_block].in, output = plan->spec.blocks[last_block].out;
     std::int64_t previous = 0;

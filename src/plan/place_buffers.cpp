@@ -81,7 +81,8 @@ private:
     int take(const BufferNeed& need) {
         std::size_t best = plan_.buffers.size();
         for (std::size_t b = 0; b < plan_.buffers.size(); ++b)
-            if (free_[b] && fits(plan_.buffers[b], need) && (best == plan_.buffers.size() || plan_.buffers[b].floats > plan_.buffers[best].floats)) best = b;
+            if (free_[b] && fits(plan_.buffers[b], need) && (best == plan_.buffers.size() || plan_.buffers[b].floats > plan_.buffers[best].floats))
+                best = b;
         if (best == plan_.buffers.size()) {
             plan_.buffers.push_back(need);
             free_.push_back(true);

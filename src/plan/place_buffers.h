@@ -26,7 +26,7 @@ struct KeptValues {
     std::vector<std::string> taps;
 };
 
-// Gives every value of every program a buffer number and writes it into the steps. Buffers are shared among programs. 
+// Gives every value of every program a buffer number and writes it into the steps. Buffers are shared among programs.
 Status place_buffers(Plan& plan, const std::vector<ValueTable>& tables, const KeptValues& keep);
 
 }  // namespace skiff

@@ -18,16 +18,16 @@ namespace skiff {
 
 // What a step sees while it runs. One per thread and call; everything else is in the step.
 struct RunContext {
-    float* const* buffers;              // by buffer number: (tokens of the step, width) f32
-    std::byte* const* prepared;         // by buffer number: activations in another form
-    const std::int32_t* tokens;         // (n_tokens)
-    const std::int32_t* positions;      // (n_tokens)
-    const std::int32_t* selected;       // (n_selected): tokens whose logits are wanted
-    std::byte* const* const* keys;      // by state number: (n_tokens) -> base of the token's sequence
+    float* const* buffers;          // by buffer number: (tokens of the step, width) f32
+    std::byte* const* prepared;     // by buffer number: activations in another form
+    const std::int32_t* tokens;     // (n_tokens)
+    const std::int32_t* positions;  // (n_tokens)
+    const std::int32_t* selected;   // (n_selected): tokens whose logits are wanted
+    std::byte* const* const* keys;  // by state number: (n_tokens) -> base of the token's sequence
     std::byte* const* const* values;
     DType state_dtype;
     std::int64_t n_tokens, n_selected;
-    std::int64_t capacity;              // tokens that a sequence of this session may reach
+    std::int64_t capacity;  // tokens that a sequence of this session may reach
     int thread, n_threads;
 };
 
@@ -37,9 +37,9 @@ class Step {
 public:
     virtual ~Step() = default;
     virtual void run(const RunContext& context) const = 0;
-    std::string name;           // of the operators it does: "block0.attn.q + block0.attn.k"
-    std::string kind;           // "linear"
-    std::string kernel;         // "linear_w4_r8_avx2"
+    std::string name;    // of the operators it does: "block0.attn.q + block0.attn.k"
+    std::string kind;    // "linear"
+    std::string kernel;  // "linear_w4_r8_avx2"
     StepTokens tokens = StepTokens::all;
     std::uint64_t weight_bytes = 0;  // read from memory by one pass
 };
@@ -64,7 +64,7 @@ struct StateNeed {
 struct PlanOptions {
     Isa isa = best_isa();
     KernelChoice kernels = KernelChoice::fastest;
-    std::vector<std::string> taps;  // names of operators whose outputs a session can read after a run
+    std::vector<std::string> taps;                                  // names of operators whose outputs a session can read after a run
     enum class Merge : std::uint8_t { on, off } merge = Merge::on;  // one step for linear operators that share an input
     // A stretch of the model: blocks first_block .. last_block. Its input is blocks[first_block].in, written by the session's caller.
     std::size_t first_block = 0, last_block = SIZE_MAX;
@@ -99,8 +99,8 @@ struct Plan {
     int output_buffer = -1;  // logits, or the output of a stretch's last block
     std::int64_t input_width = 0, output_width = 0;
     Isa isa = Isa::generic;
-    std::uint64_t weight_bytes = 0;        // packed, each tensor once
-    std::uint64_t decode_read_bytes = 0;   // that one token reads: all linear weights, one row of each embedding
+    std::uint64_t weight_bytes = 0;       // packed, each tensor once
+    std::uint64_t decode_read_bytes = 0;  // that one token reads: all linear weights, one row of each embedding
     std::vector<std::shared_ptr<const PackedWeight>> weights;
 
     const Program& program_for(std::int64_t n_tokens) const;

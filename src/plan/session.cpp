@@ -46,7 +46,8 @@ Status Session::reserve_buffers() {
 Status Session::check(std::span<const BatchItem> items) const {
     std::vector<std::int64_t> added(static_cast<std::size_t>(state_.n_sequences()), 0);
     for (const BatchItem& item : items) {
-        if (item.sequence < 0 || item.sequence >= state_.n_sequences()) return usage_error("sequence " + std::to_string(item.sequence) + " is not in this session");
+        if (item.sequence < 0 || item.sequence >= state_.n_sequences())
+            return usage_error("sequence " + std::to_string(item.sequence) + " is not in this session");
         for (std::int32_t token : item.tokens)
             if (token < 0 || token >= plan_->spec.n_vocab)
                 return usage_error("token " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(plan_->spec.n_vocab));
@@ -62,7 +63,7 @@ Status Session::check(std::span<const BatchItem> items) const {
 
 void Session::run(const Chunk& chunk) {
     const auto n_tokens = static_cast<std::int64_t>(chunk.positions.size());
-    std::vector<std::byte* const*> keys, values;
+    std::vector<std::byte*const*> keys, values;
     for (std::size_t s = 0; s < plan_->states.size(); ++s) {
         key_rows_[s].resize(chunk.positions.size());
         value_rows_[s].resize(chunk.positions.size());
@@ -74,9 +75,21 @@ void Session::run(const Chunk& chunk) {
         values.push_back(value_rows_[s].data());
     }
     if (chunk.input != nullptr)
-        std::memcpy(float_pointers_[static_cast<std::size_t>(plan_->input_buffer)], chunk.input, static_cast<std::size_t>(n_tokens * plan_->input_width) * sizeof(float));
-    RunContext context{float_pointers_.data(), prepared_pointers_.data(), chunk.tokens.data(), chunk.positions.data(), chunk.selected.data(), keys.data(), values.data(),
-                       state_.dtype(), n_tokens, static_cast<std::int64_t>(chunk.selected.size()), state_.capacity(), 0, pool_.n_threads()};
+        std::memcpy(float_pointers_[static_cast<std::size_t>(plan_->input_buffer)], chunk.input,
+                    static_cast<std::size_t>(n_tokens * plan_->input_width) * sizeof(float));
+    RunContext context{float_pointers_.data(),
+                       prepared_pointers_.data(),
+                       chunk.tokens.data(),
+                       chunk.positions.data(),
+                       chunk.selected.data(),
+                       keys.data(),
+                       values.data(),
+                       state_.dtype(),
+                       n_tokens,
+                       static_cast<std::int64_t>(chunk.selected.size()),
+                       state_.capacity(),
+                       0,
+                       pool_.n_threads()};
     const Program& program = plan_->program_for(n_tokens);
     const bool profiling = profile_ != nullptr && &program == &plan_->programs[0];
     if (profiling) profile_->resize(program.steps.size());
@@ -136,8 +149,10 @@ Status Session::forward(std::int64_t sequence, std::span<const std::int32_t> tok
 Status Session::forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) {
     if (plan_->input_buffer < 0) return usage_error("this plan begins with the embedding; give it tokens");
     const std::int64_t n_tokens = static_cast<std::int64_t>(input.size()) / plan_->input_width;
-    if (n_tokens * plan_->input_width != static_cast<std::int64_t>(input.size())) return usage_error("the hidden states are no whole number of tokens");
-    if (state_.length(sequence) + n_tokens > state_.capacity()) return resource_error("the context of " + std::to_string(state_.capacity()) + " tokens is full");
+    if (n_tokens * plan_->input_width != static_cast<std::int64_t>(input.size()))
+        return usage_error("the hidden states are no whole number of tokens");
+    if (state_.length(sequence) + n_tokens > state_.capacity())
+        return resource_error("the context of " + std::to_string(state_.capacity()) + " tokens is full");
     output.clear();
     for (std::int64_t begin = 0; begin < n_tokens; begin += options_.max_batch) {
         Chunk chunk;

@@ -17,8 +17,8 @@ namespace skiff {
 struct SessionOptions {
     int n_threads = default_thread_count();
     std::int64_t n_sequences = 1;
-    std::int64_t n_context = 2048;   // tokens of state per sequence; no more than the model has learned positions for
-    std::int64_t max_batch = 256;    // tokens per run; longer input is cut into chunks, with the same result
+    std::int64_t n_context = 2048;  // tokens of state per sequence; no more than the model has learned positions for
+    std::int64_t max_batch = 256;   // tokens per run; longer input is cut into chunks, with the same result
     DType state_dtype = DType::f32;
 };
 
@@ -44,9 +44,9 @@ public:
     // For a plan over a stretch of blocks: hidden states in, hidden states out, at the positions that follow the state. // (n_tokens, width) f32
     Status forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output);
 
-    std::span<const float> logits() const { return logits_; }              // (n_wanted, n_vocab) f32
-    std::span<const float> logits_row(std::int64_t row) const;             // (n_vocab)
-    std::span<const float> tap(const std::string& name) const;             // of the last chunk: (n_tokens, width) f32; empty when unknown
+    std::span<const float> logits() const { return logits_; }   // (n_wanted, n_vocab) f32
+    std::span<const float> logits_row(std::int64_t row) const;  // (n_vocab)
+    std::span<const float> tap(const std::string& name) const;  // of the last chunk: (n_tokens, width) f32; empty when unknown
 
     StateCache& state() { return state_; }
     const Plan& plan() const { return *plan_; }

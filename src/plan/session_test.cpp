@@ -11,7 +11,8 @@
 namespace skiff {
 namespace {
 
-constexpr const char* config_text = R"({"model_type": "llama", "hidden_size": 96, "intermediate_size": 172, "num_hidden_layers": 3, "num_attention_heads": 6,
+constexpr const char* config_text =
+    R"({"model_type": "llama", "hidden_size": 96, "intermediate_size": 172, "num_hidden_layers": 3, "num_attention_heads": 6,
     "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 131, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": false})";
 
 ModelSpec small_spec() { return *build_spec(*Json::parse(config_text)); }
@@ -29,7 +30,9 @@ std::shared_ptr<const Plan> make_plan(const Case& c, PlanOptions options = {}) {
     Scheme scheme;
     if (c.scheme != nullptr) {
         scheme = *parse_scheme(c.scheme);
-        weights = quantized_on_load(weights, [spec, scheme](const std::string& key) { return spec.tensors.at(key).role == TensorDecl::Role::linear ? &scheme : nullptr; }, ScaleRule::min_max);
+        weights = quantized_on_load(
+            weights, [spec, scheme](const std::string& key) { return spec.tensors.at(key).role == TensorDecl::Role::linear ? &scheme : nullptr; },
+            ScaleRule::min_max);
     }
     options.kernels = c.kernels;
     options.isa = c.isa;
@@ -45,13 +48,16 @@ std::vector<std::int32_t> some_tokens(std::size_t n, std::uint64_t seed = 1) {
     return tokens;
 }
 
-std::vector<float> all_logits(std::shared_ptr<const Plan> plan, const std::vector<std::int32_t>& tokens, int n_threads, std::int64_t max_batch, DType state = DType::f32) {
+std::vector<float> all_logits(std::shared_ptr<const Plan> plan, const std::vector<std::int32_t>& tokens, int n_threads, std::int64_t max_batch,
+                              DType state = DType::f32) {
     auto session = Session::create(std::move(plan), {.n_threads = n_threads, .n_context = 1024, .max_batch = max_batch, .state_dtype = state});
     EXPECT_TRUE((*session)->forward(0, tokens, BatchItem::Logits::all).ok());
     return {(*session)->logits().begin(), (*session)->logits().end()};
 }
 
-bool same_bits(std::span<const float> a, std::span<const float> b) { return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0; }
+bool same_bits(std::span<const float> a, std::span<const float> b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
 
 class SessionBits : public testing::TestWithParam<Case> {};
 
@@ -61,7 +67,8 @@ TEST_P(SessionBits, DoNotDependOnThreadsOrChunks) {
     auto tokens = some_tokens(GetParam().isa == Isa::generic ? 70 : 280);  // more than a chunk of attention where kernels are fast
     auto expected = all_logits(plan, tokens, 1, 512);
     for (std::int64_t chunk : {1, 7, 64, 512})
-        for (int threads : {1, 2}) EXPECT_TRUE(same_bits(expected, all_logits(plan, tokens, threads, chunk))) << "chunk " << chunk << ", threads " << threads;
+        for (int threads : {1, 2})
+            EXPECT_TRUE(same_bits(expected, all_logits(plan, tokens, threads, chunk))) << "chunk " << chunk << ", threads " << threads;
     EXPECT_TRUE(same_bits(expected, all_logits(plan, tokens, 3, 64))) << "three threads";
 }
 
@@ -93,12 +100,14 @@ TEST_P(SessionBits, DoNotDependOnTheBatch) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, SessionBits,
-                         testing::Values(Case{"bf16_reference", nullptr, KernelChoice::reference, Isa::generic}, Case{"w4g32_reference", "w4g32", KernelChoice::reference, Isa::generic},
-                                         Case{"bf16_generic", nullptr, KernelChoice::fastest, Isa::generic}, Case{"bf16_avx2", nullptr, KernelChoice::fastest, Isa::avx2},
-                                         Case{"w8_avx2", "w8", KernelChoice::fastest, Isa::avx2}, Case{"w4g32_avx2", "w4g32", KernelChoice::fastest, Isa::avx2},
-                                         Case{"w4g32a_avx2", "w4g32a", KernelChoice::fastest, Isa::avx2}, Case{"w4g64_avx2", "w4g64", KernelChoice::fastest, Isa::avx2}),
-                         [](const auto& instance) { return std::string(instance.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Kernels, SessionBits,
+    testing::Values(Case{"bf16_reference", nullptr, KernelChoice::reference, Isa::generic},
+                    Case{"w4g32_reference", "w4g32", KernelChoice::reference, Isa::generic},
+                    Case{"bf16_generic", nullptr, KernelChoice::fastest, Isa::generic}, Case{"bf16_avx2", nullptr, KernelChoice::fastest, Isa::avx2},
+                    Case{"w8_avx2", "w8", KernelChoice::fastest, Isa::avx2}, Case{"w4g32_avx2", "w4g32", KernelChoice::fastest, Isa::avx2},
+                    Case{"w4g32a_avx2", "w4g32a", KernelChoice::fastest, Isa::avx2}, Case{"w4g64_avx2", "w4g64", KernelChoice::fastest, Isa::avx2}),
+    [](const auto& instance) { return std::string(instance.param.name); });
 
 const Case plain = {"bf16", nullptr, KernelChoice::fastest, Isa::generic};
 

@@ -10,7 +10,9 @@
 namespace skiff {
 namespace {
 
-std::int32_t argmax(std::span<const float> logits) { return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()); }
+std::int32_t argmax(std::span<const float> logits) {
+    return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
 
 TEST(Skeleton, GreedyTextOfATrainedModel) {
     const std::string folder = std::string(SKIFF_SHARED_DIR) + "/models/stories260K";

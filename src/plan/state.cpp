@@ -13,7 +13,8 @@ Result<LazyMemory> LazyMemory::reserve(std::size_t size_bytes) {
     LazyMemory memory;
     if (size_bytes == 0) return memory;
     void* address = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (address == MAP_FAILED) return resource_error("cannot reserve " + std::to_string(size_bytes) + " bytes for the state; ask for a shorter context");
+    if (address == MAP_FAILED)
+        return resource_error("cannot reserve " + std::to_string(size_bytes) + " bytes for the state; ask for a shorter context");
     memory.data_ = static_cast<std::byte*>(address);
     memory.size_bytes_ = size_bytes;
     return memory;
@@ -97,7 +98,8 @@ Status StateCache::restore(std::int64_t sequence, const StateSnapshot& snapshot)
         return usage_error("the snapshot was taken from another model or a longer context");
     const std::byte* source = snapshot.bytes.data();
     for (std::size_t state = 0; state < needs_.size(); ++state) {
-        for (auto [target, width] : {std::pair(keys(state, sequence), needs_[state].spec.key_width), std::pair(values(state, sequence), needs_[state].spec.value_width)}) {
+        for (auto [target, width] :
+             {std::pair(keys(state, sequence), needs_[state].spec.key_width), std::pair(values(state, sequence), needs_[state].spec.value_width)}) {
             const auto size = static_cast<std::size_t>(snapshot.n_tokens * row_bytes(width));
             std::memcpy(target, source, size);
             source += size;

@@ -35,7 +35,7 @@ public:
     static Result<StateCache> create(const std::vector<StateNeed>& needs, DType dtype, std::int64_t n_sequences, std::int64_t capacity);
 
     DType dtype() const { return dtype_; }
-    std::int64_t capacity() const { return capacity_; }       // tokens of a sequence
+    std::int64_t capacity() const { return capacity_; }  // tokens of a sequence
     std::int64_t n_sequences() const { return static_cast<std::int64_t>(lengths_.size()); }
     std::int64_t length(std::int64_t sequence) const { return lengths_[static_cast<std::size_t>(sequence)]; }
     std::uint64_t bytes_per_token() const;
@@ -44,8 +44,8 @@ public:
     std::byte* values(std::size_t state, std::int64_t sequence) const;  // (capacity, value_width)
 
     void append(std::int64_t sequence, std::int64_t n_tokens) { lengths_[static_cast<std::size_t>(sequence)] += n_tokens; }
-    Status truncate(std::int64_t sequence, std::int64_t n_tokens);     // forgets all behind the first n_tokens
-    void fork(std::int64_t from, std::int64_t to);                     // `to` becomes a copy
+    Status truncate(std::int64_t sequence, std::int64_t n_tokens);  // forgets all behind the first n_tokens
+    void fork(std::int64_t from, std::int64_t to);                  // `to` becomes a copy
     StateSnapshot snapshot(std::int64_t sequence) const;
     Status restore(std::int64_t sequence, const StateSnapshot& snapshot);
 

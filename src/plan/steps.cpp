@@ -31,7 +31,8 @@ void EmbedStep::run(const RunContext& context) const {
 void SelectStep::run(const RunContext& context) const {
     Range share = my_share(context.n_selected, context);
     for (std::int64_t i = share.begin; i < share.end; ++i)
-        std::memcpy(context.buffers[out] + i * width, context.buffers[in] + context.selected[i] * width, static_cast<std::size_t>(width) * sizeof(float));
+        std::memcpy(context.buffers[out] + i * width, context.buffers[in] + context.selected[i] * width,
+                    static_cast<std::size_t>(width) * sizeof(float));
 }
 
 void NormStep::run(const RunContext& context) const {
@@ -51,7 +52,9 @@ PreparedActivation prepared_view(std::byte* buffer, std::int64_t n_tokens, std::
 void QuantizeStep::run(const RunContext& context) const {
     const std::int64_t n = count(*this, context);
     PreparedActivation view = prepared_view(context.prepared[out], n, n_columns, padded_columns);
-    QuantizeArgs args{context.buffers[in], const_cast<std::int8_t*>(view.codes), const_cast<float*>(view.scales), const_cast<std::int32_t*>(view.sums), n_columns, padded_columns};
+    QuantizeArgs args{
+        context.buffers[in], const_cast<std::int8_t*>(view.codes), const_cast<float*>(view.scales), const_cast<std::int32_t*>(view.sums), n_columns,
+        padded_columns};
     fn(args, my_share(n, context));
 }
 
@@ -62,7 +65,8 @@ void LinearStep::run(const RunContext& context) const {
         LinearArgs args{};
         args.weight = segment.weight.get();
         if (segment.prepared >= 0)
-            args.x = prepared_view(context.prepared[segment.prepared], n, segment.weight->n_columns, round_up<std::int64_t>(segment.weight->n_columns, 64));
+            args.x = prepared_view(context.prepared[segment.prepared], n, segment.weight->n_columns,
+                                   round_up<std::int64_t>(segment.weight->n_columns, 64));
         args.x.f32 = context.buffers[segment.in];
         args.x.n_columns = segment.weight->n_columns;
         args.bias = data_or_null(segment.bias);
@@ -83,7 +87,8 @@ void RopeStep::run(const RunContext& context) const {
         std::memcpy(context.buffers[out] + share.begin * width, context.buffers[in] + share.begin * width,
                     static_cast<std::size_t>((share.end - share.begin) * width) * sizeof(float));
     const std::vector<float>& table = !long_inv_freq.empty() && context.capacity > long_above ? long_inv_freq : inv_freq;
-    RopeArgs args{context.buffers[out], context.positions, table.data(), n_heads, head_dim, static_cast<std::int64_t>(table.size()) * 2, magnitude, style};
+    RopeArgs args{
+        context.buffers[out], context.positions, table.data(), n_heads, head_dim, static_cast<std::int64_t>(table.size()) * 2, magnitude, style};
     fn(args, share);
 }
 
@@ -156,7 +161,8 @@ void RouteStep::run(const RunContext& context) const {
         }
         const float divisor = !top_first && op.normalize ? kept : total;
         std::vector<float> result(static_cast<std::size_t>(n_experts), 0.0f);
-        for (std::int64_t i = 0; i < op.n_used; ++i) result[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])] = chosen[static_cast<std::size_t>(i)] / divisor;
+        for (std::int64_t i = 0; i < op.n_used; ++i)
+            result[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])] = chosen[static_cast<std::size_t>(i)] / divisor;
         std::copy(result.begin(), result.end(), weights);
     }
 }

@@ -18,7 +18,8 @@ Weight transpose(const Weight& weight) {
     std::vector<std::byte> bytes(view.data.size());
     for (std::int64_t row = 0; row < n_rows; ++row)
         for (std::int64_t column = 0; column < n_columns; ++column)
-            std::memcpy(bytes.data() + (row * n_columns + column) * size, view.data.data() + (column * n_rows + row) * size, static_cast<std::size_t>(size));
+            std::memcpy(bytes.data() + (row * n_columns + column) * size, view.data.data() + (column * n_rows + row) * size,
+                        static_cast<std::size_t>(size));
     return make_plain_weight({n_rows, n_columns}, view.dtype, std::move(bytes));
 }
 
@@ -61,7 +62,8 @@ Result<std::shared_ptr<const PackedWeight>> WeightPool::packed(const TensorRef& 
     SKIFF_TRY(auto weight, load(ref));
     RowMap rows = ref.rows.block == 0 ? RowMap::all(weight.n_rows()) : ref.rows;
     if (rows.n_rows() != n_rows || weight.n_columns() != n_columns || rows.at(rows.n_rows() - 1) >= weight.n_rows())
-        return corrupt("tensor " + ref.key + " of shape " + shape_text(weight.shape) + " cannot give an operator of " + std::to_string(n_rows) + " x " + std::to_string(n_columns));
+        return corrupt("tensor " + ref.key + " of shape " + shape_text(weight.shape) + " cannot give an operator of " + std::to_string(n_rows) +
+                       " x " + std::to_string(n_columns));
     const Layout* layout = choose_layout(weight, options_.isa, options_.kernels);
     if (layout == nullptr) return unsupported("tensor " + ref.key + " (" + weight.encoding_name() + "): no kernel reads this type");
     auto packed = std::make_shared<const PackedWeight>(pack_weight(*layout, weight, rows));
@@ -78,7 +80,8 @@ Result<std::shared_ptr<const std::vector<float>>> WeightPool::vector(const Tenso
     if (auto found = vectors_.find(key); found != vectors_.end()) return found->second;
     SKIFF_TRY(auto weight, load(ref));
     std::vector<float> all;
-    if (weight.plain() == nullptr || !to_floats(*weight.plain(), all)) return unsupported("tensor " + ref.key + " (" + weight.encoding_name() + "): expected plain numbers");
+    if (weight.plain() == nullptr || !to_floats(*weight.plain(), all))
+        return unsupported("tensor " + ref.key + " (" + weight.encoding_name() + "): expected plain numbers");
     RowMap rows = ref.rows.block == 0 ? RowMap::all(static_cast<std::int64_t>(all.size())) : ref.rows;
     if (rows.n_rows() != size || (size > 0 && rows.at(size - 1) >= static_cast<std::int64_t>(all.size())))
         return corrupt("tensor " + ref.key + " has " + std::to_string(all.size()) + " entries, its operator needs " + std::to_string(size));

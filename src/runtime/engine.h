@@ -18,24 +18,24 @@ struct EngineOptions {
     Isa isa = best_isa();
     KernelChoice kernels = KernelChoice::fastest;
     int n_threads = default_thread_count();
-    std::int64_t n_context = 0;              // 0: what the model was trained for, at most 4096
+    std::int64_t n_context = 0;  // 0: what the model was trained for, at most 4096
     std::int64_t n_sequences = 1;
     std::int64_t max_batch = 256;
     DType state_dtype = DType::f32;
-    std::optional<Scheme> scheme;            // quantize plain linear weights while loading
+    std::optional<Scheme> scheme;  // quantize plain linear weights while loading
     PlanOptions::Merge merge = PlanOptions::Merge::on;
     ProgressSink progress;
 };
 
 struct GenerateOptions {
     SamplingOptions sampling;
-    std::int64_t max_tokens = -1;            // -1: until the context is full
-    std::vector<std::string> stop;           // text that ends the generation and is not given out
+    std::int64_t max_tokens = -1;   // -1: until the context is full
+    std::vector<std::string> stop;  // text that ends the generation and is not given out
     enum class EndOfText : std::uint8_t { stop, ignore } end_of_text = EndOfText::stop;
 };
 
 struct GenerateResult {
-    std::vector<std::int32_t> tokens;        // that were generated, the end token included
+    std::vector<std::int32_t> tokens;  // that were generated, the end token included
     std::string text;
     enum class Finish : std::uint8_t { stop, length, context_full, interrupted } finish = Finish::stop;
     std::int64_t n_prompt_tokens = 0, n_reused_tokens = 0;

@@ -12,14 +12,16 @@ Status check(const SamplingOptions& options) {
     if (!(options.top_p > 0 && options.top_p <= 1)) return bad("--top-p", "more than 0, at most 1 (off)");
     if (!(options.min_p >= 0 && options.min_p <= 1)) return bad("--min-p", "0 (off) to 1");
     if (!(options.repetition_penalty > 0 && options.repetition_penalty <= 100)) return bad("--repeat-penalty", "more than 0; 1 is off");
-    if (!std::isfinite(options.presence_penalty) || !std::isfinite(options.frequency_penalty)) return bad("--presence-penalty and --frequency-penalty", "a finite number");
+    if (!std::isfinite(options.presence_penalty) || !std::isfinite(options.frequency_penalty))
+        return bad("--presence-penalty and --frequency-penalty", "a finite number");
     return {};
 }
 
 Result<std::int32_t> argmax_token(std::span<const float> logits) {
     std::size_t best = 0;
     for (std::size_t i = 0; i < logits.size(); ++i) {
-        if (std::isnan(logits[i])) return runtime_error("the logits hold NaN (token " + std::to_string(i) + "): the weights or the state are damaged");
+        if (std::isnan(logits[i]))
+            return runtime_error("the logits hold NaN (token " + std::to_string(i) + "): the weights or the state are damaged");
         if (logits[i] > logits[best]) best = i;
     }
     if (logits.empty() || std::isinf(logits[best])) return runtime_error("the logits are not finite: the weights or the state are damaged");
@@ -70,7 +72,8 @@ Result<std::int32_t> Sampler::sample(std::span<const float> original) {
         candidates.resize(std::max<std::size_t>(1, n));
     }
     total = 0;
-    for (Candidate& candidate : candidates) total += candidate.probability = std::exp((static_cast<double>(candidate.logit) - highest) / options_.temperature);
+    for (Candidate& candidate : candidates)
+        total += candidate.probability = std::exp((static_cast<double>(candidate.logit) - highest) / options_.temperature);
     double target = rng_.uniform() * total;
     std::int32_t chosen = candidates.back().token;
     for (const Candidate& candidate : candidates) {

@@ -12,14 +12,14 @@
 namespace skiff {
 
 struct SamplingOptions {
-    double temperature = 0.8;         // 0: the most likely token
-    std::int64_t top_k = 40;          // 0: off
-    double top_p = 0.95;              // 1: off. Holtzman et al. 2020
-    double min_p = 0.05;              // 0: off. Tokens below min_p times the most likely one are dropped
-    double repetition_penalty = 1.0;  // 1: off. Keskar et al. 2019: positive logits are divided by it, negative ones multiplied
-    double presence_penalty = 0.0;    // subtracted from tokens that occurred
-    double frequency_penalty = 0.0;   // subtracted per occurrence
-    std::int64_t penalty_window = 64; // last tokens that penalties look at; -1: all, prompt included
+    double temperature = 0.8;          // 0: the most likely token
+    std::int64_t top_k = 40;           // 0: off
+    double top_p = 0.95;               // 1: off. Holtzman et al. 2020
+    double min_p = 0.05;               // 0: off. Tokens below min_p times the most likely one are dropped
+    double repetition_penalty = 1.0;   // 1: off. Keskar et al. 2019: positive logits are divided by it, negative ones multiplied
+    double presence_penalty = 0.0;     // subtracted from tokens that occurred
+    double frequency_penalty = 0.0;    // subtracted per occurrence
+    std::int64_t penalty_window = 64;  // last tokens that penalties look at; -1: all, prompt included
     std::uint64_t seed = 0;
 };
 Status check(const SamplingOptions& options);  // usage errors for values that make no sense

@@ -29,8 +29,9 @@ void check_sizes(HfConfig& config, const FamilyKeys& keys, const DecoderFamily& 
         config.require(block.head_dim <= 4096, "head_dim is over 4096");
         config.require(block.d_ff <= 1 << 24, "key " + quoted(keys.d_ff) + of_layer + " is over 2^24");
         config.require(block.n_heads <= 1 << 16, "key " + quoted(keys.n_heads) + of_layer + " is over 2^16");
-        config.require(block.n_heads % block.n_kv_heads == 0, quoted(keys.n_heads) + " (" + std::to_string(block.n_heads) + ") is no multiple of " + quoted(keys.n_kv_heads) + " (" +
-                                                                  std::to_string(block.n_kv_heads) + ") in layer " + std::to_string(layer));
+        config.require(block.n_heads % block.n_kv_heads == 0, quoted(keys.n_heads) + " (" + std::to_string(block.n_heads) + ") is no multiple of " +
+                                                                  quoted(keys.n_kv_heads) + " (" + std::to_string(block.n_kv_heads) + ") in layer " +
+                                                                  std::to_string(layer));
     }
 }
 
@@ -47,7 +48,8 @@ ValueId embed(SpecBuilder& builder, const DecoderFamily& family, const TensorRef
 ValueId head(SpecBuilder& builder, const DecoderFamily& family, const TensorRef& table, const Dimension& embed_width, ValueId x) {
     if (!family.final_norm_key.empty()) x = builder.norm("head.norm", x, make_norm(builder, family.final_norm, family.final_norm_key, hidden));
     if (!family.project_out_key.empty())
-        x = builder.linear("head.project_out", x, builder.tensor(family.project_out_key, {embed_width, hidden}, TensorDecl::Role::linear), {}, embed_width);
+        x = builder.linear("head.project_out", x, builder.tensor(family.project_out_key, {embed_width, hidden}, TensorDecl::Role::linear), {},
+                           embed_width);
     TensorRef weight = family.tied ? table : builder.tensor(family.head_key, {vocab, embed_width}, TensorDecl::Role::embedding);
     ValueId logits = builder.linear("head.logits", x, weight, {}, vocab);
     return family.logit_softcap > 0 ? builder.softcap("head.softcap", logits, family.logit_softcap) : logits;
@@ -101,7 +103,9 @@ void read_layer_types(HfConfig& config, DecoderFamily& family, std::int64_t wind
             const std::string& type = types.items()[layer].text();
             sliding = type == "sliding_attention";
             if (!sliding && type != "full_attention")
-                config.check(unsupported("key \"layer_types\": \"" + type.substr(0, 40) + "\" is not implemented; known: full_attention, sliding_attention").with_context("config.json"));
+                config.check(
+                    unsupported("key \"layer_types\": \"" + type.substr(0, 40) + "\" is not implemented; known: full_attention, sliding_attention")
+                        .with_context("config.json"));
         }
         config.require(!sliding || window > 0, "\"layer_types\" has sliding_attention, but \"sliding_window\" is not given");
         if (sliding) family.blocks[layer].window = window;
@@ -127,7 +131,8 @@ ModelSpec build_decoder(const std::string& architecture, const DecoderFamily& fa
     TensorRef table = builder.tensor(family.embed_key, {vocab, embed_width}, TensorDecl::Role::embedding);
     ValueId x = embed(builder, family, table, embed_width);
     builder.end_block(x);
-    for (std::int64_t layer = 0; layer < family.n_layers; ++layer) x = decoder_block(builder, layer, x, family.blocks[static_cast<std::size_t>(layer)]);
+    for (std::int64_t layer = 0; layer < family.n_layers; ++layer)
+        x = decoder_block(builder, layer, x, family.blocks[static_cast<std::size_t>(layer)]);
     builder.begin_block("head", x);
     ValueId logits = head(builder, family, table, embed_width, x);
     builder.end_block(logits);

@@ -11,10 +11,12 @@ void read_ropes(HfConfig& config, DecoderFamily& family) {
     const double global_theta = config.positive_or("rope_theta", 1e6), local_theta = config.positive_or("rope_local_base_freq", 1e4);
     const Json& scaling = config.object("rope_scaling");
     const Json& of_full = parameters.is_null() ? scaling : parameters["full_attention"];
-    RopeSettings full = read_rope_object(config, of_full, parameters.is_null() ? "rope_scaling" : "rope_parameters: full_attention", global_theta, rules);
+    RopeSettings full =
+        read_rope_object(config, of_full, parameters.is_null() ? "rope_scaling" : "rope_parameters: full_attention", global_theta, rules);
     RopeSettings local = read_rope_object(config, parameters["sliding_attention"], "rope_parameters: sliding_attention", local_theta, rules);
     for (const auto& [key, value] : parameters.members())
-        config.require(key == "full_attention" || key == "sliding_attention", "key \"rope_parameters\": expected full_attention and sliding_attention, found \"" + key.substr(0, 40) + "\"");
+        config.require(key == "full_attention" || key == "sliding_attention",
+                       "key \"rope_parameters\": expected full_attention and sliding_attention, found \"" + key.substr(0, 40) + "\"");
     for (DecoderOptions& block : family.blocks) block.rope = block.window > 0 ? local : full;
 }
 

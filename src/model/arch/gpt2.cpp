@@ -20,7 +20,17 @@ BlockNames gpt2_block_names(const std::string& prefix) {
 }  // namespace
 
 Result<ModelSpec> build_gpt2(HfConfig& config) {
-    FamilyKeys keys{"n_embd", "n_layer", "n_head", "n_inner", "", "n_positions", "activation_function", "gelu_new", "layer_norm_epsilon", 1e-5, FamilyKeys::Head::tied};
+    FamilyKeys keys{"n_embd",
+                    "n_layer",
+                    "n_head",
+                    "n_inner",
+                    "",
+                    "n_positions",
+                    "activation_function",
+                    "gelu_new",
+                    "layer_norm_epsilon",
+                    1e-5,
+                    FamilyKeys::Head::tied};
     keys.norm = {NormKind::layer, 1e-5f, 0, NormTensors::weight_and_bias};
     config.set_default("n_inner", 4 * config.integer("n_embd"));
     config.set_default("n_positions", 1024);

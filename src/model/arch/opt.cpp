@@ -21,7 +21,9 @@ BlockNames opt_block_names(const std::string& prefix) {
 }  // namespace
 
 Result<ModelSpec> build_opt(HfConfig& config) {
-    FamilyKeys keys{"hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim", "", "max_position_embeddings", "activation_function", "relu", "", 1e-5, FamilyKeys::Head::tied};
+    FamilyKeys keys{
+        "hidden_size", "num_hidden_layers",   "num_attention_heads", "ffn_dim", "", "max_position_embeddings", "activation_function", "relu", "",
+        1e-5,          FamilyKeys::Head::tied};
     const bool affine = config.boolean_or("layer_norm_elementwise_affine", true), biased = config.boolean_or("enable_bias", true);
     keys.norm = {NormKind::layer, 1e-5f, 0, affine ? NormTensors::weight_and_bias : NormTensors::none};
     DecoderFamily family = read_family(config, keys);
@@ -29,7 +31,8 @@ Result<ModelSpec> build_opt(HfConfig& config) {
     family.embed_key = "model.decoder.embed_tokens.weight";
     family.position_key = "model.decoder.embed_positions.weight";
     family.position_offset = 2;
-    const bool norm_first = config.boolean_or("do_layer_norm_before", true), final_norm_removed = config.boolean_or("_remove_final_layer_norm", false);
+    const bool norm_first = config.boolean_or("do_layer_norm_before", true),
+               final_norm_removed = config.boolean_or("_remove_final_layer_norm", false);
     family.final_norm_key = norm_first && !final_norm_removed ? "model.decoder.final_layer_norm" : "";
     const std::int64_t embed_width = config.integer_or("word_embed_proj_dim", family.d_model);
     config.require(embed_width <= 1 << 20, "key \"word_embed_proj_dim\" is over 2^20");

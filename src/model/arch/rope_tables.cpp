@@ -57,12 +57,14 @@ RopeSettings read_rope_object(HfConfig& config, const Json& object, const std::s
     config.require(partial <= 1, "key \"" + partial_name + "\" is over 1");
     config.require(!rules.partial_key.empty() || partial == 1, "key \"partial_rotary_factor\" is not known for this architecture");
     const auto rotary_dim = static_cast<std::int64_t>(static_cast<double>(rules.head_dim) * std::min(partial, 1.0));
-    config.require(rotary_dim >= 2 && rotary_dim % 2 == 0, "head_dim (" + std::to_string(rules.head_dim) + ") gives a rotary width of " + std::to_string(rotary_dim) + ", which must be even");
+    config.require(rotary_dim >= 2 && rotary_dim % 2 == 0, "head_dim (" + std::to_string(rules.head_dim) + ") gives a rotary width of " +
+                                                               std::to_string(rotary_dim) + ", which must be even");
     RopeSettings rope;
     rope.inv_freq = plain_inv_freq(theta, rotary_dim);
 
     scaling.ignore("type");
-    std::string type = scaling.choice(scaling.has("rope_type") || !scaling.has("type") ? "rope_type" : "type", "default", {"default", "linear", "llama3", "longrope", "su"});
+    std::string type = scaling.choice(scaling.has("rope_type") || !scaling.has("type") ? "rope_type" : "type", "default",
+                                      {"default", "linear", "llama3", "longrope", "su"});
     if (type == "linear") {
         const auto factor = static_cast<float>(scaling.positive("factor"));
         for (float& frequency : rope.inv_freq) frequency /= factor;

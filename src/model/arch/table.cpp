@@ -54,7 +54,8 @@ Result<ModelSpec> build_spec(const Json& config_json) {
 }
 
 Activation parse_activation(HfConfig& config, std::string_view key, std::string fallback) {
-    std::string name = config.choice(key, std::move(fallback), {"silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "quick_gelu", "relu", "sigmoid", "tanh"});
+    std::string name = config.choice(
+        key, std::move(fallback), {"silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "quick_gelu", "relu", "sigmoid", "tanh"});
     if (name == "gelu") return Activation::gelu_erf;
     if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast") return Activation::gelu_tanh;
     if (name == "quick_gelu") return Activation::quick_gelu;
