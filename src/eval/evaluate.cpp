@@ -111,7 +111,9 @@ Status measure_the_text(Engine& engine, ParentWork& parent, const EvaluationInpu
         report.against->parent_hash = parent.identity.hash;
         report.against->parent_logits = inputs.parent_mode == Parent::beside ? "beside" : "file";
     } else if (!inputs.logits_path.empty()) {
-        SKIFF_TRY(const auto scores, score_and_save(engine.session(), inputs, options, report.model));
+        ModelIdentity identity = report.model;
+        if (!report.scheme_on_load.empty()) identity.name += " (" + report.scheme_on_load + " on load)";
+        SKIFF_TRY(const auto scores, score_and_save(engine.session(), inputs, options, identity));
         log_likelihoods = log_likelihoods_of(scores);
     } else {
         SKIFF_TRY(const auto scores, score_text(engine.session(), *inputs.windows, measure_options(options, engine.session())));
@@ -133,6 +135,8 @@ Result<EvalReport> evaluate(const EvalOptions& options) {
     report.text_sha256 = inputs.text_sha256;
     report.isa = isa_name(options.engine.isa);
     report.kernels = options.engine.kernels == KernelChoice::reference ? "reference" : "fastest";
+    report.state = options.engine.state_dtype == DType::f32 ? "f32" : options.engine.state_dtype == DType::f16 ? "f16" : "bf16";
+    if (options.engine.scheme) report.scheme_on_load = options.engine.scheme->name();
     SKIFF_TRY(report.model, identity_of(inputs.model));
     SKIFF_TRY(auto parent, prepare_parent(inputs, options));
     SKIFF_TRY(auto engine, load_engine(inputs, options, inputs.model));

@@ -54,7 +54,8 @@ struct EvalReport {
     std::vector<TaskReport> tasks;
     std::string logits_path;       // written
     double text_seconds = 0, tokens_per_s = 0, task_seconds = 0;
-    std::string isa, kernels;
+    std::string isa, kernels, state;
+    std::string scheme_on_load;    // the weights were quantized while loading, so the model is not what its hash names; "": no
     int n_threads = 0;
 
     // {model, text, perplexity, tokens_per_s, seconds, against, tasks, task_seconds, logits_path, settings}; what was not asked for is left out

@@ -34,7 +34,9 @@ Json EvalReport::to_json() const {
         json.set("task_seconds", task_seconds);
     }
     if (!logits_path.empty()) json.set("logits_path", logits_path);
-    json.set("settings", Json::object({{"isa", isa}, {"kernels", kernels}, {"threads", n_threads}}));
+    Json settings = Json::object({{"isa", isa}, {"kernels", kernels}, {"state", state}, {"threads", n_threads}});
+    if (!scheme_on_load.empty()) settings.set("scheme_on_load", scheme_on_load);
+    json.set("settings", std::move(settings));
     return json;
 }
 
