@@ -29,7 +29,7 @@ skiff::Status show(const std::string& model, const std::string& text) {
     for (float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
     for (int i = 0; i < 5; ++i)
         std::printf("%5.1f %%  \"%s\"\n", 100 * std::exp(static_cast<double>(logits[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])]) - largest) / sum,
-                    tokenizer.token_text(order[static_cast<std::size_t>(i)]).c_str());
+                    tokenizer.token_bytes(order[static_cast<std::size_t>(i)]).c_str());
     return {};
 }
 
