@@ -4,13 +4,18 @@
 #include "base/mapped_file.h"
 
 namespace skiff {
+namespace {
+
+Json count(std::uint64_t value) { return Json(static_cast<std::int64_t>(value)); }
+
+}  // namespace
 
 Json tensor_json(const ManifestTensor& tensor) {
     return Json::object({{"key", tensor.key},
                          {"from", tensor.from},
                          {"scheme", tensor.scheme},
-                         {"elements", tensor.n_elements},
-                         {"bytes", tensor.bytes},
+                         {"elements", count(tensor.n_elements)},
+                         {"bytes", count(tensor.bytes)},
                          {"relative_squared_error", tensor.relative_squared_error}});
 }
 
@@ -32,8 +37,8 @@ Json manifest_json(const Manifest& manifest) {
     Json parent_json = Json::object({{"name", parent.name},
                                      {"content_hash", parent.content_hash},
                                      {"architecture", parent.architecture},
-                                     {"elements", parent.n_elements},
-                                     {"bytes", parent.bytes}});
+                                     {"elements", count(parent.n_elements)},
+                                     {"bytes", count(parent.bytes)}});
     if (!parent.steps.is_null()) parent_json.set("steps", parent.steps);
     std::uint64_t n_elements = 0, bytes = 0;
     Json::Array tensors;
@@ -49,7 +54,7 @@ Json manifest_json(const Manifest& manifest) {
                          {"parent", std::move(parent_json)},
                          {"steps", Json(Json::Array(manifest.steps))},
                          {"seed", manifest.seed},
-                         {"totals", Json::object({{"elements", n_elements}, {"bytes", bytes}, {"bits_per_weight", bits_per_weight}})},
+                         {"totals", Json::object({{"elements", count(n_elements)}, {"bytes", count(bytes)}, {"bits_per_weight", bits_per_weight}})},
                          {"tensors", std::move(tensors)},
                          {"evidence", Json(Json::Array(manifest.evidence))}});
 }

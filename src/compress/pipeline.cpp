@@ -21,7 +21,7 @@ public:
         : parent_(parent), step_(step), options_(options), pool_(std::max(1, options.n_threads)) {
         report_.manifest.tool = std::string("skiff ") + SKIFF_VERSION;
         report_.manifest.seed = recipe.seed;
-        for (const Step& each : recipe.steps) report_.manifest.steps.push_back(step_json(each));
+        for (const RecipeStep& each : recipe.steps) report_.manifest.steps.push_back(step_json(each));
     }
 
     Result<CompressReport> run() {
@@ -184,8 +184,9 @@ private:
         for (const StoredTensor& part : parts) SKIFF_CHECK(staged_->write(part.name, part.bytes));
         SKIFF_CHECK(staged_->sync());
         ManifestTensor done{planned.key, planned.from, planned.name(), planned.n_elements, planned.bytes_after, 0};
+        if (!planned.scheme) return done;
         SKIFF_TRY(const auto source, load_as_rows(parent_, planned));
-        if (planned.scheme && source.shape == result.shape) done.relative_squared_error = relative_squared_error(source, result, pool_);
+        if (!planned.turn_result()) done.relative_squared_error = relative_squared_error(source, result, pool_);
         release_pages(source);
         return done;
     }

@@ -18,7 +18,7 @@ Json fields_of(const QuantizeStep& step) {
 
 }  // namespace
 
-Json step_json(const Step& step) {
+Json step_json(const RecipeStep& step) {
     return std::visit([](const auto& fields) { return fields_of(fields); }, step);
 }
 

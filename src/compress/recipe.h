@@ -22,13 +22,13 @@ struct QuantizeStep {
     enum class Quantized : std::uint8_t { refuse, requantize } quantized = Quantized::refuse;
 };
 
-using Step = std::variant<QuantizeStep>;
+using RecipeStep = std::variant<QuantizeStep>;
 
 struct Recipe {
-    std::vector<Step> steps;
+    std::vector<RecipeStep> steps;
     std::uint64_t seed = 0;
 };
 
-Json step_json(const Step& step);  // {"kind": "quantize", "method": "nearest", ...}
+Json step_json(const RecipeStep& step);  // {"kind": "quantize", "method": "nearest", ...}
 
 }  // namespace skiff

@@ -141,8 +141,8 @@ private:
             return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
         SKIFF_TRY(planned.scheme, choose(planned, weight));
         planned.shape = weight.shape;
-        const bool to_codes = planned.scheme && planned.scheme->kind == NumberKind::integer;
-        if (planned.stored_as_columns && to_codes == (weight.plain() != nullptr)) std::swap(planned.shape[0], planned.shape[1]);
+        planned.parent_is_plain = weight.plain() != nullptr;
+        if (planned.turn_source() || planned.turn_result()) std::swap(planned.shape[0], planned.shape[1]);
         SKIFF_TRY(const auto survey, survey_weight_of(planned, weight));
         SKIFF_CHECK(check_survey(planned, survey));
 
@@ -169,8 +169,7 @@ private:
         const TensorView* view = weight.plain();
         if (view != nullptr && (!dtype_info(view->dtype).is_float || dtype_info(view->dtype).to_float == nullptr)) return Survey{};
         // Scales belong to rows of outputs; a matrix stored as columns is turned for that.
-        const bool turn = planned.stored_as_columns && view != nullptr && weight.shape.size() == 2;
-        return survey_weight(turn ? transposed(weight) : weight, planned.scheme ? &*planned.scheme : nullptr, pool_);
+        return survey_weight(planned.turn_source() ? transposed(weight) : weight, planned.scheme ? &*planned.scheme : nullptr, pool_);
     }
 
     const Checkpoint& parent_;
@@ -201,8 +200,7 @@ Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& st
 
 Result<Weight> load_as_rows(const Checkpoint& parent, const PlannedTensor& planned) {
     SKIFF_TRY(auto weight, parent.weights->load(planned.key));
-    if (weight.shape == planned.shape || weight.plain() == nullptr) return weight;
-    return transposed(weight);
+    return planned.turn_source() ? transposed(weight) : weight;
 }
 
 Result<Weight> make_planned(const Checkpoint& parent, const PlannedTensor& planned, const QuantizeStep& step, ThreadPool& pool) {
@@ -211,8 +209,7 @@ Result<Weight> make_planned(const Checkpoint& parent, const PlannedTensor& plann
     SKIFF_TRY(const WeightMethod* method, find_weight_method(step.method));
     SKIFF_TRY(auto result, method->encode({source, *planned.scheme, step.scale_rule, pool}));
     // Codes and blocks of the parent are (outputs, inputs) where a plain tensor is stored as columns.
-    if (result.shape != planned.shape && result.plain() != nullptr) return transposed(result);
-    return result;
+    return planned.turn_result() ? transposed(result) : result;
 }
 
 Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step) {

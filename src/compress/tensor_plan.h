@@ -22,7 +22,12 @@ struct PlannedTensor {
     Shape shape;                    // of the result
     std::uint64_t n_elements = 0, bytes_before = 0, bytes_after = 0;
     std::vector<TensorDeclaration> declarations;
+    bool parent_is_plain = true;
     std::string name() const { return scheme ? scheme->name() : from; }
+    bool becomes_codes() const { return scheme && scheme->kind == NumberKind::integer; }
+    // Which side must be turned. Shapes do not tell: a matrix may be square.
+    bool turn_source() const { return stored_as_columns && parent_is_plain && becomes_codes(); }
+    bool turn_result() const { return stored_as_columns && !parent_is_plain && !becomes_codes(); }
 };
 
 struct TensorPlan {
@@ -37,7 +42,7 @@ Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& st
 
 // The tensor that the plan describes. // as shape of `planned`
 Result<Weight> make_planned(const Checkpoint& parent, const PlannedTensor& planned, const QuantizeStep& step, ThreadPool& pool);
-// The parent's weight as rows of outputs, so that it can be compared with the result.
+// The parent's weight with the rows that the method works on; those of the result too, unless that is turned afterwards.
 Result<Weight> load_as_rows(const Checkpoint& parent, const PlannedTensor& planned);
 
 // The parent's config.json with what the plan changes: quantization_config, or the type of the weights.

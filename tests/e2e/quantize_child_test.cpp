@@ -1,0 +1,213 @@
+// Children of every scheme: what is written and read again computes what the scheme says, and stays close to the parent.
+// timeout: 600
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "base/atomic_file.h"
+#include "base/hash.h"
+#include "base/mapped_file.h"
+#include "compress/method.h"
+#include "compress/pipeline.h"
+#include "compress/survey.h"
+#include "plan/session.h"
+
+namespace skiff {
+namespace {
+
+using Logits = std::vector<float>;
+
+// All logits of a text, by the reference kernels. // (n_tokens, n_vocab)
+Result<Logits> logits_of(const ModelSpec& spec, const WeightSource& weights, const std::vector<std::int32_t>& tokens) {
+    PlanOptions options;
+    options.kernels = KernelChoice::reference;
+    SKIFF_TRY(auto plan, lower(spec, weights, options));
+    SessionOptions session_options;
+    session_options.n_threads = 2;
+    session_options.n_context = static_cast<std::int64_t>(tokens.size());
+    SKIFF_TRY(auto session, Session::create(std::move(plan), session_options));
+    SKIFF_CHECK(session->forward(0, tokens, BatchItem::Logits::all));
+    return Logits(session->logits().begin(), session->logits().end());
+}
+
+double relative_difference(const Logits& a, const Logits& b) {
+    double difference = 0, square = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        difference += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
+        square += static_cast<double>(a[i]) * a[i];
+    }
+    return std::sqrt(difference / square);
+}
+
+// exp of the mean negative log-likelihood of the tokens behind the first.
+double perplexity(const Logits& logits, const std::vector<std::int32_t>& tokens) {
+    const std::size_t n_vocab = logits.size() / tokens.size();
+    double sum = 0;
+    for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
+        const float* row = logits.data() + i * n_vocab;
+        double total = 0;
+        for (std::size_t v = 0; v < n_vocab; ++v) total += std::exp(static_cast<double>(row[v]));
+        sum += std::log(total) - row[tokens[i + 1]];
+    }
+    return std::exp(sum / static_cast<double>(tokens.size() - 1));
+}
+
+class QuantizeChild : public ::testing::Test {
+protected:
+    void SetUp() override {
+        folder_ = (std::filesystem::temp_directory_path() / ("skiff_child_" + std::to_string(::getpid()))).string();
+        ASSERT_TRUE(make_directories(folder_).ok());
+    }
+    void TearDown() override { (void)remove_all(folder_); }
+
+    Result<Checkpoint> child_of(const Checkpoint& parent, const QuantizeStep& step, const std::string& name) const {
+        CompressOptions options;
+        options.output = join_path(folder_, name);
+        options.n_threads = 2;
+        SKIFF_TRY(const auto report, run_recipe(parent, {{step}, 0}, options));
+        (void)report;
+        return Checkpoint::open(options.output);
+    }
+    static QuantizeStep step_of(const Scheme& scheme) {
+        QuantizeStep step;
+        step.schemes = default_wish(scheme);
+        return step;
+    }
+    std::string folder_;
+};
+
+const std::string pocket = std::string(SKIFF_SOURCE_DIR) + "/models/pocket";
+
+// The relative change of the perplexity of the trained model that a scheme may cost.
+double allowed_loss(const Scheme& scheme) {
+    if (scheme.kind == NumberKind::floating) return 0.002;
+    return scheme.bits >= 8 ? 0.01 : 0.15;
+}
+
+TEST_F(QuantizeChild, EveryPresetOfTheTrainedModel) {
+    auto parent = Checkpoint::open(pocket);
+    ASSERT_TRUE(parent.ok());
+    auto tokenizer = parent->load_tokenizer();
+    ASSERT_TRUE(tokenizer.ok());
+    auto text = read_text_file(pocket + "/heldout.txt", 1 << 20);
+    ASSERT_TRUE(text.ok());
+    auto tokens = tokenizer->encode(text->substr(0, 4000));
+    ASSERT_TRUE(tokens.ok());
+    tokens->resize(128);
+    auto of_parent = logits_of(parent->spec, *parent->weights, *tokens);
+    ASSERT_TRUE(of_parent.ok());
+    const double parent_perplexity = perplexity(*of_parent, *tokens);
+    const auto uses = tensor_uses(parent->spec);
+    for (const SchemePreset& preset : scheme_presets()) {
+        SCOPED_TRACE(preset.name);
+        auto child = child_of(*parent, step_of(preset.scheme), std::string(preset.name));
+        ASSERT_TRUE(child.ok()) << child.error().to_string();
+        auto of_child = logits_of(child->spec, *child->weights, *tokens);
+        ASSERT_TRUE(of_child.ok()) << of_child.error().to_string();
+        // Written and read it is to the bit what quantizing in memory gives.
+        const SchemeWish wish = default_wish(preset.scheme);
+        auto in_memory = quantized_on_load(parent->weights, [&](const std::string& key) { return scheme_for(wish, uses.at(key)); }, ScaleRule::search);
+        auto expected = logits_of(parent->spec, *in_memory, *tokens);
+        ASSERT_TRUE(expected.ok());
+        EXPECT_EQ(*of_child, *expected);
+        const double child_perplexity = perplexity(*of_child, *tokens);
+        EXPECT_NEAR(child_perplexity / parent_perplexity, 1, allowed_loss(preset.scheme));
+        std::printf("%-8s perplexity %.3f (parent %.3f), logits differ by %.4f, %.2f bits per weight\n", std::string(preset.name).c_str(), child_perplexity, parent_perplexity,
+                    relative_difference(*of_parent, *of_child), child->manifest["totals"]["bits_per_weight"].number_or(0));
+        EXPECT_EQ(child->manifest["parent"]["content_hash"].text(), *parent->content_hash());
+        EXPECT_EQ(child->manifest["steps"].items()[0]["scheme"].text(), preset.name);
+    }
+}
+
+// All architectures: fused rows, biases, tied tables, experts, transposed matrices, groups that do not divide a row.
+TEST_F(QuantizeChild, EveryArchitecture) {
+    int n_models = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(std::string(SKIFF_TEST_DATA_DIR) + "/models")) {
+        if (!entry.is_directory()) continue;
+        const std::string name = entry.path().filename().string();
+        SCOPED_TRACE(name);
+        auto parent = Checkpoint::open(entry.path().string());
+        ASSERT_TRUE(parent.ok()) << parent.error().to_string();
+        auto golden = read_json_file(entry.path().string() + "/golden.json");
+        ASSERT_TRUE(golden.ok());
+        std::vector<std::int32_t> tokens;
+        for (const Json& id : (*golden)["input_ids"].items()) tokens.push_back(static_cast<std::int32_t>(id.int_or(0)));
+        auto of_parent = logits_of(parent->spec, *parent->weights, tokens);
+        ASSERT_TRUE(of_parent.ok()) << of_parent.error().to_string();
+        for (const char* scheme : {"w8g32", "w4g32a", "bf16"}) {
+            auto child = child_of(*parent, step_of(*parse_scheme(scheme)), name + "_" + scheme);
+            ASSERT_TRUE(child.ok()) << child.error().to_string();
+            auto of_child = logits_of(child->spec, *child->weights, tokens);
+            ASSERT_TRUE(of_child.ok()) << of_child.error().to_string();
+            EXPECT_LT(relative_difference(*of_parent, *of_child), std::string(scheme) == "w4g32a" ? 0.6 : 0.06) << scheme;
+            // The child can be the parent of a grandchild only when asked.
+            if (std::string(scheme) != "w8g32") continue;
+            EXPECT_FALSE(child_of(*child, step_of(*parse_scheme("w4g32")), "grandchild").ok());
+            QuantizeStep again = step_of(*parse_scheme("fp16"));
+            again.quantized = QuantizeStep::Quantized::requantize;
+            auto grandchild = child_of(*child, again, name + "_grandchild");
+            ASSERT_TRUE(grandchild.ok()) << grandchild.error().to_string();
+            auto of_grandchild = logits_of(grandchild->spec, *grandchild->weights, tokens);
+            ASSERT_TRUE(of_grandchild.ok()) << of_grandchild.error().to_string();
+            EXPECT_LT(relative_difference(*of_child, *of_grandchild), 0.01);
+            EXPECT_EQ(grandchild->manifest["parent"]["steps"].size(), 1u);
+        }
+        ++n_models;
+    }
+    EXPECT_GE(n_models, 18);
+}
+
+TEST_F(QuantizeChild, NamesTheTensorOfAWeightThatIsNotFinite) {
+    auto parent = Checkpoint::open(pocket);
+    ASSERT_TRUE(parent.ok());
+    class OneNan final : public WeightSource {
+    public:
+        explicit OneNan(std::shared_ptr<WeightSource> source) : source_(std::move(source)) {}
+        bool contains(const std::string& key) const override { return source_->contains(key); }
+        std::vector<std::string> keys() const override { return source_->keys(); }
+        Result<Weight> load(const std::string& key) const override {
+            SKIFF_TRY(auto weight, source_->load(key));
+            if (key != "model.layers.1.mlp.up_proj.weight") return weight;
+            std::vector<float> values;
+            if (!to_floats(*weight.plain(), values)) return corrupt("no floats");
+            values[3 * 256 + 200] = NAN;
+            return make_float_weight(weight.shape, values);
+        }
+
+    private:
+        std::shared_ptr<WeightSource> source_;
+    };
+    parent->weights = std::make_shared<OneNan>(parent->weights);
+    auto child = child_of(*parent, step_of(*parse_scheme("w8")), "nan");
+    ASSERT_FALSE(child.ok());
+    EXPECT_EQ(child.error().code, ErrorCode::corrupt);
+    const std::string message = child.error().to_string();
+    EXPECT_NE(message.find("model.layers.1.mlp.up_proj.weight: holds NaN at row 3, column 200"), std::string::npos) << message;
+    EXPECT_FALSE(is_directory(join_path(folder_, "nan")));
+    EXPECT_FALSE(is_directory(join_path(folder_, "nan.partial")));
+}
+
+TEST_F(QuantizeChild, CompatLeavesWhatOthersDoNotRead) {
+    auto parent = Checkpoint::open(pocket);
+    ASSERT_TRUE(parent.ok());
+    QuantizeStep step = step_of(*parse_scheme("w4g128"));
+    step.loadable = QuantizeStep::Loadable::elsewhere;
+    step.schemes.head = step.schemes.embedding = std::nullopt;
+    auto child = child_of(*parent, step, "compat");
+    ASSERT_TRUE(child.ok()) << child.error().to_string();
+    EXPECT_EQ(child->weights->load("model.embed_tokens.weight")->encoding_name(), "BF16");
+    auto weight = child->weights->load("model.layers.0.mlp.up_proj.weight");
+    ASSERT_TRUE(weight.ok());
+    EXPECT_EQ(weight->encoding_name(), "w4g128");
+    EXPECT_EQ(weight->codes()->scales.dtype, DType::bf16);
+    EXPECT_FALSE(child->config["quantization_config"].contains("skiff_short_last_group"));
+    // Everything else of the parent's config is there, unchanged.
+    for (const auto& [key, value] : parent->config.members()) EXPECT_EQ(child->config[key].dump(), value.dump()) << key;
+    EXPECT_EQ(child->config.size(), parent->config.size() + 1);
+    EXPECT_EQ(*sha256_file(pocket + "/tokenizer.json"), *sha256_file(join_path(folder_, "compat/tokenizer.json")));
+}
+
+}  // namespace
+}  // namespace skiff

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# What quantize refuses, with which exit code and words; and that a failure leaves the old output as it was.
+set -euo pipefail
+[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
+cd "$SKIFF_SOURCE_DIR"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+model=models/pocket
+fail() { echo "FAILED: $*"; exit 1; }
+
+# expect CODE WORDS command...
+expect() {
+    local code=$1 words=$2 rc=0
+    shift 2
+    "$@" >"$work/stdout" 2>"$work/stderr" || rc=$?
+    [ $rc = "$code" ] || fail "exit $rc instead of $code: $* : $(cat "$work/stderr")"
+    grep -qF -- "$words" "$work/stderr" || fail "no \"$words\" in: $(cat "$work/stderr")"
+}
+sums() { (cd "$1" && find . -type f | sort | xargs sha256sum); }
+
+expect 2 'no scheme is called "w9"' "$SKIFF" quantize $model -o "$work/a" --scheme w9
+expect 2 'give the folder to write with -o' "$SKIFF" quantize $model
+expect 3 'no such folder or file' "$SKIFF" quantize "$work/nowhere" -o "$work/a"
+expect 2 'in this model they are one tensor' "$SKIFF" quantize $model -o "$work/a" --head w8 --embedding w4g32
+expect 2 'expected 0 to 1024' "$SKIFF" quantize $model -o "$work/a" -t 5000
+expect 2 'stay as they are' "$SKIFF" quantize tests/data/models/gpt2 -o "$work/a" --scheme w8 --compat
+[ ! -e "$work/a" ] && [ ! -e "$work/a.partial" ] || fail "an error left something behind"
+
+"$SKIFF" quantize $model -o "$work/a" --scheme w4g32 >/dev/null 2>&1
+before=$(sums "$work/a")
+expect 2 'already exists' "$SKIFF" quantize $model -o "$work/a" --scheme w8
+expect 1 'is quantized already (w8)' "$SKIFF" quantize "$work/a" -o "$work/b" --scheme w4g128
+expect 0 'weights' "$SKIFF" quantize "$work/a" -o "$work/b" --scheme w4g128 --allow-requantize
+grep -q '"steps"' "$work/b/skiff.json" || fail "no steps of the parent in the manifest"
+
+# A file system that is full, or a limit on file sizes: the old output stays, the message says what to do.
+limited() { (ulimit -f 1000; exec "$@"); }
+expect 4 'free some disk space' limited "$SKIFF" quantize $model -o "$work/a" --scheme w8 --force
+[ "$before" = "$(sums "$work/a")" ] || fail "the old output changed"
+# With room again the same command completes.
+expect 0 'weights' "$SKIFF" quantize $model -o "$work/a" --scheme w8 --force
+[ "$before" != "$(sums "$work/a")" ] || fail "--force did not replace the output"
+[ ! -e "$work/a.old" ] && [ ! -e "$work/a.partial" ] || fail "something is left beside the output"
+
+# An unfinished run of something else is not taken for this one.
+mkdir -p "$work/c.partial"
+echo mine > "$work/c.partial/notes.txt"
+expect 2 'notes.txt' "$SKIFF" quantize $model -o "$work/c"
+[ "$(cat "$work/c.partial/notes.txt")" = mine ] || fail "a file of somebody else is gone"
+rm -rf "$work/c.partial"
+cat > "$work/config.json" <<'JSON'
+{"model_type": "llama", "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12, "num_attention_heads": 8,
+ "vocab_size": 8000, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "hidden_act": "silu"}
+JSON
+interrupted() {  # Ctrl-C once the first tensors are done
+    setsid "$SKIFF" quantize "random:$work/config.json" -o "$work/c" --scheme w4g32 -t 1 &
+    local pid=$! tries=0
+    while [ "$(cat "$work/c.partial/journal" 2>/dev/null | wc -l)" -lt 3 ] && [ $tries -lt 1000 ]; do sleep 0.02; tries=$((tries + 1)); done
+    kill -TERM $pid
+    wait $pid
+}
+expect 130 'run the same command again to go on' interrupted
+expect 2 'scheme was "w4g32" and is "w8"' "$SKIFF" quantize "random:$work/config.json" -o "$work/c" --scheme w8
+expect 0 'went on with an unfinished run' "$SKIFF" quantize "random:$work/config.json" -o "$work/c" --scheme w4g32
+expect 2 'already exists' "$SKIFF" quantize "random:$work/config.json" -o "$work/c" --scheme w8
+
+# A dry run writes nothing.
+"$SKIFF" quantize $model --dry-run --scheme w4g32 --json > "$work/dry.json" 2>/dev/null
+grep -q '"bits_per_weight": 5.39' "$work/dry.json" || fail "dry run: $(cat "$work/dry.json")"
+echo "all refusals as expected"
