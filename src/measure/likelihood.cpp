@@ -5,6 +5,8 @@
 #include <cmath>
 #include <string>
 
+#include "measure/row_exp.h"
+
 namespace skiff {
 namespace {
 
@@ -35,14 +37,19 @@ float max_and_check(std::span<const float> row, float* zero) {
 }  // namespace
 
 RowSummary summarize_row(std::span<const float> logits) {
+    thread_local std::vector<float> exps;
+    return summarize_row(logits, exps);
+}
+
+RowSummary summarize_row(std::span<const float> logits, std::vector<float>& exps) {
     RowSummary summary;
     float zero = 0;
     summary.max = max_and_check(logits, &zero);
     summary.finite = zero == 0;
     if (!summary.finite) return summary;
     summary.top = static_cast<std::int32_t>(std::find(logits.begin(), logits.end(), summary.max) - logits.begin());
-    double sum = 0;
-    for (float logit : logits) sum += static_cast<double>(std::exp(logit - summary.max));
+    exps.resize(logits.size());
+    const double sum = row_exp(logits.data(), static_cast<std::int64_t>(logits.size()), summary.max, exps.data());
     summary.log_sum_exp = static_cast<double>(summary.max) + std::log(sum);
     return summary;
 }

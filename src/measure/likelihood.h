@@ -23,6 +23,8 @@ struct RowSummary {
     bool finite = true;
 };
 RowSummary summarize_row(std::span<const float> logits);  // (n_vocab)
+// The same; `exps` gets exp(logit - max) of every entry and is resized as needed.
+RowSummary summarize_row(std::span<const float> logits, std::vector<float>& exps);
 
 // Scores the target of each row, the rows shared among the pool's threads. `scores` has one entry per row. An error when logits are not finite:
 // it gives the row and the vocabulary entry.

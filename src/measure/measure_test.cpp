@@ -8,6 +8,7 @@
 #include "base/rng.h"
 #include "measure/divergence.h"
 #include "measure/likelihood.h"
+#include "measure/row_exp.h"
 #include "measure/logits_file.h"
 #include "measure/statistics.h"
 #include "measure/text_windows.h"
@@ -254,6 +255,21 @@ TEST_F(LogitsFileTest, RefusesBrokenFiles) {
     std::string zero = *good;
     zero[zero.find('3', zero.find("n_windows"))] = '0';
     EXPECT_NE(opens(zero).find("n_windows"), std::string::npos);
+}
+
+TEST(RowExp, IsCloseToExpEverywhere) {
+    std::vector<float> x, y(4001);
+    for (int i = 0; i <= 4000; ++i) x.push_back(-100.0f * static_cast<float>(i) / 4000);
+    const double sum = row_exp(x.data(), 4001, 0.0f, y.data());
+    double expected_sum = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+        const double expected = std::exp(static_cast<double>(x[i]));
+        expected_sum += expected;
+        if (x[i] < -87) EXPECT_EQ(y[i], 0.0f);
+        else EXPECT_NEAR(y[i] / expected, 1.0, 3e-7) << x[i];
+    }
+    EXPECT_NEAR(sum / expected_sum, 1.0, 1e-7);
+    EXPECT_EQ(y[0], 1.0f);
 }
 
 }  // namespace
