@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 
 namespace skiff {
 namespace {
@@ -31,6 +32,7 @@ bool is_number(const std::string& text) { return !text.empty() && (text[0] == '-
 std::string number_text(double value, int decimals) {
     char buffer[64];
     std::snprintf(buffer, sizeof buffer, "%.*f", decimals, value);
+    if (buffer[0] == '-' && std::strpbrk(buffer, "123456789") == nullptr && std::isfinite(value)) return buffer + 1;  // no -0.00
     return buffer;
 }
 
