@@ -16,18 +16,47 @@ mkdir -p "$out"
 
 machine() { "$program" doctor --no-measure | sed -n 's/^processor  *//p'; }
 stamp() { printf '\n%s, %s, %s\n' "$("$program" --version)" "$(machine)" "$(date +%F)"; }
-# The table and the two lines behind it that say of what.
-table_lines() { awk '/^\|/ { print } /^(parent|of memory|read bandwidth) / || /^of memory:/ { print "\n" $0 }'; }
-# Keeps the first six columns of the rows.
-without_speeds() { awk -F'|' '/^\|/ { print "|" $2 "|" $3 "|" $4 "|" $5 "|" $6 "|" $7 "|"; next } /^of memory/ { next } { print }'; }
+# The table and the lines behind it that say of what.
+table_lines() { awk '/^\|/ { print } /^(parent|read bandwidth) / || /^of memory:/ { print "\n" $0 }'; }
+# pick KEY.KEY FILE: a value out of the JSON that skiff prints, whose depth is its indentation.
+pick() { awk -v path="$1" '{ match($0, /^ */); depth = RLENGTH / 2; line = substr($0, RLENGTH + 1); if (line !~ /^"/) next
+    key = line; sub(/^"/, "", key); sub(/".*/, "", key); keys[depth] = key
+    at = keys[1]; for (i = 2; i <= depth; ++i) at = at "." keys[i]
+    if (at == path) { sub(/^"[^"]*": */, "", line); sub(/,$/, "", line); gsub(/"/, "", line); print line; exit } }' "$2"; }
+
+# Children of every kind, judged on the whole text. Bytes and bits are those of the checkpoint.
+schemes() {
+    local scheme child
+    echo '| scheme | weights, bytes | bits/weight | perplexity | mean KL | p99 KL | same top-1 |'
+    echo '|---|---:|---:|---:|---:|---:|---:|'
+    for scheme in "" fp16 w8 w4g32 w4g32a w4g64 w4g64a w4g128 w4g128a w3g32a; do
+        child=models/pocket
+        against=()
+        if [ -n "$scheme" ]; then
+            child=$out/pocket-$scheme
+            against=(--against models/pocket)
+            "$program" quantize models/pocket --scheme "$scheme" -o "$child" --force >/dev/null
+        fi
+        "$program" inspect "$child" --json >"$out/inspect.json"
+        "$program" eval "$child" --text models/pocket/heldout.txt "${against[@]}" --json >"$out/eval.json"
+        printf '| %s | %s | %.2f | %.3f ± %.3f | ' "${scheme:-the parent, bf16}" "$(pick weight_bytes "$out/inspect.json")" "$(pick bits_per_weight "$out/inspect.json")" \
+            "$(pick perplexity.value "$out/eval.json")" "$(pick perplexity.stderr "$out/eval.json")"
+        if [ -n "$scheme" ]; then
+            awk -v kl="$(pick against.mean_kl "$out/eval.json")" -v p99="$(pick against.p99_kl "$out/eval.json")" -v top="$(pick against.top1_agreement "$out/eval.json")" \
+                'BEGIN { printf "%.5f | %.4f | %.2f %% |\n", kl < 0 ? 0 : kl, p99 < 0 ? 0 : p99, 100 * top }'
+        else
+            echo '| | |'
+        fi
+    done
+    "$program" inspect models/pocket --hash --json >"$out/inspect.json"
+    printf '\nparent %.16s · text models/pocket/heldout.txt, sha256 %.12s · %s of %s tokens · %s tokens scored\n' "$(pick hash "$out/inspect.json")" "$(pick text.sha256 "$out/eval.json")" \
+        "$(pick perplexity.protocol "$out/eval.json")" "$(pick perplexity.window "$out/eval.json")" "$(pick perplexity.tokens "$out/eval.json")"
+}
 
 measure() {
     case $1 in
     demo) "$program" demo -o "$out/demo" | table_lines ;;
-    schemes)
-        "$program" demo -o "$out/schemes" --shape "" --scheme fp16 --scheme w8 --scheme w4g32 --scheme w4g32a --scheme w4g64 --scheme w4g128 --scheme w4g128a --scheme w3g32a |
-            table_lines | without_speeds
-        ;;
+    schemes) schemes ;;
     bench)
         for scheme in "" w8 w4g32 w4g128; do
             "$program" bench random:bench/shapes/S.json ${scheme:+--scheme "$scheme"} -p 512 -n 64 -r 5 | table_lines >"$out/bench.one"
@@ -43,7 +72,7 @@ measure() {
 
 # The header row in Chinese.
 chinese() {
-    sed -e '1s/| model /| 模型 /' -e '1s/ weights |/ 权重 |/' -e '1s/ bits\/weight |/ 每权重位数 |/' -e '1s/ perplexity |/ 困惑度 |/' -e '1s/ mean KL |/ 平均 KL |/' \
+    sed -e '1s/| model /| 模型 /' -e '1s/ scheme |/ 方案 |/' -e 's/| the parent, bf16 |/| 原模型，bf16 |/' -e '1s/ weights, bytes |/ 权重字节数 |/' -e '1s/ weights |/ 权重 |/' -e '1s/ bits\/weight |/ 每权重位数 |/' -e '1s/ perplexity |/ 困惑度 |/' -e '1s/ mean KL |/ 平均 KL |/' -e '1s/ p99 KL |/ KL 的 99 分位 |/' \
         -e '1s/ same top-1 |/ 首选一致 |/' -e '1s/ prefill t\/s |/ 预填充 t\/s |/' -e '1s/ decode t\/s |/ 解码 t\/s |/' -e '1s/ of memory |/ 占内存带宽 |/' -e '1s/ peak memory |/ 峰值内存 |/'
 }
 
