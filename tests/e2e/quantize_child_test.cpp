@@ -209,5 +209,31 @@ TEST_F(QuantizeChild, CompatLeavesWhatOthersDoNotRead) {
     EXPECT_EQ(*sha256_file(pocket + "/tokenizer.json"), *sha256_file(join_path(folder_, "compat/tokenizer.json")));
 }
 
+// For tests/golden/load_child.py, which loads the same children in transformers.
+TEST_F(QuantizeChild, WritesChildrenToLoadElsewhere) {
+    const char* target = std::getenv("SKIFF_LOAD_CHILD_DIR");
+    if (target == nullptr) GTEST_SKIP() << "SKIFF_LOAD_CHILD_DIR names no folder to write to";
+    auto parent = Checkpoint::open(pocket);
+    ASSERT_TRUE(parent.ok());
+    folder_ = target;  // TearDown must not remove it
+    std::vector<std::int32_t> tokens = {1};
+    for (std::int64_t i = 1; i < 128; ++i) tokens.push_back(static_cast<std::int32_t>((i * 2654435761LL >> 8) % 4096));
+    for (const char* scheme : {"w4g32", "w4g128", "w8"}) {
+        QuantizeStep step = step_of(*parse_scheme(scheme));
+        step.loadable = QuantizeStep::Loadable::elsewhere;
+        step.schemes.head = step.schemes.embedding = std::nullopt;
+        auto child = child_of(*parent, step, scheme);
+        ASSERT_TRUE(child.ok()) << child.error().to_string();
+        auto logits = logits_of(child->spec, *child->weights, tokens);
+        ASSERT_TRUE(logits.ok());
+        auto writer = SafetensorsWriter::create(join_path(folder_, std::string(scheme) + ".logits.safetensors"), {{"input_ids", DType::i32, {128}}, {"logits", DType::f32, {128, 4096}}});
+        ASSERT_TRUE(writer.ok());
+        EXPECT_TRUE(writer->write("input_ids", std::as_bytes(std::span<const std::int32_t>(tokens))).ok());
+        EXPECT_TRUE(writer->write("logits", std::as_bytes(std::span<const float>(*logits))).ok());
+        EXPECT_TRUE(writer->commit().ok());
+    }
+    folder_ = join_path(folder_, "unused");
+}
+
 }  // namespace
 }  // namespace skiff
