@@ -3,10 +3,10 @@
 
 #include "base/mapped_file.h"
 #include "formats/gguf.h"
-#include "formats/gguf_vocab.h"
 #include "model/arch/arch.h"
 #include "model/checkpoint.h"
 #include "model/gguf_config.h"
+#include "model/gguf_tokenizer.h"
 
 namespace skiff {
 namespace {
@@ -151,32 +151,7 @@ Result<Checkpoint> open_gguf_checkpoint(const std::string& path) {
 
 Result<Tokenizer> load_gguf_tokenizer(const std::string& path) {
     SKIFF_TRY(auto file, GgufFile::open(path));
-    auto vocab = read_gguf_vocab(file.metadata());
-    if (!vocab.ok()) return vocab.take_error().with_context(path);
-    VocabData data;
-    data.kind = std::move(vocab->kind);
-    data.pre = std::move(vocab->pre);
-    data.tokens = std::move(vocab->tokens);
-    data.scores = std::move(vocab->scores);
-    data.token_types = std::move(vocab->token_types);
-    data.merges = std::move(vocab->merges);
-    data.bos_id = vocab->bos_id;
-    data.eos_id = vocab->eos_id;
-    data.eot_id = vocab->eot_id;
-    data.eom_id = vocab->eom_id;
-    data.unk_id = vocab->unk_id;
-    data.pad_id = vocab->pad_id;
-    data.cls_id = vocab->cls_id;
-    data.sep_id = vocab->sep_id;
-    data.mask_id = vocab->mask_id;
-    data.add_bos = vocab->add_bos;
-    data.add_eos = vocab->add_eos;
-    data.add_sep = vocab->add_sep;
-    data.add_space_prefix = vocab->add_space_prefix;
-    data.remove_extra_whitespaces = vocab->remove_extra_whitespaces;
-    data.precompiled_charsmap = std::move(vocab->precompiled_charsmap);
-    data.chat_template = std::move(vocab->chat_template);
-    auto tokenizer = load_vocab_data(data);
+    auto tokenizer = read_gguf_tokenizer(file.metadata());
     if (!tokenizer.ok()) return tokenizer.take_error().with_context(path);
     return tokenizer;
 }

@@ -9,7 +9,8 @@ namespace skiff {
 namespace {
 
 // Keys that say nothing about the forward pass, or nothing that other keys and tensors do not say.
-constexpr std::string_view harmless_keys[] = {"vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "rope.scaling.original_context_length", "attention.causal"};
+constexpr std::string_view harmless_keys[] = {"vocab_size", "tensor_data_layout", "rope.scaling.finetuned", "rope.scaling.original_context_length",
+                                              "attention.causal"};
 
 // The double that a config.json would have: 1e-05 for the float nearest to it.
 double shortest(float value) {
@@ -69,7 +70,8 @@ Result<double> ConfigReader::number(std::string_view name, double fallback) {
 Status ConfigReader::choose_row() {
     SKIFF_TRY(arch_, metadata_.text("general.architecture"));
     map_ = find_gguf_map_by_gguf_name(arch_);
-    if (map_ == nullptr) return unsupported("general.architecture \"" + arch_.substr(0, 40) + "\" is not implemented; known: " + gguf_architecture_names());
+    if (map_ == nullptr)
+        return unsupported("general.architecture \"" + arch_.substr(0, 40) + "\" is not implemented; known: " + gguf_architecture_names());
     if (arch_ != "llama") return {};
     SKIFF_TRY(const auto n_experts, metadata_.integer_or(key("expert_count"), 0));
     SKIFF_TRY(const auto window, metadata_.integer_or(key("attention.sliding_window"), 0));
@@ -94,7 +96,8 @@ Status ConfigReader::read_key(const GgufKey& row) {
         if (value != 0 || row.need == GgufKey::Need::required) config_.set(std::string(row.hf), value);
     } else {
         SKIFF_TRY(const auto values, metadata_.integers(name));
-        if (values.empty() || values.size() > 1024) return corrupt("metadata key \"" + name + "\" has " + std::to_string(values.size()) + " entries, expected one for each block");
+        if (values.empty() || values.size() > 1024)
+            return corrupt("metadata key \"" + name + "\" has " + std::to_string(values.size()) + " entries, expected one for each block");
         const bool alike = std::all_of(values.begin(), values.end(), [&](std::int64_t value) { return value == values[0]; });
         const bool one_each = static_cast<std::int64_t>(values.size()) == n_blocks_;
         if (values.size() == 1 || (alike && one_each)) config_.set(std::string(row.hf), values[0]);
@@ -121,9 +124,12 @@ Status ConfigReader::read_keys() {
 Status ConfigReader::read_head_dim() {
     SKIFF_TRY(head_dim_, metadata_.integer_or(key("attention.key_length"), std::max<std::int64_t>(1, width_ / n_heads_)));
     SKIFF_TRY(const auto value_dim, metadata_.integer_or(key("attention.value_length"), head_dim_));
-    if (value_dim != head_dim_) return unsupported("attention.value_length (" + std::to_string(value_dim) + ") other than attention.key_length (" + std::to_string(head_dim_) + ") is not implemented");
+    if (value_dim != head_dim_)
+        return unsupported("attention.value_length (" + std::to_string(value_dim) + ") other than attention.key_length (" +
+                           std::to_string(head_dim_) + ") is not implemented");
     if (head_dim_ < 1 || head_dim_ > 4096) return corrupt("attention.key_length " + std::to_string(head_dim_) + ": expected 1 to 4096");
-    if (map_->head_dim == GgufMap::HeadDim::own || head_dim_ * n_heads_ != width_ || config_["num_attention_heads"].is_array()) config_.set("head_dim", head_dim_);
+    if (map_->head_dim == GgufMap::HeadDim::own || head_dim_ * n_heads_ != width_ || config_["num_attention_heads"].is_array())
+        config_.set("head_dim", head_dim_);
     return {};
 }
 
@@ -156,7 +162,8 @@ Status ConfigReader::read_layer_windows(std::int64_t window) {
         } else {
             SKIFF_TRY(period, metadata_.integer(key("attention.sliding_window_pattern")));
         }
-        if (!flags.empty() && static_cast<std::int64_t>(flags.size()) != n_blocks_) return corrupt("attention.sliding_window_pattern has " + std::to_string(flags.size()) + " entries, expected one for each block");
+        if (!flags.empty() && static_cast<std::int64_t>(flags.size()) != n_blocks_)
+            return corrupt("attention.sliding_window_pattern has " + std::to_string(flags.size()) + " entries, expected one for each block");
     }
     if (period < 1 || period > 1024) return corrupt("attention.sliding_window_pattern " + std::to_string(period) + ": expected 1 to 1024");
     if (flags.empty() && !gemma) return {};
@@ -187,7 +194,9 @@ void ConfigReader::read_attention_scale() {
 
 Result<Json> ConfigReader::list(const GgufTensor& tensor, std::int64_t n) const {
     const bool fits = tensor.type != nullptr && tensor.type->dtype == DType::f32 && tensor.shape == Shape{n};
-    if (!fits) return corrupt("tensor " + tensor.name + " of shape " + shape_text(tensor.shape) + ": expected " + std::to_string(n) + " numbers of type F32");
+    if (!fits)
+        return corrupt("tensor " + tensor.name + " of shape " + shape_text(tensor.shape) + ": expected " + std::to_string(n) +
+                       " numbers of type F32");
     std::vector<float> values;
     to_floats({DType::f32, tensor.shape, tensor.data}, values);
     Json numbers = Json::array();
@@ -212,9 +221,16 @@ Status ConfigReader::read_rope_divisors(const GgufTensor& divisors, double theta
         is_llama3 = std::abs(numbers.items()[static_cast<std::size_t>(i)].number_or(0) - expected) <= 1e-4 * expected;
     }
     if (is_llama3) {
-        scaling = Json::object({{"rope_type", "llama3"}, {"factor", factor}, {"low_freq_factor", low}, {"high_freq_factor", high}, {"original_max_position_embeddings", static_cast<std::int64_t>(original)}});
+        scaling = Json::object({{"rope_type", "llama3"},
+                                {"factor", factor},
+                                {"low_freq_factor", low},
+                                {"high_freq_factor", high},
+                                {"original_max_position_embeddings", static_cast<std::int64_t>(original)}});
     } else {
-        scaling = Json::object({{"rope_type", "longrope"}, {"short_factor", numbers}, {"long_factor", numbers}, {"attention_factor", 1.0},
+        scaling = Json::object({{"rope_type", "longrope"},
+                                {"short_factor", numbers},
+                                {"long_factor", numbers},
+                                {"attention_factor", 1.0},
                                 {"original_max_position_embeddings", config_["max_position_embeddings"]}});
     }
     return {};
@@ -231,13 +247,19 @@ Status ConfigReader::read_rope_scaling(Json& scaling) {
         SKIFF_TRY(const auto long_factor, list(*of_long, rotary_dim_ / 2));
         SKIFF_TRY(const auto short_factor, list(*of_short, rotary_dim_ / 2));
         SKIFF_TRY(const auto original, metadata_.integer(key("rope.scaling.original_context_length")));
-        scaling = Json::object({{"rope_type", "longrope"}, {"short_factor", short_factor}, {"long_factor", long_factor}, {"original_max_position_embeddings", original}});
+        scaling = Json::object({{"rope_type", "longrope"},
+                                {"short_factor", short_factor},
+                                {"long_factor", long_factor},
+                                {"original_max_position_embeddings", original}});
         if (magnitude > 0) scaling.set("attention_factor", magnitude);
         return {};
     }
-    if (magnitude != 0 && magnitude != 1) return unsupported("metadata key \"" + key("rope.scaling.attn_factor") + "\" without rope factors is not implemented");
+    if (magnitude != 0 && magnitude != 1)
+        return unsupported("metadata key \"" + key("rope.scaling.attn_factor") + "\" without rope factors is not implemented");
     if (type == "linear" || (type == "none" && old_factor != 1)) scaling = Json::object({{"rope_type", "linear"}, {"factor", factor}});
-    else if (type != "none") return unsupported("metadata key \"" + key("rope.scaling.type") + "\" = \"" + type.substr(0, 40) + "\" is not implemented; known: none, linear, longrope");
+    else if (type != "none")
+        return unsupported("metadata key \"" + key("rope.scaling.type") + "\" = \"" + type.substr(0, 40) +
+                           "\" is not implemented; known: none, linear, longrope");
     return {};
 }
 
@@ -246,9 +268,11 @@ Status ConfigReader::read_rope() {
     SKIFF_TRY(const auto theta, number("rope.freq_base", 10000));
     SKIFF_TRY(rotary_dim_, metadata_.integer_or(key("rope.dimension_count"), head_dim_));
     if (rotary_dim_ < 2 || rotary_dim_ > head_dim_ || rotary_dim_ % 2 != 0)
-        return corrupt("metadata key \"" + key("rope.dimension_count") + "\" = " + std::to_string(rotary_dim_) + ": expected an even number up to " + std::to_string(head_dim_));
+        return corrupt("metadata key \"" + key("rope.dimension_count") + "\" = " + std::to_string(rotary_dim_) + ": expected an even number up to " +
+                       std::to_string(head_dim_));
     if (map_->partial_rotary_key.empty() && rotary_dim_ != head_dim_)
-        return unsupported("metadata key \"" + key("rope.dimension_count") + "\" = " + std::to_string(rotary_dim_) + " with heads of " + std::to_string(head_dim_) + ": heads that rotate in part are not known for " + arch_);
+        return unsupported("metadata key \"" + key("rope.dimension_count") + "\" = " + std::to_string(rotary_dim_) + " with heads of " +
+                           std::to_string(head_dim_) + ": heads that rotate in part are not known for " + arch_);
     if (!map_->partial_rotary_key.empty()) {
         double partial = static_cast<double>(rotary_dim_) / static_cast<double>(head_dim_);
         while (static_cast<std::int64_t>(static_cast<double>(head_dim_) * partial) < rotary_dim_) partial = std::nextafter(partial, 2.0);
@@ -302,7 +326,9 @@ Result<GgufConfig> ConfigReader::read() {
 
 }  // namespace
 
-Result<GgufConfig> read_gguf_config(const GgufMetadata& metadata, std::span<const GgufTensor> tensors) { return ConfigReader(metadata, tensors).read(); }
+Result<GgufConfig> read_gguf_config(const GgufMetadata& metadata, std::span<const GgufTensor> tensors) {
+    return ConfigReader(metadata, tensors).read();
+}
 
 Result<GgufConfig> read_gguf_config(const GgufFile& file) { return read_gguf_config(file.metadata(), file.tensors()); }
 

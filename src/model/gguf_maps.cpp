@@ -117,10 +117,8 @@ constexpr GgufKey decoder_keys[] = {
     {"use_parallel_residual", "use_parallel_residual", Kind::flag, Need::optional},
 };
 constexpr GgufKey gpt2_keys[] = {
-    {"context_length", "n_positions", Kind::count, Need::required},
-    {"embedding_length", "n_embd", Kind::count, Need::required},
-    {"block_count", "n_layer", Kind::count, Need::required},
-    {"feed_forward_length", "n_inner", Kind::counts, Need::required},
+    {"context_length", "n_positions", Kind::count, Need::required},   {"embedding_length", "n_embd", Kind::count, Need::required},
+    {"block_count", "n_layer", Kind::count, Need::required},          {"feed_forward_length", "n_inner", Kind::counts, Need::required},
     {"attention.head_count", "n_head", Kind::counts, Need::required},
 };
 constexpr GgufKey rms_eps = {"attention.layer_norm_rms_epsilon", "rms_norm_eps", Kind::number, Need::required};

@@ -1,0 +1,133 @@
+// skiff convert: a model in another file format.
+#include <map>
+
+#include "base/atomic_file.h"
+#include "base/cpu_features.h"
+#include "base/mapped_file.h"
+#include "cli/format.h"
+#include "cli/verbs.h"
+#include "compress/export_gguf.h"
+#include "compress/export_hf.h"
+
+namespace skiff {
+namespace {
+
+struct ConvertOptions {
+    std::string model, output, to = "gguf", type = "auto", head_type = "auto", embedding_type = "auto";
+    std::int64_t threads = 0;
+    bool force = false, dry_run = false;
+
+    void fields(FieldVisitor& visitor) {
+        visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
+        visitor.choice("--to", to, {"gguf", "hf"}, "gguf: one file for llama.cpp and its relatives; hf: a Hugging Face folder of plain weights");
+        visitor.option("-o,--output", output, "The file or folder to write; it appears when it is complete");
+        visitor.option("--type", type, "Type of the weights: auto (as they are, where the format can), F32, F16, BF16; GGUF also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, IQ4_NL");
+        visitor.option("--head-type", head_type, "GGUF: type of the head and of an embedding tied to it; auto: as --type, but at least 8 bits (Q6_K with K types)");
+        visitor.option("--embedding-type", embedding_type, "GGUF: type of the embedding, by the same rule");
+        visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
+        visitor.flag("--force", force, "Replace an output that exists");
+        visitor.flag("--dry-run", dry_run, "Say what would be written, and write nothing");
+    }
+};
+
+// What was or would be written, for people and for --json.
+struct Outcome {
+    std::string output;
+    std::uint64_t bytes = 0;
+    std::vector<std::vector<std::string>> rows = {{"type", "tensors", "weights", "bytes"}};
+    Json types = Json::object();
+    std::vector<std::string> notes;
+};
+
+struct Count {
+    std::int64_t tensors = 0, weights = 0;
+    std::uint64_t bytes = 0;
+};
+
+void fill(Outcome& outcome, const std::map<std::string, Count>& counts) {
+    for (const auto& [name, count] : counts) {
+        outcome.rows.push_back({name, std::to_string(count.tensors), count_text(static_cast<double>(count.weights)), bytes_text(count.bytes)});
+        outcome.types.set(name, Json::object({{"tensors", count.tensors}, {"weights", count.weights}, {"bytes", count.bytes}}));
+        outcome.bytes += count.bytes;
+    }
+}
+
+void report(const ConvertOptions& options, const Outcome& outcome, Terminal& terminal) {
+    terminal.print((options.dry_run ? "would write " : "wrote ") + outcome.output + ", " + bytes_text(outcome.bytes) + " of weights");
+    terminal.print(table_text(outcome.rows, TableStyle::plain));
+    for (const std::string& note : outcome.notes) terminal.print("note: " + note);
+    Json notes = Json::array();
+    for (const std::string& note : outcome.notes) notes.push_back(note);
+    terminal.result(Json::object({{"output", outcome.output}, {"format", options.to}, {"dry_run", options.dry_run}, {"weight_bytes", outcome.bytes}, {"by_type", outcome.types}, {"notes", notes}}));
+}
+
+Status to_gguf(const ConvertOptions& options, const Checkpoint& checkpoint, Terminal& terminal) {
+    SKIFF_TRY(const auto plan, plan_gguf_export(checkpoint, {options.type, options.head_type, options.embedding_type}));
+    Outcome outcome;
+    outcome.output = options.output;
+    outcome.notes = plan.notes;
+    std::map<std::string, Count> counts;
+    for (const GgufTensorSpec& tensor : plan.layout.tensors) {
+        Count& count = counts[std::string(tensor.type->name)];
+        ++count.tensors;
+        count.weights += element_count(tensor.shape);
+        SKIFF_TRY(const auto bytes, gguf_tensor_bytes(*tensor.type, tensor.shape));
+        count.bytes += bytes;
+    }
+    fill(outcome, counts);
+    if (!options.dry_run) {
+        const int n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
+        SKIFF_CHECK(write_gguf_export(checkpoint, plan, options.output, n_threads, terminal.progress("bytes")));
+        terminal.end_progress();
+    }
+    report(options, outcome, terminal);
+    return {};
+}
+
+Status to_hf(const ConvertOptions& options, const Checkpoint& checkpoint, Terminal& terminal) {
+    if (options.head_type != "auto" || options.embedding_type != "auto") return usage_error("--head-type and --embedding-type are for --to gguf");
+    SKIFF_TRY(const auto plan, plan_hf_export(checkpoint, {options.type}));
+    Outcome outcome;
+    outcome.output = options.output;
+    outcome.notes = plan.notes;
+    std::map<std::string, Count> counts;
+    for (const TensorDeclaration& tensor : plan.tensors) {
+        Count& count = counts[std::string(dtype_info(tensor.dtype).name)];
+        ++count.tensors;
+        count.weights += element_count(tensor.shape);
+        count.bytes += static_cast<std::uint64_t>(dtype_bytes(tensor.dtype, element_count(tensor.shape)).value_or(0));
+    }
+    fill(outcome, counts);
+    if (!options.dry_run) {
+        SKIFF_TRY(auto folder, AtomicDirectory::create(options.output, options.force ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse));
+        auto status = write_hf_export(checkpoint, plan, folder.working_path(), terminal.progress("bytes"));
+        terminal.end_progress();
+        if (!status.ok()) {
+            SKIFF_CHECK(folder.discard());
+            return status;
+        }
+        SKIFF_CHECK(folder.commit());
+    }
+    report(options, outcome, terminal);
+    return {};
+}
+
+Status run_convert(ConvertOptions& options, Terminal& terminal) {
+    if (options.output.empty() && !options.dry_run) return usage_error("-o OUT is missing: the file or folder to write");
+    if (options.threads < 0 || options.threads > 1024) return usage_error("--threads " + std::to_string(options.threads) + ": expected 0 to 1024");
+    while (options.output.size() > 1 && options.output.back() == '/') options.output.pop_back();
+    const bool is_folder = is_directory(options.output), exists = is_folder || file_exists(options.output);
+    if (exists && !options.force && !options.dry_run) return usage_error(options.output + " exists; --force replaces it");
+    if (exists && is_folder != (options.to == "hf")) return usage_error(options.output + (is_folder ? " is a folder, but a file is to be written" : " is a file, but a folder is to be written"));
+    SKIFF_TRY(const auto checkpoint, Checkpoint::open(options.model));
+    return options.to == "gguf" ? to_gguf(options, checkpoint, terminal) : to_hf(options, checkpoint, terminal);
+}
+
+}  // namespace
+
+std::unique_ptr<Verb> convert_verb_row() {
+    return make_verb<ConvertOptions>("convert", "Write a model in another file format",
+                                     {"skiff convert models/pocket --to gguf --type Q4_K -o pocket-q4k.gguf", "skiff convert MODEL.gguf --to hf -o FOLDER"}, run_convert);
+}
+
+}  // namespace skiff
