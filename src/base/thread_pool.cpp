@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -61,7 +62,7 @@ struct ThreadPool::State {
     WaitWord phase;       // one more for every barrier passed
     alignas(64) std::atomic<int> n_arrived{0};
 
-    void work(int thread) {
+    void work(int thread) noexcept {
         for (std::uint32_t seen = 0;;) {
             generation.wait([&](std::uint32_t value) { return value != seen; });
             seen = generation.load();
@@ -73,8 +74,13 @@ struct ThreadPool::State {
 };
 
 ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
-    state_->n_threads = std::max(1, n_threads);
-    for (int thread = 1; thread < state_->n_threads; ++thread) state_->workers.emplace_back([this, thread] { state_->work(thread); });
+    state_->workers.reserve(static_cast<std::size_t>(std::max(1, n_threads)) - 1);
+    try {
+        for (int thread = 1; thread < n_threads; ++thread) state_->workers.emplace_back([this, thread] { state_->work(thread); });
+    } catch (const std::system_error&) {
+        // No room for another stack, or a limit on processes: go on with those that came, since results do not depend on their number.
+    }
+    state_->n_threads = static_cast<int>(state_->workers.size()) + 1;
 }
 
 ThreadPool::~ThreadPool() {
@@ -93,7 +99,7 @@ void ThreadPool::run(const std::function<void(int)>& task) {
     state_->n_done.store(0);
     state_->task = &task;
     state_->generation.add_and_wake(1);
-    task(0);
+    [&]() noexcept { task(0); }();  // must not leave while the others work
     state_->n_done.wait([&](std::uint32_t done) { return done == static_cast<std::uint32_t>(state_->n_threads - 1); });
 }
 

@@ -10,13 +10,15 @@ namespace skiff {
 
 class ThreadPool {
 public:
-    explicit ThreadPool(int n_threads);  // the calling thread is one of them; workers sleep while idle
+    // The calling thread is one of them; workers sleep while idle. Where the system gives fewer threads, n_threads() is less.
+    explicit ThreadPool(int n_threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
     int n_threads() const;
-    // Runs task(thread) for thread = 0 .. n_threads-1, thread 0 on the caller; returns when all are done. Not reentrant.
+    // Runs task(thread) for thread = 0 .. n_threads-1, thread 0 on the caller; returns when all are done. Not reentrant. What task throws
+    // ends the program, unless n_threads() is 1.
     void run(const std::function<void(int)>& task);
     // Only inside run(): returns when every thread has arrived. Spins briefly, then sleeps.
     void barrier();

@@ -1,5 +1,7 @@
 #include "cli/chat_loop.h"
 
+#include <cmath>
+#include <cstdlib>
 #include <iostream>
 
 #include "cli/format.h"
@@ -35,13 +37,14 @@ void set_option(const std::string& text, GenerateOptions& options, Terminal& ter
     const auto space = text.find(' ');
     const std::string name = text.substr(0, space);
     const double value = space == std::string::npos ? 0 : std::strtod(text.c_str() + space + 1, nullptr);
+    const auto whole = static_cast<std::int64_t>(std::abs(value) < 1e15 ? value : -1);
     GenerateOptions changed = options;
     if (name == "temp") changed.sampling.temperature = value;
     else if (name == "top_p") changed.sampling.top_p = value;
     else if (name == "min_p") changed.sampling.min_p = value;
-    else if (name == "top_k") changed.sampling.top_k = static_cast<std::int64_t>(value);
-    else if (name == "seed") changed.sampling.seed = static_cast<std::uint64_t>(value);
-    else if (name == "tokens") changed.max_tokens = static_cast<std::int64_t>(value);
+    else if (name == "top_k") changed.sampling.top_k = whole;
+    else if (name == "seed") changed.sampling.seed = static_cast<std::uint64_t>(whole);
+    else if (name == "tokens") changed.max_tokens = whole;
     else return terminal.remark("unknown setting " + name + "; /? lists them");
     Status status = check(changed.sampling);
     if (!status.ok()) return terminal.remark(status.error().to_string());
@@ -83,6 +86,7 @@ Status chat_loop(Engine& engine, GenerateOptions options, const std::string& sys
         } else if (message.compare(0, 5, "/set ") == 0) {
             set_option(message.substr(5), options, terminal);
         } else {
+            const Json before = messages;
             messages.push_back(Json::object({{"role", "user"}, {"content", message}}));
             SKIFF_TRY(auto tokens, chat_tokens(engine, messages));
             auto result = engine.generate(tokens, options, [&](std::string_view piece) {
@@ -93,6 +97,7 @@ Status chat_loop(Engine& engine, GenerateOptions options, const std::string& sys
             if (!result.ok()) {
                 if (result.error().code != ErrorCode::resource) return result.take_error();
                 terminal.remark(result.error().to_string() + "; /clear starts anew");
+                messages = before;
                 continue;
             }
             messages.push_back(Json::object({{"role", "assistant"}, {"content", result->text}}));

@@ -13,7 +13,7 @@ namespace skiff {
 // Messages through the model's template, with the prompt for an answer at the end.
 Result<std::vector<std::int32_t>> chat_tokens(Engine& engine, const Json& messages);
 
-// Reads lines from standard input until /bye or its end. """ begins and ends a text of several lines. Ctrl-C stops an answer.
+// Reads lines from standard input until /bye or its end. """ begins and ends a text of several lines. Ctrl-C ends it.
 Status chat_loop(Engine& engine, GenerateOptions options, const std::string& system, Terminal& terminal);
 
 }  // namespace skiff

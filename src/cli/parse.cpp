@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <new>
+#include <stdexcept>
 
 #include "cli/verb.h"
 
@@ -60,6 +61,8 @@ int run_verb(Verb& verb) {
         return status.ok() ? 0 : report(status.error(), &verb, verb.json);
     } catch (const std::bad_alloc&) {
         return report(resource_error("out of memory; close other programs, or take a smaller model, context or batch"), &verb, verb.json);
+    } catch (const std::length_error&) {  // of a standard container, asked for more than an address space holds
+        return report(resource_error("out of memory: a size is beyond what this machine can address"), &verb, verb.json);
     }
 }
 

@@ -16,7 +16,7 @@ struct RunOptions {
     ModelOptions model;
     GenerateOptions generate;
     std::string prompt, prompt_file, system;
-    bool prompt_given = false, raw = false, ignore_eos = false, quiet = false, special = false;
+    bool raw = false, ignore_eos = false, quiet = false, special = false;
     std::int64_t max_tokens = -1;
 
     void fields(FieldVisitor& visitor) {
@@ -67,8 +67,9 @@ Json result_json(const GenerateResult& result) {
 
 Result<std::string> read_prompt(const RunOptions& options) {
     if (!options.prompt_file.empty()) return read_text_file(options.prompt_file, std::size_t{64} << 20);
-    if (!options.prompt.empty() || options.raw || ::isatty(STDIN_FILENO)) return options.prompt;
+    if (!options.prompt.empty() || ::isatty(STDIN_FILENO)) return options.prompt;
     std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
+    if (!text.empty() && text.back() == '\n') text.pop_back();  // echo's, not the writer's
     return text;
 }
 

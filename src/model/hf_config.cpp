@@ -201,7 +201,7 @@ double HfConfig::positive(std::string_view key) {
 double HfConfig::positive_or(std::string_view key, double fallback) {
     const double value = number_or(key, fallback);
     if (std::isfinite(value) && value > 0) return value;
-    fail(corrupt("key \"" + std::string(key) + "\" must be finite and positive, found " + json_[key].dump()));
+    fail(corrupt("key \"" + std::string(key) + "\" must be finite and positive, found " + json_[key].dump().substr(0, 40)));
     return 1;
 }
 
@@ -309,7 +309,7 @@ std::string HfConfig::choice(std::string_view key, std::string fallback, std::in
         if (value == choice) return value;
         names += (names.empty() ? "" : ", ") + std::string(choice);
     }
-    fail(unsupported("key \"" + std::string(key) + "\" = \"" + value + "\" is not implemented; known: " + names));
+    fail(unsupported("key \"" + std::string(key) + "\" = \"" + value.substr(0, 40) + "\" is not implemented; known: " + names));
     return std::string(*choices.begin());
 }
 

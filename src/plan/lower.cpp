@@ -168,7 +168,11 @@ private:
         segment.in = x;
         segment.out = y;
         segment.write = write;
-        if (kernel.form == ActivationForm::i8_b32) segment.prepared = prepare(op, x, n_in);
+        // Of many tokens few may be selected: then the kernel of a smaller bucket works on them.
+        const int bucket = bucket_of(n_tokens_), first = tokens_ == StepTokens::selected ? 0 : bucket;
+        const bool wants_codes = std::any_of(segment.kernels.begin() + first, segment.kernels.begin() + bucket + 1,
+                                             [](const LinearKernel* row) { return row->form == ActivationForm::i8_b32; });
+        if (wants_codes) segment.prepared = prepare(op, x, n_in);
         auto* last = dynamic_cast<LinearStep*>(steps_.back().get());
         bool joins = last != nullptr && options_.merge == PlanOptions::Merge::on && write == LinearArgs::Write::replace &&
                      last->segments[0].in == x && last->segments[0].prepared == segment.prepared &&

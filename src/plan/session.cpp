@@ -110,11 +110,22 @@ void Session::run(const Chunk& chunk) {
 Status Session::forward(std::span<const BatchItem> items, const LogitsSink& sink) {
     if (plan_->input_buffer >= 0) return usage_error("this plan has no embedding; give it hidden states");
     SKIFF_CHECK(check(items));
+    std::vector<std::int64_t> lengths;
+    for (std::int64_t sequence = 0; sequence < state_.n_sequences(); ++sequence) lengths.push_back(state_.length(sequence));
+    Status status = feed(items, sink);
+    if (!status.ok())
+        for (std::int64_t sequence = 0; sequence < state_.n_sequences(); ++sequence)
+            SKIFF_CHECK(state_.truncate(sequence, lengths[static_cast<std::size_t>(sequence)]));
+    return status;
+}
+
+Status Session::feed(std::span<const BatchItem> items, const LogitsSink& sink) {
     logits_.clear();
-    std::int64_t first_row = 0;
+    std::int64_t first_row = 0, n_runs = 0;
     Chunk chunk;
     auto flush = [&]() -> Status {
         if (chunk.tokens.empty()) return {};
+        if (n_runs++ > 0 && interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
         run(chunk);
         const std::size_t size = chunk.selected.size() * static_cast<std::size_t>(plan_->output_width);
         const float* rows = float_pointers_[static_cast<std::size_t>(plan_->output_buffer)];

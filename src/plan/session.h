@@ -36,7 +36,7 @@ public:
     // Feeds the items and appends to their sequences' state. The logits of the wanted tokens are in logits() until the next call,
     // in the order of the items and their tokens. A plan that ends before the head gives hidden states instead, of all tokens: ask for Logits::all.
     // With a sink, they are handed over chunk by chunk instead and need not fit memory together.
-    // On an error (a token out of range, a full context) nothing has changed.
+    // On an error (a token out of range, a full context, an interrupt between two chunks) the state is as before.
     using LogitsSink = std::function<Status(std::int64_t first_row, std::span<const float> rows)>;
     Status forward(std::span<const BatchItem> items, const LogitsSink& sink = nullptr);
     Status forward(std::int64_t sequence, std::span<const std::int32_t> tokens, BatchItem::Logits logits);
@@ -63,6 +63,7 @@ private:
     struct Chunk;
     void run(const Chunk& chunk);
     Status check(std::span<const BatchItem> items) const;
+    Status feed(std::span<const BatchItem> items, const LogitsSink& sink);
 
     std::shared_ptr<const Plan> plan_;
     SessionOptions options_;

@@ -14,7 +14,7 @@ Result<LazyMemory> LazyMemory::reserve(std::size_t size_bytes) {
     if (size_bytes == 0) return memory;
     void* address = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED)
-        return resource_error("cannot reserve " + std::to_string(size_bytes) + " bytes for the state; ask for a shorter context");
+        return resource_error("cannot reserve " + std::to_string(size_bytes) + " bytes; ask for a shorter context, a smaller batch or fewer threads");
     memory.data_ = static_cast<std::byte*>(address);
     memory.size_bytes_ = size_bytes;
     return memory;

@@ -46,6 +46,9 @@ Result<Weight> WeightPool::load(const TensorRef& ref) {
         if (ref.transposed && loaded->plain() == nullptr) std::swap(expected[0], expected[1]);
         if (found != expected)
             return corrupt("tensor " + ref.key + " has shape " + shape_text(found) + ", config.json implies " + shape_text(expected));
+        const TensorView* plain = loaded->plain();
+        if (plain != nullptr && !dtype_info(plain->dtype).is_float && declared->second.role != TensorDecl::Role::other)
+            return corrupt("tensor " + ref.key + " has type " + loaded->encoding_name() + ", which is none for weights; expected F32, F16 or BF16");
     }
     if (ref.transposed && loaded->plain() != nullptr) {
         if (dtype_info(loaded->plain()->dtype).to_float == nullptr) return unsupported("tensor " + ref.key + " has a type that is no number");

@@ -49,6 +49,11 @@ Result<GenerateResult> Engine::generate(const std::vector<std::int32_t>& prompt,
     SKIFF_CHECK(check(options.sampling));
     if (!tokenizer_) return usage_error(checkpoint_.path + ": has no tokenizer, so it cannot make text; use bench");
     if (prompt.empty()) return usage_error("the prompt is empty and the model has no begin-of-text token; give -p TEXT");
+    const std::int64_t n_vocab = checkpoint_.spec.n_vocab;
+    for (std::int32_t token : prompt)
+        if (token >= n_vocab)
+            return corrupt(checkpoint_.path + ": its tokenizer gives token " + std::to_string(token) + ", but the model has only " +
+                           std::to_string(n_vocab) + "; the tokenizer belongs to another model");
     GenerateResult result;
     result.n_prompt_tokens = static_cast<std::int64_t>(prompt.size());
     // Keep the common beginning; at least one token is fed, for its logits.

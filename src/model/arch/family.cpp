@@ -93,7 +93,7 @@ void name_blocks(DecoderFamily& family, const std::string& prefix, BlockNames (*
 void read_layer_types(HfConfig& config, DecoderFamily& family, std::int64_t window, const std::function<bool(std::int64_t)>& is_sliding) {
     const Json& types = config.object("layer_types");
     const bool given = !types.is_null();
-    if (given && static_cast<std::int64_t>(types.size()) != family.n_layers) {
+    if (given && (!types.is_array() || static_cast<std::int64_t>(types.size()) != family.n_layers)) {
         config.require(false, "key \"layer_types\" must be a list with one entry for each of " + std::to_string(family.n_layers) + " layers");
         return;
     }

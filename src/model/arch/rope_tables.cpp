@@ -60,6 +60,7 @@ RopeSettings read_rope_object(HfConfig& config, const Json& object, const std::s
     config.require(rotary_dim >= 2 && rotary_dim % 2 == 0, "head_dim (" + std::to_string(rules.head_dim) + ") gives a rotary width of " +
                                                                std::to_string(rotary_dim) + ", which must be even");
     RopeSettings rope;
+    if (!config.ok()) return rope;  // head_dim may be anything then
     rope.inv_freq = plain_inv_freq(theta, rotary_dim);
 
     scaling.ignore("type");

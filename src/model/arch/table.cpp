@@ -47,7 +47,7 @@ Result<ModelSpec> build_spec(const Json& config_json) {
     if (row == nullptr) {
         std::string names;
         for (const Architecture& known : table) names += (names.empty() ? "" : ", ") + std::string(known.name);
-        return unsupported("config.json: model_type \"" + model_type + "\" is not implemented; known: " + names);
+        return unsupported("config.json: model_type \"" + model_type.substr(0, 40) + "\" is not implemented; known: " + names);
     }
     HfConfig config(config_json);
     return row->build(config);
