@@ -28,6 +28,8 @@ public:
         const double begin = monotonic_seconds();
         if (options_.work == CompressOptions::Work::full) SKIFF_CHECK(check_output());
         SKIFF_TRY(plan_, plan_tensors(parent_, step_, pool_, options_.progress));
+        if (parent_.kind == Checkpoint::Kind::gguf)
+            plan_.remarks.push_back("the tokenizer of a GGUF file is not written; put the tokenizer.json of the model that it was made from into the folder");
         report_.remarks = plan_.remarks;
         SKIFF_TRY(report_.estimate, estimate(parent_, plan_, step_, options_.output, pool_));
         if (options_.on_plan) options_.on_plan(plan_, report_.estimate);

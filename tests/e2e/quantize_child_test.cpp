@@ -83,7 +83,7 @@ const std::string pocket = std::string(SKIFF_SOURCE_DIR) + "/models/pocket";
 // The relative change of the perplexity of the trained model that a scheme may cost.
 double allowed_loss(const Scheme& scheme) {
     if (scheme.kind == NumberKind::floating) return 0.002;
-    return scheme.bits >= 8 ? 0.01 : 0.15;
+    return scheme.bits >= 8 ? 0.01 : 0.03;
 }
 
 TEST_F(QuantizeChild, EveryPresetOfTheTrainedModel) {

@@ -64,6 +64,16 @@ expect 2 'scheme was "w4g32" and is "w8"' "$SKIFF" quantize "random:$work/config
 expect 0 'went on with an unfinished run' "$SKIFF" quantize "random:$work/config.json" -o "$work/c" --scheme w4g32
 expect 2 'already exists' "$SKIFF" quantize "random:$work/config.json" -o "$work/c" --scheme w8
 
+# Killed right before the rename: the same command only renames; another one is refused, and --restart drops the result.
+whole=$(sums "$work/c")
+mv "$work/c" "$work/c.partial"
+expect 2 'holds the result of something else' "$SKIFF" quantize "random:$work/config.json" -o "$work/c" --scheme w8
+expect 0 'went on with an unfinished run' "$SKIFF" quantize "random:$work/config.json" -o "$work/c" --scheme w4g32
+[ "$whole" = "$(sums "$work/c")" ] || fail "the adopted result has other bytes"
+mv "$work/c" "$work/c.partial"
+expect 0 'weights' "$SKIFF" quantize "random:$work/config.json" -o "$work/c" --scheme w8 --restart
+[ "$whole" != "$(sums "$work/c")" ] || fail "--restart kept the old result"
+
 # A dry run writes nothing.
 "$SKIFF" quantize $model --dry-run --scheme w4g32 --json > "$work/dry.json" 2>/dev/null
 grep -q '"bits_per_weight": 5.39' "$work/dry.json" || fail "dry run: $(cat "$work/dry.json")"
