@@ -251,6 +251,7 @@ Status ConfigReader::read_rope_scaling(Json& scaling) {
                                 {"short_factor", short_factor},
                                 {"long_factor", long_factor},
                                 {"original_max_position_embeddings", original}});
+        config_.set("original_max_position_embeddings", original);
         if (magnitude > 0) scaling.set("attention_factor", magnitude);
         return {};
     }

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/arch/arch.h"
+#include "model/arch/families.h"
 #include "model/gguf_config.h"
 
 namespace skiff {
@@ -37,11 +37,17 @@ Result<BlockFacts> facts_of(const ModelSpec& spec, const Block& block) {
     return facts;
 }
 
-// A number that went through float arithmetic, as people write it: 8, not 7.9999995.
-double rounded(double number) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.6g", number);
-    return std::strtod(text, nullptr);
+// By what plain frequencies were divided. As people write the number (1.03, not 1.0299998) where that gives the same frequency.
+std::vector<float> divisors_of(const std::vector<float>& plain, const std::vector<float>& stretched) {
+    std::vector<float> divisors;
+    for (std::size_t i = 0; i < stretched.size(); ++i) {
+        const double exact = static_cast<double>(plain[i]) / stretched[i];
+        char text[32];
+        std::snprintf(text, sizeof text, "%.6g", exact);
+        const float written = std::strtof(text, nullptr);
+        divisors.push_back(plain[i] / written == stretched[i] ? written : static_cast<float>(exact));
+    }
+    return divisors;
 }
 
 class Describer {
@@ -128,13 +134,8 @@ double Describer::theta_of(std::string_view kind, std::string_view old_key, doub
 }
 
 Status Describer::add_rope_scaling(const RopeOp& rope, double theta) {
-    const auto rotary_dim = static_cast<std::int64_t>(rope.inv_freq.size()) * 2;
-    std::vector<float> divisors, of_long;
-    for (std::size_t i = 0; i < rope.inv_freq.size(); ++i) {
-        const double plain = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim));
-        divisors.push_back(static_cast<float>(rounded(plain / rope.inv_freq[i])));
-        if (!rope.long_inv_freq.empty()) of_long.push_back(static_cast<float>(rounded(plain / rope.long_inv_freq[i])));
-    }
+    const std::vector<float> plain = plain_inv_freq(theta, static_cast<std::int64_t>(rope.inv_freq.size()) * 2);
+    const std::vector<float> divisors = divisors_of(plain, rope.inv_freq), of_long = divisors_of(plain, rope.long_inv_freq);
     const auto near_first = [&](float value) { return std::abs(value - divisors[0]) <= 1e-5f * divisors[0]; };
     const bool uniform = std::all_of(divisors.begin(), divisors.end(), near_first);
     if (!of_long.empty() && is("phi3")) {
