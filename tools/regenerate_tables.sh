@@ -15,7 +15,9 @@ out=out/tables
 mkdir -p "$out"
 
 machine() { "$program" doctor --no-measure | sed -n 's/^processor  *//p'; }
-stamp() { printf '\n%s, %s, %s\n' "$("$program" --version)" "$(machine)" "$(date +%F)"; }
+# Runnable tasks averaged over the last minute, before anything of ours ran: what else the machine was doing.
+load_before=$(cut -d' ' -f1 /proc/loadavg 2>/dev/null || echo unknown)
+stamp() { printf '\n%s, %s, %s, other load %s\n' "$("$program" --version)" "$(machine)" "$(date +%F)" "$load_before"; }
 # The table and the lines behind it that say of what.
 table_lines() { awk '/^\|/ { print } /^(parent|read bandwidth) / || /^of memory:/ { print "\n" $0 }'; }
 # pick KEY.KEY FILE: a value out of the JSON that skiff prints, whose depth is its indentation.
@@ -87,6 +89,7 @@ replace() {
     rm "$2.tmp"
 }
 
+if awk -v load="$load_before" 'BEGIN { exit !(load > 0.5) }'; then echo "regenerate_tables: the machine is busy (load $load_before); speeds will be too low" >&2; fi
 for name in "${names[@]}"; do
     echo "regenerate_tables: measuring $name" >&2
     rm -f "$out/bench.notes"
