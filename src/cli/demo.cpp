@@ -110,16 +110,16 @@ Status run_demo(DemoOptions& options, Terminal& terminal) {
     SKIFF_TRY(auto parent, run_self_json({"inspect", options.model, "--hash"}));
     if (!terminal.json()) SKIFF_CHECK(run_self({"inspect", options.model}));
 
-    const std::string name = base_name(options.model), logits = join_path(options.out, name + ".logits");
+    const std::string name = base_name(options.model);
     std::vector<Row> rows;
-    SKIFF_TRY(auto first, measure(name, options.model, {"--save-logits", logits}, options, terminal));
+    SKIFF_TRY(auto first, measure(name, options.model, {}, options, terminal));
     rows.push_back(std::move(first));
     std::string child;
     for (const std::string& scheme : options.schemes) {
         child = join_path(options.out, name + "-" + scheme);
         terminal.remark("· " + name + "-" + scheme + ": quantizing");
         SKIFF_TRY(auto made, run_self_json(with_threads({"quantize", options.model, "-o", child, "--scheme", scheme, "--force"}, options)));
-        SKIFF_TRY(auto row, measure(name + "-" + scheme, child, {"--against", logits}, options, terminal));
+        SKIFF_TRY(auto row, measure(name + "-" + scheme, child, {"--against", options.model}, options, terminal));
         rows.push_back(std::move(row));
     }
     if (!options.shape.empty() && file_exists(options.shape)) {
@@ -131,7 +131,6 @@ Status run_demo(DemoOptions& options, Terminal& terminal) {
         rows.push_back(std::move(row));
     }
     SKIFF_CHECK(print_table(rows, parent, options, terminal));
-    SKIFF_CHECK(remove_all(logits));
     if (terminal.json()) return {};
     terminal.print("\n" + child + " writes:\n");
     SKIFF_CHECK(run_self(with_threads({"run", child, "--raw", "-p", options.prompt, "-n", "100", "--temp", "0.7", "--seed", "7"}, options)));

@@ -52,7 +52,9 @@ TEST(TemplateGolden, LanguageIsJinjas) {
             EXPECT_FALSE(rendered.ok()) << source << "\nJinja2 raises " << row["error"].text() << ", we print: " << *rendered;
         } else {
             EXPECT_TRUE(rendered.ok()) << source << "\n" << rendered.error().to_string();
-            if (rendered.ok()) EXPECT_EQ(*rendered, row["text"].text()) << source;
+            if (rendered.ok()) {
+                EXPECT_EQ(*rendered, row["text"].text()) << source;
+            }
         }
     }
 }
