@@ -1,8 +1,5 @@
 #include "compress/tensor_plan.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <set>
 
 #include "base/checked.h"
@@ -185,14 +182,6 @@ private:
 }  // namespace
 
 std::string module_of_key(const std::string& key) { return key.ends_with(weight_end) ? key.substr(0, key.size() - weight_end.size()) : key; }
-
-void release_pages(const Weight& weight) {
-    if (!weight.file_backed || weight.plain() == nullptr) return;
-    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-    const auto begin = round_up(reinterpret_cast<std::uintptr_t>(weight.plain()->data.data()), page);
-    const auto end = reinterpret_cast<std::uintptr_t>(weight.plain()->data.data() + weight.plain()->data.size()) / page * page;
-    if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-}
 
 Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, const ProgressSink& progress) {
     return Planner(parent, step, pool).run(progress);

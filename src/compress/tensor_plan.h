@@ -51,7 +51,4 @@ Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, co
 // "model.layers.0.mlp.down_proj" of "....weight"; the key itself when it names no module's weight.
 std::string module_of_key(const std::string& key);
 
-// Gives back the pages of a mapped weight that will not be read again soon.
-void release_pages(const Weight& weight);
-
 }  // namespace skiff

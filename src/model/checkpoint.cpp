@@ -17,7 +17,9 @@ Result<Checkpoint> Checkpoint::open(const std::string& model) {
     auto ends_with = [&](std::string_view end) { return name.size() > end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0; };
     if (ends_with(".safetensors") || name == "config.json") return open_folder_checkpoint(parent_path(model));
     if (ends_with(".bin") || ends_with(".pt") || ends_with(".pth") || ends_with(".ckpt") || ends_with(".pkl"))
-        return unsupported(model + ": is a pickle, which can run code when it is read; convert it to safetensors first (transformers: save_pretrained(..., safe_serialization=True))");
+        return unsupported(model +
+                           ": is a pickle, which can run code when it is read; convert it to safetensors first (transformers: save_pretrained(..., "
+                           "safe_serialization=True))");
     return corrupt(model + ": is neither a model folder nor a GGUF file");
 }
 
@@ -76,6 +78,7 @@ Result<std::string> Checkpoint::content_hash() const {
             add(codes->scales.data);
             add(codes->zeros.data);
         }
+        release_pages(weight);
     }
     return hash.hex();
 }

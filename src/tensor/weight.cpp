@@ -1,5 +1,8 @@
 #include "tensor/weight.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include "base/checked.h"
 
 namespace skiff {
@@ -80,6 +83,14 @@ Weight transposed(const Weight& plain_matrix) {
             for (std::int64_t row = row_begin; row < std::min(n_rows, row_begin + tile); ++row)
                 std::memcpy(bytes.data() + (row * n_columns + column) * size, view.data.data() + (column * n_rows + row) * size, static_cast<std::size_t>(size));
     return make_plain_weight({n_rows, n_columns}, view.dtype, std::move(bytes));
+}
+
+void release_pages(const Weight& weight) {
+    if (!weight.file_backed || weight.plain() == nullptr) return;
+    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto begin = round_up(reinterpret_cast<std::uintptr_t>(weight.plain()->data.data()), page);
+    const auto end = reinterpret_cast<std::uintptr_t>(weight.plain()->data.data() + weight.plain()->data.size()) / page * page;
+    if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 }  // namespace skiff

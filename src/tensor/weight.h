@@ -59,6 +59,9 @@ Weight make_plain_weight(Shape shape, DType dtype, std::vector<std::byte> bytes)
 // The columns of a plain matrix as rows, in the same type.
 Weight transposed(const Weight& plain_matrix);
 
+// Gives back the memory of a mapped weight's pages; they are read from the file again when needed. For whoever walks through a whole model.
+void release_pages(const Weight& weight);
+
 // Quantizes row by row to an integer or floating scheme by rounding to nearest on the scheme's grid.
 // Refuses NaN and infinities with the row and column. `importance` (n_columns) may be empty. The bits of the result do not depend on the
 // pool. Where f16 scales would lose too much (scale_is_storable) the result's scheme and scales say f32.
