@@ -1,0 +1,54 @@
+# skiff convert as its users meet it: files appear whole or not at all, what exists is kept, and the text stays the same.
+set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+model="$SKIFF_SOURCE_DIR/models/pocket"
+[ -f "$model/model.safetensors" ] || { echo "models/pocket is not here"; exit 77; }
+
+text() { "$SKIFF" run "$1" --raw -p "Once upon a time" -n 24 --temp 0 -q --kernels reference; }
+fail() { echo "$1"; exit 1; }
+
+"$SKIFF" convert "$model" --to gguf -o "$work/m.gguf" > "$work/out"
+grep -q "BF16" "$work/out" || fail "no table of types"
+[ "$(text "$model")" = "$(text "$work/m.gguf")" ] || fail "the GGUF file continues differently"
+
+# an output that exists
+before=$(sha256sum < "$work/m.gguf")
+if "$SKIFF" convert "$model" --to gguf -o "$work/m.gguf" 2> "$work/err"; then fail "an existing file was replaced"; fi
+grep -q -- "--force" "$work/err" || fail "no word of --force: $(cat "$work/err")"
+[ "$before" = "$(sha256sum < "$work/m.gguf")" ] || fail "the existing file was touched"
+"$SKIFF" convert "$model" --to gguf -o "$work/m.gguf" --force > /dev/null
+[ "$before" = "$(sha256sum < "$work/m.gguf")" ] || fail "the same conversion gives other bytes"
+
+# a dry run writes nothing; --json has the figures
+"$SKIFF" convert "$model" --to gguf --type Q4_K --dry-run --json > "$work/dry.json"
+grep -q '"Q4_K"' "$work/dry.json" && grep -q '"Q6_K"' "$work/dry.json" || fail "types of Q4_K: $(cat "$work/dry.json")"
+[ "$(ls "$work" | grep -c gguf)" = 1 ] || fail "a dry run left files"
+
+# GGUF to GGUF keeps blocks and tokenizer; GGUF to a folder and back keeps the numbers
+"$SKIFF" convert "$work/m.gguf" --to gguf --type Q8_0 -o "$work/q8.gguf" > /dev/null
+"$SKIFF" convert "$work/q8.gguf" --to gguf -o "$work/again.gguf" > /dev/null
+[ "$(text "$work/q8.gguf")" = "$(text "$work/again.gguf")" ] || fail "copying blocks changed them"
+"$SKIFF" convert "$work/m.gguf" --to hf -o "$work/folder" > /dev/null
+[ -f "$work/folder/config.json" ] && [ -f "$work/folder/model.safetensors" ] || fail "no folder"
+cp "$model/tokenizer.json" "$work/folder/"
+[ "$(text "$model")" = "$(text "$work/folder")" ] || fail "the folder continues differently"
+
+# any shape, one tensor at a time
+"$SKIFF" convert "random:$model/config.json" --to gguf --type Q4_0 -o "$work/random.gguf" > "$work/out"
+grep -q "no tokenizer" "$work/out" || fail "no word of the missing tokenizer"
+"$SKIFF" inspect "$work/random.gguf" > /dev/null
+
+# what cannot be done is said, and nothing is left behind
+for arguments in "--type Q9_9 -o $work/x.gguf" "--to hf --type Q4_0 -o $work/x" "--to gguf"; do
+    if "$SKIFF" convert "$model" $arguments > /dev/null 2> "$work/err"; then fail "accepted: $arguments"; fi
+done
+[ ! -e "$work/x.gguf" ] && [ ! -e "$work/x" ] && [ ! -e "$work/x.partial" ] || fail "left-overs: $(ls "$work")"
+
+# the shared file prints what another program printed
+stories="$SKIFF_SHARED_DIR/models/stories260K.gguf"
+if [ -f "$stories" ]; then
+    expected=$(head -c 480 "$SKIFF_SHARED_DIR/models/stories260K.expected_greedy.txt" | head -n 3)
+    found=$("$SKIFF" run "$stories" -p "" -n 200 --temp 0 --raw -q | head -n 3)
+    [ "$expected" = "$found" ] || fail "stories260K.gguf tells another story"
+fi
