@@ -397,7 +397,7 @@ TEST(HostileConfig, OddValuesUnderEveryKey) {
                 const double begin = monotonic_seconds();
                 auto spec = build_spec(changed);
                 const std::string what = std::string(name) + ": " + key + " = " + value.dump().substr(0, 60);
-                EXPECT_LT(monotonic_seconds() - begin, 5) << what;
+                EXPECT_LT(monotonic_seconds() - begin, 20) << what;
                 if (!spec.ok()) {
                     EXPECT_FALSE(spec.error().message.empty()) << what;
                     EXPECT_LT(spec.error().to_string().size(), 2000u) << what;
@@ -427,7 +427,7 @@ TEST(HostileConfig, TheLargestSizesTogetherDoNotOverflow) {
     EXPECT_GT(spec->n_parameters(), std::int64_t{1} << 58);
     EXPECT_GT(spec->multiply_adds_per_token(), std::int64_t{1} << 58);
     EXPECT_GT(spec->state_elements_per_token(), 0);
-    EXPECT_LT(monotonic_seconds() - begin, 5);
+    EXPECT_LT(monotonic_seconds() - begin, 20);
 }
 
 }  // namespace
