@@ -12,16 +12,6 @@ namespace {
 
 constexpr std::string_view weight_end = ".weight";
 
-std::set<std::string> keys_stored_as_columns(const ModelSpec& spec) {
-    std::set<std::string> keys;
-    for (const Block& block : spec.blocks)
-        for (const Op& op : block.ops)
-            if (const auto* linear = std::get_if<LinearOp>(&op.detail))
-                for (const LinearTerm& term : linear->terms)
-                    if (term.weight.transposed) keys.insert(term.weight.key);
-    return keys;
-}
-
 // The 16 bit type that the parent computes with.
 DType half_type(const Json& config) {
     for (const char* key : {"dtype", "torch_dtype"})

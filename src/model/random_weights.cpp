@@ -65,20 +65,22 @@ private:
 
 class QuantizedOnLoad final : public WeightSource {
 public:
-    QuantizedOnLoad(std::shared_ptr<WeightSource> source, SchemeChoice scheme_of, ScaleRule rule)
-        : source_(std::move(source)), scheme_of_(std::move(scheme_of)), rule_(rule) {}
+    QuantizedOnLoad(std::set<std::string> columns, std::shared_ptr<WeightSource> source, SchemeChoice scheme_of, ScaleRule rule)
+        : columns_(std::move(columns)), source_(std::move(source)), scheme_of_(std::move(scheme_of)), rule_(rule) {}
     bool contains(const std::string& key) const override { return source_->contains(key); }
     std::vector<std::string> keys() const override { return source_->keys(); }
     Result<Weight> load(const std::string& key) const override {
         SKIFF_TRY(auto weight, source_->load(key));
         const Scheme* scheme = scheme_of_(key);
         if (scheme == nullptr || weight.plain() == nullptr) return weight;
-        auto coded = encode_nearest(weight, *scheme, rule_);
+        // Codes are always (outputs, inputs).
+        auto coded = encode_nearest(columns_.count(key) != 0 && scheme->kind == NumberKind::integer ? transposed(weight) : weight, *scheme, rule_);
         if (!coded.ok()) return coded.take_error().with_context(key);
         return coded;
     }
 
 private:
+    std::set<std::string> columns_;  // stored as (inputs, outputs)
     std::shared_ptr<WeightSource> source_;
     SchemeChoice scheme_of_;
     ScaleRule rule_;
@@ -90,8 +92,8 @@ std::shared_ptr<WeightSource> random_weights(const ModelSpec& spec, DType dtype,
     return std::make_shared<RandomWeights>(spec, dtype, seed);
 }
 
-std::shared_ptr<WeightSource> quantized_on_load(std::shared_ptr<WeightSource> source, SchemeChoice scheme_of, ScaleRule rule) {
-    return std::make_shared<QuantizedOnLoad>(std::move(source), std::move(scheme_of), rule);
+std::shared_ptr<WeightSource> quantized_on_load(const ModelSpec& spec, std::shared_ptr<WeightSource> source, SchemeChoice scheme_of, ScaleRule rule) {
+    return std::make_shared<QuantizedOnLoad>(keys_stored_as_columns(spec), std::move(source), std::move(scheme_of), rule);
 }
 
 }  // namespace skiff

@@ -45,6 +45,16 @@ std::int64_t ModelSpec::state_elements_per_token() const {
     return total;
 }
 
+std::set<std::string> keys_stored_as_columns(const ModelSpec& spec) {
+    std::set<std::string> keys;
+    for (const Block& block : spec.blocks)
+        for (const Op& op : block.ops)
+            if (const auto* linear = std::get_if<LinearOp>(&op.detail))
+                for (const LinearTerm& term : linear->terms)
+                    if (term.weight.transposed) keys.insert(term.weight.key);
+    return keys;
+}
+
 const char* op_kind_name(const OpDetail& detail) {
     static constexpr const char* names[] = {"embed",    "norm", "linear", "rope",    "attention", "activation",
                                             "multiply", "add",  "scale",  "softcap", "route",     "gate"};

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -184,6 +185,9 @@ struct ModelSpec {
 
     bool operator==(const ModelSpec&) const = default;
 };
+
+// Keys of linear weights that are stored as (inputs, outputs).
+std::set<std::string> keys_stored_as_columns(const ModelSpec& spec);
 
 const char* op_kind_name(const OpDetail& detail);  // "linear"
 

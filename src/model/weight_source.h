@@ -26,6 +26,6 @@ std::shared_ptr<WeightSource> random_weights(const ModelSpec& spec, DType dtype,
 
 // Quantizes what `scheme_of` names as it is loaded (for `bench random:... --scheme`); other tensors pass through.
 using SchemeChoice = std::function<const Scheme*(const std::string& key)>;
-std::shared_ptr<WeightSource> quantized_on_load(std::shared_ptr<WeightSource> source, SchemeChoice scheme_of, ScaleRule rule);
+std::shared_ptr<WeightSource> quantized_on_load(const ModelSpec& spec, std::shared_ptr<WeightSource> source, SchemeChoice scheme_of, ScaleRule rule);
 
 }  // namespace skiff

@@ -31,7 +31,7 @@ std::shared_ptr<const Plan> make_plan(const Case& c, PlanOptions options = {}) {
     if (c.scheme != nullptr) {
         scheme = *parse_scheme(c.scheme);
         weights = quantized_on_load(
-            weights, [spec, scheme](const std::string& key) { return spec.tensors.at(key).role == TensorDecl::Role::linear ? &scheme : nullptr; },
+            spec, weights, [spec, scheme](const std::string& key) { return spec.tensors.at(key).role == TensorDecl::Role::linear ? &scheme : nullptr; },
             ScaleRule::min_max);
     }
     options.kernels = c.kernels;

@@ -1,36 +1,11 @@
 #include "plan/weight_pool.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 namespace skiff {
 namespace {
 
 std::string ref_key(const TensorRef& ref) {
     return ref.key + "|" + std::to_string(ref.rows.begin) + "," + std::to_string(ref.rows.block) + "," + std::to_string(ref.rows.stride) + "," +
            std::to_string(ref.rows.n_blocks) + (ref.transposed ? "|t" : "");
-}
-
-// (columns, rows) to (rows, columns), same type.
-Weight transpose(const Weight& weight) {
-    const TensorView& view = *weight.plain();
-    const std::int64_t n_columns = weight.shape[0], n_rows = weight.shape[1], size = dtype_info(view.dtype).bits / 8;
-    std::vector<std::byte> bytes(view.data.size());
-    for (std::int64_t row = 0; row < n_rows; ++row)
-        for (std::int64_t column = 0; column < n_columns; ++column)
-            std::memcpy(bytes.data() + (row * n_columns + column) * size, view.data.data() + (column * n_rows + row) * size,
-                        static_cast<std::size_t>(size));
-    return make_plain_weight({n_rows, n_columns}, view.dtype, std::move(bytes));
-}
-
-// Gives back the page cache of a mapped tensor that has been copied, so that peak memory is not twice the model.
-void drop_pages(const Weight& weight) {
-    if (!weight.file_backed || weight.plain() == nullptr) return;
-    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-    auto begin = reinterpret_cast<std::uintptr_t>(weight.plain()->data.data());
-    auto end = (begin + weight.plain()->data.size()) / page * page;
-    begin = (begin + page - 1) / page * page;
-    if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 }  // namespace
@@ -52,8 +27,8 @@ Result<Weight> WeightPool::load(const TensorRef& ref) {
     }
     if (ref.transposed && loaded->plain() != nullptr) {
         if (dtype_info(loaded->plain()->dtype).to_float == nullptr) return unsupported("tensor " + ref.key + " has a type that is no number");
-        Weight turned = transpose(*loaded);
-        drop_pages(*loaded);
+        Weight turned = transposed(*loaded);
+        release_pages(*loaded);
         return turned;
     }
     return loaded;
@@ -70,7 +45,7 @@ Result<std::shared_ptr<const PackedWeight>> WeightPool::packed(const TensorRef& 
     const Layout* layout = choose_layout(weight, options_.isa, options_.kernels);
     if (layout == nullptr) return unsupported("tensor " + ref.key + " (" + weight.encoding_name() + "): no kernel reads this type");
     auto packed = std::make_shared<const PackedWeight>(pack_weight(*layout, weight, rows));
-    if (packed->buffer.size_bytes() > 0) drop_pages(weight);
+    if (packed->buffer.size_bytes() > 0) release_pages(weight);
     packed_.emplace(key, packed);
     all_.push_back(packed);
     return packed;

@@ -26,7 +26,7 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
             auto use = uses.find(key);
             return use == uses.end() ? nullptr : scheme_for(wish, use->second);
         };
-        weights = quantized_on_load(weights, choose, ScaleRule::min_max);
+        weights = quantized_on_load(model.spec, weights, choose, ScaleRule::min_max);
     }
     PlanOptions plan_options;
     plan_options.isa = options.isa;

@@ -108,7 +108,7 @@ TEST_F(QuantizeChild, EveryPresetOfTheTrainedModel) {
         ASSERT_TRUE(of_child.ok()) << of_child.error().to_string();
         // Written and read it is to the bit what quantizing in memory gives.
         const SchemeWish wish = default_wish(preset.scheme);
-        auto in_memory = quantized_on_load(parent->weights, [&](const std::string& key) { return scheme_for(wish, uses.at(key)); }, ScaleRule::search);
+        auto in_memory = quantized_on_load(parent->spec, parent->weights, [&](const std::string& key) { return scheme_for(wish, uses.at(key)); }, ScaleRule::search);
         auto expected = logits_of(parent->spec, *in_memory, *tokens);
         ASSERT_TRUE(expected.ok());
         EXPECT_EQ(*of_child, *expected);

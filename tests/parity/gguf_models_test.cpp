@@ -1,11 +1,14 @@
 // GGUF files of whole models: written and opened again they compute the same; their metadata and tensor names are those of released files.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <set>
 
+#include "base/hash.h"
 #include "compress/export_gguf.h"
 #include "compress/export_hf.h"
 #include "formats/gguf.h"
@@ -141,7 +144,7 @@ TEST(GgufFiles, CodesBecomeBlocksWithoutLoss) {
         auto parsed = parse_scheme(scheme);
         if (!parsed.ok()) continue;
         Checkpoint child = *source;
-        child.weights = quantized_on_load(source->weights, [&](const std::string& key) { return key.find("_proj.weight") != std::string::npos ? &*parsed : nullptr; }, ScaleRule::min_max);
+        child.weights = quantized_on_load(source->spec, source->weights, [&](const std::string& key) { return key.find("_proj.weight") != std::string::npos ? &*parsed : nullptr; }, ScaleRule::min_max);
         Status status = convert(child, path, {.type = std::string(scheme).back() == 'a' ? type : "auto", .head_type = "F32", .embedding_type = "F32"});
         ASSERT_TRUE(status.ok()) << status.error().to_string();
         auto opened = Checkpoint::open(path);
@@ -182,6 +185,57 @@ TEST(GgufFiles, TheTinyStoriesFileEqualsItsFolder) {
     EXPECT_EQ(*a->encode(text), *b->encode(text));
 }
 
+// ---- files that lie: each is a good file with one thing changed
+
+struct Lie {
+    const char* what;
+    std::function<void(GgufLayout&)> tell;
+    const char* mention;
+};
+
+TEST(GgufFiles, LiesAreErrors) {
+    const std::string work = fresh_folder(), path = work + "/lie.gguf";
+    auto source = Checkpoint::open(models_dir + "/llama_biases");
+    ASSERT_TRUE(source.ok());
+    auto plan = plan_gguf_export(*source, {.type = "F32"});
+    ASSERT_TRUE(plan.ok()) << plan.error().to_string();
+    const auto set = [](const char* key, GgufValue value) { return [key, value](GgufLayout& layout) { layout.metadata.set(key, value); }; };
+    const Lie lies[] = {
+        {"unknown architecture", set("general.architecture", std::string("mamba")), "mamba"},
+        {"architecture without a GGUF", set("general.architecture", std::string("opt")), "opt"},
+        {"no heads", set("llama.attention.head_count", std::uint32_t{0}), "head_count"},
+        {"heads of another type", set("llama.attention.head_count", std::string("4")), "head_count"},
+        {"many blocks", set("llama.block_count", std::uint32_t{1000000}), "num_hidden_layers"},
+        {"a block more", set("llama.block_count", std::uint32_t{3}), "blk.2."},
+        {"a block less", set("llama.block_count", std::uint32_t{1}), "blk.1."},
+        {"too many per block", set("llama.feed_forward_length", GgufArray(std::vector<std::int32_t>(3, 39))), "intermediate_size"},
+        {"negative width", set("llama.feed_forward_length", GgufArray(std::vector<std::int32_t>{39, -1})), "intermediate_size"},
+        {"heads that do not divide", set("llama.attention.head_count_kv", std::uint32_t{3}), "num_key_value_heads"},
+        {"zero rotation", set("llama.rope.dimension_count", std::uint32_t{0}), "rope.dimension_count"},
+        {"more rotation than head", set("llama.rope.dimension_count", std::uint32_t{1u << 30}), "rope.dimension_count"},
+        {"yarn", set("llama.rope.scaling.type", std::string("yarn")), "yarn"},
+        {"bad eps", set("llama.attention.layer_norm_rms_epsilon", -1.0f), "rms_norm_eps"},
+        {"a key that changes the result", set("llama.attention.scale", 0.5f), "llama.attention.scale"},
+        {"a tensor that nobody reads", [](GgufLayout& layout) { layout.tensors.push_back({"blk.0.attn_sub_norm.weight", gguf_type_by_name("F32"), {32}}); }, "attn_sub_norm"},
+        {"a tensor less", [](GgufLayout& layout) { layout.tensors.pop_back(); }, "output_norm.weight"},
+    };
+    for (const Lie& lie : lies) {
+        GgufLayout layout = plan->layout;
+        lie.tell(layout);
+        auto writer = GgufWriter::create(path, layout);
+        ASSERT_TRUE(writer.ok()) << lie.what << ": " << writer.error().to_string();
+        for (const GgufTensorSpec& tensor : layout.tensors) {
+            ASSERT_TRUE(writer->begin(tensor.name).ok());
+            ASSERT_TRUE(writer->append_floats(std::vector<float>(static_cast<std::size_t>(element_count(tensor.shape)), 0.5f)).ok());
+        }
+        ASSERT_TRUE(writer->commit().ok());
+        auto opened = Checkpoint::open(path);
+        ASSERT_FALSE(opened.ok()) << lie.what;
+        EXPECT_NE(opened.error().to_string().find(lie.mention), std::string::npos) << lie.what << ": " << opened.error().to_string();
+    }
+    fs::remove_all(work);
+}
+
 // ---- metadata and names of released files
 
 // The goldens have every value as text; floats compare as floats.
@@ -200,7 +254,7 @@ bool equals_text(const GgufValue& value, const std::string& text) {
 
 struct Released {
     const char* golden;  // file of the shared data
-    const char* config;
+    const char* config;  // a JSON object, or the name of a file of the shared data
 };
 const Released released[] = {
     {"Meta-Llama-3-8B-Instruct", R"({"model_type":"llama","hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"vocab_size":128256,"max_position_embeddings":8192,"rms_norm_eps":1e-05,"rope_theta":500000.0})"},
@@ -208,6 +262,7 @@ const Released released[] = {
     {"Mixtral-8x7B-Instruct-v0.1", R"({"model_type":"mixtral","hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"vocab_size":32000,"max_position_embeddings":32768,"rms_norm_eps":1e-05,"rope_theta":1000000.0,"num_local_experts":8,"num_experts_per_tok":2,"sliding_window":null})"},
     {"Qwen2.5-0.5B-Instruct", R"({"model_type":"qwen2","hidden_size":896,"intermediate_size":4864,"num_hidden_layers":24,"num_attention_heads":14,"num_key_value_heads":2,"vocab_size":151936,"max_position_embeddings":32768,"rms_norm_eps":1e-06,"rope_theta":1000000.0,"tie_word_embeddings":true})"},
     {"gemma-2-2b-it", R"({"model_type":"gemma2","hidden_size":2304,"intermediate_size":9216,"num_hidden_layers":26,"num_attention_heads":8,"num_key_value_heads":4,"head_dim":256,"vocab_size":256000,"max_position_embeddings":8192,"rms_norm_eps":1e-06,"query_pre_attn_scalar":256,"sliding_window":4096})"},
+    {"Phi-3-mini-128k-instruct", "hf-configs/Phi3ForCausalLM__3072.json"},
 };
 
 TEST(GgufFiles, MetadataAndNamesOfReleasedModels) {
@@ -215,7 +270,8 @@ TEST(GgufFiles, MetadataAndNamesOfReleasedModels) {
     const std::string work = fresh_folder();
     for (const Released& model : released) {
         const std::string config = work + "/" + model.golden + ".json";
-        std::ofstream(config) << model.config;
+        if (model.config[0] == '{') std::ofstream(config) << model.config;
+        else fs::copy_file(shared_dir + "/data/" + model.config, config);
         auto golden = read_json_file(shared_dir + "/data/gguf-goldens/" + model.golden + ".json");
         auto checkpoint = Checkpoint::open("random:" + config);
         ASSERT_TRUE(golden.ok() && checkpoint.ok()) << model.golden << (checkpoint.ok() ? "" : checkpoint.error().to_string());
@@ -231,7 +287,13 @@ TEST(GgufFiles, MetadataAndNamesOfReleasedModels) {
             if (ours == nullptr) ADD_FAILURE() << model.golden << " lacks " << key;
             else EXPECT_TRUE(equals_text(*ours, value.text())) << model.golden << ": " << key << " is not " << value.text();
         }
-        for (const GgufTensorSpec& tensor : plan->layout.tensors) found.insert(tensor.name);
+        for (std::size_t i = 0; i < plan->tensors.size(); ++i) {
+            const std::string& name = plan->layout.tensors[i].name;
+            found.insert(name);
+            // Tensors that come from the config have known bytes: LongRoPE's factors.
+            if (!plan->tensors[i].keys.empty()) continue;
+            EXPECT_EQ(sha256_hex(std::as_bytes(std::span(plan->tensors[i].values))), (*golden)[name].text()) << model.golden << ": " << name;
+        }
         EXPECT_EQ(found, expected) << model.golden;
     }
     fs::remove_all(work);

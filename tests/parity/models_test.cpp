@@ -107,6 +107,25 @@ void compare(const std::string& name, const Golden& golden) {
 
 TEST_P(Models, LogitsEqualThoseOfTransformers) { compare(GetParam(), read_golden(GetParam())); }
 
+// Eight bits lose little, and a weight that was turned or cut wrongly would lose all.
+TEST_P(Models, QuantizedOnLoadStaysClose) {
+    const Golden golden = read_golden(GetParam());
+    auto checkpoint = Checkpoint::open(models_dir + "/" + GetParam());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().to_string();
+    const Scheme scheme = *parse_scheme("w8g32");
+    const ModelSpec& spec = checkpoint->spec;
+    auto weights = quantized_on_load(
+        spec, checkpoint->weights,
+        [&](const std::string& key) { return spec.tensors.at(key).role == TensorDecl::Role::linear ? &scheme : nullptr; }, ScaleRule::search);
+    for (KernelChoice kernels : {KernelChoice::reference, KernelChoice::fastest}) {
+        PlanOptions options;
+        options.kernels = kernels;
+        auto plan = lower(spec, *weights, options);
+        ASSERT_TRUE(plan.ok()) << plan.error().to_string();
+        expect_near(run(*plan, golden.ids, golden.ids.size()), golden, 0.1f, GetParam());
+    }
+}
+
 // transformers chooses LongRoPE's factors by the length of the text, we by the length that a session may reach.
 TEST(LongRope, ShortTextsTakeTheShortFactors) { compare("phi3_longrope", read_golden("phi3_longrope", "_short")); }
 
