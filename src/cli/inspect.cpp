@@ -70,7 +70,8 @@ Status print_plan(const Checkpoint& checkpoint, Terminal& terminal) {
     print_operators(checkpoint.spec, terminal);
     SKIFF_TRY(auto plan, lower(checkpoint.spec, *checkpoint.weights, {}));
     for (const Program& program : plan->programs) {
-        terminal.print("\nsteps for " + std::to_string(program.min_tokens) + (program.max_tokens == INT64_MAX ? " tokens and more:" : " to " + std::to_string(program.max_tokens) + " tokens:"));
+        terminal.print("\nsteps for " + std::to_string(program.min_tokens) +
+                       (program.max_tokens == INT64_MAX ? " tokens and more:" : " to " + std::to_string(program.max_tokens) + " tokens:"));
         for (const std::string& line : describe(program)) terminal.print("  " + line);
     }
     return {};
@@ -81,7 +82,8 @@ std::string tokenizer_text(const Checkpoint& checkpoint, Json& document) {
     document.set("tokenizer", tokenizer.ok() ? Json(tokenizer->kind()) : Json());
     document.set("chat_template", tokenizer.ok() && !tokenizer->chat_template().empty());
     if (!tokenizer.ok()) return tokenizer.error().code == ErrorCode::not_found ? "none" : tokenizer.error().to_string();
-    return tokenizer->kind() + ", " + std::to_string(tokenizer->n_vocab()) + " tokens" + (tokenizer->chat_template().empty() ? ", no chat template" : ", with a chat template");
+    return tokenizer->kind() + ", " + std::to_string(tokenizer->n_vocab()) + " tokens" +
+           (tokenizer->chat_template().empty() ? ", no chat template" : ", with a chat template");
 }
 
 Status run_inspect(InspectOptions& options, Terminal& terminal) {
@@ -91,9 +93,18 @@ Status run_inspect(InspectOptions& options, Terminal& terminal) {
     const double parameters = static_cast<double>(spec.n_parameters()), bits = static_cast<double>(inventory.bytes) * 8 / parameters;
     const std::int64_t context = options.context > 0 ? options.context : spec.max_positions;
     const std::uint64_t state_bytes = static_cast<std::uint64_t>(spec.state_elements_per_token()) * 2 * static_cast<std::uint64_t>(context);
-    Json document = Json::object({{"path", options.model}, {"architecture", spec.architecture}, {"parameters", spec.n_parameters()}, {"weight_bytes", inventory.bytes},
-                                  {"bits_per_weight", bits}, {"layers", spec.n_layers}, {"d_model", spec.d_model}, {"vocabulary", spec.n_vocab}, {"context", spec.max_positions},
-                                  {"multiply_adds_per_token", spec.multiply_adds_per_token()}, {"state_bytes_f16", state_bytes}, {"state_context", context}});
+    Json document = Json::object({{"path", options.model},
+                                  {"architecture", spec.architecture},
+                                  {"parameters", spec.n_parameters()},
+                                  {"weight_bytes", inventory.bytes},
+                                  {"bits_per_weight", bits},
+                                  {"layers", spec.n_layers},
+                                  {"d_model", spec.d_model},
+                                  {"vocabulary", spec.n_vocab},
+                                  {"context", spec.max_positions},
+                                  {"multiply_adds_per_token", spec.multiply_adds_per_token()},
+                                  {"state_bytes_f16", state_bytes},
+                                  {"state_context", context}});
     Json kinds = Json::object();
     std::vector<std::vector<std::string>> rows = {{"type", "tensors", "weights", "bytes"}};
     for (const auto& [name, entry] : inventory.by_encoding) {
@@ -106,13 +117,14 @@ Status run_inspect(InspectOptions& options, Terminal& terminal) {
         SKIFF_TRY(auto hash, checkpoint.content_hash());
         document.set("hash", hash);
     }
-    terminal.print(checkpoint.name + ": " + spec.architecture + ", " + std::to_string(spec.n_layers) + " layers, width " + std::to_string(spec.d_model) + ", vocabulary " +
-                   std::to_string(spec.n_vocab) + ", context " + std::to_string(spec.max_positions));
+    terminal.print(checkpoint.name + ": " + spec.architecture + ", " + std::to_string(spec.n_layers) + " layers, width " +
+                   std::to_string(spec.d_model) + ", vocabulary " + std::to_string(spec.n_vocab) + ", context " + std::to_string(spec.max_positions));
     terminal.print("parameters       " + count_text(parameters) + " (" + std::to_string(spec.n_parameters()) + ")");
     terminal.print("weights          " + bytes_text(inventory.bytes) + ", " + number_text(bits, 2) + " bits per weight");
     terminal.print("per token        " + count_text(static_cast<double>(spec.multiply_adds_per_token())) + " multiply-adds, " +
                    bytes_text(static_cast<std::uint64_t>(spec.state_elements_per_token()) * 2) + " of state in 16 bit");
-    terminal.print("at context " + std::to_string(context) + "  " + bytes_text(inventory.bytes + state_bytes) + " (state " + bytes_text(state_bytes) + ")");
+    terminal.print("at context " + std::to_string(context) + "  " + bytes_text(inventory.bytes + state_bytes) + " (state " + bytes_text(state_bytes) +
+                   ")");
     terminal.print("tokenizer        " + tokenizer);
     if (options.hash) terminal.print("hash             " + document["hash"].text());
     terminal.print("");
@@ -126,7 +138,8 @@ Status run_inspect(InspectOptions& options, Terminal& terminal) {
 }  // namespace
 
 std::unique_ptr<Verb> inspect_verb_row() {
-    return make_verb<InspectOptions>("inspect", "Show what a model is made of, what it weighs and what a token costs", {"skiff inspect models/pocket", "skiff inspect MODEL --tensors --plan"}, run_inspect);
+    return make_verb<InspectOptions>("inspect", "Show what a model is made of, what it weighs and what a token costs",
+                                     {"skiff inspect models/pocket", "skiff inspect MODEL --tensors --plan"}, run_inspect);
 }
 
 }  // namespace skiff

@@ -25,7 +25,8 @@ struct QuantizeOptions {
         visitor.option("--embedding", embedding, "Scheme of the embedding table; default: w8 where --scheme has fewer bits; keep: as it is");
         visitor.flag("--compat", compat, "Write only what other programs load: head and embedding keep their type, no short groups");
         visitor.choice("--method", method, methods, "How codes are chosen");
-        visitor.choice("--scale-rule", scale_rule, {"search", "min-max"}, "search: the scale with the least squared error; min-max: the extremes as they are");
+        visitor.choice("--scale-rule", scale_rule, {"search", "min-max"},
+                       "search: the scale with the least squared error; min-max: the extremes as they are");
         visitor.flag("--allow-requantize", requantize, "Accept weights that are quantized already; rounding twice loses twice");
         visitor.flag("--force", force, "Replace the output folder if it exists; the old one stays until the new one is complete");
         visitor.flag("--restart", restart, "Drop an unfinished run of the same output instead of going on with it");
@@ -63,19 +64,26 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     for (const auto& [key, use] : tensor_uses(parent.spec)) tied = tied || use == TensorUse::tied_embedding;
     if (tied && options.head.empty() && !options.embedding.empty()) step.schemes.head = step.schemes.embedding;
     if (tied && !options.head.empty() && !options.embedding.empty() && step.schemes.head != step.schemes.embedding)
-        return usage_error("--head " + options.head + " and --embedding " + options.embedding + " differ, but in this model they are one tensor; give one of them");
+        return usage_error("--head " + options.head + " and --embedding " + options.embedding +
+                           " differ, but in this model they are one tensor; give one of them");
     if (tied) step.schemes.embedding = step.schemes.head;
     return step;
 }
 
 Json estimate_json(const Estimate& estimate) {
-    return Json::object({{"bytes_before", estimate.bytes_before}, {"bytes_after", estimate.bytes_after}, {"bits_per_weight", estimate.bits_per_weight},
-                         {"memory_bytes", estimate.memory_bytes}, {"disk_bytes", estimate.disk_bytes}, {"free_disk_bytes", estimate.free_disk_bytes}, {"seconds", estimate.seconds}});
+    return Json::object({{"bytes_before", estimate.bytes_before},
+                         {"bytes_after", estimate.bytes_after},
+                         {"bits_per_weight", estimate.bits_per_weight},
+                         {"memory_bytes", estimate.memory_bytes},
+                         {"disk_bytes", estimate.disk_bytes},
+                         {"free_disk_bytes", estimate.free_disk_bytes},
+                         {"seconds", estimate.seconds}});
 }
 
 std::string estimate_text(const Estimate& estimate) {
-    return "weights " + bytes_text(estimate.bytes_before) + " -> " + bytes_text(estimate.bytes_after) + " (" + number_text(estimate.bits_per_weight, 2) + " bits per weight) · memory about " +
-           bytes_text(estimate.memory_bytes) + " · disk " + bytes_text(estimate.disk_bytes) + " of " + bytes_text(estimate.free_disk_bytes) + " free · about " + duration_text(estimate.seconds);
+    return "weights " + bytes_text(estimate.bytes_before) + " -> " + bytes_text(estimate.bytes_after) + " (" +
+           number_text(estimate.bits_per_weight, 2) + " bits per weight) · memory about " + bytes_text(estimate.memory_bytes) + " · disk " +
+           bytes_text(estimate.disk_bytes) + " of " + bytes_text(estimate.free_disk_bytes) + " free · about " + duration_text(estimate.seconds);
 }
 
 // Elements, bytes and error by scheme.
@@ -95,13 +103,15 @@ std::string table_of(const Manifest& manifest) {
     std::vector<std::vector<std::string>> rows = {{"scheme", "tensors", "weights", "bytes", "bits/weight", "largest squared error"}};
     for (const auto& [name, sum] : sums)
         rows.push_back({name, std::to_string(sum.n), count_text(static_cast<double>(sum.n_elements)), bytes_text(sum.bytes),
-                        number_text(sum.n_elements > 0 ? static_cast<double>(sum.bytes) * 8 / static_cast<double>(sum.n_elements) : 0, 2), number_text(sum.largest_error * 100, 4) + " %"});
+                        number_text(sum.n_elements > 0 ? static_cast<double>(sum.bytes) * 8 / static_cast<double>(sum.n_elements) : 0, 2),
+                        number_text(sum.largest_error * 100, 4) + " %"});
     return table_text(rows, TableStyle::plain);
 }
 
 Status quantize(QuantizeOptions& options, Terminal& terminal) {
     if (options.threads < 0 || options.threads > 1024) return usage_error("--threads " + std::to_string(options.threads) + ": expected 0 to 1024");
-    if (options.max_shard_mb < 1 || options.max_shard_mb > 1'000'000) return usage_error("--max-shard-mb " + std::to_string(options.max_shard_mb) + ": expected 1 to 1000000");
+    if (options.max_shard_mb < 1 || options.max_shard_mb > 1'000'000)
+        return usage_error("--max-shard-mb " + std::to_string(options.max_shard_mb) + ": expected 1 to 1000000");
     if (options.output.empty() && !options.dry_run) return usage_error("give the folder to write with -o");
     SKIFF_TRY(const auto scheme, parse_scheme(options.scheme));
     (void)scheme;
@@ -126,7 +136,8 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     };
     if (options.verbose)
         compress.on_tensor = [&](const ManifestTensor& tensor) {
-            terminal.remark(tensor.key + ": " + tensor.from + " -> " + tensor.scheme + ", " + bytes_text(tensor.bytes) + ", squared error " + number_text(tensor.relative_squared_error * 100, 4) + " %");
+            terminal.remark(tensor.key + ": " + tensor.from + " -> " + tensor.scheme + ", " + bytes_text(tensor.bytes) + ", squared error " +
+                            number_text(tensor.relative_squared_error * 100, 4) + " %");
         };
     SKIFF_TRY(const auto report, run_recipe(parent, recipe, compress));
     terminal.end_progress();
@@ -151,7 +162,9 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
 
 std::unique_ptr<Verb> quantize_verb_row() {
     return make_verb<QuantizeOptions>("quantize", "Make a model smaller by rounding its weights to 8 or 4 bits",
-                                      {"skiff quantize models/pocket -o pocket-w4 --scheme w4g32", "skiff quantize MODEL -o OUT --scheme w4g128 --compat", "skiff quantize MODEL --scheme w8 --dry-run"}, quantize);
+                                      {"skiff quantize models/pocket -o pocket-w4 --scheme w4g32",
+                                       "skiff quantize MODEL -o OUT --scheme w4g128 --compat", "skiff quantize MODEL --scheme w8 --dry-run"},
+                                      quantize);
 }
 
 }  // namespace skiff
