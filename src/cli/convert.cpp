@@ -21,8 +21,11 @@ struct ConvertOptions {
         visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
         visitor.choice("--to", to, {"gguf", "hf"}, "gguf: one file for llama.cpp and its relatives; hf: a Hugging Face folder of plain weights");
         visitor.option("-o,--output", output, "The file or folder to write; it appears when it is complete");
-        visitor.option("--type", type, "Type of the weights: auto (as they are, where the format can), F32, F16, BF16; GGUF also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, IQ4_NL");
-        visitor.option("--head-type", head_type, "GGUF: type of the head and of an embedding tied to it; auto: as --type, but at least 8 bits (Q6_K with K types)");
+        visitor.option("--type", type,
+                       "Type of the weights: auto (as they are, where the format can), F32, F16, BF16; GGUF also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, "
+                       "Q5_K, Q6_K, IQ4_NL");
+        visitor.option("--head-type", head_type,
+                       "GGUF: type of the head and of an embedding tied to it; auto: as --type, but at least 8 bits (Q6_K with K types)");
         visitor.option("--embedding-type", embedding_type, "GGUF: type of the embedding, by the same rule");
         visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
         visitor.flag("--force", force, "Replace an output that exists");
@@ -53,12 +56,18 @@ void fill(Outcome& outcome, const std::map<std::string, Count>& counts) {
 }
 
 void report(const ConvertOptions& options, const Outcome& outcome, Terminal& terminal) {
-    terminal.print((options.dry_run ? "would write " : "wrote ") + outcome.output + ", " + bytes_text(outcome.bytes) + " of weights");
+    const std::string where = outcome.output.empty() ? "" : outcome.output + ", ";
+    terminal.print((options.dry_run ? "would write " : "wrote ") + where + bytes_text(outcome.bytes) + " of weights");
     terminal.print(table_text(outcome.rows, TableStyle::plain));
     for (const std::string& note : outcome.notes) terminal.print("note: " + note);
     Json notes = Json::array();
     for (const std::string& note : outcome.notes) notes.push_back(note);
-    terminal.result(Json::object({{"output", outcome.output}, {"format", options.to}, {"dry_run", options.dry_run}, {"weight_bytes", outcome.bytes}, {"by_type", outcome.types}, {"notes", notes}}));
+    terminal.result(Json::object({{"output", outcome.output},
+                                  {"format", options.to},
+                                  {"dry_run", options.dry_run},
+                                  {"weight_bytes", outcome.bytes},
+                                  {"by_type", outcome.types},
+                                  {"notes", notes}}));
 }
 
 Status to_gguf(const ConvertOptions& options, const Checkpoint& checkpoint, Terminal& terminal) {
@@ -99,7 +108,8 @@ Status to_hf(const ConvertOptions& options, const Checkpoint& checkpoint, Termin
     }
     fill(outcome, counts);
     if (!options.dry_run) {
-        SKIFF_TRY(auto folder, AtomicDirectory::create(options.output, options.force ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse));
+        SKIFF_TRY(auto folder,
+                  AtomicDirectory::create(options.output, options.force ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse));
         auto status = write_hf_export(checkpoint, plan, folder.working_path(), terminal.progress("bytes"));
         terminal.end_progress();
         if (!status.ok()) {
@@ -118,7 +128,8 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
     while (options.output.size() > 1 && options.output.back() == '/') options.output.pop_back();
     const bool is_folder = is_directory(options.output), exists = is_folder || file_exists(options.output);
     if (exists && !options.force && !options.dry_run) return usage_error(options.output + " exists; --force replaces it");
-    if (exists && is_folder != (options.to == "hf")) return usage_error(options.output + (is_folder ? " is a folder, but a file is to be written" : " is a file, but a folder is to be written"));
+    if (exists && is_folder != (options.to == "hf"))
+        return usage_error(options.output + (is_folder ? " is a folder, but a file is to be written" : " is a file, but a folder is to be written"));
     SKIFF_TRY(const auto checkpoint, Checkpoint::open(options.model));
     return options.to == "gguf" ? to_gguf(options, checkpoint, terminal) : to_hf(options, checkpoint, terminal);
 }
@@ -126,8 +137,9 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
 }  // namespace
 
 std::unique_ptr<Verb> convert_verb_row() {
-    return make_verb<ConvertOptions>("convert", "Write a model in another file format",
-                                     {"skiff convert models/pocket --to gguf --type Q4_K -o pocket-q4k.gguf", "skiff convert MODEL.gguf --to hf -o FOLDER"}, run_convert);
+    return make_verb<ConvertOptions>(
+        "convert", "Write a model in another file format",
+        {"skiff convert models/pocket --to gguf --type Q4_K -o pocket-q4k.gguf", "skiff convert MODEL.gguf --to hf -o FOLDER"}, run_convert);
 }
 
 }  // namespace skiff

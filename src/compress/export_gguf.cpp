@@ -52,7 +52,8 @@ private:
 Status Planner::check_operators() const {
     for (const Block& block : spec_.blocks)
         for (const Op& op : block.ops)
-            if (const auto* linear = std::get_if<LinearOp>(&op.detail); linear != nullptr && (linear->terms.size() > 1 || linear->transform.kind != InputTransform::Kind::none))
+            if (const auto* linear = std::get_if<LinearOp>(&op.detail);
+                linear != nullptr && (linear->terms.size() > 1 || linear->transform.kind != InputTransform::Kind::none))
                 return unsupported("operator " + op.name + " has more than one term or an input transform, for which GGUF has no words");
     return {};
 }
@@ -72,7 +73,8 @@ Status Planner::add_tensor(const std::string& key) {
     if (known) {
         SKIFF_TRY(weight, checkpoint_.weights->load(key));
         const bool turned = place->change == GgufChange::transposed && weight.plain() == nullptr;
-        if (weight.shape != (turned ? Shape{shape[1], shape[0]} : shape)) return corrupt("tensor " + key + " has shape " + shape_text(weight.shape) + ", the config implies " + shape_text(shape));
+        if (weight.shape != (turned ? Shape{shape[1], shape[0]} : shape))
+            return corrupt("tensor " + key + " has shape " + shape_text(weight.shape) + ", the config implies " + shape_text(shape));
     }
     if (place->change == GgufChange::transposed) std::swap(shape[0], shape[1]);
     const GgufType& type = chooser_.choose({place->name, shape, known ? &weight : nullptr, part_of(spec_, tensor, place->name)});
@@ -181,7 +183,9 @@ public:
                 }
             });
             for (const std::int64_t row : bad)
-                if (row >= 0) return corrupt("tensor " + key + ": row " + std::to_string(row) + " has a number that is not finite or too large for " + std::string(spec_.type->name));
+                if (row >= 0)
+                    return corrupt("tensor " + key + ": row " + std::to_string(row) + " has a number that is not finite or too large for " +
+                                   std::string(spec_.type->name));
             SKIFF_CHECK(writer_.append_bytes(bytes));
             if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
         }
@@ -191,10 +195,13 @@ public:
 private:
     Status write_vector(const Weight& weight) {
         std::vector<float> values;
-        if (weight.plain() == nullptr || !to_floats(*weight.plain(), values)) return unsupported("tensor " + spec_.name + " (" + weight.encoding_name() + "): expected plain numbers");
+        if (weight.plain() == nullptr || !to_floats(*weight.plain(), values))
+            return unsupported("tensor " + spec_.name + " (" + weight.encoding_name() + "): expected plain numbers");
         std::vector<float> ordered(values.size());
         const auto n = static_cast<std::int64_t>(values.size());
-        for (std::int64_t i = 0; i < n; ++i) ordered[static_cast<std::size_t>(i)] = values[static_cast<std::size_t>(row_of_gguf(change_, i, n, head_dim_))] + (change_ == GgufChange::plus_one ? 1.0f : 0.0f);
+        for (std::int64_t i = 0; i < n; ++i)
+            ordered[static_cast<std::size_t>(i)] =
+                values[static_cast<std::size_t>(row_of_gguf(change_, i, n, head_dim_))] + (change_ == GgufChange::plus_one ? 1.0f : 0.0f);
         return writer_.append_floats(ordered);
     }
 

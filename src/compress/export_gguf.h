@@ -22,12 +22,12 @@ struct GgufExportOptions {
 struct GgufExport {
     GgufLayout layout;
     struct Tensor {
-        std::vector<std::string> keys;    // one, or all experts in order; none: `values`
+        std::vector<std::string> keys;  // one, or all experts in order; none: `values`
         GgufChange change = GgufChange::none;
         std::vector<float> values;
     };
-    std::vector<Tensor> tensors;          // as in the layout
-    std::vector<std::string> notes;       // where numbers change, and what other programs will not do
+    std::vector<Tensor> tensors;     // as in the layout
+    std::vector<std::string> notes;  // where numbers change, and what other programs will not do
     std::uint64_t data_bytes = 0;
     std::int64_t head_dim = 1;
 };

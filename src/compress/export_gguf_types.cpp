@@ -9,16 +9,18 @@ namespace {
 
 struct TypeRow {
     std::string_view name;
-    std::uint32_t file_type;           // general.file_type of a model in this type
-    std::string_view narrow;           // for widths that are no multiple of 256: what llama.cpp takes then
-    std::string_view head;             // for the head and the embedding, unless they are given
+    std::uint32_t file_type;  // general.file_type of a model in this type
+    std::string_view narrow;  // for widths that are no multiple of 256: what llama.cpp takes then
+    std::string_view head;    // for the head and the embedding, unless they are given
 };
 constexpr TypeRow rows[] = {
-    {"F32", 0, "", "F32"},       {"F16", 1, "", "F16"},       {"BF16", 32, "", "BF16"},     {"Q8_0", 7, "", "Q8_0"},     {"Q4_0", 2, "", "Q8_0"},       {"Q4_1", 3, "", "Q8_0"},
-    {"Q5_0", 8, "", "Q8_0"},     {"Q5_1", 9, "", "Q8_0"},     {"Q4_K", 14, "Q5_0", "Q6_K"}, {"Q5_K", 16, "Q5_1", "Q6_K"}, {"Q6_K", 18, "Q8_0", "Q6_K"}, {"IQ4_NL", 25, "", "Q8_0"},
+    {"F32", 0, "", "F32"},        {"F16", 1, "", "F16"},        {"BF16", 32, "", "BF16"},     {"Q8_0", 7, "", "Q8_0"},
+    {"Q4_0", 2, "", "Q8_0"},      {"Q4_1", 3, "", "Q8_0"},      {"Q5_0", 8, "", "Q8_0"},      {"Q5_1", 9, "", "Q8_0"},
+    {"Q4_K", 14, "Q5_0", "Q6_K"}, {"Q5_K", 16, "Q5_1", "Q6_K"}, {"Q6_K", 18, "Q8_0", "Q6_K"}, {"IQ4_NL", 25, "", "Q8_0"},
 };
 // Types that are copied from a GGUF file but not made.
-constexpr std::pair<std::string_view, std::uint32_t> copied_types[] = {{"Q2_K", 10}, {"Q3_K", 11}, {"IQ4_XS", 30}, {"TQ1_0", 36}, {"TQ2_0", 37}, {"MXFP4", 38}};
+constexpr std::pair<std::string_view, std::uint32_t> copied_types[] = {{"Q2_K", 10},  {"Q3_K", 11},  {"IQ4_XS", 30},
+                                                                       {"TQ1_0", 36}, {"TQ2_0", 37}, {"MXFP4", 38}};
 
 const TypeRow* row_of(std::string_view name) {
     for (const TypeRow& row : rows)
@@ -74,11 +76,16 @@ const GgufType& GgufTypeChooser::keep(const ExportTensor& tensor) {
         return as_is ? **gguf_type_of(plain->dtype) : type_named("F32");
     }
     const Scheme& scheme = tensor.weight->codes()->scheme;
-    const BlockType candidate = scheme.symmetric ? (scheme.bits <= 4 ? BlockType::q4_0 : scheme.bits == 5 ? BlockType::q5_0 : BlockType::q8_0)
-                                                 : (scheme.bits <= 4 ? BlockType::q4_1 : scheme.bits == 5 ? BlockType::q5_1 : BlockType::q8_0);
+    const BlockType candidate = scheme.symmetric ? (scheme.bits <= 4   ? BlockType::q4_0
+                                                    : scheme.bits == 5 ? BlockType::q5_0
+                                                                       : BlockType::q8_0)
+                                                 : (scheme.bits <= 4   ? BlockType::q4_1
+                                                    : scheme.bits == 5 ? BlockType::q5_1
+                                                                       : BlockType::q8_0);
     const Fit fit = fit_of_codes(*tensor.weight, candidate);
     if (fit != Fit::none) return gguf_type_of(candidate);
-    note("kept as F32, because no block type holds " + tensor.weight->encoding_name() + " in rows of " + std::to_string(tensor.shape.back()), tensor.name);
+    note("kept as F32, because no block type holds " + tensor.weight->encoding_name() + " in rows of " + std::to_string(tensor.shape.back()),
+         tensor.name);
     return type_named("F32");
 }
 
@@ -90,13 +97,17 @@ const GgufType& GgufTypeChooser::choose(const ExportTensor& tensor) {
         const TypeRow* row = row_of(type->name);
         const GgufType* narrow = row != nullptr && !row->narrow.empty() ? &type_named(row->narrow) : nullptr;
         const GgufType* instead = narrow != nullptr && fills_blocks(*narrow, tensor.shape) ? narrow : &type_named("F16");
-        note(std::string(instead->name) + " instead of " + std::string(type->name) + ", because rows of " + std::to_string(tensor.shape.back()) + " do not fill blocks of " + std::to_string(type->block_size), tensor.name);
+        note(std::string(instead->name) + " instead of " + std::string(type->name) + ", because rows of " + std::to_string(tensor.shape.back()) +
+                 " do not fill blocks of " + std::to_string(type->block_size),
+             tensor.name);
         type = instead;
     }
     if (tensor.weight != nullptr && tensor.weight->codes() != nullptr && type->block) {
         const Fit fit = fit_of_codes(*tensor.weight, *type->block);
         const std::string from = tensor.weight->encoding_name() + " as " + std::string(type->name);
-        if (fit == Fit::rounded) note(from + ": scales or offsets are rounded to half precision, so weights change a little (Q5_0 holds asymmetric 4-bit weights exactly)", tensor.name);
+        if (fit == Fit::rounded)
+            note(from + ": scales or offsets are rounded to half precision, so weights change a little (Q5_0 holds asymmetric 4-bit weights exactly)",
+                 tensor.name);
         if (fit == Fit::none) note(from + ": quantized a second time, so weights change", tensor.name);
     }
     if (tensor.part == ExportTensor::Part::linear) weights_by_type_[type->id] += element_count(tensor.shape);
@@ -111,7 +122,8 @@ std::vector<std::string> GgufTypeChooser::notes() const {
 }
 
 std::uint32_t GgufTypeChooser::file_type() const {
-    const auto most = std::max_element(weights_by_type_.begin(), weights_by_type_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    const auto most =
+        std::max_element(weights_by_type_.begin(), weights_by_type_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
     const auto type = gguf_type(type_ != nullptr ? type_->id : most == weights_by_type_.end() ? 1 : most->first);
     if (const TypeRow* row = type.ok() ? row_of((*type)->name) : nullptr) return row->file_type;
     for (const auto& [name, number] : copied_types)

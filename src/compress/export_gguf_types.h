@@ -12,9 +12,9 @@ namespace skiff {
 
 // What the choice for one tensor needs to know.
 struct ExportTensor {
-    std::string name;       // in the file
-    Shape shape;            // in the file
-    const Weight* weight;   // the first of them where experts are put together; null: BF16 numbers that are not made yet
+    std::string name;      // in the file
+    Shape shape;           // in the file
+    const Weight* weight;  // the first of them where experts are put together; null: BF16 numbers that are not made yet
     enum class Part : std::uint8_t { linear, head, embedding, float_only } part = Part::linear;
 };
 

@@ -10,8 +10,9 @@
 namespace skiff {
 namespace {
 
-constexpr std::string_view tokenizer_files[] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt",
-                                                "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json"};
+constexpr std::string_view tokenizer_files[] = {
+    "tokenizer.json", "tokenizer.model",         "tokenizer_config.json", "vocab.json",          "merges.txt",
+    "vocab.txt",      "special_tokens_map.json", "added_tokens.json",     "chat_template.jinja", "generation_config.json"};
 
 Result<std::optional<DType>> parse_type(const std::string& name) {
     for (const auto& [text, dtype] : {std::pair{"F32", DType::f32}, {"F16", DType::f16}, {"BF16", DType::bf16}})
@@ -23,7 +24,9 @@ Result<std::optional<DType>> parse_type(const std::string& name) {
 bool is_float_type(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
 
 // Blocks and codes of a matrix that is declared the other way round are held as (outputs, inputs).
-bool is_turned(const Weight& weight, const Shape& shape) { return weight.plain() == nullptr && shape.size() == 2 && weight.shape != shape && weight.shape == Shape{shape[1], shape[0]}; }
+bool is_turned(const Weight& weight, const Shape& shape) {
+    return weight.plain() == nullptr && shape.size() == 2 && weight.shape != shape && weight.shape == Shape{shape[1], shape[0]};
+}
 
 Result<Weight> as_floats(const Weight& weight) {
     std::vector<float> values(static_cast<std::size_t>(element_count(weight.shape)));
@@ -49,7 +52,8 @@ Status write_tensor(CheckpointWriter& writer, const TensorDeclaration& declared,
         const std::size_t n = std::min(batch, data.size() / 4 - begin);
         std::memcpy(values.data(), data.data() + begin * 4, n * 4);
         for (std::size_t i = 0; i < n; ++i)
-            if (declared.dtype == DType::f16 && !(std::abs(values[i]) <= 65504)) return corrupt("number " + std::to_string(begin + i) + " does not fit F16; choose --type BF16 or F32");
+            if (declared.dtype == DType::f16 && !(std::abs(values[i]) <= 65504))
+                return corrupt("number " + std::to_string(begin + i) + " does not fit F16; choose --type BF16 or F32");
         dtype_info(declared.dtype).from_float(values.data(), static_cast<std::int64_t>(n), bytes.data());
         SKIFF_CHECK(writer.write(declared.name, std::span(bytes).first(n * 2)));
     }
@@ -90,17 +94,21 @@ Result<HfExport> plan_hf_export(const Checkpoint& checkpoint, const HfExportOpti
         plan.data_bytes += static_cast<std::uint64_t>(dtype_bytes(dtype, element_count(shape)).value_or(0));
         if (shape.size() > 1) weights_by_type[dtype] += element_count(shape);
     }
-    if (n_rounded > 0) plan.notes.push_back(std::to_string(n_rounded) + " quantized tensors are rounded to 16 bits; --type F32 keeps their values exactly");
+    if (n_rounded > 0)
+        plan.notes.push_back(std::to_string(n_rounded) + " quantized tensors are rounded to 16 bits; --type F32 keeps their values exactly");
     plan.config = checkpoint.config;
     plan.config.erase("quantization_config");
     plan.config.erase("dtype");
-    const auto most = std::max_element(weights_by_type.begin(), weights_by_type.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+    const auto most =
+        std::max_element(weights_by_type.begin(), weights_by_type.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
     const DType dtype = most == weights_by_type.end() ? DType::f32 : most->first;
     plan.config.set("torch_dtype", dtype == DType::f32 ? "float32" : dtype == DType::f16 ? "float16" : "bfloat16");
     if (checkpoint.kind == Checkpoint::Kind::folder)
         for (const std::string_view file : tokenizer_files)
             if (file_exists(join_path(checkpoint.path, std::string(file)))) plan.files.emplace_back(file);
-    if (checkpoint.kind == Checkpoint::Kind::gguf) plan.notes.push_back("the tokenizer stays in the GGUF file: a folder needs a tokenizer.json, which is not made from it; copy the model's own");
+    if (checkpoint.kind == Checkpoint::Kind::gguf)
+        plan.notes.push_back(
+            "the tokenizer stays in the GGUF file: a folder needs a tokenizer.json, which is not made from it; copy the model's own");
     return plan;
 }
 
@@ -110,7 +118,8 @@ Status write_hf_export(const Checkpoint& checkpoint, const HfExport& plan, const
     for (const TensorDeclaration& declared : plan.tensors) {
         SKIFF_TRY(auto weight, checkpoint.weights->load(declared.name));
         if (weight.shape != declared.shape && !is_turned(weight, declared.shape))
-            return corrupt("tensor " + declared.name + " has shape " + shape_text(weight.shape) + ", the config implies " + shape_text(declared.shape));
+            return corrupt("tensor " + declared.name + " has shape " + shape_text(weight.shape) + ", the config implies " +
+                           shape_text(declared.shape));
         auto status = write_tensor(writer, declared, std::move(weight));
         if (!status.ok()) return status.take_error().with_context("tensor " + declared.name);
         done += static_cast<std::uint64_t>(dtype_bytes(declared.dtype, element_count(declared.shape)).value_or(0));

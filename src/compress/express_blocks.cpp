@@ -12,9 +12,10 @@ constexpr std::int64_t block_size = 32;
 struct Target {
     BlockType type;
     int bits;
-    int zero;         // of the stored code; -1: the type has an offset instead
+    int zero;  // of the stored code; -1: the type has an offset instead
 };
-constexpr Target targets[] = {{BlockType::q4_0, 4, 8}, {BlockType::q5_0, 5, 16}, {BlockType::q8_0, 8, 128}, {BlockType::q4_1, 4, -1}, {BlockType::q5_1, 5, -1}};
+constexpr Target targets[] = {
+    {BlockType::q4_0, 4, 8}, {BlockType::q5_0, 5, 16}, {BlockType::q8_0, 8, 128}, {BlockType::q4_1, 4, -1}, {BlockType::q5_1, 5, -1}};
 
 const Target* target_of(BlockType type) {
     for (const Target& target : targets)
@@ -89,7 +90,8 @@ void codes_row_to_blocks(const Weight& weight, BlockType type, std::int64_t row,
         std::memcpy(bytes, &d, 2);
         if (target.zero < 0) std::memcpy(bytes + 2, &m, 2);
         std::uint8_t block[block_size];
-        for (int i = 0; i < block_size; ++i) block[i] = static_cast<std::uint8_t>(q[static_cast<std::size_t>(begin + i)] + (target.zero < 0 ? 0 : target.zero - zero));
+        for (int i = 0; i < block_size; ++i)
+            block[i] = static_cast<std::uint8_t>(q[static_cast<std::size_t>(begin + i)] + (target.zero < 0 ? 0 : target.zero - zero));
         put_codes(target, block, bytes + (target.zero < 0 ? 4 : 2));
     }
 }

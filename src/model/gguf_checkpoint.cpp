@@ -50,14 +50,16 @@ public:
 private:
     static Result<Weight> minus_one(const Weight& weight, const std::string& name) {
         std::vector<float> values;
-        if (weight.plain() == nullptr || !to_floats(*weight.plain(), values)) return unsupported("tensor " + name + " (" + weight.encoding_name() + "): expected plain numbers");
+        if (weight.plain() == nullptr || !to_floats(*weight.plain(), values))
+            return unsupported("tensor " + name + " (" + weight.encoding_name() + "): expected plain numbers");
         for (float& value : values) value -= 1;
         return make_float_weight(weight.shape, std::move(values));
     }
 
     Result<Weight> reordered(const Weight& weight, GgufChange change, const std::string& name) const {
         const std::int64_t n_rows = weight.n_rows(), unit = change == GgufChange::regrouped_heads ? 3 * head_dim_ : head_dim_;
-        if (n_rows % unit != 0 || head_dim_ % 2 != 0) return corrupt("tensor " + name + " has " + std::to_string(n_rows) + " rows, expected a multiple of " + std::to_string(unit));
+        if (n_rows % unit != 0 || head_dim_ % 2 != 0)
+            return corrupt("tensor " + name + " has " + std::to_string(n_rows) + " rows, expected a multiple of " + std::to_string(unit));
         const auto source = bytes_of(weight);
         const std::size_t row_bytes = source.size() / static_cast<std::size_t>(n_rows);
         std::vector<std::byte> bytes(source.size());
@@ -70,7 +72,8 @@ private:
 
     // One of the matrices of (experts, outputs, inputs); it stays in the mapping.
     static Result<Weight> expert(Weight weight, std::int64_t number, const std::string& name) {
-        if (weight.shape.size() != 3 || number >= weight.shape[0]) return corrupt("tensor " + name + " of shape " + shape_text(weight.shape) + " has no expert " + std::to_string(number));
+        if (weight.shape.size() != 3 || number >= weight.shape[0])
+            return corrupt("tensor " + name + " of shape " + shape_text(weight.shape) + " has no expert " + std::to_string(number));
         const std::size_t size = bytes_of(weight).size() / static_cast<std::size_t>(weight.shape[0]);
         const auto part = bytes_of(weight).subspan(static_cast<std::size_t>(number) * size, size);
         weight.shape.erase(weight.shape.begin());
@@ -96,7 +99,8 @@ std::int64_t head_dim_of(const ModelSpec& spec) {
 bool is_known_extra(std::string_view name) {
     for (std::string_view known : {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
         if (name == known) return true;
-    return name.find(".attn_rot_embd.") != std::string_view::npos || name.find(".attn.masked_bias") != std::string_view::npos || name.find(".attention.rotary_emb.inv_freq") != std::string_view::npos;
+    return name.find(".attn_rot_embd.") != std::string_view::npos || name.find(".attn.masked_bias") != std::string_view::npos ||
+           name.find(".attention.rotary_emb.inv_freq") != std::string_view::npos;
 }
 
 // Every tensor of the file must have an operator: one that nobody reads could change the result.
@@ -114,7 +118,8 @@ Result<std::vector<std::string>> match_tensors(const GgufFile& file, const GgufM
     }
     for (const GgufTensor& tensor : file.tensors())
         if (used.count(tensor.name) == 0 && !is_known_extra(tensor.name))
-            return unsupported("tensor " + tensor.name + " is not known for architecture " + std::string(map.gguf_name) + " and may change the result");
+            return unsupported("tensor " + tensor.name + " is not known for architecture " + std::string(map.gguf_name) +
+                               " and may change the result");
     return keys;
 }
 

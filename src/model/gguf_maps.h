@@ -42,7 +42,10 @@ struct GgufMap {
     std::span<const GgufKey> keys;
     GgufKey eps;
     std::string_view partial_rotary_key;  // config.json's, where heads may rotate in part
-    enum class HeadDim : std::uint8_t { by_width, own } head_dim;  // what config.json's head_dim is when absent: d_model / n_heads, or a number of the family
+    enum class HeadDim : std::uint8_t {
+        by_width,
+        own
+    } head_dim;  // what config.json's head_dim is when absent: d_model / n_heads, or a number of the family
 };
 
 std::span<const GgufMap> gguf_map_table();
@@ -53,9 +56,9 @@ std::string gguf_architecture_names();  // "llama, qwen2, ..."
 
 // Where a tensor of ours is kept.
 struct GgufPlace {
-    std::string name;               // "blk.3.attn_q.weight"
+    std::string name;  // "blk.3.attn_q.weight"
     GgufChange change = GgufChange::none;
-    std::int64_t expert = -1;       // its part of a tensor of all experts
+    std::int64_t expert = -1;  // its part of a tensor of all experts
 };
 std::optional<GgufPlace> gguf_place_of(const GgufMap& map, std::string_view key);
 

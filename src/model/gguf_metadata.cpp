@@ -37,15 +37,15 @@ Result<BlockFacts> facts_of(const ModelSpec& spec, const Block& block) {
     return facts;
 }
 
-// By what plain frequencies were divided. As people write the number (1.03, not 1.0299998) where that gives the same frequency.
-std::vector<float> divisors_of(const std::vector<float>& plain, const std::vector<float>& stretched) {
+// By what plain frequencies were divided: `written` (a list of the config, or null) or six digits of it where they agree up to rounding.
+std::vector<float> divisors_of(const std::vector<float>& plain, const std::vector<float>& stretched, const Json& written) {
     std::vector<float> divisors;
     for (std::size_t i = 0; i < stretched.size(); ++i) {
         const double exact = static_cast<double>(plain[i]) / stretched[i];
         char text[32];
         std::snprintf(text, sizeof text, "%.6g", exact);
-        const float written = std::strtof(text, nullptr);
-        divisors.push_back(plain[i] / written == stretched[i] ? written : static_cast<float>(exact));
+        const float candidate = i < written.items().size() ? static_cast<float>(written.items()[i].number_or(0)) : std::strtof(text, nullptr);
+        divisors.push_back(std::abs(exact - candidate) <= 3e-7 * exact ? candidate : static_cast<float>(exact));
     }
     return divisors;
 }
@@ -90,7 +90,8 @@ void Describer::add_sizes() {
     add_counts("feed_forward_length", [](const BlockFacts& block) { return block.d_ff; });
     add_counts("attention.head_count", [](const BlockFacts& block) { return block.attention.n_heads; });
     if (!is("gpt2") && !is("gptneox")) add_counts("attention.head_count_kv", [](const BlockFacts& block) { return block.attention.n_kv_heads; });
-    const bool own_head_dim = out_.map->head_dim == GgufMap::HeadDim::own || first.attention.head_dim * first.attention.n_heads != spec_.d_model || config_.contains("head_dim");
+    const bool own_head_dim = out_.map->head_dim == GgufMap::HeadDim::own || first.attention.head_dim * first.attention.n_heads != spec_.d_model ||
+                              config_.contains("head_dim");
     if (own_head_dim) {
         add_count("attention.key_length", first.attention.head_dim);
         add_count("attention.value_length", first.attention.head_dim);
@@ -118,10 +119,12 @@ void Describer::add_windows() {
     if (window == 0) return;
     const std::int64_t period = is("gemma2") ? 2 : 6;
     bool as_family = is_gemma() || all;
-    for (std::size_t i = 0; i < sliding.size() && is_gemma(); ++i) as_family = as_family && sliding[i] == ((static_cast<std::int64_t>(i) + 1) % period != 0);
+    for (std::size_t i = 0; i < sliding.size() && is_gemma(); ++i)
+        as_family = as_family && sliding[i] == ((static_cast<std::int64_t>(i) + 1) % period != 0);
     if (!as_family || (all && !is("llama") && !is("phi3") && !is_gemma())) add("attention.sliding_window_pattern", GgufArray(GgufBools{sliding}));
     if (!is_gemma() || !as_family)
-        out_.notes.push_back("llama.cpp does not know this model's sliding window (" + std::to_string(window) + "): there, longer texts will give other results");
+        out_.notes.push_back("llama.cpp does not know this model's sliding window (" + std::to_string(window) +
+                             "): there, longer texts will give other results");
 }
 
 // The base of the rope under each of the names that configs have for it.
@@ -129,13 +132,16 @@ double Describer::theta_of(std::string_view kind, std::string_view old_key, doub
     const Json& parameters = config_["rope_parameters"];
     const Json& of_kind = parameters[kind].is_object() ? parameters[kind] : parameters;
     if (of_kind["rope_theta"].is_number()) return of_kind["rope_theta"].number_or(fallback);
-    if (config_["rope_scaling"]["rope_theta"].is_number() && old_key == "rope_theta") return config_["rope_scaling"]["rope_theta"].number_or(fallback);
+    if (config_["rope_scaling"]["rope_theta"].is_number() && old_key == "rope_theta")
+        return config_["rope_scaling"]["rope_theta"].number_or(fallback);
     return config_[old_key].number_or(fallback);
 }
 
 Status Describer::add_rope_scaling(const RopeOp& rope, double theta) {
     const std::vector<float> plain = plain_inv_freq(theta, static_cast<std::int64_t>(rope.inv_freq.size()) * 2);
-    const std::vector<float> divisors = divisors_of(plain, rope.inv_freq), of_long = divisors_of(plain, rope.long_inv_freq);
+    const Json& scaling = config_["rope_parameters"].is_object() ? config_["rope_parameters"] : config_["rope_scaling"];
+    const std::vector<float> divisors = divisors_of(plain, rope.inv_freq, scaling["short_factor"]);
+    const std::vector<float> of_long = divisors_of(plain, rope.long_inv_freq, scaling["long_factor"]);
     const auto near_first = [&](float value) { return std::abs(value - divisors[0]) <= 1e-5f * divisors[0]; };
     const bool uniform = std::all_of(divisors.begin(), divisors.end(), near_first);
     if (!of_long.empty() && is("phi3")) {
@@ -164,7 +170,10 @@ Status Describer::add_ropes() {
     const double theta = is("gptneox") ? theta_of("", "rotary_emb_base", 10000) : theta_of("full_attention", "rope_theta", family);
     add_number("rope.freq_base", theta);
     if (is("gemma3")) add_number("rope.freq_base_swa", theta_of("sliding_attention", "rope_local_base_freq", 10000));
-    if (is("phi3")) add_count("rope.scaling.original_context_length", global->rope.long_above > 0 ? global->rope.long_above : config_["original_max_position_embeddings"].int_or(std::min<std::int64_t>(spec_.max_positions, 4096)));
+    if (is("phi3"))
+        add_count("rope.scaling.original_context_length", global->rope.long_above > 0 ? global->rope.long_above
+                                                                                      : config_["original_max_position_embeddings"].int_or(
+                                                                                            std::min<std::int64_t>(spec_.max_positions, 4096)));
     return add_rope_scaling(global->rope, theta);
 }
 
@@ -177,7 +186,8 @@ Status Describer::read_back() const {
         tensors.push_back({place->name, nullptr, spec_.shape(tensor), {}});
     }
     for (const GgufRopeTensor& rope : out_.ropes)
-        tensors.push_back({rope.name, gguf_type_by_name("F32"), {static_cast<std::int64_t>(rope.values.size())}, std::as_bytes(std::span(rope.values))});
+        tensors.push_back(
+            {rope.name, gguf_type_by_name("F32"), {static_cast<std::int64_t>(rope.values.size())}, std::as_bytes(std::span(rope.values))});
     SKIFF_TRY(const auto read, read_gguf_config(out_.metadata, tensors));
     SKIFF_TRY(const auto spec, build_spec(read.config));
     return check_same_computation(spec_, spec);

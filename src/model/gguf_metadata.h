@@ -19,9 +19,9 @@ struct GgufRopeTensor {
 
 struct GgufDescription {
     const GgufMap* map = nullptr;
-    GgufMetadata metadata;               // general.architecture and the architecture's own keys
+    GgufMetadata metadata;  // general.architecture and the architecture's own keys
     std::vector<GgufRopeTensor> ropes;
-    std::vector<std::string> notes;      // what other programs will not do with this file
+    std::vector<std::string> notes;  // what other programs will not do with this file
 };
 
 // Error where GGUF cannot express the model. What is returned was read back: it gives a spec with the same operators and numbers.

@@ -23,11 +23,13 @@ bool same(const RopeOp& a, const RopeOp& b) {
     return tables && a.n_heads_unit == b.n_heads_unit && a.style == b.style && near(a.magnitude, b.magnitude) && near(a.inv_freq, b.inv_freq);
 }
 bool same(const NormOp& a, const NormOp& b) {
-    return a.kind == b.kind && a.weight == b.weight && a.bias == b.bias && near(a.eps, b.eps) && a.weight_offset == b.weight_offset && a.group_width == b.group_width;
+    return a.kind == b.kind && a.weight == b.weight && a.bias == b.bias && near(a.eps, b.eps) && a.weight_offset == b.weight_offset &&
+           a.group_width == b.group_width;
 }
 bool same(const EmbedOp& a, const EmbedOp& b) { return a.table == b.table && near(a.scale, b.scale) && a.index == b.index && a.offset == b.offset; }
 bool same(const AttentionOp& a, const AttentionOp& b) {
-    return a.n_heads == b.n_heads && a.n_kv_heads == b.n_kv_heads && a.head_dim == b.head_dim && near(a.scale, b.scale) && near(a.softcap, b.softcap) && a.window == b.window;
+    return a.n_heads == b.n_heads && a.n_kv_heads == b.n_kv_heads && a.head_dim == b.head_dim && near(a.scale, b.scale) &&
+           near(a.softcap, b.softcap) && a.window == b.window;
 }
 bool same(const SoftcapOp& a, const SoftcapOp& b) { return near(a.cap, b.cap); }
 bool same(const ScaleOp& a, const ScaleOp& b) { return near(a.factor, b.factor); }
@@ -45,7 +47,8 @@ bool same_op(const Op& a, const Op& b) {
 
 Status check_same_computation(const ModelSpec& expected, const ModelSpec& found) {
     auto differs = [](const std::string& what) { return unsupported(what + " would be read back differently"); };
-    if (expected.n_vocab != found.n_vocab || expected.d_model != found.d_model || expected.blocks.size() != found.blocks.size()) return differs("the model's size");
+    if (expected.n_vocab != found.n_vocab || expected.d_model != found.d_model || expected.blocks.size() != found.blocks.size())
+        return differs("the model's size");
     for (std::size_t i = 0; i < expected.blocks.size(); ++i) {
         const auto &a = expected.blocks[i].ops, &b = found.blocks[i].ops;
         for (std::size_t j = 0; j < std::min(a.size(), b.size()); ++j)

@@ -45,8 +45,10 @@ Status add_gguf_tokenizer(const Tokenizer& tokenizer, std::int64_t n_vocab, Gguf
     SKIFF_TRY(const auto data, tokenizer.to_vocab_data());
     auto vocab = same_fields<GgufVocab>(data);
     const auto n_tokens = static_cast<std::int64_t>(vocab.tokens.size());
-    if (n_tokens > n_vocab) return unsupported("the tokenizer has " + std::to_string(n_tokens) + " tokens, the embedding only " + std::to_string(n_vocab) + " rows");
-    if (n_tokens < n_vocab && vocab.token_types.empty()) vocab.token_types.assign(vocab.tokens.size(), static_cast<std::int32_t>(GgufTokenType::normal));
+    if (n_tokens > n_vocab)
+        return unsupported("the tokenizer has " + std::to_string(n_tokens) + " tokens, the embedding only " + std::to_string(n_vocab) + " rows");
+    if (n_tokens < n_vocab && vocab.token_types.empty())
+        vocab.token_types.assign(vocab.tokens.size(), static_cast<std::int32_t>(GgufTokenType::normal));
     for (std::int64_t id = n_tokens; id < n_vocab; ++id) {
         vocab.tokens.push_back("[PAD" + std::to_string(id) + "]");
         vocab.token_types.push_back(static_cast<std::int32_t>(GgufTokenType::unused));

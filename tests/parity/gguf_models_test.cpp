@@ -144,8 +144,11 @@ TEST(GgufFiles, CodesBecomeBlocksWithoutLoss) {
         auto parsed = parse_scheme(scheme);
         if (!parsed.ok()) continue;
         Checkpoint child = *source;
-        child.weights = quantized_on_load(source->spec, source->weights, [&](const std::string& key) { return key.find("_proj.weight") != std::string::npos ? &*parsed : nullptr; }, ScaleRule::min_max);
-        Status status = convert(child, path, {.type = std::string(scheme).back() == 'a' ? type : "auto", .head_type = "F32", .embedding_type = "F32"});
+        child.weights = quantized_on_load(
+            source->spec, source->weights, [&](const std::string& key) { return key.find("_proj.weight") != std::string::npos ? &*parsed : nullptr; },
+            ScaleRule::min_max);
+        Status status =
+            convert(child, path, {.type = std::string(scheme).back() == 'a' ? type : "auto", .head_type = "F32", .embedding_type = "F32"});
         ASSERT_TRUE(status.ok()) << status.error().to_string();
         auto opened = Checkpoint::open(path);
         ASSERT_TRUE(opened.ok()) << opened.error().to_string();
@@ -216,7 +219,11 @@ TEST(GgufFiles, LiesAreErrors) {
         {"yarn", set("llama.rope.scaling.type", std::string("yarn")), "yarn"},
         {"bad eps", set("llama.attention.layer_norm_rms_epsilon", -1.0f), "rms_norm_eps"},
         {"a key that changes the result", set("llama.attention.scale", 0.5f), "llama.attention.scale"},
-        {"a tensor that nobody reads", [](GgufLayout& layout) { layout.tensors.push_back({"blk.0.attn_sub_norm.weight", gguf_type_by_name("F32"), {32}}); }, "attn_sub_norm"},
+        {"a tensor that nobody reads",
+         [](GgufLayout& layout) {
+             layout.tensors.push_back({"blk.0.attn_sub_norm.weight", gguf_type_by_name("F32"), {32}});
+         },
+         "attn_sub_norm"},
         {"a tensor less", [](GgufLayout& layout) { layout.tensors.pop_back(); }, "output_norm.weight"},
     };
     for (const Lie& lie : lies) {
@@ -257,11 +264,16 @@ struct Released {
     const char* config;  // a JSON object, or the name of a file of the shared data
 };
 const Released released[] = {
-    {"Meta-Llama-3-8B-Instruct", R"({"model_type":"llama","hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"vocab_size":128256,"max_position_embeddings":8192,"rms_norm_eps":1e-05,"rope_theta":500000.0})"},
-    {"Mistral-7B-Instruct-v0.2", R"({"model_type":"mistral","hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"vocab_size":32000,"max_position_embeddings":32768,"rms_norm_eps":1e-05,"rope_theta":10000.0,"sliding_window":null})"},
-    {"Mixtral-8x7B-Instruct-v0.1", R"({"model_type":"mixtral","hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"vocab_size":32000,"max_position_embeddings":32768,"rms_norm_eps":1e-05,"rope_theta":1000000.0,"num_local_experts":8,"num_experts_per_tok":2,"sliding_window":null})"},
-    {"Qwen2.5-0.5B-Instruct", R"({"model_type":"qwen2","hidden_size":896,"intermediate_size":4864,"num_hidden_layers":24,"num_attention_heads":14,"num_key_value_heads":2,"vocab_size":151936,"max_position_embeddings":32768,"rms_norm_eps":1e-06,"rope_theta":1000000.0,"tie_word_embeddings":true})"},
-    {"gemma-2-2b-it", R"({"model_type":"gemma2","hidden_size":2304,"intermediate_size":9216,"num_hidden_layers":26,"num_attention_heads":8,"num_key_value_heads":4,"head_dim":256,"vocab_size":256000,"max_position_embeddings":8192,"rms_norm_eps":1e-06,"query_pre_attn_scalar":256,"sliding_window":4096})"},
+    {"Meta-Llama-3-8B-Instruct",
+     R"({"model_type":"llama","hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"vocab_size":128256,"max_position_embeddings":8192,"rms_norm_eps":1e-05,"rope_theta":500000.0})"},
+    {"Mistral-7B-Instruct-v0.2",
+     R"({"model_type":"mistral","hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"vocab_size":32000,"max_position_embeddings":32768,"rms_norm_eps":1e-05,"rope_theta":10000.0,"sliding_window":null})"},
+    {"Mixtral-8x7B-Instruct-v0.1",
+     R"({"model_type":"mixtral","hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"vocab_size":32000,"max_position_embeddings":32768,"rms_norm_eps":1e-05,"rope_theta":1000000.0,"num_local_experts":8,"num_experts_per_tok":2,"sliding_window":null})"},
+    {"Qwen2.5-0.5B-Instruct",
+     R"({"model_type":"qwen2","hidden_size":896,"intermediate_size":4864,"num_hidden_layers":24,"num_attention_heads":14,"num_key_value_heads":2,"vocab_size":151936,"max_position_embeddings":32768,"rms_norm_eps":1e-06,"rope_theta":1000000.0,"tie_word_embeddings":true})"},
+    {"gemma-2-2b-it",
+     R"({"model_type":"gemma2","hidden_size":2304,"intermediate_size":9216,"num_hidden_layers":26,"num_attention_heads":8,"num_key_value_heads":4,"head_dim":256,"vocab_size":256000,"max_position_embeddings":8192,"rms_norm_eps":1e-06,"query_pre_attn_scalar":256,"sliding_window":4096})"},
     {"Phi-3-mini-128k-instruct", "hf-configs/Phi3ForCausalLM__3072.json"},
 };
 
