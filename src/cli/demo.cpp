@@ -134,13 +134,13 @@ Status run_demo(DemoOptions& options, Terminal& terminal) {
     if (terminal.json()) return {};
     terminal.print("\n" + child + " writes:\n");
     SKIFF_CHECK(run_self(with_threads({"run", child, "--raw", "-p", options.prompt, "-n", "100", "--temp", "0.7", "--seed", "7"}, options)));
-    terminal.print("\nnext:  skiff run " + child +
-                   " --raw -p \"The king said\"        another text\n"
-                   "       skiff quantize MODEL -o OUT --scheme w4g32          a model of yours: a Hugging Face folder\n"
-                   "       skiff convert " +
-                   child +
-                   " --to gguf -o child.gguf   for other programs\n"
-                   "       skiff --help                                        all verbs");
+    const std::string program = own_program_path();
+    terminal.print("\nnext:");
+    terminal.print(table_text({{"  " + program + " run " + child + " --raw -p \"The king said\"", "another text"},
+                               {"  " + program + " quantize MODEL -o OUT --scheme w4g32", "a model of yours: a Hugging Face folder"},
+                               {"  " + program + " convert " + child + " --to gguf -o child.gguf", "for other programs"},
+                               {"  " + program + " --help", "all verbs"}},
+                              TableStyle::plain));
     return {};
 }
 

@@ -79,6 +79,14 @@ Result<Json> run_self_json(const std::vector<std::string>& arguments) {
     return Json::parse(text);
 }
 
+std::string own_program_path() {
+    std::string path = resolved_own_path();
+    char folder[4096];
+    if (::getcwd(folder, sizeof folder) == nullptr) return path;
+    const std::string below = std::string(folder) + "/";
+    return path.compare(0, below.size(), below) == 0 ? path.substr(below.size()) : path;
+}
+
 Status run_self(const std::vector<std::string>& arguments) {
     SKIFF_TRY(auto pid, start(arguments, -1));
     return wait_for(pid, arguments);

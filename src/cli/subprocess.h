@@ -11,6 +11,9 @@ namespace skiff {
 // `skiff ARGUMENTS... --json`: its document. Its progress shows on our stderr. An error carries the other process's message.
 Result<Json> run_self_json(const std::vector<std::string>& arguments);
 
+// This program as a user here would type it: relative to the current folder when it lies below it.
+std::string own_program_path();
+
 // `skiff ARGUMENTS...` with our own stdout and stderr.
 Status run_self(const std::vector<std::string>& arguments);
 
