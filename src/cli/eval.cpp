@@ -15,7 +15,7 @@ struct EvalVerbOptions {
     bool dry_run = false;
 
     void fields(FieldVisitor& visitor) {
-        model.fields(visitor);
+        model.fields_without_context(visitor);
         visitor.option("--text", text, "Text to predict; default: heldout.txt in the model's folder");
         visitor.option("--window", window, "Tokens of a window; 0: 512, or the model's positions if they are fewer");
         visitor.option("--max-windows", max_windows, "Take only the first windows; 0: all. A last one that is not full is always left out");

@@ -3,9 +3,13 @@
 namespace skiff {
 
 void ModelOptions::fields(FieldVisitor& visitor) {
+    fields_without_context(visitor);
+    visitor.option("-c,--ctx", context, "Tokens of context; 0: what the model was trained for, at most 4096");
+}
+
+void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
     visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
-    visitor.option("-c,--ctx", context, "Tokens of context; 0: what the model was trained for, at most 4096");
     visitor.option("--batch", batch, "Tokens worked on at a time in a prompt; changes speed and memory, never the result");
     visitor.choice("--state", state, {"f32", "f16", "bf16"}, "Type in which keys and values are kept");
     visitor.option("--isa", isa, "Instruction set of the kernels (generic, avx2); default: the best that this processor has");

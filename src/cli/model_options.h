@@ -15,6 +15,7 @@ struct ModelOptions {
     std::int64_t threads = 0, context = 0, batch = 256;
 
     void fields(FieldVisitor& visitor);
+    void fields_without_context(FieldVisitor& visitor);  // for verbs that know how long their texts are
     Result<EngineOptions> engine_options() const;  // checks names and ranges
 };
 

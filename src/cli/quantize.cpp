@@ -70,7 +70,7 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     return step;
 }
 
-Json estimate_json(const Estimate& estimate) {
+Json estimate_json(const WorkEstimate& estimate) {
     return Json::object({{"bytes_before", estimate.bytes_before},
                          {"bytes_after", estimate.bytes_after},
                          {"bits_per_weight", estimate.bits_per_weight},
@@ -80,7 +80,7 @@ Json estimate_json(const Estimate& estimate) {
                          {"seconds", estimate.seconds}});
 }
 
-std::string estimate_text(const Estimate& estimate) {
+std::string estimate_text(const WorkEstimate& estimate) {
     return "weights " + bytes_text(estimate.bytes_before) + " -> " + bytes_text(estimate.bytes_after) + " (" +
            number_text(estimate.bits_per_weight, 2) + " bits per weight) · memory about " + bytes_text(estimate.memory_bytes) + " · disk " +
            bytes_text(estimate.disk_bytes) + " of " + bytes_text(estimate.free_disk_bytes) + " free · about " + duration_text(estimate.seconds);
@@ -128,7 +128,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     compress.n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
     compress.max_shard_bytes = static_cast<std::uint64_t>(options.max_shard_mb) * 1'000'000;
     compress.progress = terminal.progress(" MiB");
-    compress.on_plan = [&](const TensorPlan& plan, const Estimate& estimate) {
+    compress.on_plan = [&](const TensorPlan& plan, const WorkEstimate& estimate) {
         compress.progress = terminal.progress(" MiB");  // the clock of the work itself
         for (const std::string& remark : plan.remarks) terminal.remark("note: " + remark);
         if (options.dry_run) terminal.print(estimate_text(estimate));

@@ -25,12 +25,12 @@ struct CompressOptions {
     std::uint64_t max_shard_bytes = CheckpointWriter::default_max_shard_bytes;
     ProgressSink progress;
     std::function<void(const ManifestTensor&)> on_tensor;    // after each one
-    std::function<void(const TensorPlan&, const Estimate&)> on_plan;  // before the work
+    std::function<void(const TensorPlan&, const WorkEstimate&)> on_plan;  // before the work
 };
 
 struct CompressReport {
     Manifest manifest;                 // empty tensors when only estimated
-    Estimate estimate;
+    WorkEstimate estimate;
     std::vector<std::string> remarks;
     std::size_t n_resumed = 0;         // tensors that an earlier run had finished
     double seconds = 0;

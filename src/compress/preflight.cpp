@@ -28,8 +28,8 @@ Result<double> time_sample(const Checkpoint& parent, const PlannedTensor& planne
 
 }  // namespace
 
-Result<Estimate> estimate(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step, const std::string& output_folder, ThreadPool& pool) {
-    Estimate estimate;
+Result<WorkEstimate> estimate(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step, const std::string& output_folder, ThreadPool& pool) {
+    WorkEstimate estimate;
     estimate.bytes_before = plan.bytes_before;
     estimate.bytes_after = plan.bytes_after;
     estimate.bits_per_weight = plan.n_elements > 0 ? static_cast<double>(plan.bytes_after) * 8 / static_cast<double>(plan.n_elements) : 0;
@@ -50,7 +50,7 @@ Result<Estimate> estimate(const Checkpoint& parent, const TensorPlan& plan, cons
     return estimate;
 }
 
-Status check_disk(const Estimate& estimate, const std::string& output_folder) {
+Status check_disk(const WorkEstimate& estimate, const std::string& output_folder) {
     if (estimate.free_disk_bytes >= estimate.disk_bytes) return {};
     return resource_error(output_folder + ": needs " + megabytes(estimate.disk_bytes) + " (" + std::to_string(estimate.disk_bytes) + " bytes) of disk, " +
                           megabytes(estimate.free_disk_bytes) + " (" + std::to_string(estimate.free_disk_bytes) + " bytes) are free; free some, or give -o on another disk");

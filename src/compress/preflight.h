@@ -7,7 +7,7 @@
 
 namespace skiff {
 
-struct Estimate {
+struct WorkEstimate {
     std::uint64_t bytes_before = 0, bytes_after = 0;
     double bits_per_weight = 0;
     std::uint64_t memory_bytes = 0;  // about, at the peak; the program itself included
@@ -17,8 +17,8 @@ struct Estimate {
 };
 
 // Times a small part of the largest tensor for the seconds. `output_folder` need not exist.
-Result<Estimate> estimate(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step, const std::string& output_folder, ThreadPool& pool);
+Result<WorkEstimate> estimate(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step, const std::string& output_folder, ThreadPool& pool);
 // An error with both figures when the disk is too small.
-Status check_disk(const Estimate& estimate, const std::string& output_folder);
+Status check_disk(const WorkEstimate& estimate, const std::string& output_folder);
 
 }  // namespace skiff

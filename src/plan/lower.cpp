@@ -191,7 +191,7 @@ private:
     int prepare(const Op& op, int x, std::int64_t n_columns) {
         if (auto found = prepared_.find(x); found != prepared_.end()) return found->second;
         const auto& row = choose_kernel(quantize_kernels(), options_.isa);
-        auto& step = push<QuantizeStep>(op, std::string(row.name));
+        auto& step = push<PrepareStep>(op, std::string(row.name));
         step.kind = "quantize";
         step.name = "input of " + op.name;
         step.fn = row.fn;

@@ -18,7 +18,7 @@ Uses uses_of(Step& step) {
     if (auto* s = dynamic_cast<EmbedStep*>(&step)) return {{}, {&s->out}};
     if (auto* s = dynamic_cast<SelectStep*>(&step)) return {{&s->in}, {&s->out}};
     if (auto* s = dynamic_cast<NormStep*>(&step)) return {{&s->in}, {&s->out}};
-    if (auto* s = dynamic_cast<QuantizeStep*>(&step)) return {{&s->in}, {&s->out}};
+    if (auto* s = dynamic_cast<PrepareStep*>(&step)) return {{&s->in}, {&s->out}};
     if (auto* s = dynamic_cast<RopeStep*>(&step)) return {{&s->in}, {&s->out}};
     if (auto* s = dynamic_cast<StateWriteStep*>(&step)) return {{&s->keys, &s->values}, {}};
     if (auto* s = dynamic_cast<AttentionStep*>(&step)) return {{&s->q}, {&s->out}};

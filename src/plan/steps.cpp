@@ -49,7 +49,7 @@ PreparedActivation prepared_view(std::byte* buffer, std::int64_t n_tokens, std::
     return {nullptr, codes, scales, sums, n_columns, padded_columns};
 }
 
-void QuantizeStep::run(const RunContext& context) const {
+void PrepareStep::run(const RunContext& context) const {
     const std::int64_t n = count(*this, context);
     PreparedActivation view = prepared_view(context.prepared[out], n, n_columns, padded_columns);
     QuantizeArgs args{

@@ -37,7 +37,7 @@ struct NormStep final : Step {
     void run(const RunContext& context) const override;
 };
 
-struct QuantizeStep final : Step {
+struct PrepareStep final : Step {
     QuantizeFn fn = nullptr;
     std::int64_t n_columns = 0, padded_columns = 0;
     int in = -1, out = -1;  // out: number of a prepared buffer
