@@ -48,6 +48,7 @@ fuzz:
 lint:
 	bash tools/check_layers
 	bash tools/check_words
+	bash tools/check_names
 
 sizes:
 	bash tools/check_sizes
