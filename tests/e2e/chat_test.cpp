@@ -1,6 +1,5 @@
 // skiff run through a chat template: the pocket model with a template that needs no special tokens.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -8,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "program_testing.h"
 
 namespace skiff {
 namespace {
@@ -29,28 +29,10 @@ std::string folder_with(const std::string& chat_template) {
     return folder;
 }
 
-struct Output {
-    int exit = -1;
-    std::string text;
-};
-
-// `before` SKIFF `after`, through a shell.
-Output shell(const std::string& before, const std::string& after) {
-    const char* program = std::getenv("SKIFF");
-    const std::string command = before + std::string(program ? program : "skiff") + " " + after;
-    Output output;
-    FILE* pipe = ::popen(command.c_str(), "r");
-    char buffer[4096];
-    for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) output.text.append(buffer, n);
-    const int state = ::pclose(pipe);
-    output.exit = WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
-    return output;
-}
-
 constexpr const char* short_and_greedy = " -n 12 --temp 0 --ignore-eos --json 2>/dev/null";
 
 Json run_json(const std::string& before, const std::string& arguments) {
-    Output output = shell(before, "run " + arguments + short_and_greedy);
+    ProgramOutput output = run_program(before, "run " + arguments + short_and_greedy);
     EXPECT_EQ(output.exit, 0) << arguments << output.text;
     auto json = Json::parse(output.text);
     EXPECT_TRUE(json.ok()) << output.text;
@@ -97,7 +79,7 @@ TEST(Chat, TheSecondTurnSeesTheFirst) {
     const std::string second = raw(folder, "[user]\nhi\n[assistant]\n" + first + "\n[user]\nagain\n[assistant]\n")["text"].text();
     ASSERT_FALSE(first.empty());
     ASSERT_FALSE(second.empty());
-    Output output = shell("printf 'hi\\nagain\\n/bye\\n' | script -qec '", "run " + folder + " -n 12 --temp 0 --ignore-eos' /dev/null");
+    ProgramOutput output = run_program("printf 'hi\\nagain\\n/bye\\n' | script -qec '", "run " + folder + " -n 12 --temp 0 --ignore-eos' /dev/null");
     EXPECT_EQ(output.exit, 0) << output.text;
     std::string shown;
     for (char c : output.text)
@@ -115,7 +97,7 @@ TEST(Chat, TemplateErrorsSayWhatIsWrong) {
                             Case{"{% for i in range(99999999) %}{% for j in range(99999999) %}x{% endfor %}{% endfor %}", "template"},
                             Case{"{{ messages[0].content.nothing.at_all }}", "template"}, Case{"{% include 'x' %}", "template"}}) {
         const std::string folder = folder_with(one.source);
-        Output output = shell("", "run " + folder + " -p hi -n 2 2>&1");
+        ProgramOutput output = run_program("", "run " + folder + " -p hi -n 2 2>&1");
         EXPECT_TRUE(output.exit >= 1 && output.exit <= 5) << one.source << " exit " << output.exit;
         EXPECT_NE(output.text.find(one.mention), std::string::npos) << one.source << "\n" << output.text;
     }

@@ -1,38 +1,22 @@
 // The command line as a user or a script meets it: help, exit codes, messages, JSON keys.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <cstdlib>
 #include <fstream>
 
 #include "base/json.h"
 #include "cli/verb.h"
+#include "program_testing.h"
 
 namespace skiff {
 namespace {
 
 const std::string pocket = std::string(SKIFF_SOURCE_DIR) + "/models/pocket";
 
-struct Output {
-    int exit = -1;
-    std::string text;
-};
-
-// Runs `skiff arguments` through a shell.
-Output skiff(const std::string& arguments) {
-    const char* program = std::getenv("SKIFF");
-    const std::string command = std::string(program ? program : "skiff") + " " + arguments;
-    Output output;
-    FILE* pipe = ::popen(command.c_str(), "r");
-    char buffer[4096];
-    for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) output.text.append(buffer, n);
-    const int state = ::pclose(pipe);
-    output.exit = WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
-    return output;
-}
+ProgramOutput skiff(const std::string& arguments) { return run_program("", arguments); }
 
 Json skiff_json(const std::string& arguments) {
-    Output output = skiff(arguments + " --json 2>/dev/null");
+    ProgramOutput output = skiff(arguments + " --json 2>/dev/null");
     EXPECT_EQ(output.exit, 0) << arguments;
     auto json = Json::parse(output.text);
     EXPECT_TRUE(json.ok()) << arguments << ": " << output.text.substr(0, 500);
@@ -42,12 +26,12 @@ Json skiff_json(const std::string& arguments) {
 std::string scratch(const std::string& name) { return testing::TempDir() + "skiff_cli_" + name; }
 
 TEST(Help, EveryVerbShowsAnExampleAndItsOptions) {
-    Output overview = skiff("--help");
+    ProgramOutput overview = skiff("--help");
     EXPECT_EQ(overview.exit, 0);
     for (const auto& verb : verb_table()) {
         EXPECT_NE(overview.text.find(verb->name), std::string::npos) << verb->name;
         ASSERT_FALSE(verb->examples.empty()) << verb->name;
-        Output help = skiff(verb->name + " --help");
+        ProgramOutput help = skiff(verb->name + " --help");
         EXPECT_EQ(help.exit, 0);
         EXPECT_NE(help.text.find(verb->examples[0]), std::string::npos) << verb->name;
         EXPECT_NE(help.text.find("--json"), std::string::npos) << verb->name;
@@ -60,12 +44,12 @@ TEST(ExitCodes, SayWhatKindOfFailureItWas) {
     EXPECT_EQ(skiff("run 2>&1").exit, 2);
     EXPECT_EQ(skiff("run " + pocket + " --temp -1 -p x --raw 2>&1").exit, 2);
     EXPECT_EQ(skiff("bench " + pocket + " --isa mmx 2>&1").exit, 2);
-    Output missing = skiff("inspect /no/such/model 2>&1");
+    ProgramOutput missing = skiff("inspect /no/such/model 2>&1");
     EXPECT_EQ(missing.exit, 3);
     EXPECT_NE(missing.text.find("/no/such/model: no such folder or file"), std::string::npos) << missing.text;
     const std::string pickle = scratch("model.bin");
     std::ofstream(pickle) << "\x80\x02}q";
-    Output refused = skiff("inspect " + pickle + " 2>&1");
+    ProgramOutput refused = skiff("inspect " + pickle + " 2>&1");
     EXPECT_EQ(refused.exit, 1);
     EXPECT_NE(refused.text.find("pickle"), std::string::npos) << refused.text;
     const std::string damaged = scratch("damaged.gguf");
@@ -74,7 +58,7 @@ TEST(ExitCodes, SayWhatKindOfFailureItWas) {
 }
 
 TEST(ExitCodes, ErrorsAreJsonToo) {
-    Output output = skiff("inspect /no/such/model --json 2>/dev/null");
+    ProgramOutput output = skiff("inspect /no/such/model --json 2>/dev/null");
     EXPECT_EQ(output.exit, 3);
     EXPECT_EQ((*Json::parse(output.text))["error"]["code"].text(), "not_found");
 }
@@ -138,7 +122,7 @@ TEST(Run, StopTextsEndTheGenerationAndAreNotShown) {
 
 TEST(Completion, ScriptsAreValidShell) {
     EXPECT_EQ(skiff("completion bash | bash -n").exit, 0);
-    Output fish = skiff("completion fish");
+    ProgramOutput fish = skiff("completion fish");
     for (const auto& verb : verb_table()) EXPECT_NE(fish.text.find("-a " + verb->name + " "), std::string::npos) << verb->name;
     EXPECT_EQ(skiff("completion tcsh 2>/dev/null").exit, 2);
 }
