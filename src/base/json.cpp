@@ -191,30 +191,6 @@ Result<Json> Json::parse(std::string_view text, const JsonLimits& limits) {
     if (text.size() > limits.max_bytes)
         return corrupt("JSON of " + std::to_string(text.size()) + " bytes is over the limit of " + std::to_string(limits.max_bytes));
     if (!limits.allow_trailing_spaces && !text.empty() && is_json_space(text.back())) return corrupt("JSON: spaces after the document");
-    std::string replaced;  // only when Python's NaN and Infinity are allowed and present
-    if (limits.allow_nan && (text.find("NaN") != std::string_view::npos || text.find("Infinity") != std::string_view::npos)) {
-        bool in_string = false;
-        for (std::size_t i = 0; i < text.size();) {
-            if (in_string) {
-                if (text[i] == '\\' && i + 1 < text.size()) replaced += text[i++];
-                else if (text[i] == '"') in_string = false;
-                replaced += text[i++];
-            } else if (text.substr(i, 3) == "NaN") {
-                replaced += "null";
-                i += 3;
-            } else if (text.substr(i, 9) == "-Infinity") {
-                replaced += "-1e308";
-                i += 9;
-            } else if (text.substr(i, 8) == "Infinity") {
-                replaced += "1e308";
-                i += 8;
-            } else {
-                in_string = text[i] == '"';
-                replaced += text[i++];
-            }
-        }
-        text = replaced;
-    }
     LimitedBuilder builder(limits);
     bool ok = nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
     if (!ok || !builder.message().empty()) return corrupt("JSON: " + (builder.message().empty() ? "invalid" : builder.message()));

@@ -20,7 +20,6 @@ struct JsonLimits {
     std::size_t max_values = std::size_t{1} << 26;
     bool allow_duplicate_keys = false;
     bool allow_trailing_spaces = true;  // after the document: space, tab, CR, LF
-    bool allow_nan = false;             // NaN, Infinity, -Infinity as Python writes them
 };
 
 class Json {
