@@ -1,0 +1,216 @@
+#include "train/parameters.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "base/hash.h"
+#include "base/rng.h"
+
+namespace skiff::train {
+namespace {
+
+at::Tensor selected_rows(const at::Tensor& matrix, const RowMap& rows) {
+    if (rows.block == 0) return matrix;
+    if (rows.contiguous()) return rows.n_rows() == matrix.size(0) ? matrix : matrix.narrow(0, rows.begin, rows.n_rows());
+    std::vector<std::int64_t> order(static_cast<std::size_t>(rows.n_rows()));
+    for (std::int64_t i = 0; i < rows.n_rows(); ++i) order[static_cast<std::size_t>(i)] = rows.at(i);
+    return matrix.index_select(0, at::tensor(order).to(matrix.device()));
+}
+
+at::Tensor values_of(const Weight& weight) {
+    at::Tensor tensor = at::empty(weight.shape, at::kFloat);
+    for (std::int64_t row = 0; row < weight.n_rows(); ++row) weight.row(row, tensor.data_ptr<float>() + row * weight.n_columns());
+    return tensor;
+}
+
+Weight weight_of(const at::Tensor& value, DType dtype) {
+    const at::Tensor host = value.detach().to(at::kCPU, at::kFloat).contiguous();
+    const DTypeInfo& info = dtype_info(dtype);
+    std::vector<std::byte> bytes(static_cast<std::size_t>(host.numel() * info.bits / 8));
+    info.from_float(host.data_ptr<float>(), host.numel(), bytes.data());
+    return make_plain_weight(Shape(host.sizes().begin(), host.sizes().end()), dtype, std::move(bytes));
+}
+
+// Linear weights of the decoder blocks: neither the embedding table nor the head.
+std::set<std::string> block_weights(const ModelSpec& spec) {
+    std::set<std::string> keys;
+    for (std::size_t i = 1; i + 1 < spec.blocks.size(); ++i)
+        for (const Op& op : spec.blocks[i].ops)
+            if (const auto* linear = std::get_if<LinearOp>(&op.detail))
+                for (const LinearTerm& term : linear->terms)
+                    if (term.kind == LinearTerm::Kind::packed) keys.insert(term.weight.key);
+    return keys;
+}
+
+class TrainedWeights final : public WeightSource {
+public:
+    TrainedWeights(const ParameterSet& set, std::optional<DType> dtype) : set_(set), dtype_(dtype) {}
+    bool contains(const std::string& key) const override { return set_.find(key) != nullptr; }
+    std::vector<std::string> keys() const override {
+        std::vector<std::string> names;
+        for (const Parameter& parameter : set_.all()) names.push_back(parameter.key);
+        return names;
+    }
+    Result<Weight> load(const std::string& key) const override {
+        const Parameter* parameter = set_.find(key);
+        if (parameter == nullptr) return not_found("tensor " + key + " is not in the trained model");
+        at::Tensor value = parameter->value.detach();
+        if (auto adapter = set_.adapters().find(key); adapter != set_.adapters().end()) {
+            const at::Tensor change = at::mm(adapter->second.up.detach(), adapter->second.down.detach()) * adapter->second.scale;
+            value = value + (change.size(0) == value.size(0) && change.size(1) == value.size(1) ? change : change.t());
+        }
+        return weight_of(value, dtype_.value_or(parameter->stored));
+    }
+
+private:
+    const ParameterSet& set_;
+    std::optional<DType> dtype_;
+};
+
+class InitialWeights final : public WeightSource {
+public:
+    InitialWeights(const ModelSpec& spec, std::uint64_t seed) : seed_(seed) {
+        for (const auto& [key, tensor] : spec.tensors) shapes_.emplace(key, Declared{spec.shape(tensor), tensor.role, 0.02f});
+        // A linear operator whose result is added to something is the last of a residual branch.
+        std::set<ValueId> added;
+        for (const Block& block : spec.blocks)
+            for (const Op& op : block.ops)
+                if (std::holds_alternative<AddOp>(op.detail)) added.insert(op.in.begin(), op.in.end());
+        const float less = 0.02f / std::sqrt(2.0f * static_cast<float>(std::max<std::int64_t>(1, spec.n_layers)));
+        for (const Block& block : spec.blocks)
+            for (const Op& op : block.ops)
+                if (const auto* linear = std::get_if<LinearOp>(&op.detail); linear != nullptr && added.count(op.out) != 0)
+                    for (const LinearTerm& term : linear->terms) shapes_[term.weight.key].deviation = less;
+    }
+    bool contains(const std::string& key) const override { return shapes_.count(key) != 0; }
+    std::vector<std::string> keys() const override {
+        std::vector<std::string> names;
+        for (const auto& [key, declared] : shapes_) names.push_back(key);
+        return names;
+    }
+    Result<Weight> load(const std::string& key) const override {
+        auto found = shapes_.find(key);
+        if (found == shapes_.end()) return not_found("tensor " + key + " is not in the fresh model");
+        const Declared& declared = found->second;
+        std::vector<float> values(static_cast<std::size_t>(element_count(declared.shape)), declared.role == TensorDecl::Role::norm ? 1.0f : 0.0f);
+        if (declared.role == TensorDecl::Role::linear || declared.role == TensorDecl::Role::embedding) {
+            Rng rng(hash64(std::as_bytes(std::span(key)), seed_));
+            for (float& value : values) value = declared.deviation * rng.normal();
+        }
+        return make_float_weight(declared.shape, std::move(values));
+    }
+
+private:
+    struct Declared {
+        Shape shape;
+        TensorDecl::Role role = TensorDecl::Role::other;
+        float deviation = 0.02f;
+    };
+    std::map<std::string, Declared> shapes_;
+    std::uint64_t seed_;
+};
+
+}  // namespace
+
+Result<ParameterSet> ParameterSet::load(const ModelSpec& spec, const WeightSource& source, at::Device device) {
+    ParameterSet set;
+    for (const auto& [key, declared] : spec.tensors) {
+        if (!source.contains(key)) {
+            if (declared.need == TensorDecl::Need::optional) continue;
+            return not_found("tensor " + key + " is missing");
+        }
+        auto weight = source.load(key);
+        if (!weight.ok()) return weight.take_error().with_context(key);
+        if (weight->shape != spec.shape(declared))
+            return corrupt("tensor " + key + " has shape " + shape_text(weight->shape) + ", the model implies " + shape_text(spec.shape(declared)));
+        Parameter parameter;
+        parameter.key = key;
+        parameter.role = declared.role;
+        parameter.stored = weight->plain() != nullptr ? weight->plain()->dtype : DType::bf16;
+        parameter.value = values_of(*weight).to(device).set_requires_grad(true);
+        release_pages(*weight);
+        set.index_[key] = set.parameters_.size();
+        set.parameters_.push_back(std::move(parameter));
+    }
+    return set;
+}
+
+const Parameter* ParameterSet::find(const std::string& key) const {
+    auto found = index_.find(key);
+    return found == index_.end() ? nullptr : &parameters_[found->second];
+}
+Parameter* ParameterSet::find(const std::string& key) { return const_cast<Parameter*>(std::as_const(*this).find(key)); }
+
+at::Tensor ParameterSet::matrix(const TensorRef& ref) const {
+    const at::Tensor& value = find(ref.key)->value;
+    return selected_rows(ref.transposed ? value.t() : value, ref.rows);
+}
+
+at::Tensor ParameterSet::vector(const TensorRef& ref) const {
+    if (ref.empty()) return {};
+    const Parameter* parameter = find(ref.key);
+    return parameter == nullptr ? at::Tensor() : selected_rows(parameter->value, ref.rows);
+}
+
+std::size_t ParameterSet::keep_zeros(double at_least_share) {
+    std::size_t n_masked = 0;
+    for (Parameter& parameter : parameters_) {
+        if (parameter.role != TensorDecl::Role::linear) continue;
+        const at::Tensor kept = parameter.value.detach() != 0;
+        const double zeros = 1.0 - static_cast<double>(kept.sum().item<std::int64_t>()) / static_cast<double>(std::max<std::int64_t>(1, kept.numel()));
+        if (zeros < at_least_share) continue;
+        parameter.mask = kept.to(at::kFloat);
+        ++n_masked;
+    }
+    return n_masked;
+}
+
+void ParameterSet::apply_masks() {
+    at::NoGradGuard no_grad;
+    for (Parameter& parameter : parameters_)
+        if (parameter.mask.defined()) parameter.value.mul_(parameter.mask);
+}
+
+Result<std::size_t> ParameterSet::add_adapters(const ModelSpec& spec, const AdapterOptions& options) {
+    const std::set<std::string> transposed = keys_stored_as_columns(spec), candidates = block_weights(spec);
+    for (Parameter& parameter : parameters_) {
+        parameter.value.set_requires_grad(false);
+        if (candidates.count(parameter.key) == 0) continue;
+        const bool wanted = options.names.empty() || std::any_of(options.names.begin(), options.names.end(), [&](const std::string& name) {
+            return parameter.key.find(name) != std::string::npos;
+        });
+        if (!wanted) continue;
+        std::int64_t outputs = parameter.value.size(0), inputs = parameter.value.size(1);
+        if (transposed.count(parameter.key) != 0) std::swap(outputs, inputs);
+        if (options.rank > std::min(outputs, inputs))
+            return usage_error("LoRA rank " + std::to_string(options.rank) + " is more than " + parameter.key + " has (" + std::to_string(std::min(outputs, inputs)) + ")");
+        // Kaiming-uniform with a = sqrt(5), as the method's authors start: within +-1/sqrt(inputs).
+        Rng rng(hash64(std::as_bytes(std::span(parameter.key)), options.seed));
+        at::Tensor down = at::empty({options.rank, inputs}, at::kFloat);
+        const double bound = 1.0 / std::sqrt(static_cast<double>(inputs));
+        for (std::int64_t i = 0; i < down.numel(); ++i) down.data_ptr<float>()[i] = static_cast<float>((2 * rng.uniform() - 1) * bound);
+        const at::Device device = parameter.value.device();
+        adapters_[parameter.key] = {down.to(device).set_requires_grad(true), at::zeros({outputs, options.rank}, at::kFloat).to(device).set_requires_grad(true),
+                                    static_cast<float>(options.alpha / static_cast<double>(options.rank))};
+    }
+    if (adapters_.empty()) return usage_error("no linear weight of the blocks matches the names given for LoRA");
+    return adapters_.size();
+}
+
+std::vector<ParameterSet::Trained> ParameterSet::trained() const {
+    std::vector<Trained> result;
+    for (const Parameter& parameter : parameters_)
+        if (parameter.value.requires_grad()) result.push_back({parameter.key, parameter.role, parameter.value, parameter.mask});
+    for (const auto& [key, adapter] : adapters_) {
+        result.push_back({key + ".lora_down", TensorDecl::Role::linear, adapter.down, {}});
+        result.push_back({key + ".lora_up", TensorDecl::Role::linear, adapter.up, {}});
+    }
+    return result;
+}
+
+std::shared_ptr<WeightSource> ParameterSet::source(std::optional<DType> dtype) const { return std::make_shared<TrainedWeights>(*this, dtype); }
+
+std::shared_ptr<WeightSource> initial_weights(const ModelSpec& spec, std::uint64_t seed) { return std::make_shared<InitialWeights>(spec, seed); }
+
+}  // namespace skiff::train

@@ -1,0 +1,82 @@
+// The tensors of a model as leaves of LibTorch's graph, and the ways back: to a WeightSource, so that the engine runs what was trained.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "model/weight_source.h"
+
+namespace skiff::train {
+
+struct Parameter {
+    std::string key;
+    TensorDecl::Role role = TensorDecl::Role::other;
+    DType stored = DType::f32;  // in the checkpoint it came from
+    at::Tensor value;           // f32, in the checkpoint's shape; requires a gradient unless frozen
+    at::Tensor mask;            // where weights were pruned: 0 there, 1 elsewhere, f32; undefined: nowhere
+};
+
+// Low-rank adaptation of one weight (Hu et al. 2021): weight + scale * up * down.
+struct Adapter {
+    at::Tensor down;  // (rank, inputs) f32
+    at::Tensor up;    // (outputs, rank) f32, zero at first
+    float scale = 1;
+};
+
+class ParameterSet {
+public:
+    // Every tensor of the spec that the source has, as f32 on the device. Codes and blocks are decoded.
+    static Result<ParameterSet> load(const ModelSpec& spec, const WeightSource& source, at::Device device);
+
+    std::vector<Parameter>& all() { return parameters_; }
+    const std::vector<Parameter>& all() const { return parameters_; }
+    const Parameter* find(const std::string& key) const;
+    Parameter* find(const std::string& key);
+
+    // As (outputs, inputs): the rows that the reference takes, turned around where the checkpoint stores columns.
+    at::Tensor matrix(const TensorRef& ref) const;
+    // A vector; undefined for an empty reference.
+    at::Tensor vector(const TensorRef& ref) const;
+
+    // Weights with many exact zeros were pruned: their masks are set. Returns how many tensors that concerns.
+    std::size_t keep_zeros(double at_least_share);
+    void apply_masks();
+
+    // Freezes everything and adds an adapter of `rank` to the linear weights whose keys contain one of `names` (empty: all but head and
+    // embedding). Initial values by seed.
+    struct AdapterOptions {
+        std::int64_t rank = 8;
+        double alpha = 16;
+        std::vector<std::string> names;
+        std::uint64_t seed = 0;
+    };
+    Result<std::size_t> add_adapters(const ModelSpec& spec, const AdapterOptions& options);
+    const std::map<std::string, Adapter>& adapters() const { return adapters_; }
+
+    // What an optimizer changes: name and tensor; adapters are "KEY.lora_down" and "KEY.lora_up".
+    struct Trained {
+        std::string name;
+        TensorDecl::Role role;
+        at::Tensor value;
+        at::Tensor mask;
+    };
+    std::vector<Trained> trained() const;
+
+    // The weights as they are now, adapters merged. `dtype` of every tensor, or as stored. The set must outlive the source.
+    std::shared_ptr<WeightSource> source(std::optional<DType> dtype) const;
+
+private:
+    std::vector<Parameter> parameters_;
+    std::map<std::string, std::size_t> index_;
+    std::map<std::string, Adapter> adapters_;
+};
+
+// Fresh weights for training from scratch: normal with deviation 0.02, output projections of residual branches less by sqrt(2 * n_layers)
+// (GPT-2), norms at one, biases zero. By key and seed, so that the order of tensors does not matter.
+std::shared_ptr<WeightSource> initial_weights(const ModelSpec& spec, std::uint64_t seed);
+
+}  // namespace skiff::train

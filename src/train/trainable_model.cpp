@@ -1,0 +1,129 @@
+#include "train/trainable_model.h"
+
+#include <functional>
+#include <set>
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace skiff::train {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Runs a function without remembering its insides, and again in the backward pass (Chen et al. 2016).
+class Recomputed : public torch::autograd::Function<Recomputed> {
+public:
+    using Run = std::function<at::Tensor(const at::Tensor&)>;
+    static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const Run* run) {
+        auto holder = c10::make_intrusive<Holder>();
+        holder->run = *run;
+        context->save_for_backward({x});
+        context->saved_data["run"] = c10::IValue::make_capsule(std::move(holder));
+        return (*run)(x);
+    }
+    static variable_list backward(AutogradContext* context, variable_list gradients) {
+        const auto holder = context->saved_data["run"].toCapsule();
+        at::Tensor x = context->get_saved_variables()[0].detach().requires_grad_(true);
+        const at::AutoGradMode with_grad(true);
+        const at::Tensor y = static_cast<const Holder&>(*holder).run(x);
+        torch::autograd::backward({y}, {gradients[0]});
+        return {x.grad(), {}};
+    }
+
+private:
+    struct Holder : torch::CustomClassHolder {
+        Run run;
+    };
+};
+
+// Every value that a block reads is its own or its input.
+Status check_blocks(const ModelSpec& spec) {
+    for (const Block& block : spec.blocks) {
+        std::set<ValueId> known = {block.in};
+        for (const Op& op : block.ops) {
+            for (ValueId value : op.in)
+                if (known.count(value) == 0) return unsupported(op.name + " reads a value of another block; such models cannot be trained");
+            known.insert(op.out);
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<TrainableModel>> TrainableModel::create(const ModelSpec& spec, ParameterSet parameters, const TrainableOptions& options) {
+    if (spec.blocks.size() < 3) return unsupported("a model without decoder blocks cannot be trained");
+    SKIFF_CHECK(check_blocks(spec));
+    std::unique_ptr<TrainableModel> model(new TrainableModel(spec, std::move(parameters), options));
+    SKIFF_TRY(model->blocks_, build_graph(model->spec_, model->parameters_, {options.numbers, options.form}));
+    return model;
+}
+
+at::Tensor TrainableModel::run_block(std::size_t block, const at::Tensor& tokens, std::int64_t n_tokens, const at::Tensor& in) const {
+    Values values;
+    values.tokens = tokens;
+    values.n_tokens = n_tokens;
+    values.slices.resize(spec_.values.size());
+    if (in.defined()) values.set(spec_.blocks[block].in, in);
+    for (const auto& step : blocks_[block]) step->run(values);
+    return values.get(block + 1 == blocks_.size() ? spec_.logits : spec_.blocks[block].out);
+}
+
+at::Tensor TrainableModel::hidden(const at::Tensor& tokens, const DroppedBlocks& dropped) const {
+    const std::int64_t n_tokens = tokens.size(1);
+    const at::Tensor flat = tokens.reshape({-1});
+    at::Tensor x = run_block(0, flat, n_tokens, {});
+    for (std::size_t block = 1; block + 1 < blocks_.size(); ++block) {
+        if (block - 1 < dropped.size() && dropped[block - 1]) continue;
+        if (options_.recompute_blocks && at::GradMode::is_enabled() && x.requires_grad()) {
+            const Recomputed::Run run = [this, block, flat, n_tokens](const at::Tensor& in) { return run_block(block, flat, n_tokens, in); };
+            x = Recomputed::apply(x, &run);
+        } else {
+            x = run_block(block, flat, n_tokens, x);
+        }
+    }
+    return x;
+}
+
+at::Tensor TrainableModel::head(const at::Tensor& hidden) const { return run_block(blocks_.size() - 1, {}, hidden.size(0), hidden); }
+
+// Few enough tokens that their logits stay in a cache's reach, enough that the head's gradient is not summed too often.
+std::int64_t TrainableModel::head_chunk() const {
+    const std::int64_t bytes_per_token = spec_.n_vocab * (options_.numbers == at::kFloat ? 4 : 2);
+    return std::clamp<std::int64_t>((16 << 20) / bytes_per_token, 512, 4096);
+}
+
+at::Tensor TrainableModel::logits(const at::Tensor& tokens) const { return head(hidden(tokens, {})); }
+
+double TrainableModel::add_gradients(const at::Tensor& inputs, const at::Tensor& targets, double scale, const DroppedBlocks& dropped) const {
+    const at::AutoGradMode with_grad(true);
+    const at::Tensor x = hidden(inputs, dropped), flat_targets = targets.reshape({-1});
+    const at::Tensor leaf = x.detach();
+    at::Tensor gradient = at::empty_like(leaf);
+    double total = 0;
+    for (std::int64_t begin = 0; begin < leaf.size(0); begin += head_chunk()) {
+        const std::int64_t n = std::min(head_chunk(), leaf.size(0) - begin);
+        const at::Tensor part = leaf.narrow(0, begin, n).detach().requires_grad_(true);
+        const at::Tensor loss = cross_entropy(head(part), flat_targets.narrow(0, begin, n), scale, options_.form);
+        total += loss.item<double>();
+        torch::autograd::backward({loss});
+        gradient.narrow(0, begin, n).copy_(part.grad());
+    }
+    if (x.requires_grad()) torch::autograd::backward({x}, {gradient});
+    return total;
+}
+
+double TrainableModel::loss_sum(const at::Tensor& inputs, const at::Tensor& targets) const {
+    const at::NoGradGuard no_grad;
+    const at::Tensor x = hidden(inputs, {}), flat_targets = targets.reshape({-1});
+    double total = 0;
+    for (std::int64_t begin = 0; begin < x.size(0); begin += head_chunk()) {
+        const std::int64_t n = std::min(head_chunk(), x.size(0) - begin);
+        total += cross_entropy(head(x.narrow(0, begin, n)), flat_targets.narrow(0, begin, n), 1, options_.form).item<double>();
+    }
+    return total;
+}
+
+}  // namespace skiff::train
