@@ -103,6 +103,7 @@ Result<NamedPreTokenizer> build(const Row& row) {
     for (std::string_view pattern : row.patterns) {
         SKIFF_TRY(auto regex, Regex::compile(pattern));
         named.chain.push_back(split_by_regex(std::move(regex), {SplitBehavior::isolated, false}));
+        named.patterns.emplace_back(pattern);
     }
     named.chain.push_back(byte_level_spelling());
     named.ignore_merges = row.ignore_merges;

@@ -12,9 +12,10 @@
 namespace skiff {
 
 struct NamedPreTokenizer {
-    std::vector<PreTokenizer> chain;  // ends with the byte-level spelling
+    std::vector<PreTokenizer> chain;    // ends with the byte-level spelling
+    std::vector<std::string> patterns;  // the regular expressions before it, each isolates its matches
     bool ignore_merges = false;
-    bool add_bos = false;             // where the file does not say
+    bool add_bos = false;               // where the file does not say
 };
 Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name);
 
