@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "text/tokenizer_state.h"
+
 namespace skiff {
 namespace {
 
@@ -11,6 +13,17 @@ constexpr std::size_t nowhere = std::string_view::npos;
 
 bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
 bool continues_character(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
+
+// Byte-level BPE behind a pre-tokenizer that cuts at white space; without one, merges may go across any place.
+bool works_on_words(const TokenizerState& state) {
+    if (state.bytes_of_token != BytesOfToken::byte_level || state.unigram || state.wordpiece) return false;
+    int n_words = 0;
+    const Status status = pre_tokenize(state.pre_tokenizers, Piece{"a\nb", true}, [&](Piece) -> Status {
+        ++n_words;
+        return {};
+    });
+    return status.ok() && n_words > 1;
+}
 
 // A place at most context_bytes before or behind `at`, not within a character.
 std::size_t context_begin(std::string_view text, std::size_t at) {
@@ -27,7 +40,7 @@ std::size_t context_end(std::string_view text, std::size_t at) {
 }  // namespace
 
 PieceCutter::PieceCutter(Tokenizer tokenizer, std::size_t piece_bytes)
-    : tokenizer_(std::move(tokenizer)), piece_bytes_(piece_bytes), may_cut_(tokenizer_.kind() == "byte-level BPE") {}
+    : tokenizer_(std::move(tokenizer)), piece_bytes_(piece_bytes), may_cut_(works_on_words(tokenizer_.state())) {}
 
 std::size_t PieceCutter::end_of_piece(std::string_view text) const {
     if (!may_cut_ || text.size() <= piece_bytes_ + piece_bytes_ / 2) return text.size();
