@@ -10,6 +10,7 @@
 
 Needs torch, numpy, safetensors. FOLDER has config.json and model.safetensors as Hugging Face writes them. A line of --windows is the index of a
 window's first token; a window is context + 1 tokens. --compile wraps the model in torch.compile; its first step then takes long, which "steady" leaves out.
+To be fair set MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184: glibc then keeps the large blocks from step to step (about 10 %).
 Prints step, loss and seconds since the first step began, then tokens/s, seconds and peak resident memory.
 """
 import argparse
@@ -42,9 +43,7 @@ class Attention(nn.Module):
         q, k, v = (w(x).view(b, t, n, self.head_dim).transpose(1, 2)
                    for w, n in ((self.q_proj, self.n_heads), (self.k_proj, self.n_kv), (self.v_proj, self.n_kv)))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        # On the CPU enable_gqa gives up the fused kernel, so the heads are repeated.
-        k, v = (y.repeat_interleave(self.n_heads // self.n_kv, 1) for y in (k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)     # on the CPU the fused kernel too
         return self.o_proj(y.transpose(1, 2).reshape(b, t, -1))
 
 
