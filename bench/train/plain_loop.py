@@ -188,7 +188,7 @@ def parse_arguments():
     for name, value in dict(layers=4, d_model=512, heads=8, kv_heads=2, head_dim=0, d_ff=1024, vocab=4096, context=512, batch=16, accumulate=1, steps=10,
                             warmup=10, threads=2, seed=1).items():
         p.add_argument("--" + name.replace("_", "-"), type=int, default=value)
-    for name, value in dict(lr=1e-3, min_lr=1e-4, weight_decay=0.1, clip=1.0, rope_theta=10000.0, rms_norm_eps=1e-5).items():
+    for name, value in dict(lr=1e-3, min_lr=0.0, weight_decay=0.1, clip=1.0, rope_theta=10000.0, rms_norm_eps=1e-5).items():
         p.add_argument("--" + name.replace("_", "-"), type=float, default=value)
     p.add_argument("--tokens", help="a packed token file; without it the tokens are random")
     p.add_argument("--windows", help="first token of each window, one a line; without it windows are drawn at random")
