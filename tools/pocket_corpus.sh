@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # pocket_corpus.sh FOLDER OUT: makes the texts that models/pocket is trained on: OUT/train.txt, OUT/valid.txt (documents separated by a line
-# <|endoftext|>) and OUT/report.txt (each document that was left out and why; also printed).
+# <|endoftext|>) and OUT/report.txt (each document that was left out and why, printed too, and those that are in train.txt, with their bytes).
 # FOLDER holds books_children_easy.txt.gz with books_children_easy.list (the books' names in the same order), fairytaleqa_train.txt and
 # fairytaleqa_val.txt; FOLDER/SOURCE.txt, where there is one, says where they are from. Needs gzip, awk, sed and coreutils; a minute.
 #
@@ -46,11 +46,10 @@ straighten() {
 }
 
 # Paragraphs that are no prose are dropped; lines of a paragraph are joined where they were wrapped (most go on in lower case; verse does not).
-# A document begins with a line "<|endoftext|>\tname". Without a list of names it is called by the file and its first words.
+# A document begins with a line "<|endoftext|>\tname". Without a list of names it is called by the file, its number and its first words.
 paragraphs='
-function flush_paragraph(    i, joined, word_count, words, known, low, text) {
+function flush_paragraph(    i, joined, low, text) {
     if (!n_lines) return
-    low = 0
     for (i = 2; i <= n_lines; ++i) if (line[i] ~ /^[a-z]/) ++low
     joined = n_lines > 1 && low * 2 > n_lines - 1
     text = line[1]
@@ -58,7 +57,7 @@ function flush_paragraph(    i, joined, word_count, words, known, low, text) {
     n_lines = 0
     if (is_junk(text)) return
     if (pending) {
-        name = named ? names[n_documents] : label " \"" substr(text, 1, 40) "\""
+        name = named ? names[n_documents] : label " " n_documents " \"" substr(text, 1, 40) "\""
         gsub(/\n/, " ", name)
         print "<|endoftext|>\t" name
         pending = 0
@@ -106,7 +105,7 @@ done
 # ---- Overlap ----
 
 # overlap REFERENCES TEXT...: for each document of the texts and each of the references of which it repeats anything, a line
-# "shared 8-word sequences, thousandths of the document, longest run of them, document, reference". A document is not compared with itself.
+# "shared 8-word sequences, thousandths of the document, document, reference". A document is not compared with itself.
 overlap() {
     awk '
     FNR == 1 { ++n_files }
@@ -120,15 +119,15 @@ overlap() {
             if (n_words <= 8) { sequence = sequence " " words[i]; if (n_words < 8) continue }
             else sequence = substr(sequence, index(substr(sequence, 2), " ") + 1) " " words[i]
             if (n_files == 1) { if (!(sequence in owner)) owner[sequence] = name }
-            else if (sequence in owner && owner[sequence] != name) { ++shared[owner[sequence]]; if (++run > longest[owner[sequence]]) longest[owner[sequence]] = run }
-            else run = 0
+            else if (sequence in owner && owner[sequence] != name) ++shared[owner[sequence]]
         }
     }
     END { finish() }
     function finish(    reference) {
-        for (reference in shared) printf "%d\t%d\t%d\t%s\t%s\n", shared[reference], shared[reference] * 1000 / n_words, longest[reference], name, reference
-        for (reference in shared) { delete shared[reference]; delete longest[reference] }
-        run = 0
+        for (reference in shared) {
+            printf "%d\t%d\t%s\t%s\n", shared[reference], shared[reference] * 1000 / n_words, name, reference
+            delete shared[reference]
+        }
     }' "$@"
 }
 
@@ -138,25 +137,25 @@ repeated() { awk -F '\t' -v most="$most_shared" -v permille="$most_permille" -v 
 # pick MODE NAMES TEXT: the documents that NAMES lists (MODE only) or the others (MODE without).
 pick() { awk -F '\t' -v mode="$1" 'FILENAME == ARGV[1] { named[$1] = 1; next } /^<\|endoftext\|>/ { on = ($2 in named) == (mode == "only") } on' "$2" "$3"; }
 
-# Tales for valid.txt that a book or another tale repeats go to train.txt instead, but no tale goes there of which a book has 300 sequences: it would stand there twice.
+# Tales of fairytaleqa_val.txt that a book or another tale repeats are not for valid.txt: train.txt has them. Nor do those go to train.txt of which a book has
+# 300 sequences: they would stand there twice.
 overlap "$temporary/tales_val" "$temporary/books" "$temporary/tales_train" > "$temporary/table"
-repeated "$temporary/table" | cut -f 5 | sort -u > "$temporary/known_tales"
-{ cat "$temporary/tales_train"; pick only "$temporary/known_tales" "$temporary/tales_val"; } > "$temporary/tales"
-overlap "$temporary/tales" "$temporary/books" | awk -F '\t' '$1 >= 300' | sort -t "$tab" -k 5,5 -k 1,1nr | sort -t "$tab" -s -u -k 5,5 > "$temporary/in_books"
-cut -f 5 "$temporary/in_books" > "$temporary/twice"
+repeated "$temporary/table" | cut -f 4 | sort -u > "$temporary/known_tales"
+overlap "$temporary/tales_train" "$temporary/books" | awk -F '\t' '$1 >= 300' | sort -t "$tab" -k 4,4 -k 1,1nr | sort -t "$tab" -s -u -k 4,4 > "$temporary/in_books"
+cut -f 4 "$temporary/in_books" > "$temporary/twice"
 echo "$valid_books" > "$temporary/valid_books"
 { pick only "$temporary/valid_books" "$temporary/books"; pick without "$temporary/known_tales" "$temporary/tales_val"; } > "$temporary/valid"
-{ pick without "$temporary/valid_books" "$temporary/books"; pick without "$temporary/twice" "$temporary/tales"; } > "$temporary/rest"
+{ pick without "$temporary/valid_books" "$temporary/books"; pick without "$temporary/twice" "$temporary/tales_train"; } > "$temporary/rest"
 
 cat "$temporary/heldout" "$temporary/calib" "$temporary/valid" > "$temporary/references"
 overlap "$temporary/references" "$temporary/rest" > "$temporary/table"
 repeated "$temporary/table" | sort -t "$tab" -k 1,1nr > "$temporary/repeated"
-cut -f 4 "$temporary/repeated" | sort -u > "$temporary/dropped"
+cut -f 3 "$temporary/repeated" | sort -u > "$temporary/dropped"
 pick without "$temporary/dropped" "$temporary/rest" > "$temporary/train"
 # valid.txt must not repeat heldout.txt and calib.txt either.
 cat "$temporary/heldout" "$temporary/calib" > "$temporary/references"
 overlap "$temporary/references" "$temporary/valid" > "$temporary/valid_table"
-repeated "$temporary/valid_table" | cut -f 4 | sort -u > "$temporary/valid_dropped"
+repeated "$temporary/valid_table" | cut -f 3 | sort -u > "$temporary/valid_dropped"
 pick without "$temporary/valid_dropped" "$temporary/valid" > "$temporary/valid_kept"
 
 # ---- Output ----
@@ -173,13 +172,21 @@ bytes() { wc -c < "$1"; }
     echo "valid.txt: $(count "$temporary/valid_kept") documents, $(bytes "$out/valid.txt") bytes, sha256 $(sha256sum < "$out/valid.txt" | cut -c 1-16)"
     sed -n 's/^<|endoftext|>\t/    /p' "$temporary/valid_kept"
     echo "left out of train.txt, for repeating a text of evaluation: $(wc -l < "$temporary/dropped") documents"
-    awk -F '\t' '{ printf "    %s: %d of its 8-word sequences (%.1f %%) are in %s\n", $4, $1, $2 / 10, $5 }' "$temporary/repeated"
+    awk -F '\t' '{ printf "    %s: %d of its 8-word sequences (%.1f %%) are in %s\n", $3, $1, $2 / 10, $4 }' "$temporary/repeated"
     echo "kept, with the most in common:"
     sort -t "$tab" -k 1,1nr "$temporary/table" | awk -F '\t' '
         FILENAME == ARGV[1] { dropped[$1] = 1; next }
-        !($4 in dropped) && n++ < 5 { printf "    %s: %d of its 8-word sequences (%.1f %%) are in %s\n", $4, $1, $2 / 10, $5 }' "$temporary/dropped" -
+        !($3 in dropped) && n++ < 5 { printf "    %s: %d of its 8-word sequences (%.1f %%) are in %s\n", $3, $1, $2 / 10, $4 }' "$temporary/dropped" -
     echo "left out of train.txt, for standing in a book: $(wc -l < "$temporary/in_books") tales"
-    awk -F '\t' '{ printf "    %s: %s has %d of its 8-word sequences\n", $5, $4, $1 }' "$temporary/in_books"
+    awk -F '\t' '{ printf "    %s: %s has %d of its 8-word sequences\n", $4, $3, $1 }' "$temporary/in_books"
     echo "left out of valid.txt, for standing elsewhere: $(wc -l < "$temporary/known_tales") tales"
     sed 's/^/    /' "$temporary/known_tales"
 } | tee "$out/report.txt"
+{
+    echo "in train.txt:"
+    awk -F '\t' '
+        function finish() { if (name) printf "%10d  %s\n", size, name; size = 0 }
+        /^<\|endoftext\|>\t/ { finish(); name = $2; next }
+        { size += length($0) + 1 }
+        END { finish() }' "$temporary/train"
+} >> "$out/report.txt"
