@@ -67,7 +67,10 @@ function flush_paragraph(    i, joined, low, text) {
 function is_junk(text,    lower, count, words, i, known, digits) {
     if (text ~ /Project Gutenberg|gutenberg\.(net|org)|Transcriber|https?:|www\./) return 1
     if (text ~ /^\[? *(Illustration|Footnote|FOOTNOTE|NOTE:)/ || text ~ /^\[[0-9]+\]/) return 1
-    if (length(text) < 120 && text ~ /^(Translated by|Translated from|TRANSLAT|Published|Copyright|COPYRIGHT|Illustrated|ILLUSTRATED|Produced by|FINIS|THE END\.?$|The End\.?$|END OF)/) return 1
+    if (length(text) < 120) {
+        if (text ~ /^(Translated (by|from)|TRANSLAT|Published|Copyright|COPYRIGHT|Illustrated|ILLUSTRATED|Produced by)/) return 1
+        if (text ~ /^(FINIS|THE END\.?$|The End\.?$|END OF)/) return 1
+    }
     if (text ~ /^[(\[]?(Section |SECTION |Part |PART |Chapter |CHAPTER )?([IVXLC]+|[0-9]+)[.)\]]?$/) return 1  # the number of a section says nothing
     if (text ~ /\.\.\.\.\.\./) return 1                                                                       # tables and cast lists
     lower = tolower(text)

@@ -13,9 +13,9 @@ struct AxisTick {
     std::string label;
 };
 
-// About n_wanted ticks, a third more at most, at round values within [low, high]: 1, 2 or 5 times a power of ten apart; on a logarithmic axis powers of ten, with their multiples
-// 2 and 5 where there is room, and as on a linear axis where the range holds less than one power of ten. Precondition: low < high, both finite,
-// positive on a logarithmic axis.
+// About n_wanted ticks, a third more at most, at round values within [low, high]: 1, 2 or 5 times a power of ten apart; on a logarithmic axis powers
+// of ten, with their multiples 2 and 5 where there is room, and as on a linear axis where the range holds less than one power of ten.
+// Precondition: low < high, both finite, positive on a logarithmic axis.
 std::vector<AxisTick> axis_ticks(double low, double high, AxisScale scale, int n_wanted);
 
 // The distance of ticks on a linear axis.

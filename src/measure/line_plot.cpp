@@ -21,6 +21,7 @@ constexpr double largest = 1e300;                    // what is greater would ov
 // Eight colours of like weight that stay apart for most colour-blind readers and show on white and on near-black (after Okabe and Ito).
 constexpr const char* colours[] = {"#2f7ebc", "#e0792b", "#2a9d77", "#c9568f", "#8a6fd1", "#b8962e", "#4fa9c9", "#8c8c8c"};
 
+constexpr std::string_view centred = " text-anchor=\"middle\"";
 constexpr std::string_view style =
     "<style>"
     "text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',Helvetica,Arial,sans-serif;font-size:12px;fill:#57606a}"
@@ -148,7 +149,8 @@ public:
         std::size_t n_named = 0;
         for (const LineSeries& series : plot.series) {
             DrawnSeries drawn{points_of(series, plot), series.name, colours[n_named % std::size(colours)], "", series.style};
-            if (n_named >= std::size(colours)) drawn.dashes = n_named < 2 * std::size(colours) ? " stroke-dasharray=\"6 4\"" : " stroke-dasharray=\"2 4\"";
+            if (n_named >= std::size(colours)) drawn.dashes = " stroke-dasharray=\"2 4\"";
+            if (n_named / std::size(colours) == 1) drawn.dashes = " stroke-dasharray=\"6 4\"";
             if (series.style == LineStyle::normal) ++n_named;
             for (const auto& point : drawn.points) {
                 if (!point) continue;
@@ -168,7 +170,7 @@ public:
         x_.place(left_, width - right_margin), y_.place(height - bottom_margin, top_);
         axes();
         for (const DrawnSeries& series : series_) line(series);
-        if (!any_point_) text((left_ + width - right_margin) / 2, (top_ + height - bottom_margin) / 2, "no data", " text-anchor=\"middle\"");
+        if (!any_point_) text((left_ + width - right_margin) / 2, (top_ + height - bottom_margin) / 2, "no data", centred);
         const std::string size = "0 0 " + std::to_string(static_cast<int>(width)) + " " + std::to_string(static_cast<int>(height));
         std::string result = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"" + size + "\" width=\"" + std::to_string(static_cast<int>(width)) + "\" height=\"" +
                              std::to_string(static_cast<int>(height)) + "\" role=\"img\">\n<title>" + escaped(plot_.title) + "</title>\n";
@@ -210,7 +212,7 @@ private:
         }
         for (const AxisTick& tick : x_.ticks()) {
             segment(x_.at(tick.value), top_, x_.at(tick.value), bottom, " class=\"grid\"");
-            text(x_.at(tick.value), bottom + 18, tick.label, " text-anchor=\"middle\"");
+            text(x_.at(tick.value), bottom + 18, tick.label, centred);
         }
         segment(left_, bottom, right, bottom, " class=\"axis\"");
         segment(left_, top_, left_, bottom, " class=\"axis\"");
