@@ -1,6 +1,7 @@
-# skiff_folder(name LEVEL_DEPS... LIBRARIES...): one static library from src/<path>/*.cpp, and its unit tests from *_test.cpp beside them.
+# skiff_folder(name LINKS libraries... [DIRS folders...] [EXCEPT files...]): one static library from src/<path>/*.cpp, and its unit tests from
+# *_test.cpp beside them.
 function(skiff_folder name)
-    cmake_parse_arguments(ARG "" "" "LINKS;DIRS" ${ARGN})
+    cmake_parse_arguments(ARG "" "" "LINKS;DIRS;EXCEPT" ${ARGN})
     set(sources)
     set(tests)
     file(GLOB here CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
@@ -8,6 +9,9 @@ function(skiff_folder name)
     foreach(dir ${ARG_DIRS})
         file(GLOB more CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/*.cpp)
         list(APPEND all ${more})
+    endforeach()
+    foreach(file ${ARG_EXCEPT})
+        list(REMOVE_ITEM all ${CMAKE_CURRENT_SOURCE_DIR}/${file})
     endforeach()
     foreach(file ${all})
         if(file MATCHES "_test\\.cpp$")

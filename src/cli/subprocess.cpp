@@ -7,8 +7,8 @@
 
 #include <cerrno>
 #include <cstdio>
-#include <cstdio>
 #include <cstring>
+#include <fstream>
 
 extern char** environ;
 
@@ -90,6 +90,25 @@ std::string own_program_path() {
 Status run_self(const std::vector<std::string>& arguments) {
     SKIFF_TRY(auto pid, start(arguments, -1));
     return wait_for(pid, arguments);
+}
+
+std::vector<std::string> own_arguments() {
+    std::ifstream file("/proc/self/cmdline", std::ios::binary);
+    std::vector<std::string> arguments;
+    for (std::string argument; std::getline(file, argument, '\0');) arguments.push_back(argument);
+    return arguments;
+}
+
+Status become_sibling(const std::string& name) {
+    const std::string own = resolved_own_path(), program = own.substr(0, own.rfind('/') + 1) + name;
+    if (::access(program.c_str(), X_OK) != 0) return not_found(program + ": no such program");
+    std::vector<std::string> arguments = own_arguments();
+    std::vector<char*> pointers;
+    for (std::string& argument : arguments) pointers.push_back(argument.data());
+    pointers.push_back(nullptr);
+    std::fflush(stdout);
+    ::execv(program.c_str(), pointers.data());
+    return runtime_error("cannot start " + program + ": " + std::strerror(errno));
 }
 
 }  // namespace skiff

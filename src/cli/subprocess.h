@@ -17,4 +17,10 @@ std::string own_program_path();
 // `skiff ARGUMENTS...` with our own stdout and stderr.
 Status run_self(const std::vector<std::string>& arguments);
 
+// The arguments that this process was started with, the name it was called by first.
+std::vector<std::string> own_arguments();
+
+// Replaces this process by the program of that name beside it, with this process's arguments. Returns only an error; not_found: it is not there.
+Status become_sibling(const std::string& name);
+
 }  // namespace skiff

@@ -198,13 +198,14 @@ Result<std::size_t> ParameterSet::add_adapters(const ModelSpec& spec, const Adap
     return adapters_.size();
 }
 
-std::vector<ParameterSet::Trained> ParameterSet::trained() const {
+std::vector<ParameterSet::Trained> ParameterSet::trained(const ModelSpec& spec) const {
+    const std::set<std::string> in_blocks = block_weights(spec);
     std::vector<Trained> result;
     for (const Parameter& parameter : parameters_)
-        if (parameter.value.requires_grad()) result.push_back({parameter.key, parameter.role, parameter.value, parameter.mask});
+        if (parameter.value.requires_grad()) result.push_back({parameter.key, parameter.role, parameter.value, parameter.mask, in_blocks.count(parameter.key) != 0});
     for (const auto& [key, adapter] : adapters_) {
-        result.push_back({key + ".lora_down", TensorDecl::Role::linear, adapter.down, {}});
-        result.push_back({key + ".lora_up", TensorDecl::Role::linear, adapter.up, {}});
+        result.push_back({key + ".lora_down", TensorDecl::Role::linear, adapter.down, {}, true});
+        result.push_back({key + ".lora_up", TensorDecl::Role::linear, adapter.up, {}, true});
     }
     return result;
 }

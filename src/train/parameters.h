@@ -63,8 +63,9 @@ public:
         TensorDecl::Role role;
         at::Tensor value;
         at::Tensor mask;
+        bool in_block = false;  // a matrix of a decoder block: neither embedding nor head
     };
-    std::vector<Trained> trained() const;
+    std::vector<Trained> trained(const ModelSpec& spec) const;
 
     // The weights as they are now, adapters merged. `dtype` of every tensor, or as stored. The set must outlive the source.
     std::shared_ptr<WeightSource> source(std::optional<DType> dtype) const;

@@ -1,0 +1,94 @@
+// Training as the command line asks for it: from fresh weights or a checkpoint, over texts or packed tokens, to a model folder. No LibTorch here.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/progress.h"
+#include "base/result.h"
+#include "model/checkpoint.h"
+#include "train/schedule.h"
+
+namespace skiff::train {
+
+bool training_available();         // false: this program was built without LibTorch
+std::string training_library();    // "LibTorch 1.13.1", or why there is none
+
+struct DataOptions {
+    std::vector<std::string> texts;    // .txt, .jsonl, or .tokens that were packed before
+    std::string validation;            // likewise; may be empty
+    std::string tokenizer;             // folder; empty: the model's own
+    std::string jsonl_field = "text", separator = "<|endoftext|>";
+};
+
+struct TrainOptions {
+    DataOptions data;
+    std::string output;
+    enum class IfExists : std::uint8_t { refuse, replace } if_exists = IfExists::refuse;
+    enum class Unfinished : std::uint8_t { resume, restart } unfinished = Unfinished::resume;
+
+    std::int64_t n_steps = 1000;
+    std::int64_t batch = 32;        // windows per step, of all ranks together
+    std::int64_t micro_batch = 0;   // windows at a time; 0: about 4096 tokens
+    std::int64_t context = 0;       // tokens per window; 0: what the config says, at most 1024
+    std::uint64_t seed = 1;
+    Schedule schedule;
+    enum class Optimizer : std::uint8_t { adamw, muon } optimizer = Optimizer::adamw;
+    double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1, clip = 1;
+
+    enum class Numbers : std::uint8_t { automatic, f32, bf16 } numbers = Numbers::automatic;
+    enum class Device : std::uint8_t { automatic, cpu, cuda } device = Device::automatic;
+    enum class Recompute : std::uint8_t { off, blocks } recompute = Recompute::off;
+    enum class Zeros : std::uint8_t { keep, train } zeros = Zeros::keep;  // of pruned weights
+    enum class Operators : std::uint8_t { fused, composed } operators = Operators::fused;
+    double layer_drop = 0;
+
+    std::int64_t lora_rank = 0;  // 0: all weights are trained
+    double lora_alpha = 16;
+    std::vector<std::string> lora_names;
+    enum class LoraOutput : std::uint8_t { merged, adapter } lora_output = LoraOutput::merged;
+
+    std::string dtype = "auto";  // of the weights that are written: auto, F32, F16, BF16
+    std::int64_t evaluate_every = 100, evaluate_windows = 64, save_every = 100, sample_every = 0, sample_tokens = 64;
+    std::string sample_prompt = "Once upon a time";
+    int n_threads = 1;
+    std::string dump_windows;  // file that gets the first token of each window in the order of training
+
+    // Data parallelism: this process is one of several, which meet at a file that all can reach, or at HOST:PORT where rank 0 listens.
+    int rank = 0, n_ranks = 1;
+    std::string meeting;
+};
+
+struct StepReport {
+    std::int64_t step = 0, n_steps = 0;  // step counts from 1
+    double loss = 0, learning_rate = 0, gradient_norm = 0;
+    double tokens_per_s = 0;             // since the beginning of this process
+    double seconds = 0, seconds_left = 0;
+};
+struct TrainObserver {
+    std::function<void(const std::string&)> on_remark;
+    std::function<void(const StepReport&)> on_step;
+    std::function<void(std::int64_t step, double loss)> on_validation;
+    std::function<void(std::int64_t step, const std::string& text)> on_sample;
+    ProgressSink progress;  // of packing texts
+};
+
+struct TrainReport {
+    std::int64_t n_steps = 0, resumed_at = 0;
+    std::uint64_t n_tokens = 0;       // seen in all steps
+    std::uint64_t corpus_tokens = 0;
+    std::int64_t n_parameters = 0, n_trained = 0;
+    double first_loss = 0, last_loss = 0;             // of one step, nats a token
+    double validation_loss = 0;                       // at the end; 0 without a validation text
+    double seconds = 0, tokens_per_s = 0;             // of this process
+    std::uint64_t peak_memory_bytes = 0;
+    Json step;                                        // as the manifest has it
+};
+
+// `parent` of kind random: fresh weights in its shape, by seed. An interrupted run has saved its state: the same call goes on with it.
+Result<TrainReport> run_training(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer);
+
+}  // namespace skiff::train

@@ -1,0 +1,183 @@
+// The loop: batches in, steps, and from time to time a state, a validation, a sample.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <fstream>
+
+#include <ATen/Parallel.h>
+
+#include "base/atomic_file.h"
+#include "base/cpu_features.h"
+#include "base/hash.h"
+#include "base/mapped_file.h"
+#include "base/rng.h"
+#include "train/batches.h"
+#include "train/training_log.h"
+#include "train/training_setup.h"
+
+namespace skiff::train {
+namespace {
+
+// Which decoder blocks a micro-batch leaves out: a function of seed, step and micro-batch.
+DroppedBlocks dropped_blocks(const TrainOptions& options, std::int64_t n_blocks, std::int64_t step, std::int64_t micro) {
+    if (options.layer_drop <= 0) return {};
+    Rng rng(options.seed * 0x9e3779b97f4a7c15ULL + static_cast<std::uint64_t>(step) * 4096 + static_cast<std::uint64_t>(micro));
+    DroppedBlocks dropped(static_cast<std::size_t>(n_blocks));
+    for (std::size_t i = 0; i < dropped.size(); ++i) dropped[i] = rng.uniform() < options.layer_drop;
+    return dropped;
+}
+
+class Loop {
+public:
+    Loop(TrainingSetup& setup, const TrainOptions& options, const TrainObserver& observer) : setup_(setup), options_(options), observer_(observer) {}
+
+    Status run(std::int64_t first_step) {
+        const std::string& folder = setup_.working_folder;
+        if (is_writer()) {
+            SKIFF_TRY(auto log, TrainingLog::open(folder, first_step));
+            log_.emplace(std::move(log));
+        }
+        begin_ = monotonic_seconds();
+        first_step_ = first_step;
+        for (std::int64_t step = first_step; step < options_.n_steps; ++step) {
+            SKIFF_CHECK(one_step(step));
+            const std::int64_t done = step + 1;
+            const bool last = done == options_.n_steps;
+            if (setup_.validation && (last || (options_.evaluate_every > 0 && done % options_.evaluate_every == 0))) SKIFF_CHECK(validate(done));
+            if (options_.sample_every > 0 && done % options_.sample_every == 0 && is_writer()) SKIFF_CHECK(sample(done));
+            if (last || interrupted_ || (options_.save_every > 0 && done % options_.save_every == 0)) SKIFF_CHECK(save(done));
+            if (interrupted_ && !last)
+                return Error{ErrorCode::interrupted, "stopped after step " + std::to_string(done) + " of " + std::to_string(options_.n_steps) + "; the same command goes on from there", {}};
+        }
+        report.seconds = monotonic_seconds() - begin_;
+        return {};
+    }
+
+    TrainReport report;
+
+private:
+    bool is_writer() const { return options_.rank == 0; }
+    std::int64_t tokens_per_step() const { return options_.batch * setup_.window; }
+
+    Status one_step(std::int64_t step) {
+        const std::int64_t per_rank = options_.batch / options_.n_ranks;
+        const auto first_window = static_cast<std::uint64_t>(step * options_.batch + options_.rank * per_rank);
+        const double scale = 1.0 / static_cast<double>(tokens_per_step());
+        double loss = 0;
+        for (std::int64_t done = 0, micro = 0; done < per_rank; done += setup_.micro_batch, ++micro) {
+            const std::int64_t n = std::min(setup_.micro_batch, per_rank - done);
+            const at::Tensor tokens = setup_.data->shuffled(first_window + static_cast<std::uint64_t>(done), n).to(setup_.device);
+            loss += setup_.model->add_gradients(tokens.narrow(1, 0, setup_.window), tokens.narrow(1, 1, setup_.window), scale,
+                                                dropped_blocks(options_, setup_.model->spec().n_layers, step, micro));
+        }
+        interrupted_ = interrupt_requested();
+        if (setup_.ranks) {
+            std::vector<at::Tensor> gradients;
+            for (const auto& parameter : setup_.trained) gradients.push_back(parameter.value.grad());
+            // All ranks stop at the same step, whichever of them was asked to.
+            at::Tensor both = at::tensor({loss, interrupted_ ? 1.0 : 0.0}, at::kDouble);
+            gradients.push_back(both);
+            setup_.ranks->sum(gradients);
+            loss = both[0].item<double>();
+            interrupted_ = both[1].item<double>() > 0;
+        }
+        const double norm = setup_.optimizer->gradient_norm();
+        if (!std::isfinite(loss) || !std::isfinite(norm))
+            return runtime_error(fmt::format("step {}: the loss is {} and the gradient's norm {}; a lower --lr, a longer --warmup or --precision f32 may help. The state of the last save is kept",
+                                             step + 1, loss, norm));
+        StepReport row;
+        row.step = step + 1;
+        row.n_steps = options_.n_steps;
+        row.loss = loss;
+        row.learning_rate = learning_rate(options_.schedule, step);
+        row.gradient_norm = norm;
+        setup_.optimizer->step(row.learning_rate, step + 1, norm);
+        row.seconds = monotonic_seconds() - begin_;
+        const auto done = static_cast<double>(step + 1 - first_step_);
+        row.tokens_per_s = done * static_cast<double>(tokens_per_step()) / row.seconds;
+        row.seconds_left = row.seconds / done * static_cast<double>(options_.n_steps - step - 1);
+        if (log_) SKIFF_CHECK(log_->add_step(row, (step + 1) * tokens_per_step()));
+        if (is_writer() && observer_.on_step) observer_.on_step(row);
+        report.last_loss = loss;
+        report.tokens_per_s = row.tokens_per_s;
+        return {};
+    }
+
+    Status validate(std::int64_t step) {
+        const auto n_windows = static_cast<std::int64_t>(std::min<std::uint64_t>(setup_.validation->n_in_order(), static_cast<std::uint64_t>(options_.evaluate_windows)));
+        double sum = 0;
+        for (std::int64_t done = 0; done < n_windows; done += setup_.micro_batch) {
+            const at::Tensor tokens = setup_.validation->in_order(static_cast<std::uint64_t>(done), std::min(setup_.micro_batch, n_windows - done)).to(setup_.device);
+            sum += setup_.model->loss_sum(tokens.narrow(1, 0, setup_.window), tokens.narrow(1, 1, setup_.window));
+        }
+        report.validation_loss = sum / static_cast<double>(n_windows * setup_.window);
+        if (log_) SKIFF_CHECK(log_->add_validation(step, step * tokens_per_step(), report.validation_loss));
+        if (is_writer() && observer_.on_validation) observer_.on_validation(step, report.validation_loss);
+        return {};
+    }
+
+    Status sample(std::int64_t step) {
+        SKIFF_TRY(const auto text, sample_text(setup_, options_));
+        return observer_.on_sample ? (observer_.on_sample(step, text), Status()) : Status();
+    }
+
+    Status save(std::int64_t step) {
+        if (!is_writer()) return {};
+        SKIFF_CHECK(save_state(setup_.working_folder, setup_.state, step, setup_.fingerprint));
+        report.first_loss = log_->first_loss();
+        return log_->write_plot(base_name(options_.output) + ": loss");
+    }
+
+    TrainingSetup& setup_;
+    const TrainOptions& options_;
+    const TrainObserver& observer_;
+    std::optional<TrainingLog> log_;
+    double begin_ = 0;
+    std::int64_t first_step_ = 0;
+    bool interrupted_ = false;
+};
+
+Status dump_windows(TrainingSetup& setup, const TrainOptions& options) {
+    std::string text;
+    for (std::int64_t i = 0; i < options.n_steps * options.batch; ++i) text += std::to_string(setup.data->first_token(static_cast<std::uint64_t>(i))) + "\n";
+    return write_file_atomic(options.dump_windows, text);
+}
+
+Result<TrainReport> train_guarded(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer) {
+    at::set_num_threads(options.n_threads);
+    SKIFF_TRY(auto setup, prepare_training(parent, options, observer));
+    if (!options.dump_windows.empty()) SKIFF_CHECK(dump_windows(*setup, options));
+    SKIFF_TRY(const auto resumed, load_state(setup->working_folder, setup->state, setup->fingerprint));
+    if (resumed && *resumed > options.n_steps) return usage_error("the unfinished run is at step " + std::to_string(*resumed) + " already; give more --steps, or --restart");
+    if (resumed && observer.on_remark) observer.on_remark("going on after step " + std::to_string(*resumed));
+    Loop loop(*setup, options, observer);
+    SKIFF_CHECK(loop.run(resumed.value_or(0)));
+    TrainReport report = loop.report;
+    report.n_steps = options.n_steps;
+    report.resumed_at = resumed.value_or(0);
+    report.n_tokens = static_cast<std::uint64_t>(options.n_steps * options.batch * setup->window);
+    report.corpus_tokens = setup->data->n_tokens();
+    report.n_parameters = setup->model->spec().n_parameters();
+    for (const auto& parameter : setup->trained) report.n_trained += parameter.value.numel();
+    report.peak_memory_bytes = peak_resident_bytes();
+    if (options.rank == 0) SKIFF_CHECK(write_trained(*setup, parent, options, report));
+    return report;
+}
+
+}  // namespace
+
+Result<TrainReport> run_training(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer) {
+    try {
+        return train_guarded(parent, options, observer);
+    } catch (const std::bad_alloc&) {
+        throw;
+    } catch (const std::exception& error) {  // LibTorch's
+        std::string message = error.what();
+        message = message.substr(0, message.find('\n'));
+        if (message.find("allocate memory") != std::string::npos || message.find("out of memory") != std::string::npos)
+            return resource_error("not enough memory: " + message + "; a smaller --micro-batch, --recompute or a shorter --context needs less");
+        return runtime_error("LibTorch: " + message);
+    }
+}
+
+}  // namespace skiff::train

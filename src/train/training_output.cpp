@@ -1,0 +1,169 @@
+// What comes out of training: samples on the way, a model folder at the end.
+#include <cstdio>
+
+#include "base/mapped_file.h"
+#include "compress/manifest.h"
+#include "compress/parent_files.h"
+#include "formats/checkpoint_files.h"
+#include "runtime/engine.h"
+#include "train/training_setup.h"
+
+namespace skiff::train {
+namespace {
+
+constexpr const char* scratch_files[] = {state_file_name, "train.tokens", "validation.tokens"};
+
+Result<std::optional<DType>> stored_dtype(const TrainOptions& options, const Checkpoint& parent) {
+    if (options.dtype != "auto") {
+        const auto dtype = dtype_from_name(options.dtype);
+        if (!dtype || !dtype_info(*dtype).is_float || dtype_info(*dtype).bits < 16) return usage_error("--dtype " + options.dtype + ": expected auto, F32, F16 or BF16");
+        return dtype;
+    }
+    return parent.kind == Checkpoint::Kind::random ? std::optional(DType::bf16) : std::optional<DType>();
+}
+
+const char* config_dtype(DType dtype) { return dtype == DType::f16 ? "float16" : dtype == DType::bf16 ? "bfloat16" : "float32"; }
+
+Status write_weights(const TrainingSetup& setup, std::optional<DType> dtype, Manifest& manifest) {
+    const auto source = setup.model->parameters().source(dtype);
+    std::vector<TensorDeclaration> declarations;
+    for (const Parameter& parameter : setup.model->parameters().all())
+        declarations.push_back({parameter.key, dtype.value_or(parameter.stored), Shape(parameter.value.sizes().begin(), parameter.value.sizes().end())});
+    SKIFF_TRY(auto writer, CheckpointWriter::create(setup.working_folder, declarations));
+    for (const TensorDeclaration& declaration : declarations) {
+        SKIFF_TRY(const auto weight, source->load(declaration.name));
+        SKIFF_CHECK(writer.write(declaration.name, weight.plain()->data));
+        ManifestTensor entry;
+        entry.key = declaration.name;
+        entry.from = entry.scheme = weight.encoding_name();
+        entry.n_elements = static_cast<std::uint64_t>(element_count(weight.shape));
+        entry.bytes = weight.stored_bytes();
+        manifest.tensors.push_back(entry);
+    }
+    return writer.commit();
+}
+
+// LoRA as the peft package keeps it: adapter_model.safetensors and adapter_config.json.
+Status write_adapter(const TrainingSetup& setup, const Checkpoint& parent, const TrainOptions& options) {
+    std::vector<TensorDeclaration> declarations;
+    std::vector<at::Tensor> tensors;
+    Json modules = Json::array();
+    std::vector<std::string> module_names;
+    for (const auto& [key, adapter] : setup.model->parameters().adapters()) {
+        const std::string module = key.ends_with(".weight") ? key.substr(0, key.size() - 7) : key;
+        for (const auto& [suffix, tensor] : {std::pair(".lora_A.weight", adapter.down), std::pair(".lora_B.weight", adapter.up)}) {
+            tensors.push_back(tensor.detach().to(at::kCPU).contiguous());
+            declarations.push_back({"base_model.model." + module + suffix, DType::f32, Shape(tensor.sizes().begin(), tensor.sizes().end())});
+        }
+        const std::string name = module.substr(module.rfind('.') + 1);
+        if (std::find(module_names.begin(), module_names.end(), name) == module_names.end()) {
+            module_names.push_back(name);
+            modules.push_back(name);
+        }
+    }
+    SKIFF_TRY(auto writer, SafetensorsWriter::create(join_path(setup.working_folder, "adapter_model.safetensors"), declarations));
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+        SKIFF_CHECK(writer.write(declarations[i].name, std::span(static_cast<const std::byte*>(tensors[i].data_ptr()), static_cast<std::size_t>(tensors[i].numel()) * 4)));
+    SKIFF_CHECK(writer.commit());
+    const Json config = Json::object({{"peft_type", "LORA"},
+                                      {"task_type", "CAUSAL_LM"},
+                                      {"base_model_name_or_path", parent.path},
+                                      {"r", options.lora_rank},
+                                      {"lora_alpha", options.lora_alpha},
+                                      {"lora_dropout", 0.0},
+                                      {"bias", "none"},
+                                      {"fan_in_fan_out", !keys_stored_as_columns(parent.spec).empty()},
+                                      {"inference_mode", true},
+                                      {"target_modules", modules}});
+    return write_file_atomic(join_path(setup.working_folder, "adapter_config.json"), config.dump(2) + "\n");
+}
+
+Json step_json(const TrainOptions& options, const TrainingSetup& setup, const TrainReport& report) {
+    constexpr const char* schedules[] = {"constant", "cosine", "linear", "wsd"};
+    Json step = Json::object({{"kind", "train"},
+                              {"optimizer", options.optimizer == TrainOptions::Optimizer::muon ? "muon" : "adamw"},
+                              {"steps", options.n_steps},
+                              {"batch", options.batch},
+                              {"context", setup.window},
+                              {"tokens", report.n_tokens},
+                              {"corpus_tokens", report.corpus_tokens},
+                              {"corpus_hash", hash_of_tokens(*setup.data)},
+                              {"learning_rate", options.schedule.peak},
+                              {"schedule", schedules[static_cast<std::size_t>(options.schedule.kind)]},
+                              {"warmup", options.schedule.warmup_steps},
+                              {"weight_decay", options.weight_decay},
+                              {"precision", setup.model->options().numbers == at::kBFloat16 ? "bf16" : "f32"},
+                              {"parameters", report.n_parameters},
+                              {"trained_parameters", report.n_trained},
+                              {"last_loss", report.last_loss}});
+    if (setup.validation) step.set("validation_loss", report.validation_loss);
+    if (options.lora_rank > 0) step.set("lora_rank", options.lora_rank);
+    if (options.layer_drop > 0) step.set("layer_drop", options.layer_drop);
+    if (options.n_ranks > 1) step.set("ranks", static_cast<std::int64_t>(options.n_ranks));
+    return step;
+}
+
+}  // namespace
+
+Result<std::string> sample_text(const TrainingSetup& setup, const TrainOptions& options) {
+    if (!setup.tokenizer || setup.tokenizer_folder.empty()) return usage_error("samples need a tokenizer folder: give --tokenizer");
+    Checkpoint checkpoint;
+    checkpoint.path = setup.tokenizer_folder;
+    checkpoint.name = "in training";
+    checkpoint.spec = setup.model->spec();
+    checkpoint.weights = setup.model->parameters().source(DType::f32);
+    EngineOptions engine_options;
+    engine_options.n_threads = options.n_threads;
+    engine_options.n_context = setup.window;
+    SKIFF_TRY(auto engine, Engine::load(std::move(checkpoint), engine_options));
+    SKIFF_TRY(const auto prompt, engine->tokenizer()->encode(options.sample_prompt));
+    GenerateOptions generate;
+    generate.max_tokens = options.sample_tokens;
+    generate.sampling.temperature = 0.7f;
+    generate.sampling.seed = options.seed;
+    SKIFF_TRY(const auto result, engine->generate(prompt, generate, [](std::string_view) { return true; }));
+    return options.sample_prompt + result.text;
+}
+
+Status write_trained(TrainingSetup& setup, const Checkpoint& parent, const TrainOptions& options, TrainReport& report) {
+    const bool adapter_only = options.lora_rank > 0 && options.lora_output == TrainOptions::LoraOutput::adapter;
+    report.step = step_json(options, setup, report);
+    Manifest manifest;
+    manifest.tool = std::string("skiff ") + SKIFF_VERSION;
+    manifest.seed = options.seed;
+    manifest.parent.name = parent.name;
+    manifest.parent.architecture = parent.spec.architecture;
+    manifest.parent.steps = parent.manifest["steps"];
+    if (parent.kind != Checkpoint::Kind::random) {
+        SKIFF_TRY(manifest.parent.content_hash, parent.content_hash());
+        manifest.parent.n_elements = static_cast<std::uint64_t>(parent.spec.n_parameters());
+        manifest.parent.bytes = parent.weight_bytes();
+    }
+    manifest.steps.push_back(report.step);
+    if (adapter_only) {
+        SKIFF_CHECK(write_adapter(setup, parent, options));
+    } else {
+        SKIFF_TRY(const auto dtype, stored_dtype(options, parent));
+        SKIFF_CHECK(write_weights(setup, dtype, manifest));
+        Json config = parent.config;
+        config.erase("quantization_config");
+        if (dtype) {
+            config.erase("dtype");
+            config.set("torch_dtype", config_dtype(*dtype));
+        }
+        SKIFF_CHECK(write_file_atomic(join_path(setup.working_folder, "config.json"), config.dump(2) + "\n"));
+        Checkpoint files = parent;
+        if (!options.data.tokenizer.empty()) {
+            files.kind = Checkpoint::Kind::folder;
+            files.path = setup.tokenizer_folder;
+        }
+        if (files.kind != Checkpoint::Kind::random) SKIFF_CHECK(copy_parent_files(files, setup.working_folder));
+    }
+    SKIFF_CHECK(write_file_atomic(join_path(setup.working_folder, manifest_file_name), manifest_json(manifest).dump(1) + "\n"));
+    setup.data.reset();
+    setup.validation.reset();
+    for (const char* name : scratch_files) std::remove(join_path(setup.working_folder, name).c_str());
+    return setup.directory->commit();
+}
+
+}  // namespace skiff::train

@@ -1,0 +1,43 @@
+// Everything a training run works with, made from its options; and what is made of it at the end.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/atomic_file.h"
+#include "text/tokenizer.h"
+#include "train/batches.h"
+#include "train/optimizer.h"
+#include "train/ranks.h"
+#include "train/train.h"
+#include "train/train_state.h"
+#include "train/trainable_model.h"
+
+namespace skiff::train {
+
+struct TrainingSetup {
+    at::Device device = at::kCPU;
+    std::int64_t window = 0, micro_batch = 0;
+    std::optional<AtomicDirectory> directory;  // of the rank that writes
+    std::string working_folder;
+    std::string tokenizer_folder;
+    std::optional<Tokenizer> tokenizer;
+    std::unique_ptr<Ranks> ranks;
+    std::optional<Batches> data, validation;
+    std::unique_ptr<TrainableModel> model;
+    std::vector<ParameterSet::Trained> trained;
+    std::unique_ptr<Optimizer> optimizer;
+    StateTensors state;
+    std::string fingerprint;
+};
+
+Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer);
+
+// What the model writes now, by the engine's own kernels.
+Result<std::string> sample_text(const TrainingSetup& setup, const TrainOptions& options);
+
+// The model folder: weights, config, tokenizer, manifest, log; appears under its name when complete.
+Status write_trained(TrainingSetup& setup, const Checkpoint& parent, const TrainOptions& options, TrainReport& report);
+
+}  // namespace skiff::train
