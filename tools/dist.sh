@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # dist.sh PROGRAM: out/skiff-VERSION.tar.gz (the source) and out/skiff-VERSION-linux-ARCH.tar.gz (the program, the model, the texts), with SHA256SUMS.
+# skiff-train stays out: it runs only with the LibTorch that it was linked with, and its many libraries. README.md says how to build it.
 # The archives have fixed times, owners and order: the same commit and compiler give the same bytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."

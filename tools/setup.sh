@@ -5,7 +5,9 @@ set -uo pipefail
 required_run=(g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev
               libssl-dev libxxhash-dev)
 required_test=(libgtest-dev)
-optional_test=(clang libclang-rt-dev qemu-user)  # fuzz targets; the test on a processor without AVX2
+# Fuzz targets; the test on a processor without AVX2. Training: LibTorch and what several ranks meet through, and a BLAS, because the one that
+# LibTorch draws in is the reference implementation, 20 times slower. Without one of them (not every distribution has LibTorch) its tests are skipped.
+optional_test=(clang libclang-rt-dev qemu-user libtorch-dev libgloo-dev libopenblas0-pthread)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 

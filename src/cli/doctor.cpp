@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 
 #include "base/mapped_file.h"
+#include "cli/doctor_training.h"
 #include "cli/format.h"
 #include "cli/verbs.h"
 #include "kernels/kernels.h"
@@ -28,11 +29,7 @@ std::string huge_pages() {
     return open == std::string::npos || close == std::string::npos ? "unknown" : text->substr(open + 1, close - open - 1);
 }
 
-struct Finding {
-    std::string what, state, advice;
-};
-
-std::vector<Finding> findings(const CpuInfo& cpu) {
+std::vector<Finding> findings(const CpuInfo& cpu, const Json& training) {
     std::vector<Finding> list;
     list.push_back({"AVX2 kernels", isa_available(Isa::avx2) ? "used" : "not on this processor",
                     isa_available(Isa::avx2) ? "" : "the generic kernels run instead, several times slower"});
@@ -42,7 +39,8 @@ std::vector<Finding> findings(const CpuInfo& cpu) {
         list.push_back({"CPU quota", number_text(cpu.cgroup_cpus, 1) + " of " + std::to_string(cpu.n_physical) + " cores",
                         "threads follow the quota; raise it in the container's settings"});
     const bool driver = library_present("libcuda.so.1");
-    list.push_back({"NVIDIA driver", driver ? "found" : "not found", driver ? "this version runs on the CPU only" : ""});
+    list.push_back({"NVIDIA driver", driver ? "found" : "not found", driver ? "this version runs models on the CPU only" : ""});
+    for (Finding& finding : training_findings(training, cpu.feature_list)) list.push_back(std::move(finding));
     return list;
 }
 
@@ -73,9 +71,12 @@ Status run_doctor(DoctorOptions& options, Terminal& terminal) {
         document.set("read_gbps_one_thread", one.gb_per_s);
         document.set("read_gbps", all.gb_per_s);
     }
+    const Json training = training_facts();
+    document.set("training", training);
+    document.set("bf16_instructions", bf16_instructions(cpu.feature_list));
     Json list = Json::array();
     std::vector<std::vector<std::string>> rows = {{"what", "state", "what to do"}};
-    for (const Finding& finding : findings(cpu)) {
+    for (const Finding& finding : findings(cpu, training)) {
         rows.push_back({finding.what, finding.state, finding.advice});
         list.push_back(Json::object({{"what", finding.what}, {"state", finding.state}, {"advice", finding.advice}}));
     }

@@ -1,7 +1,9 @@
 #include "cli/subprocess.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <spawn.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,9 +26,8 @@ std::string resolved_own_path() {
 }
 
 // Starts the program; stdout goes to `out_fd` unless that is negative.
-Result<pid_t> start(const std::vector<std::string>& arguments, int out_fd) {
+Result<pid_t> start(std::string program, const std::vector<std::string>& arguments, int out_fd) {
     std::fflush(stdout);  // what we printed comes before what it prints
-    std::string program = resolved_own_path();
     std::vector<char*> argv = {program.data()};
     std::vector<std::string> copies = arguments;
     for (std::string& argument : copies) argv.push_back(argument.data());
@@ -35,7 +36,6 @@ Result<pid_t> start(const std::vector<std::string>& arguments, int out_fd) {
     ::posix_spawn_file_actions_init(&actions);
     if (out_fd >= 0) ::posix_spawn_file_actions_adddup2(&actions, out_fd, STDOUT_FILENO);
     pid_t pid = 0;
-    std::fflush(stdout);  // what we printed stands before what the other process prints
     const int rc = ::posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environ);
     ::posix_spawn_file_actions_destroy(&actions);
     if (rc != 0) return runtime_error("cannot start " + program + ": " + std::strerror(rc));
@@ -56,14 +56,12 @@ Status wait_for(pid_t pid, const std::vector<std::string>& arguments) {
     return runtime_error("`" + command + "` " + how);
 }
 
-}  // namespace
-
-Result<Json> run_self_json(const std::vector<std::string>& arguments) {
+Result<Json> run_json(const std::string& program, const std::vector<std::string>& arguments) {
     std::vector<std::string> all = arguments;
     all.push_back("--json");
     int pipe_fds[2];
     if (::pipe2(pipe_fds, O_CLOEXEC) != 0) return runtime_error(std::string("pipe: ") + std::strerror(errno));
-    auto started = start(all, pipe_fds[1]);
+    auto started = start(program, all, pipe_fds[1]);
     ::close(pipe_fds[1]);
     std::string text;
     char buffer[65536];
@@ -79,6 +77,23 @@ Result<Json> run_self_json(const std::vector<std::string>& arguments) {
     return Json::parse(text);
 }
 
+// A link to this program, or a copy of it under that name, is no sibling: it would look for one in turn, without end.
+Result<std::string> find_sibling(const std::string& name) {
+    const std::string own = resolved_own_path(), program = own.substr(0, own.rfind('/') + 1) + name;
+    char real[PATH_MAX];
+    if (::access(program.c_str(), X_OK) != 0 || ::realpath(program.c_str(), real) == nullptr || own == real) return not_found(program + ": no such program");
+    return program;
+}
+
+}  // namespace
+
+Result<Json> run_self_json(const std::vector<std::string>& arguments) { return run_json(resolved_own_path(), arguments); }
+
+Result<Json> run_sibling_json(const std::string& name, const std::vector<std::string>& arguments) {
+    SKIFF_TRY(const auto program, find_sibling(name));
+    return run_json(program, arguments);
+}
+
 std::string own_program_path() {
     std::string path = resolved_own_path();
     char folder[4096];
@@ -88,7 +103,7 @@ std::string own_program_path() {
 }
 
 Status run_self(const std::vector<std::string>& arguments) {
-    SKIFF_TRY(auto pid, start(arguments, -1));
+    SKIFF_TRY(auto pid, start(resolved_own_path(), arguments, -1));
     return wait_for(pid, arguments);
 }
 
@@ -100,8 +115,7 @@ std::vector<std::string> own_arguments() {
 }
 
 Status become_sibling(const std::string& name) {
-    const std::string own = resolved_own_path(), program = own.substr(0, own.rfind('/') + 1) + name;
-    if (::access(program.c_str(), X_OK) != 0) return not_found(program + ": no such program");
+    SKIFF_TRY(const auto program, find_sibling(name));
     std::vector<std::string> arguments = own_arguments();
     std::vector<char*> pointers;
     for (std::string& argument : arguments) pointers.push_back(argument.data());

@@ -11,6 +11,9 @@ namespace skiff {
 // `skiff ARGUMENTS... --json`: its document. Its progress shows on our stderr. An error carries the other process's message.
 Result<Json> run_self_json(const std::vector<std::string>& arguments);
 
+// The same with the program of that name beside this one. not_found: it is not there.
+Result<Json> run_sibling_json(const std::string& name, const std::vector<std::string>& arguments);
+
 // This program as a user here would type it: relative to the current folder when it lies below it.
 std::string own_program_path();
 

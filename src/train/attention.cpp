@@ -2,6 +2,7 @@
 // pass computes the probabilities again from the saved log-sums (FlashAttention-2, Dao 2023, algorithms 1 and 2, with LibTorch's batched products
 // for the matrices). The query heads of one key/value head are rows of one product.
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/version.h>
 
 #include "train/fused_rows.h"
 #include "train/operators.h"
@@ -227,23 +228,51 @@ private:
     }
 };
 
-// The same from LibTorch's operators, with all scores in memory.
-at::Tensor composed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionSettings& settings) {
-    const std::int64_t T = settings.n_tokens, n = q.size(0) / T, group = settings.n_heads / settings.n_kv_heads;
-    auto heads = [&](const at::Tensor& x, std::int64_t n_heads) { return x.view({n, T, n_heads, settings.head_dim}).transpose(1, 2); };
-    const at::Tensor queries = heads(rotate(q, settings.q_rotation, T, settings.head_dim), settings.n_heads);
-    const at::Tensor keys = heads(rotate(k, settings.k_rotation, T, settings.head_dim), settings.n_kv_heads).repeat_interleave(group, 1);
-    const at::Tensor values = heads(v, settings.n_kv_heads).repeat_interleave(group, 1);
-    at::Tensor scores = at::matmul(queries, keys.transpose(2, 3)).to(at::kFloat) * settings.scale;
-    if (settings.softcap > 0) scores = at::tanh(scores / settings.softcap) * settings.softcap;
-    const at::Tensor position = at::arange(T, q.options().dtype(at::kLong));
-    const at::Tensor distance = position.unsqueeze(1) - position.unsqueeze(0);
-    at::Tensor unseen = distance < 0;
-    if (settings.window > 0) unseen = unseen | (distance >= settings.window);
-    scores = scores.masked_fill(unseen, -INFINITY);
-    const at::Tensor probabilities = at::softmax(scores, -1).to(values.scalar_type());
-    return at::matmul(probabilities, values).transpose(1, 2).reshape({n * T, settings.n_heads * settings.head_dim});
+// Queries, keys and values of composed forms: (n_sequences, n_heads, n_tokens, head_dim) each, keys and values once per query head.
+struct Heads {
+    at::Tensor queries, keys, values;
+    at::Tensor joined(const at::Tensor& out) const { return out.transpose(1, 2).reshape({out.size(0) * out.size(2), out.size(1) * out.size(3)}); }
+};
+Heads heads_of(const std::vector<at::Tensor>& qkv, const AttentionSettings& settings) {
+    const std::int64_t T = settings.n_tokens, n = qkv[0].size(0) / T, group = settings.n_heads / settings.n_kv_heads;
+    const auto source = sources(settings, qkv.size());
+    auto heads = [&](const Source& from, const Rotation& rotation) {
+        const at::Tensor columns = qkv[static_cast<std::size_t>(from.tensor)].narrow(1, from.column, from.n_heads * settings.head_dim).contiguous();
+        return rotate(columns, rotation, T, settings.head_dim).view({n, T, from.n_heads, settings.head_dim}).transpose(1, 2);
+    };
+    return {heads(source[0], settings.q_rotation), heads(source[1], settings.k_rotation).repeat_interleave(group, 1),
+            heads(source[2], {}).repeat_interleave(group, 1)};
 }
+at::Tensor unseen_keys(const AttentionSettings& settings, at::Device device) {
+    const at::Tensor position = at::arange(settings.n_tokens, at::TensorOptions(device).dtype(at::kLong));
+    const at::Tensor distance = position.unsqueeze(1) - position.unsqueeze(0);
+    const at::Tensor later = distance < 0;
+    return settings.window > 0 ? later | (distance >= settings.window) : later;
+}
+
+// The same from LibTorch's operators, with all scores in memory.
+at::Tensor composed_attention(const Heads& heads, const AttentionSettings& settings) {
+    at::Tensor scores = widened(at::matmul(heads.queries, heads.keys.transpose(2, 3))) * settings.scale;
+    if (settings.softcap > 0) scores = at::tanh(scores / settings.softcap) * settings.softcap;
+    scores = scores.masked_fill(unseen_keys(settings, scores.device()), -INFINITY);
+    const at::Tensor probabilities = at::softmax(scores, -1).to(heads.values.scalar_type());
+    return heads.joined(at::matmul(probabilities, heads.values));
+}
+
+// As one operator of LibTorch, which on a GPU keeps no scores. It takes a scale since 2.1.
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 1)
+bool has_library_attention(const AttentionSettings& settings) { return settings.softcap == 0; }
+at::Tensor library_attention(const Heads& heads, const AttentionSettings& settings) {
+    const auto& [q, k, v] = heads;
+    if (settings.window == 0 || settings.window >= settings.n_tokens)
+        return heads.joined(at::scaled_dot_product_attention(q, k, v, {}, 0.0, true, settings.scale));
+    const at::Tensor seen = unseen_keys(settings, q.device()).logical_not();
+    return heads.joined(at::scaled_dot_product_attention(q, k, v, seen, 0.0, false, settings.scale));
+}
+#else
+bool has_library_attention(const AttentionSettings&) { return false; }
+at::Tensor library_attention(const Heads& heads, const AttentionSettings& settings) { return composed_attention(heads, settings); }
+#endif
 
 }  // namespace
 
@@ -258,7 +287,7 @@ at::Tensor rotate(const at::Tensor& x, const Rotation& rotation, std::int64_t n_
     if (rotation.empty()) return x;
     const std::int64_t half = rotation.cosine.size(1);
     const at::Tensor heads = x.view({-1, n_tokens, x.size(1) / head_dim, head_dim});
-    const at::Tensor turned = heads.narrow(3, 0, 2 * half).to(at::kFloat);
+    const at::Tensor turned = widened(heads.narrow(3, 0, 2 * half));
     const at::Tensor cosine = rotation.cosine.narrow(0, 0, n_tokens).view({1, n_tokens, 1, half}), sine = rotation.sine.narrow(0, 0, n_tokens).view({1, n_tokens, 1, half});
     at::Tensor result;
     if (rotation.interleaved) {
@@ -283,9 +312,8 @@ at::Tensor attention(const std::vector<at::Tensor>& qkv, const AttentionSettings
         for (const at::Tensor& tensor : qkv) inputs.push_back(tensor.contiguous());
         return FusedAttention::apply(at::TensorList(inputs), shapes);
     }
-    const auto source = sources(settings, qkv.size());
-    auto columns = [&](const Source& s) { return qkv[static_cast<std::size_t>(s.tensor)].narrow(1, s.column, s.n_heads * settings.head_dim); };
-    return composed_attention(columns(source[0]).contiguous(), columns(source[1]).contiguous(), columns(source[2]).contiguous(), settings);
+    const Heads heads = heads_of(qkv, settings);
+    return form != Form::composed && has_library_attention(settings) ? library_attention(heads, settings) : composed_attention(heads, settings);
 }
 
 }  // namespace skiff::train

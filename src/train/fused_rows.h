@@ -20,6 +20,9 @@ void by_number_type(const at::Tensor& tensor, Fn&& fn) {
     else fn(float{});
 }
 
+// As composed operators compute: f32 for bf16; f64 stays, so that tests can take differences in it.
+inline at::Tensor widened(const at::Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? tensor : tensor.to(at::kFloat); }
+
 inline bool can_fuse(const at::Tensor& tensor) {
     return tensor.is_cpu() && (tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16);
 }

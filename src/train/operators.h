@@ -5,13 +5,15 @@
 #include <vector>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "model/spec.h"
 
 namespace skiff::train {
 
-// How an operator is computed. `automatic`: fused where there is a fused form for the device and numbers, else composed.
-enum class Form : std::uint8_t { automatic, composed };
+// How an operator is computed. `automatic`: fused where there is a fused form for the device and numbers, else by one operator of LibTorch
+// (`library`) where this version has it, else composed.
+enum class Form : std::uint8_t { automatic, library, composed };
 
 struct NormSettings {
     NormKind kind = NormKind::rms;

@@ -2,27 +2,34 @@
 
 #include <charconv>
 
-// LibTorch's headers of its process groups need these; Debian has Gloo's in libgloo-dev.
+#include <ATen/core/grad_mode.h>
+
+// LibTorch's header of each process group needs the library's own headers: Debian has Gloo's in libgloo-dev, and cmake/LibTorch.cmake looks for
+// NCCL's. Neither group is any part of the other.
 #if __has_include(<gloo/algorithm.h>)
+#define SKIFF_WITH_GLOO 1
 #ifndef USE_C10D_GLOO
 #define USE_C10D_GLOO
 #endif
-#include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
-#include <torch/csrc/distributed/c10d/TCPStore.hpp>
-#define SKIFF_HAS_GLOO 1
 #endif
-#if defined(SKIFF_HAS_GLOO) && defined(SKIFF_WITH_NCCL) && __has_include(<nccl.h>)
+#ifdef SKIFF_WITH_NCCL
 #ifndef USE_C10D_NCCL
 #define USE_C10D_NCCL
 #endif
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
-#define SKIFF_HAS_NCCL 1
 #endif
+#if defined(SKIFF_WITH_GLOO) || defined(SKIFF_WITH_NCCL)
+#include <torch/csrc/distributed/c10d/FileStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#define SKIFF_WITH_RANKS 1
+#endif
+
+#include "train/train.h"
 
 namespace skiff::train {
 
-#ifdef SKIFF_HAS_GLOO
+#ifdef SKIFF_WITH_RANKS
 namespace {
 
 // Small tensors together: a message each would cost more than what it carries.
@@ -83,14 +90,19 @@ Result<std::unique_ptr<Ranks>> Ranks::meet(int rank, int n_ranks, const std::str
     if (rank < 0 || rank >= n_ranks) return usage_error("rank " + std::to_string(rank) + " of " + std::to_string(n_ranks) + " does not exist");
     if (meeting.empty()) return usage_error("several ranks need a place to meet: a file that all can reach, or HOST:PORT");
     SKIFF_TRY(auto store, open_store(rank, n_ranks, meeting));
-#ifdef SKIFF_HAS_NCCL
+#ifdef SKIFF_WITH_NCCL
     if (device.is_cuda())
-        return std::unique_ptr<Ranks>(std::make_unique<GroupRanks<c10d::ProcessGroupNCCL>>(c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, n_ranks), "NCCL", false));
+        return std::unique_ptr<Ranks>(
+            std::make_unique<GroupRanks<c10d::ProcessGroupNCCL>>(c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, n_ranks), "NCCL", false));
 #endif
+#ifdef SKIFF_WITH_GLOO
     auto options = c10d::ProcessGroupGloo::Options::create();
     options->devices.push_back(c10d::ProcessGroupGloo::createDefaultDevice());
     auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, n_ranks, options);
     return std::unique_ptr<Ranks>(std::make_unique<GroupRanks<c10d::ProcessGroupGloo>>(std::move(group), "Gloo", !device.is_cpu()));
+#else
+    return unsupported("this program was built without Gloo, so several ranks can train on GPUs only; install libgloo-dev and build again");
+#endif
 }
 #else
 Result<std::unique_ptr<Ranks>> Ranks::meet(int, int n_ranks, const std::string&, at::Device) {
@@ -98,5 +110,17 @@ Result<std::unique_ptr<Ranks>> Ranks::meet(int, int n_ranks, const std::string&,
     return unsupported("this program was built without Gloo, so it trains on one rank only; install libgloo-dev and build again");
 }
 #endif
+
+std::string training_ranks() {
+#if defined(SKIFF_WITH_GLOO) && defined(SKIFF_WITH_NCCL)
+    return "Gloo, NCCL";
+#elif defined(SKIFF_WITH_GLOO)
+    return "Gloo";
+#elif defined(SKIFF_WITH_NCCL)
+    return "NCCL";
+#else
+    return {};
+#endif
+}
 
 }  // namespace skiff::train

@@ -16,6 +16,7 @@ namespace skiff::train {
 
 bool training_available();         // false: this program was built without LibTorch
 std::string training_library();    // "LibTorch 1.13.1", or why there is none
+std::string training_ranks();      // what several ranks can meet through: "Gloo", "Gloo, NCCL"; empty: nothing
 
 struct DataOptions {
     std::vector<std::string> texts;    // .txt, .jsonl, or .tokens that were packed before

@@ -1,4 +1,3 @@
-#include <fmt/format.h>
 #include <torch/version.h>
 
 #include "train/train.h"

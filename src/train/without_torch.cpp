@@ -5,6 +5,7 @@ namespace skiff::train {
 
 bool training_available() { return false; }
 std::string training_library() { return "this program was built without LibTorch, so it cannot train; install libtorch-dev (make test does) and build again"; }
+std::string training_ranks() { return {}; }
 Result<TrainReport> run_training(const Checkpoint&, const TrainOptions&, const TrainObserver&) { return unsupported(training_library()); }
 
 }  // namespace skiff::train

@@ -1,6 +1,8 @@
 // The command line as a user or a script meets it: help, exit codes, messages, JSON keys.
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <fstream>
 
@@ -132,6 +134,44 @@ TEST(Doctor, JsonNamesTheMachine) {
     EXPECT_FALSE(document["cpu"].text().empty());
     EXPECT_GE(document["threads"].int_or(0), 1);
     EXPECT_TRUE(document["isa"].text() == "avx2" || document["isa"].text() == "generic");
+}
+
+// skiff-train stands beside skiff where LibTorch is installed, and nowhere else.
+TEST(Doctor, TellsOfTraining) {
+    Json document = skiff_json("doctor --no-measure"), training = document["training"];
+    EXPECT_EQ(document["bf16_instructions"].text().empty(), document["features"].text().find("bf16") == std::string::npos);
+    const std::string program = std::string(std::getenv("SKIFF")) + "-train";
+    if (::access(program.c_str(), X_OK) == 0) {
+        EXPECT_EQ(training["program"].text(), "found");
+        EXPECT_EQ(training["library"].text().substr(0, 9), "LibTorch ");
+        EXPECT_TRUE(training.contains("ranks") && training.contains("blas"));
+    } else {
+        EXPECT_EQ(training["program"].text(), "absent");
+    }
+}
+
+// In a folder of its own; what is found there under that name is no program for training, or none at all, or this one, which must not call itself for ever.
+TEST(Doctor, KnowsATrainingProgramThatDoesNotWork) {
+    std::string folder = testing::TempDir() + "skiff_doctor_XXXXXX";
+    ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+    const std::string copy = folder + "/skiff", other = folder + "/skiff-train";
+    ASSERT_EQ(std::system(("cp \"$SKIFF\" " + copy).c_str()), 0);
+    auto state_with = [&](const std::string& command) {
+        EXPECT_EQ(std::system(("rm -f " + other + "; " + command).c_str()), 0);
+        FILE* pipe = ::popen((copy + " doctor --no-measure --json 2>/dev/null").c_str(), "r");
+        std::string text;
+        char buffer[4096];
+        for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) text.append(buffer, n);
+        ::pclose(pipe);
+        auto document = Json::parse(text);
+        EXPECT_TRUE(document.ok()) << text;
+        return document.ok() ? (*document)["training"]["program"].text() : std::string();
+    };
+    EXPECT_EQ(state_with("true"), "absent");
+    EXPECT_EQ(state_with("cp " + copy + " " + other), "absent");
+    EXPECT_EQ(state_with("ln -s skiff " + other), "absent");
+    EXPECT_EQ(state_with("printf '#!/bin/sh\\nexit 127\\n' >" + other + "; chmod +x " + other), "broken");
+    EXPECT_EQ(std::system(("rm -r " + folder).c_str()), 0);
 }
 
 }  // namespace
