@@ -2,7 +2,8 @@
 # compiler too, which nothing here needs, and where one of them does not suit it, find_package(Torch) ends the configuration instead of saying no.
 # Looks where that package is looked for: Torch_DIR, CMAKE_PREFIX_PATH (LibTorch's folder, or the share/cmake in it), then the system.
 set(roots)
-foreach(prefix ${Torch_DIR} ${CMAKE_PREFIX_PATH} $ENV{Torch_DIR})
+string(REPLACE ":" ";" environment_prefixes "$ENV{CMAKE_PREFIX_PATH}")
+foreach(prefix ${Torch_DIR} ${CMAKE_PREFIX_PATH} $ENV{Torch_DIR} ${environment_prefixes})
     list(APPEND roots ${prefix} ${prefix}/../.. ${prefix}/../../..)
 endforeach()
 set(version_header torch/csrc/api/include/torch/version.h)
