@@ -39,7 +39,7 @@ public:
 
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, double scale, Form form) {
     if (form == Form::automatic && can_fuse(logits) && logits.is_contiguous()) return FusedCrossEntropy::apply(logits, targets, scale);
-    const at::Tensor log_probabilities = at::log_softmax(logits.to(at::kFloat), 1);
+    const at::Tensor log_probabilities = at::log_softmax(widened(logits), 1);
     const at::Tensor chosen = log_probabilities.gather(1, targets.clamp_min(0).unsqueeze(1)).squeeze(1);
     return -(chosen * (targets >= 0)).sum(at::kDouble) * scale;
 }

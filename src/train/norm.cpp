@@ -75,7 +75,7 @@ public:
 };
 
 at::Tensor composed_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const NormSettings& settings) {
-    at::Tensor y = x.to(at::kFloat);
+    at::Tensor y = widened(x);
     if (settings.kind == NormKind::layer) y = y - y.mean(-1, true);
     y = y * at::rsqrt(y.square().mean(-1, true) + settings.eps);
     if (weight.defined()) y = y * weight;
