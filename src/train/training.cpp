@@ -50,6 +50,11 @@ public:
                 return Error{ErrorCode::interrupted, "stopped after step " + std::to_string(done) + " of " + std::to_string(options_.n_steps) + "; the same command goes on from there", {}};
         }
         report.seconds = monotonic_seconds() - begin_;
+        if (log_) {
+            report.first_loss = log_->first_loss();
+            report.last_loss = log_->last_loss();
+            if (setup_.validation) report.validation_loss = log_->last_validation_loss();
+        }
         return {};
     }
 
@@ -98,7 +103,6 @@ private:
         row.seconds_left = row.seconds / done * static_cast<double>(options_.n_steps - step - 1);
         if (log_) SKIFF_CHECK(log_->add_step(row, (step + 1) * tokens_per_step()));
         if (is_writer() && observer_.on_step) observer_.on_step(row);
-        report.last_loss = loss;
         report.tokens_per_s = row.tokens_per_s;
         return {};
     }
@@ -124,7 +128,6 @@ private:
     Status save(std::int64_t step) {
         if (!is_writer()) return {};
         SKIFF_CHECK(save_state(setup_.working_folder, setup_.state, step, setup_.fingerprint));
-        report.first_loss = log_->first_loss();
         return log_->write_plot(base_name(options_.output) + ": loss");
     }
 
@@ -176,6 +179,8 @@ Result<TrainReport> run_training(const Checkpoint& parent, const TrainOptions& o
         message = message.substr(0, message.find('\n'));
         if (message.find("allocate memory") != std::string::npos || message.find("out of memory") != std::string::npos)
             return resource_error("not enough memory: " + message + "; a smaller --micro-batch, --recompute or a shorter --context needs less");
+        if (message.find("gloo") != std::string::npos || message.find("NCCL") != std::string::npos)
+            return runtime_error("another rank is gone (" + message + "); the same command goes on from the last saved state");
         return runtime_error("LibTorch: " + message);
     }
 }

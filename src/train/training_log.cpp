@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/atomic_file.h"
@@ -34,6 +35,9 @@ Result<std::string> kept_lines(const std::string& path, const char* header, std:
     }
     return kept;
 }
+
+// The digits that a file keeps.
+double as_written(double loss) { return std::strtod(fmt::format("{:.9g}", loss).c_str(), nullptr); }
 
 Status append_line(const std::string& path, const std::string& line) {
     std::FILE* file = std::fopen(path.c_str(), "ab");
@@ -67,13 +71,13 @@ Result<TrainingLog> TrainingLog::open(const std::string& folder, std::int64_t st
 }
 
 Status TrainingLog::add_step(const StepReport& report, std::int64_t n_tokens) {
-    steps_.push_back({report.step, n_tokens, report.loss});
+    steps_.push_back({report.step, n_tokens, as_written(report.loss)});
     return append_line(join_path(folder_, "train.csv"), fmt::format("{},{},{:.9g},{:.6g},{:.6g},{:.3f}\n", report.step, n_tokens, report.loss, report.learning_rate,
                                                                     report.gradient_norm, report.seconds));
 }
 
 Status TrainingLog::add_validation(std::int64_t step, std::int64_t n_tokens, double loss) {
-    validations_.push_back({step, n_tokens, loss});
+    validations_.push_back({step, n_tokens, as_written(loss)});
     return append_line(join_path(folder_, "validation.csv"), fmt::format("{},{},{:.9g}\n", step, n_tokens, loss));
 }
 

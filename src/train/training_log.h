@@ -18,7 +18,10 @@ public:
     Status add_validation(std::int64_t step, std::int64_t n_tokens, double loss);
     Status write_plot(const std::string& title) const;  // loss.svg
 
+    // As the files have them, so that a run that was interrupted reports the same numbers; 0 without a row.
     double first_loss() const { return steps_.empty() ? 0 : steps_.front().loss; }
+    double last_loss() const { return steps_.empty() ? 0 : steps_.back().loss; }
+    double last_validation_loss() const { return validations_.empty() ? 0 : validations_.back().loss; }
 
 private:
     struct Row {
