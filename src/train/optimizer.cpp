@@ -47,7 +47,7 @@ void Optimizer::step(double learning_rate, std::int64_t step, double norm) {
     for (Slot& slot : slots_) {
         if (slot.orthogonal) muon(slot, learning_rate, scale);
         else adamw(slot, learning_rate, step, scale);
-        if (slot.parameter.mask.defined()) slot.parameter.value.mul_(slot.parameter.mask);
+        if (slot.parameter.mask.defined()) slot.parameter.value.masked_fill_(slot.parameter.mask == 0, 0);  // a product would leave -0
         slot.parameter.value.mutable_grad().zero_();
     }
 }

@@ -58,7 +58,7 @@ public:
         at::Tensor value = parameter->value.detach();
         if (auto adapter = set_.adapters().find(key); adapter != set_.adapters().end()) {
             const at::Tensor change = at::mm(adapter->second.up.detach(), adapter->second.down.detach()) * adapter->second.scale;
-            value = value + (change.size(0) == value.size(0) && change.size(1) == value.size(1) ? change : change.t());
+            value = value + (adapter->second.columns ? change.t() : change);
         }
         return weight_of(value, dtype_.value_or(parameter->stored));
     }
@@ -77,6 +77,11 @@ public:
         for (const Block& block : spec.blocks)
             for (const Op& op : block.ops)
                 if (std::holds_alternative<AddOp>(op.detail)) added.insert(op.in.begin(), op.in.end());
+        // A norm that adds an offset to its weight (Gemma) begins at one with it.
+        for (const Block& block : spec.blocks)
+            for (const Op& op : block.ops)
+                if (const auto* norm = std::get_if<NormOp>(&op.detail); norm != nullptr && !norm->weight.empty())
+                    if (auto found = shapes_.find(norm->weight.key); found != shapes_.end()) found->second.norm = 1 - norm->weight_offset;
         const float less = 0.02f / std::sqrt(2.0f * static_cast<float>(std::max<std::int64_t>(1, spec.n_layers)));
         for (const Block& block : spec.blocks)
             for (const Op& op : block.ops)
@@ -93,7 +98,7 @@ public:
         auto found = shapes_.find(key);
         if (found == shapes_.end()) return not_found("tensor " + key + " is not in the fresh model");
         const Declared& declared = found->second;
-        std::vector<float> values(static_cast<std::size_t>(element_count(declared.shape)), declared.role == TensorDecl::Role::norm ? 1.0f : 0.0f);
+        std::vector<float> values(static_cast<std::size_t>(element_count(declared.shape)), declared.role == TensorDecl::Role::norm ? declared.norm : 0.0f);
         if (declared.role == TensorDecl::Role::linear || declared.role == TensorDecl::Role::embedding) {
             Rng rng(hash64(std::as_bytes(std::span(key)), seed_));
             for (float& value : values) value = declared.deviation * rng.normal();
@@ -105,7 +110,7 @@ private:
     struct Declared {
         Shape shape;
         TensorDecl::Role role = TensorDecl::Role::other;
-        float deviation = 0.02f;
+        float deviation = 0.02f, norm = 1;
     };
     std::map<std::string, Declared> shapes_;
     std::uint64_t seed_;
@@ -169,7 +174,7 @@ std::size_t ParameterSet::keep_zeros(double at_least_share) {
 void ParameterSet::apply_masks() {
     at::NoGradGuard no_grad;
     for (Parameter& parameter : parameters_)
-        if (parameter.mask.defined()) parameter.value.mul_(parameter.mask);
+        if (parameter.mask.defined()) parameter.value.masked_fill_(parameter.mask == 0, 0);
 }
 
 Result<std::size_t> ParameterSet::add_adapters(const ModelSpec& spec, const AdapterOptions& options) {
@@ -192,7 +197,7 @@ Result<std::size_t> ParameterSet::add_adapters(const ModelSpec& spec, const Adap
         for (std::int64_t i = 0; i < down.numel(); ++i) down.data_ptr<float>()[i] = static_cast<float>((2 * rng.uniform() - 1) * bound);
         const at::Device device = parameter.value.device();
         adapters_[parameter.key] = {down.to(device).set_requires_grad(true), at::zeros({outputs, options.rank}, at::kFloat).to(device).set_requires_grad(true),
-                                    static_cast<float>(options.alpha / static_cast<double>(options.rank))};
+                                    static_cast<float>(options.alpha / static_cast<double>(options.rank)), transposed.count(parameter.key) != 0};
     }
     if (adapters_.empty()) return usage_error("no linear weight of the blocks matches the names given for LoRA");
     return adapters_.size();

@@ -26,6 +26,7 @@ struct Adapter {
     at::Tensor down;  // (rank, inputs) f32
     at::Tensor up;    // (outputs, rank) f32, zero at first
     float scale = 1;
+    bool columns = false;  // the weight is stored as (inputs, outputs)
 };
 
 class ParameterSet {
