@@ -6,7 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 #include "cli/subprocess.h"
@@ -14,7 +16,7 @@
 extern char** environ;
 
 namespace skiff {
-Result<std::unique_ptr<RankProcesses>> start_other_ranks(train::TrainOptions& options, std::int64_t rank) {
+Result<std::unique_ptr<RankProcesses>> start_other_ranks(train::TrainOptions& options, std::int64_t rank, const std::vector<std::string>& more_arguments) {
     auto processes = std::make_unique<RankProcesses>();
     if (options.n_ranks <= 1 || rank >= 0) return processes;
     if (!options.meeting.empty()) return usage_error("--meeting is for ranks that are started by hand: give --rank too");
@@ -26,7 +28,8 @@ Result<std::unique_ptr<RankProcesses>> start_other_ranks(train::TrainOptions& op
     options.rank = 0;
     std::vector<std::string> arguments = own_arguments();
     if (arguments.empty()) return runtime_error("the arguments of this process cannot be read; start the ranks by hand with --rank and --meeting");
-    arguments.insert(arguments.end(), {"--meeting", options.meeting, "--threads", std::to_string(options.n_threads), "--rank", ""});
+    arguments.insert(arguments.end(), more_arguments.begin(), more_arguments.end());
+    arguments.insert(arguments.end(), {"--meeting", options.meeting, "--rank", ""});
     for (int other = 1; other < options.n_ranks; ++other) {
         arguments.back() = std::to_string(other);
         std::vector<char*> pointers;
@@ -37,10 +40,37 @@ Result<std::unique_ptr<RankProcesses>> start_other_ranks(train::TrainOptions& op
             return runtime_error("rank " + std::to_string(other) + " cannot be started: " + std::strerror(error));
         processes->processes_.push_back(process);
     }
+    processes->watcher_ = std::jthread([watched = processes.get()](const std::stop_token& stop) { watched->watch(stop); });
     return processes;
 }
 
+namespace {
+
+constexpr int poll_ms = 100, grace_ms = 10'000;
+
+// Ended, and neither well nor because the user interrupted all ranks. It stays to be waited for.
+bool has_failed(int process) {
+    siginfo_t info{};
+    if (::waitid(P_PID, static_cast<id_t>(process), &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) return false;
+    return !(info.si_code == CLD_EXITED && (info.si_status == 0 || info.si_status == 130));
+}
+
+}  // namespace
+
+void RankProcesses::watch(const std::stop_token& stop) const {
+    for (int failed_ms = 0; !stop.stop_requested(); std::this_thread::sleep_for(std::chrono::milliseconds(poll_ms))) {
+        if (failed_ms == 0 && std::none_of(processes_.begin(), processes_.end(), has_failed)) continue;
+        failed_ms += poll_ms;
+        if (failed_ms < grace_ms) continue;
+        const char message[] = "skiff: error: another rank failed, and this one waits for it; its message is above. The same command goes on from the last saved state\n";
+        [[maybe_unused]] const auto written = ::write(STDERR_FILENO, message, sizeof message - 1);
+        end_others();
+        ::_exit(1);
+    }
+}
+
 Status RankProcesses::wait() {
+    watcher_ = {};
     Status result;
     for (int& process : processes_) {
         int status = 0;
@@ -53,6 +83,11 @@ Status RankProcesses::wait() {
 }
 
 RankProcesses::~RankProcesses() {
+    watcher_ = {};
+    end_others();
+}
+
+void RankProcesses::end_others() const {
     for (int process : processes_) {
         ::kill(process, SIGKILL);
         ::waitpid(process, nullptr, 0);

@@ -5,10 +5,12 @@
 #include <cmath>
 
 #include "base/cpu_features.h"
+#include "base/mapped_file.h"
 #include "cli/format.h"
 #include "cli/rank_processes.h"
 #include "cli/subprocess.h"
 #include "cli/verbs.h"
+#include "corpus/token_file.h"
 #include "train/train.h"
 
 namespace skiff {
@@ -17,7 +19,7 @@ namespace {
 using train::TrainOptions;
 
 struct TrainVerbOptions {
-    std::string model;
+    std::string model, pack;
     TrainOptions train;
     std::string schedule = "cosine", optimizer = "adamw", precision = "auto", device = "auto", zeros = "keep", operators = "fused", lora_output = "merged";
     double min_lr = 0;
@@ -32,6 +34,7 @@ struct TrainVerbOptions {
         visitor.option("--tokenizer", train.data.tokenizer, "Folder of the tokenizer; default: the model's own");
         visitor.option("--jsonl-field", train.data.jsonl_field, "Field of a .jsonl line that holds the text");
         visitor.option("--separator", train.data.separator, "What stands between the documents of a .txt");
+        visitor.option("--pack", pack, "Write the tokens of --data to this file (NAME.tokens), for later runs, and stop");
         visitor.option("-o,--output", train.output, "Folder to write; it appears when training is complete");
         visitor.option("--steps", train.n_steps, "Steps");
         visitor.option("--batch", train.batch, "Windows per step, of all ranks together");
@@ -84,6 +87,16 @@ Enum choice_of(const std::string& text, std::initializer_list<std::pair<const ch
     return values.begin()->second;  // the parser let only these through
 }
 
+// A text is anything that is not known to be something else.
+Status check_data_names(const train::DataOptions& data) {
+    std::vector<std::string> names = data.texts;
+    if (!data.validation.empty()) names.push_back(data.validation);
+    for (const std::string& name : names)
+        for (const char* ending : {".bin", ".npy", ".parquet", ".arrow", ".gz", ".xz", ".zst", ".zip", ".safetensors", ".gguf"})
+            if (name.ends_with(ending)) return usage_error(name + ": expected a text, .jsonl, or .tokens as --pack writes them");
+    return {};
+}
+
 Status resolve(TrainVerbOptions& options) {
     TrainOptions& train = options.train;
     using Kind = train::Schedule::Kind;
@@ -105,10 +118,36 @@ Status resolve(TrainVerbOptions& options) {
     train.unfinished = options.restart ? TrainOptions::Unfinished::restart : TrainOptions::Unfinished::resume;
     if (options.threads < 0 || options.threads > 1024) return usage_error("--threads " + std::to_string(options.threads) + ": expected 0 to 1024");
     if (options.ranks < 1 || options.ranks > 1024) return usage_error("--ranks " + std::to_string(options.ranks) + ": expected 1 to 1024");
+    SKIFF_CHECK(check_data_names(train.data));
     train.n_ranks = static_cast<int>(options.ranks);
     train.rank = static_cast<int>(std::max<std::int64_t>(0, options.rank));
     const auto shared = static_cast<std::int64_t>(default_thread_count()) / (options.rank < 0 ? options.ranks : 1);
     train.n_threads = static_cast<int>(options.threads > 0 ? options.threads : std::max<std::int64_t>(1, shared));
+    return {};
+}
+
+Result<Tokenizer> load_pack_tokenizer(const TrainVerbOptions& given) {
+    if (!given.train.data.tokenizer.empty()) return load_tokenizer(given.train.data.tokenizer);
+    SKIFF_TRY(const auto parent, Checkpoint::open(given.model));
+    if (parent.kind == Checkpoint::Kind::random) return usage_error("texts need a tokenizer: give --tokenizer FOLDER (skiff train-tokenizer makes one)");
+    return parent.load_tokenizer();
+}
+
+// Texts to a token file, once for many runs. Needs no LibTorch.
+Status pack_texts(const TrainVerbOptions& given, Terminal& terminal) {
+    const train::DataOptions& data = given.train.data;
+    if (data.texts.empty()) return usage_error("give the text to pack with --data");
+    for (const std::string& text : data.texts)
+        if (text.ends_with(".tokens")) return usage_error(text + " is packed already");
+    if (!given.pack.ends_with(".tokens")) return usage_error("--pack " + given.pack + ": the name must end in .tokens, by which packed files are known");
+    if (file_exists(given.pack) && !given.force) return usage_error(given.pack + " already exists; give --force to replace it");
+    SKIFF_TRY(const auto tokenizer, load_pack_tokenizer(given));
+    const PackOptions options{data.texts, data.separator, data.jsonl_field, given.train.n_threads, terminal.progress(" MiB")};
+    SKIFF_TRY(const auto report, pack_tokens(tokenizer, options, given.pack));
+    terminal.end_progress();
+    terminal.print(fmt::format("packed {} documents, {} of text, as {} tokens in {}", report.n_documents, bytes_text(report.n_bytes), report.n_tokens, duration_text(report.seconds)));
+    terminal.print("wrote " + given.pack);
+    terminal.result(Json::object({{"output", given.pack}, {"documents", report.n_documents}, {"text_bytes", report.n_bytes}, {"tokens", report.n_tokens}, {"seconds", report.seconds}}));
     return {};
 }
 
@@ -137,10 +176,13 @@ Status become_training_program() {
 }
 
 Status run_train(TrainVerbOptions& options, Terminal& terminal) {
-    if (!train::training_available()) return become_training_program();
+    if (options.pack.empty() && !train::training_available()) return become_training_program();
     SKIFF_CHECK(resolve(options));
+    if (!options.pack.empty()) return pack_texts(options, terminal);
     SKIFF_TRY(const auto parent, Checkpoint::open(options.model));
-    SKIFF_TRY(const auto others, start_other_ranks(options.train, options.rank));
+    std::vector<std::string> for_others;  // the share of the threads here, unless --threads says it
+    if (options.threads == 0) for_others = {"--threads", std::to_string(options.train.n_threads)};
+    SKIFF_TRY(const auto others, start_other_ranks(options.train, options.rank, for_others));
     train::TrainObserver observer;
     observer.on_remark = [&](const std::string& text) { terminal.remark(text); };
     observer.on_step = [&](const train::StepReport& step) {
@@ -167,7 +209,8 @@ Status run_train(TrainVerbOptions& options, Terminal& terminal) {
 std::unique_ptr<Verb> train_verb_row() {
     return make_verb<TrainVerbOptions>("train", "Train a model from fresh weights, or go on with one; also LoRA, and several processes",
                                        {"skiff train random:CONFIG.json --tokenizer TOK --data books.txt --valid other.txt -o OUT --steps 2000",
-                                        "skiff train MODEL --data mine.jsonl -o OUT --lora 8 --lr 2e-4 --steps 300", "skiff train MODEL --data mine.txt -o OUT --ranks 2"},
+                                        "skiff train MODEL --data mine.jsonl -o OUT --lora 8 --lr 2e-4 --steps 300", "skiff train MODEL --data mine.txt -o OUT --ranks 2",
+                                        "skiff train MODEL --data mine.txt --pack mine.tokens"},
                                        run_train);
 }
 
