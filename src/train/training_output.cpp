@@ -13,15 +13,6 @@ namespace {
 
 constexpr const char* scratch_files[] = {state_file_name, "train.tokens", "validation.tokens"};
 
-Result<std::optional<DType>> stored_dtype(const TrainOptions& options, const Checkpoint& parent) {
-    if (options.dtype != "auto") {
-        const auto dtype = dtype_from_name(options.dtype);
-        if (!dtype || !dtype_info(*dtype).is_float || dtype_info(*dtype).bits < 16) return usage_error("--dtype " + options.dtype + ": expected auto, F32, F16 or BF16");
-        return dtype;
-    }
-    return parent.kind == Checkpoint::Kind::random ? std::optional(DType::bf16) : std::optional<DType>();
-}
-
 const char* config_dtype(DType dtype) { return dtype == DType::f16 ? "float16" : dtype == DType::bf16 ? "bfloat16" : "float32"; }
 
 Status write_weights(const TrainingSetup& setup, std::optional<DType> dtype, Manifest& manifest) {
@@ -105,8 +96,14 @@ Json step_json(const TrainOptions& options, const TrainingSetup& setup, const Tr
 
 }  // namespace
 
+Result<std::optional<DType>> stored_dtype(const TrainOptions& options) {
+    if (options.dtype == "auto") return std::optional<DType>();
+    const auto dtype = dtype_from_name(options.dtype);
+    if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) return usage_error("--dtype " + options.dtype + ": expected auto, F32, F16 or BF16");
+    return dtype;
+}
+
 Result<std::string> sample_text(const TrainingSetup& setup, const TrainOptions& options) {
-    if (!setup.tokenizer || setup.tokenizer_folder.empty()) return usage_error("samples need a tokenizer folder: give --tokenizer");
     Checkpoint checkpoint;
     checkpoint.path = setup.tokenizer_folder;
     checkpoint.name = "in training";
@@ -143,7 +140,8 @@ Status write_trained(TrainingSetup& setup, const Checkpoint& parent, const Train
     if (adapter_only) {
         SKIFF_CHECK(write_adapter(setup, parent, options));
     } else {
-        SKIFF_TRY(const auto dtype, stored_dtype(options, parent));
+        SKIFF_TRY(auto dtype, stored_dtype(options));
+        if (!dtype && parent.kind == Checkpoint::Kind::random) dtype = DType::bf16;
         SKIFF_CHECK(write_weights(setup, dtype, manifest));
         Json config = parent.config;
         config.erase("quantization_config");

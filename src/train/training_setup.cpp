@@ -3,6 +3,7 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <cstdio>
 
 #include <torch/cuda.h>
 
@@ -23,10 +24,21 @@ Status check(const TrainOptions& options) {
     SKIFF_CHECK(need(options.micro_batch >= 0 && options.context >= 0, "--micro-batch and --context cannot be negative"));
     SKIFF_CHECK(need(options.batch % options.n_ranks == 0, "--batch must be a multiple of the number of ranks"));
     SKIFF_CHECK(need(options.schedule.peak > 0 && options.schedule.peak <= 1, "--lr must be more than 0 and at most 1"));
+    SKIFF_CHECK(need(options.schedule.warmup_steps >= 0 && options.schedule.decay_steps >= 0, "--warmup and --decay cannot be negative"));
     SKIFF_CHECK(need(options.schedule.warmup_steps <= options.n_steps && options.schedule.decay_steps <= options.n_steps, "--warmup and --decay must not be longer than --steps"));
     SKIFF_CHECK(need(options.layer_drop >= 0 && options.layer_drop < 1, "--layer-drop must be at least 0 and less than 1"));
     SKIFF_CHECK(need(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1, "--beta1 and --beta2 must be at least 0 and less than 1"));
+    SKIFF_CHECK(need(options.eps > 0 && options.weight_decay >= 0 && options.clip >= 0, "--eps must be more than 0, --weight-decay and --clip at least 0"));
+    SKIFF_CHECK(need(options.lora_rank >= 0, "--lora cannot be negative"));
+    SKIFF_CHECK(need(options.lora_rank > 0 || (options.lora_names.empty() && options.lora_output == TrainOptions::LoraOutput::merged), "--lora-target and --lora-output adapter need --lora RANK"));
+    SKIFF_CHECK(need(options.evaluate_every >= 0 && options.save_every >= 0 && options.sample_every >= 0, "--eval-every, --save-every and --sample-every cannot be negative"));
+    SKIFF_CHECK(stored_dtype(options));  // a wrong --dtype is better known before hours of work
     return need(options.evaluate_windows >= 1, "--eval-windows must be at least 1");
+}
+
+bool only_packed(const DataOptions& data) {
+    auto packed = [](const std::string& name) { return name.empty() || name.ends_with(".tokens"); };
+    return packed(data.validation) && std::all_of(data.texts.begin(), data.texts.end(), packed);
 }
 
 Result<at::Device> choose_device(TrainOptions::Device wish, int rank) {
@@ -62,10 +74,17 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
     const Schedule& schedule = options.schedule;
     // The constant part of warm-up, stable, decay can be made longer or ended whenever one likes.
     const bool open_end = schedule.kind == Schedule::Kind::wsd || schedule.kind == Schedule::Kind::constant;
+    // Texts are packed once; that another file stands under the name now shows in its size.
+    Json sizes = Json::array();
+    for (const std::string& text : options.data.texts) {
+        SKIFF_TRY(const auto size, file_size_bytes(text));
+        sizes.push_back(size);
+    }
     std::string lora = std::to_string(options.lora_rank) + "/" + std::to_string(options.lora_alpha);
     for (const std::string& name : options.lora_names) lora += "/" + name;
     const Json json = Json::object({{"config", parent.config},
                                     {"weights", weights},
+                                    {"text_bytes", sizes},
                                     {"tokens", static_cast<std::uint64_t>(setup.data->n_tokens())},
                                     {"first_tokens", hash_of_tokens(*setup.data)},
                                     {"steps", open_end ? 0 : options.n_steps},
@@ -85,10 +104,9 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
 
 }  // namespace
 
-Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer) {
-    SKIFF_CHECK(check(options));
-    keep_freed_memory();
-    auto setup = std::make_unique<TrainingSetup>();
+namespace {
+
+Status prepare(TrainingSetup* setup, const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer) {
     auto remark = [&](const std::string& text) {
         if (observer.on_remark && options.rank == 0) observer.on_remark(text);
     };
@@ -104,10 +122,15 @@ Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent
     if (!options.data.tokenizer.empty()) {
         SKIFF_TRY(setup->tokenizer, load_tokenizer(options.data.tokenizer));
     } else if (parent.kind != Checkpoint::Kind::random) {
-        SKIFF_TRY(setup->tokenizer, parent.load_tokenizer());
+        // A model without one can be trained on packed tokens.
+        auto own = parent.load_tokenizer();
+        if (own.ok()) setup->tokenizer = std::move(*own);
+        else if (own.error().code != ErrorCode::not_found || !only_packed(options.data)) return own.take_error();
     }
     if (setup->tokenizer && setup->tokenizer->n_vocab() > parent.spec.n_vocab)
         return usage_error("the tokenizer has " + std::to_string(setup->tokenizer->n_vocab()) + " tokens, the model " + std::to_string(parent.spec.n_vocab));
+
+    if (options.sample_every > 0 && (!setup->tokenizer || setup->tokenizer_folder.empty())) return usage_error("--sample-every needs a tokenizer folder: give --tokenizer");
 
     SKIFF_TRY(setup->ranks, Ranks::meet(options.rank, options.n_ranks, options.meeting, setup->device));
     setup->working_folder = options.output + ".partial";
@@ -119,6 +142,9 @@ Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent
         }
         setup->working_folder = directory.working_path();
         SKIFF_CHECK(remove_temporaries(setup->working_folder));
+        // Only a state says what the packed texts beside it are; the validation text may change from call to call.
+        if (!file_exists(join_path(setup->working_folder, state_file_name))) std::remove(join_path(setup->working_folder, "train.tokens").c_str());
+        std::remove(join_path(setup->working_folder, "validation.tokens").c_str());
         setup->directory.emplace(std::move(directory));
     }
     // The first rank packs; the others wait for what it wrote.
@@ -145,10 +171,15 @@ Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent
     if (options.rank != 0) SKIFF_CHECK(open_data());
 
     const bool fresh = parent.kind == Checkpoint::Kind::random;
+    // Adapters that are merged would fill the zeros of a pruned weight.
+    const bool merges = options.lora_rank > 0 && options.lora_output == TrainOptions::LoraOutput::merged;
     const std::shared_ptr<WeightSource> source = fresh ? initial_weights(parent.spec, options.seed) : parent.weights;
     SKIFF_TRY(auto parameters, ParameterSet::load(parent.spec, *source, setup->device));
-    if (options.zeros == TrainOptions::Zeros::keep)
-        if (const std::size_t n = parameters.keep_zeros(0.05); n > 0) remark("the zeros of " + std::to_string(n) + " pruned tensors are kept (--zeros train: trained too)");
+    if (options.zeros == TrainOptions::Zeros::keep && (options.lora_rank == 0 || merges))
+        if (const std::size_t n = parameters.keep_zeros(0.05); n > 0) {
+            if (merges) return usage_error("the model is pruned: adapters merged into its weights would fill the zeros of " + std::to_string(n) + " tensors. Give --zeros train if they may, or --lora-output adapter");
+            remark("the zeros of " + std::to_string(n) + " pruned tensors are kept (--zeros train: trained too)");
+        }
     if (options.lora_rank > 0) {
         SKIFF_TRY(const auto n, parameters.add_adapters(parent.spec, {options.lora_rank, options.lora_alpha, options.lora_names, options.seed}));
         remark("LoRA: " + std::to_string(n) + " weights get adapters of rank " + std::to_string(options.lora_rank));
@@ -174,7 +205,20 @@ Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent
     SKIFF_TRY(setup->fingerprint, fingerprint_of(parent, options, *setup));
     remark(std::string(trainable.numbers == at::kBFloat16 ? "bf16" : "f32") + " on " + (setup->device.is_cuda() ? "the GPU" : std::to_string(options.n_threads) + " threads") +
            (setup->ranks ? ", " + std::to_string(options.n_ranks) + " ranks over " + setup->ranks->name() : ""));
-    return setup;
+    return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer) {
+    SKIFF_CHECK(check(options));
+    keep_freed_memory();
+    auto setup = std::make_unique<TrainingSetup>();
+    Status status = prepare(setup.get(), parent, options, observer);
+    if (status.ok()) return setup;
+    // Nothing has been trained yet: what could not begin leaves nothing behind.
+    if (setup->directory && !setup->directory->resumed()) (void)setup->directory->discard();
+    return status.take_error();
 }
 
 }  // namespace skiff::train

@@ -34,6 +34,9 @@ struct TrainingSetup {
 
 Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer);
 
+// The type that --dtype asks for; nothing for auto.
+Result<std::optional<DType>> stored_dtype(const TrainOptions& options);
+
 // What the model writes now, by the engine's own kernels.
 Result<std::string> sample_text(const TrainingSetup& setup, const TrainOptions& options);
 
