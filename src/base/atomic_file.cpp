@@ -1,6 +1,7 @@
 #include "base/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -95,6 +96,21 @@ Status write_file_atomic(const std::string& path, std::string_view text) {
     return file.commit();
 }
 
+namespace {
+
+// Held until the last copy of the result is gone, or the process.
+Result<std::shared_ptr<const void>> lock_directory(const std::string& path) {
+    const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return io_error(path, "cannot open");
+    std::shared_ptr<const void> lock(nullptr, [fd](const void*) { ::close(fd); });
+    // Some network file systems know no locks; there nothing is refused.
+    if (::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        return resource_error(path + ": another process is working there; wait until it is done, or give another -o");
+    return lock;
+}
+
+}  // namespace
+
 Result<AtomicDirectory> AtomicDirectory::create(const std::string& path, IfExists if_exists) {
     AtomicDirectory directory;
     directory.path_ = path;
@@ -106,6 +122,7 @@ Result<AtomicDirectory> AtomicDirectory::create(const std::string& path, IfExist
         return usage_error(path + ": already exists; give another -o, remove it, or add --force");
     directory.resumed_ = is_directory(directory.working_path_);
     SKIFF_CHECK(make_directories(directory.working_path_));
+    SKIFF_TRY(directory.lock_, lock_directory(directory.working_path_));
     return directory;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,7 +37,8 @@ private:
 
 Status write_file_atomic(const std::string& path, std::string_view text);
 
-// An output folder. Work goes into `<path>.partial`, which survives a kill so that a run can resume; commit() renames it to `path`.
+// An output folder. Work goes into `<path>.partial`, which survives a kill so that a run can resume; commit() renames it to `path`. One process at a
+// time works there: another one's create() is refused until this object, or its process, is gone.
 // `path` itself must not exist, unless `replace` is asked for: then the old folder is moved aside and removed after the rename.
 class AtomicDirectory {
 public:
@@ -51,6 +53,7 @@ private:
     std::string path_, working_path_;
     IfExists if_exists_ = IfExists::refuse;
     bool resumed_ = false;
+    std::shared_ptr<const void> lock_;  // of the working folder
 };
 
 Status make_directories(const std::string& path);

@@ -66,6 +66,25 @@ TEST(AtomicDirectory, RefusesExistingAndReplacesWhenAsked) {
     EXPECT_TRUE(file_exists(join_path(path, "b")));
 }
 
+TEST(AtomicDirectory, OneAtATimeWorksInIt) {
+    const std::string path = scratch("dir_locked");
+    std::filesystem::remove_all(path + ".partial");
+    {
+        auto first = AtomicDirectory::create(path, AtomicDirectory::IfExists::refuse);
+        ASSERT_TRUE(first.ok());
+        auto second = AtomicDirectory::create(path, AtomicDirectory::IfExists::refuse);
+        ASSERT_FALSE(second.ok());
+        EXPECT_EQ(second.error().code, ErrorCode::resource);
+        EXPECT_NE(second.error().message.find("another process"), std::string::npos);
+        auto moved = std::move(*first);
+        EXPECT_FALSE(AtomicDirectory::create(path, AtomicDirectory::IfExists::refuse).ok());
+    }
+    auto third = AtomicDirectory::create(path, AtomicDirectory::IfExists::refuse);
+    ASSERT_TRUE(third.ok());
+    EXPECT_TRUE(third->resumed());
+    EXPECT_TRUE(third->discard().ok());
+}
+
 TEST(MappedFile, MissingAndFolderAreErrors) {
     EXPECT_EQ(MappedFile::open(scratch("absent")).error().code, ErrorCode::not_found);
     EXPECT_EQ(MappedFile::open("/tmp").error().code, ErrorCode::corrupt);

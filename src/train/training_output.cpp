@@ -11,7 +11,7 @@
 namespace skiff::train {
 namespace {
 
-constexpr const char* scratch_files[] = {state_file_name, "train.tokens", "validation.tokens"};
+constexpr const char* scratch_files[] = {state_file_name, packed_name, packed_validation_name};
 
 const char* config_dtype(DType dtype) { return dtype == DType::f16 ? "float16" : dtype == DType::bf16 ? "bfloat16" : "float32"; }
 
@@ -67,6 +67,15 @@ Status write_adapter(const TrainingSetup& setup, const Checkpoint& parent, const
                                       {"inference_mode", true},
                                       {"target_modules", modules}});
     return write_file_atomic(join_path(setup.working_folder, "adapter_config.json"), config.dump(2) + "\n");
+}
+
+// Where a text of the model begins and ends, for programs that ask this file.
+Status write_generation_config(const TrainingSetup& setup, const Json& config) {
+    Json generation = Json::object();
+    for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"})
+        if (config.contains(key) && !config[key].is_null()) generation.set(key, config[key]);
+    if (generation.size() == 0) return {};
+    return write_file_atomic(join_path(setup.working_folder, "generation_config.json"), generation.dump(2) + "\n");
 }
 
 Json step_json(const TrainOptions& options, const TrainingSetup& setup, const TrainReport& report) {
@@ -150,6 +159,7 @@ Status write_trained(TrainingSetup& setup, const Checkpoint& parent, const Train
             config.set("torch_dtype", config_dtype(*dtype));
         }
         SKIFF_CHECK(write_file_atomic(join_path(setup.working_folder, "config.json"), config.dump(2) + "\n"));
+        if (parent.kind == Checkpoint::Kind::random) SKIFF_CHECK(write_generation_config(setup, config));
         Checkpoint files = parent;
         if (!options.data.tokenizer.empty()) {
             files.kind = Checkpoint::Kind::folder;

@@ -102,111 +102,153 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
     return hex64(hash64(std::as_bytes(std::span(std::string_view(json.dump())))));
 }
 
-}  // namespace
+// Makes a TrainingSetup step by step, in the order in which mistakes are cheapest to notice.
+class Preparation {
+public:
+    Preparation(TrainingSetup& setup, const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer)
+        : setup_(setup), parent_(parent), options_(options), observer_(observer) {}
 
-namespace {
-
-Status prepare(TrainingSetup* setup, const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer) {
-    auto remark = [&](const std::string& text) {
-        if (observer.on_remark && options.rank == 0) observer.on_remark(text);
-    };
-    SKIFF_TRY(setup->device, choose_device(options.device, options.rank));
-    setup->window = options.context > 0 ? options.context : std::clamp<std::int64_t>(parent.spec.max_positions, 1, 1024);
-    if (parent.spec.max_positions > 0 && setup->window > parent.spec.max_positions)
-        return usage_error("--context " + std::to_string(setup->window) + " is more than the model's " + std::to_string(parent.spec.max_positions) + " positions");
-    setup->micro_batch = options.micro_batch > 0 ? options.micro_batch : std::max<std::int64_t>(1, 4096 / setup->window);
-    setup->micro_batch = std::min(setup->micro_batch, options.batch / options.n_ranks);
-
-    // The tokenizer first: a wrong folder is better known before hours of work.
-    setup->tokenizer_folder = !options.data.tokenizer.empty() ? options.data.tokenizer : parent.kind == Checkpoint::Kind::folder ? parent.path : "";
-    if (!options.data.tokenizer.empty()) {
-        SKIFF_TRY(setup->tokenizer, load_tokenizer(options.data.tokenizer));
-    } else if (parent.kind != Checkpoint::Kind::random) {
-        // A model without one can be trained on packed tokens.
-        auto own = parent.load_tokenizer();
-        if (own.ok()) setup->tokenizer = std::move(*own);
-        else if (own.error().code != ErrorCode::not_found || !only_packed(options.data)) return own.take_error();
-    }
-    if (setup->tokenizer && setup->tokenizer->n_vocab() > parent.spec.n_vocab)
-        return usage_error("the tokenizer has " + std::to_string(setup->tokenizer->n_vocab()) + " tokens, the model " + std::to_string(parent.spec.n_vocab));
-
-    if (options.sample_every > 0 && (!setup->tokenizer || setup->tokenizer_folder.empty())) return usage_error("--sample-every needs a tokenizer folder: give --tokenizer");
-
-    SKIFF_TRY(setup->ranks, Ranks::meet(options.rank, options.n_ranks, options.meeting, setup->device));
-    setup->working_folder = options.output + ".partial";
-    if (options.rank == 0) {
-        SKIFF_TRY(auto directory, AtomicDirectory::create(options.output, options.if_exists == TrainOptions::IfExists::replace ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse));
-        if (options.unfinished == TrainOptions::Unfinished::restart && directory.resumed()) {
-            SKIFF_CHECK(directory.discard());
-            SKIFF_CHECK(make_directories(directory.working_path()));
-        }
-        setup->working_folder = directory.working_path();
-        SKIFF_CHECK(remove_temporaries(setup->working_folder));
-        // Only a state says what the packed texts beside it are; the validation text may change from call to call.
-        if (!file_exists(join_path(setup->working_folder, state_file_name))) std::remove(join_path(setup->working_folder, "train.tokens").c_str());
-        std::remove(join_path(setup->working_folder, "validation.tokens").c_str());
-        setup->directory.emplace(std::move(directory));
-    }
-    // The first rank packs; the others wait for what it wrote.
-    auto wait_for_writer = [&] {
-        if (!setup->ranks) return;
-        std::vector<at::Tensor> nothing = {at::zeros({1})};
-        setup->ranks->sum(nothing);
-    };
-    auto open_data = [&]() -> Status {
-        const std::string packed = join_path(setup->working_folder, "train.tokens"), packed_validation = join_path(setup->working_folder, "validation.tokens");
-        const Tokenizer* tokenizer = setup->tokenizer ? &*setup->tokenizer : nullptr;
-        Batches::Settings settings{options.data.texts, packed, setup->window, parent.spec.n_vocab, options.seed};
-        SKIFF_TRY(auto data, Batches::open(settings, tokenizer, options.data, observer, options.n_threads));
-        setup->data.emplace(std::move(data));
-        if (options.data.validation.empty()) return {};
-        settings.files = {options.data.validation};
-        settings.packed_path = packed_validation;
-        SKIFF_TRY(auto validation, Batches::open(settings, tokenizer, options.data, observer, options.n_threads));
-        setup->validation.emplace(std::move(validation));
+    Status run() {
+        SKIFF_TRY(setup_.device, choose_device(options_.device, options_.rank));
+        SKIFF_CHECK(choose_sizes());
+        SKIFF_CHECK(open_tokenizer());
+        SKIFF_TRY(setup_.ranks, Ranks::meet(options_.rank, options_.n_ranks, options_.meeting, setup_.device));
+        SKIFF_CHECK(open_output());
+        // The first rank packs; the others wait for what it wrote.
+        if (is_writer()) SKIFF_CHECK(open_texts());
+        wait_for_writer();
+        if (!is_writer()) SKIFF_CHECK(open_texts());
+        SKIFF_CHECK(make_model());
+        make_optimizer();
+        SKIFF_TRY(setup_.fingerprint, fingerprint_of(parent_, options_, setup_));
+        const std::string where = setup_.device.is_cuda() ? "the GPU" : std::to_string(options_.n_threads) + (options_.n_threads == 1 ? " thread" : " threads");
+        remark((setup_.model->options().numbers == at::kBFloat16 ? "bf16 on " : "f32 on ") + where +
+               (setup_.ranks ? ", " + std::to_string(options_.n_ranks) + " ranks over " + setup_.ranks->name() : ""));
         return {};
-    };
-    if (options.rank == 0) SKIFF_CHECK(open_data());
-    wait_for_writer();
-    if (options.rank != 0) SKIFF_CHECK(open_data());
-
-    const bool fresh = parent.kind == Checkpoint::Kind::random;
-    // Adapters that are merged would fill the zeros of a pruned weight.
-    const bool merges = options.lora_rank > 0 && options.lora_output == TrainOptions::LoraOutput::merged;
-    const std::shared_ptr<WeightSource> source = fresh ? initial_weights(parent.spec, options.seed) : parent.weights;
-    SKIFF_TRY(auto parameters, ParameterSet::load(parent.spec, *source, setup->device));
-    if (options.zeros == TrainOptions::Zeros::keep && (options.lora_rank == 0 || merges))
-        if (const std::size_t n = parameters.keep_zeros(0.05); n > 0) {
-            if (merges) return usage_error("the model is pruned: adapters merged into its weights would fill the zeros of " + std::to_string(n) + " tensors. Give --zeros train if they may, or --lora-output adapter");
-            remark("the zeros of " + std::to_string(n) + " pruned tensors are kept (--zeros train: trained too)");
-        }
-    if (options.lora_rank > 0) {
-        SKIFF_TRY(const auto n, parameters.add_adapters(parent.spec, {options.lora_rank, options.lora_alpha, options.lora_names, options.seed}));
-        remark("LoRA: " + std::to_string(n) + " weights get adapters of rank " + std::to_string(options.lora_rank));
     }
-    TrainableOptions trainable;
-    trainable.device = setup->device;
-    trainable.numbers = choose_numbers(options.numbers, setup->device);
-    trainable.form = options.operators == TrainOptions::Operators::fused ? Form::automatic : Form::composed;
-    trainable.recompute_blocks = options.recompute == TrainOptions::Recompute::blocks;
-    SKIFF_TRY(setup->model, TrainableModel::create(parent.spec, std::move(parameters), trainable));
-    setup->trained = setup->model->parameters().trained(parent.spec);
 
-    OptimizerSettings optimizer;
-    optimizer.kind = options.optimizer == TrainOptions::Optimizer::muon ? OptimizerSettings::Kind::muon : OptimizerSettings::Kind::adamw;
-    optimizer.beta1 = options.beta1;
-    optimizer.beta2 = options.beta2;
-    optimizer.eps = options.eps;
-    optimizer.weight_decay = options.weight_decay;
-    optimizer.clip = options.clip;
-    optimizer.muon_numbers = trainable.numbers;
-    setup->optimizer = std::make_unique<Optimizer>(setup->trained, optimizer);
-    setup->state = state_tensors(setup->trained, *setup->optimizer);
-    SKIFF_TRY(setup->fingerprint, fingerprint_of(parent, options, *setup));
-    remark(std::string(trainable.numbers == at::kBFloat16 ? "bf16" : "f32") + " on " + (setup->device.is_cuda() ? "the GPU" : std::to_string(options.n_threads) + " threads") +
-           (setup->ranks ? ", " + std::to_string(options.n_ranks) + " ranks over " + setup->ranks->name() : ""));
-    return {};
-}
+private:
+    bool is_writer() const { return options_.rank == 0; }
+    void remark(const std::string& text) const {
+        if (observer_.on_remark && is_writer()) observer_.on_remark(text);
+    }
+
+    Status choose_sizes() {
+        setup_.window = options_.context > 0 ? options_.context : std::clamp<std::int64_t>(parent_.spec.max_positions, 1, 1024);
+        if (parent_.spec.max_positions > 0 && setup_.window > parent_.spec.max_positions)
+            return usage_error("--context " + std::to_string(setup_.window) + " is more than the model's " + std::to_string(parent_.spec.max_positions) + " positions");
+        const std::int64_t fitting = options_.micro_batch > 0 ? options_.micro_batch : std::max<std::int64_t>(1, 4096 / setup_.window);
+        setup_.micro_batch = std::min(fitting, options_.batch / options_.n_ranks);
+        return {};
+    }
+
+    Status open_tokenizer() {
+        const bool given = !options_.data.tokenizer.empty();
+        setup_.tokenizer_folder = given ? options_.data.tokenizer : parent_.kind == Checkpoint::Kind::folder ? parent_.path : "";
+        if (given) {
+            SKIFF_TRY(setup_.tokenizer, load_tokenizer(options_.data.tokenizer));
+        } else if (parent_.kind != Checkpoint::Kind::random) {
+            // A model without one can be trained on packed tokens.
+            auto own = parent_.load_tokenizer();
+            if (own.ok()) setup_.tokenizer = std::move(*own);
+            else if (own.error().code != ErrorCode::not_found || !only_packed(options_.data)) return own.take_error();
+        }
+        if (setup_.tokenizer && setup_.tokenizer->n_vocab() > parent_.spec.n_vocab)
+            return usage_error("the tokenizer has " + std::to_string(setup_.tokenizer->n_vocab()) + " tokens, the model " + std::to_string(parent_.spec.n_vocab));
+        if (options_.sample_every > 0 && (!setup_.tokenizer || setup_.tokenizer_folder.empty()))
+            return usage_error("--sample-every needs a tokenizer folder: give --tokenizer");
+        if (parent_.kind == Checkpoint::Kind::gguf && !given)
+            remark("note: the tokenizer of a GGUF file is not written as tokenizer.json; --tokenizer FOLDER puts one beside the result");
+        return {};
+    }
+
+    Status open_output() {
+        setup_.working_folder = options_.output + ".partial";
+        if (!is_writer()) return {};
+        const auto if_exists = options_.if_exists == TrainOptions::IfExists::replace ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse;
+        SKIFF_TRY(auto directory, AtomicDirectory::create(options_.output, if_exists));
+        if (options_.unfinished == TrainOptions::Unfinished::restart && directory.resumed()) {
+            SKIFF_CHECK(directory.discard());
+            SKIFF_TRY(directory, AtomicDirectory::create(options_.output, if_exists));
+        }
+        setup_.working_folder = directory.working_path();
+        SKIFF_CHECK(remove_temporaries(setup_.working_folder));
+        // Only a state says what the packed texts beside it are; the validation text may change from call to call.
+        if (!file_exists(join_path(setup_.working_folder, state_file_name))) std::remove(join_path(setup_.working_folder, packed_name).c_str());
+        std::remove(join_path(setup_.working_folder, packed_validation_name).c_str());
+        setup_.directory.emplace(std::move(directory));
+        return {};
+    }
+
+    void wait_for_writer() {
+        if (!setup_.ranks) return;
+        std::vector<at::Tensor> nothing = {at::zeros({1})};
+        setup_.ranks->sum(nothing);
+    }
+
+    Status open_texts() {
+        const Tokenizer* tokenizer = setup_.tokenizer ? &*setup_.tokenizer : nullptr;
+        Batches::Settings settings{options_.data.texts, join_path(setup_.working_folder, packed_name), setup_.window, parent_.spec.n_vocab, options_.seed};
+        SKIFF_TRY(auto data, Batches::open(settings, tokenizer, options_.data, observer_, options_.n_threads));
+        setup_.data.emplace(std::move(data));
+        if (options_.data.validation.empty()) return {};
+        settings.files = {options_.data.validation};
+        settings.packed_path = join_path(setup_.working_folder, packed_validation_name);
+        SKIFF_TRY(auto validation, Batches::open(settings, tokenizer, options_.data, observer_, options_.n_threads));
+        setup_.validation.emplace(std::move(validation));
+        return {};
+    }
+
+    Status make_model() {
+        const bool fresh = parent_.kind == Checkpoint::Kind::random;
+        const std::shared_ptr<WeightSource> source = fresh ? initial_weights(parent_.spec, options_.seed) : parent_.weights;
+        SKIFF_TRY(auto parameters, ParameterSet::load(parent_.spec, *source, setup_.device));
+        SKIFF_CHECK(keep_zeros(parameters));
+        if (options_.lora_rank > 0) {
+            SKIFF_TRY(const auto n, parameters.add_adapters(parent_.spec, {options_.lora_rank, options_.lora_alpha, options_.lora_names, options_.seed}));
+            remark("LoRA: " + std::to_string(n) + " weights get adapters of rank " + std::to_string(options_.lora_rank));
+        }
+        TrainableOptions trainable;
+        trainable.device = setup_.device;
+        trainable.numbers = choose_numbers(options_.numbers, setup_.device);
+        trainable.form = options_.operators == TrainOptions::Operators::fused ? Form::automatic : Form::composed;
+        trainable.recompute_blocks = options_.recompute == TrainOptions::Recompute::blocks;
+        SKIFF_TRY(setup_.model, TrainableModel::create(parent_.spec, std::move(parameters), trainable));
+        setup_.trained = setup_.model->parameters().trained(parent_.spec);
+        return {};
+    }
+
+    Status keep_zeros(ParameterSet& parameters) const {
+        // Adapters that are merged would fill the zeros of a pruned weight.
+        const bool merges = options_.lora_rank > 0 && options_.lora_output == TrainOptions::LoraOutput::merged;
+        if (options_.zeros != TrainOptions::Zeros::keep || (options_.lora_rank > 0 && !merges)) return {};
+        const std::size_t n = parameters.keep_zeros(0.05);
+        if (n == 0) return {};
+        if (merges)
+            return usage_error("the model is pruned: adapters merged into its weights would fill the zeros of " + std::to_string(n) +
+                               " tensors. Give --zeros train if they may, or --lora-output adapter");
+        remark("the zeros of " + std::to_string(n) + " pruned tensors are kept (--zeros train: trained too)");
+        return {};
+    }
+
+    void make_optimizer() {
+        OptimizerSettings settings;
+        settings.kind = options_.optimizer == TrainOptions::Optimizer::muon ? OptimizerSettings::Kind::muon : OptimizerSettings::Kind::adamw;
+        settings.beta1 = options_.beta1;
+        settings.beta2 = options_.beta2;
+        settings.eps = options_.eps;
+        settings.weight_decay = options_.weight_decay;
+        settings.clip = options_.clip;
+        settings.muon_numbers = setup_.model->options().numbers;
+        setup_.optimizer = std::make_unique<Optimizer>(setup_.trained, settings);
+        setup_.state = state_tensors(setup_.trained, *setup_.optimizer);
+    }
+
+    TrainingSetup& setup_;
+    const Checkpoint& parent_;
+    const TrainOptions& options_;
+    const TrainObserver& observer_;
+};
 
 }  // namespace
 
@@ -214,7 +256,7 @@ Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent
     SKIFF_CHECK(check(options));
     keep_freed_memory();
     auto setup = std::make_unique<TrainingSetup>();
-    Status status = prepare(setup.get(), parent, options, observer);
+    Status status = Preparation(*setup, parent, options, observer).run();
     if (status.ok()) return setup;
     // Nothing has been trained yet: what could not begin leaves nothing behind.
     if (setup->directory && !setup->directory->resumed()) (void)setup->directory->discard();

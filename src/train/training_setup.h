@@ -16,6 +16,10 @@
 
 namespace skiff::train {
 
+// Packed texts, in the working folder while a run lasts.
+inline constexpr const char* packed_name = "train.tokens";
+inline constexpr const char* packed_validation_name = "validation.tokens";
+
 struct TrainingSetup {
     at::Device device = at::kCPU;
     std::int64_t window = 0, micro_batch = 0;

@@ -172,7 +172,7 @@ TEST_F(QuantizeChild, NamesTheTensorOfAWeightThatIsNotFinite) {
             if (key != "model.layers.1.mlp.up_proj.weight") return weight;
             std::vector<float> values;
             if (!to_floats(*weight.plain(), values)) return corrupt("no floats");
-            values[3 * 256 + 200] = NAN;
+            values[static_cast<std::size_t>(3 * weight.shape[1] + 200)] = NAN;
             return make_float_weight(weight.shape, values);
         }
 

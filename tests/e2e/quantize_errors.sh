@@ -76,5 +76,5 @@ expect 0 'weights' "$SKIFF" quantize "random:$work/config.json" -o "$work/c" --s
 
 # A dry run writes nothing.
 "$SKIFF" quantize $model --dry-run --scheme w4g32 --json > "$work/dry.json" 2>/dev/null
-grep -q '"bits_per_weight": 5.39' "$work/dry.json" || fail "dry run: $(cat "$work/dry.json")"
+grep -q '"bits_per_weight": 5.07' "$work/dry.json" || fail "dry run: $(cat "$work/dry.json")"
 echo "all refusals as expected"

@@ -13,6 +13,7 @@ namespace skiff {
 namespace {
 
 std::string shared(const std::string& path) { return join_path(SKIFF_SHARED_DIR, path); }
+constexpr std::int64_t pocket_window = 512;  // its context
 std::string pocket() { return join_path(SKIFF_SOURCE_DIR, "models/pocket"); }
 
 Json golden_row(const std::string& model) {
@@ -62,8 +63,8 @@ TEST(EvalPerplexity, Stories260K) {
 
 TEST(EvalPerplexity, Pocket) {
     const Json row = golden_row("pocket");
-    expect_golden(options_for(pocket(), "", 256), row, "windows");
-    EvalOptions options = options_for(pocket(), "", 256);
+    expect_golden(options_for(pocket(), "", pocket_window), row, "windows");
+    EvalOptions options = options_for(pocket(), "", pocket_window);
     options.protocol = Protocol::llamacpp;
     expect_golden(options, row, "second_half");
 }
@@ -72,7 +73,7 @@ TEST(EvalPerplexity, Pocket) {
 TEST(EvalPerplexity, PocketsFirstWindow) {
     const Json row = golden_row("pocket");
     for (KernelChoice kernels : {KernelChoice::reference, KernelChoice::fastest}) {
-        EvalOptions options = options_for(pocket(), "", 256);
+        EvalOptions options = options_for(pocket(), "", pocket_window);
         options.max_windows = 1;
         options.engine.kernels = kernels;
         auto report = evaluate(options);

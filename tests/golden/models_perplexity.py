@@ -20,9 +20,11 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-OUT = pathlib.Path(__file__).resolve().parent.parent / "data" / "models" / "perplexity.json"
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+OUT = ROOT / "tests" / "data" / "models" / "perplexity.json"
+# name, folder, text (SHARED_DIR's; pocket's are the repository's), window, windows at most
 CASES = [("stories260K", "models/stories260K", "data/wikitext2/wiki.test.raw", 512, 100),
-         ("pocket", "models/pocket", "models/pocket/heldout.txt", 256, None)]
+         ("pocket", ROOT / "models/pocket", ROOT / "models/pocket/heldout.txt", 512, None)]
 
 
 def sha256(path):
@@ -31,7 +33,7 @@ def sha256(path):
 
 def tokenize(folder, text):
     ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
-    return [1] + ids
+    return [json.loads((folder / "config.json").read_text())["bos_token_id"]] + ids
 
 
 def window_losses(model, window, first):
@@ -57,7 +59,7 @@ def measure(shared, name, model_dir, text_file, n, max_windows):
     count = min(len(ids) // n, max_windows or len(ids))
     windows = [ids[i * n:(i + 1) * n] for i in range(count)]
     plain = torch.cat([window_losses(model, w, 1) for w in windows])
-    half = torch.cat([window_losses(model, [1] + w[1:], n // 2 + 1) for w in windows])
+    half = torch.cat([window_losses(model, ids[:1] + w[1:], n // 2 + 1) for w in windows])
     protocols = {"windows": summary(plain), "second_half": summary(half)}
     rest = ids[count * n:] if max_windows is None else []
     if len(rest) > 1:

@@ -184,7 +184,7 @@ def main(shared):
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     logging.disable(logging.WARNING)
-    models = {"stories260K": shared / "models/stories260K", "pocket": shared / "models/pocket"}
+    models = {"stories260K": shared / "models/stories260K", "pocket": pathlib.Path(__file__).resolve().parents[2] / "models/pocket"}
     write(OUT / "golden_own.json", models, OUT, 100, ["high_school_seamanship", "household_arithmetic"], True)
     write(OUT / "golden_shared.json", models, shared / "data/eval", ITEMS_PER_TASK, MMLU_SUBJECTS, False)
 
