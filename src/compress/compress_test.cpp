@@ -79,14 +79,6 @@ TEST_F(Compress, JournalLineWithAnyFlippedBitIsRefused) {
         }
 }
 
-TEST_F(Compress, JournalIsForOneProcessAtATime) {
-    auto first = Journal::open(path("journal"));
-    ASSERT_TRUE(first.ok());
-    auto second = Journal::open(path("journal"));
-    ASSERT_FALSE(second.ok());
-    EXPECT_EQ(second.error().code, ErrorCode::resource);
-}
-
 TEST_F(Compress, ManifestSumsUpAndTakesEvidence) {
     Manifest manifest;
     manifest.tool = "skiff test";

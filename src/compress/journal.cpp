@@ -1,7 +1,6 @@
 #include "compress/journal.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -44,8 +43,6 @@ Result<Journal> Journal::open(const std::string& path) {
     const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (fd < 0) return io_error(path, "cannot open the journal");
     Journal journal(fd, path);
-    if (::flock(fd, LOCK_EX | LOCK_NB) != 0)
-        return resource_error(path + ": another skiff is working here; wait for it, or give another -o");
     SKIFF_CHECK(journal.read());
     return journal;
 }
