@@ -38,6 +38,14 @@ if(EXISTS ${LIBTORCH_INCLUDE_DIR}/fmt/format.h AND NOT LIBTORCH_INCLUDE_DIR STRE
     target_compile_definitions(skiff_torch INTERFACE FMT_HEADER_ONLY)
 endif()
 
+# Debian's LibTorch takes whatever BLAS the system's alternatives name. OpenBLAS with threads of its own fights with LibTorch's OpenMP threads: f32
+# training ran three times slower than with the OpenMP build, which is taken where it is installed. (An RPATH, which counts for LibTorch's own
+# dependencies too; a RUNPATH would not.)
+set(openblas_openmp /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp)
+if(LIBTORCH_INCLUDE_DIR STREQUAL /usr/include AND EXISTS ${openblas_openmp}/libopenblas.so.0)
+    target_link_options(skiff_torch INTERFACE -Wl,--disable-new-dtags -Wl,-rpath,${openblas_openmp})
+endif()
+
 # NCCL, where LibTorch is built for CUDA and the headers that its own headers include are there: beside it as Python packages, or CUDA's.
 if(LIBTORCH_torch_cuda AND LIBTORCH_c10_cuda AND EXISTS ${LIBTORCH_INCLUDE_DIR}/torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp)
     file(GLOB beside LIST_DIRECTORIES true ${root}/../nvidia/*)

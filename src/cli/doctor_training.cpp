@@ -36,6 +36,14 @@ bool is_reference_blas(const std::string& path) {
     return !path.empty() && std::none_of(fast.begin(), fast.end(), [&](const char* name) { return path.find(name) != std::string::npos; });
 }
 
+// What is wrong with it, and what to do.
+std::string blas_advice(const std::string& path) {
+    if (is_reference_blas(path)) return "the reference BLAS, about 20 times slower: install libopenblas0-openmp and build again";
+    if (path.find("openblas-pthread") != std::string::npos)
+        return "its threads are in the way of LibTorch's, f32 training is two to three times slower: install libopenblas0-openmp and build again";
+    return "";
+}
+
 }  // namespace
 
 Json training_facts() {
@@ -61,9 +69,7 @@ std::vector<Finding> training_findings(const Json& facts, const std::string& cpu
     std::vector<Finding> list = {{"training", facts["library"].text(), ""}};
     const std::string ranks = facts["ranks"].text(), blas = facts["blas"].text();
     list.push_back({"several ranks", ranks.empty() ? "not built in" : ranks, ranks.empty() ? "install libgloo-dev and build again" : ""});
-    const bool slow = is_reference_blas(blas);
-    list.push_back({"BLAS of LibTorch", blas.empty() ? "its own" : blas,
-                    slow ? "the reference BLAS, about 20 times slower: install libopenblas0-pthread" : ""});
+    list.push_back({"BLAS of LibTorch", blas.empty() ? "its own" : blas, blas_advice(blas)});
     const std::string bf16 = bf16_instructions(cpu_features);
     list.push_back({"bf16 instructions", bf16.empty() ? "none" : bf16, bf16.empty() ? "training computes in f32 here" : ""});
     return list;
