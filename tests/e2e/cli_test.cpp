@@ -68,8 +68,8 @@ TEST(ExitCodes, ErrorsAreJsonToo) {
 TEST(Inspect, JsonHasStableKeys) {
     Json document = skiff_json("inspect " + pocket + " --hash");
     EXPECT_EQ(document["architecture"].text(), "llama");
-    EXPECT_EQ(document["parameters"].int_or(0), 4196608);
-    EXPECT_EQ(document["weight_bytes"].int_or(0), 2 * 4196608);
+    EXPECT_EQ(document["parameters"].int_or(0), 13113856);
+    EXPECT_EQ(document["weight_bytes"].int_or(0), 2 * 13113856);
     EXPECT_DOUBLE_EQ(document["bits_per_weight"].number_or(0), 16.0);
     EXPECT_EQ(document["hash"].text().size(), 64u);
 }
