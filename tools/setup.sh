@@ -6,7 +6,7 @@ required_run=(g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev lib
               libssl-dev libxxhash-dev)
 required_test=(libgtest-dev)
 # Fuzz targets; the test on a processor without AVX2. Training: LibTorch and what several ranks meet through, and a BLAS, because the one that
-# LibTorch draws in is the reference implementation, 20 times slower. Without one of them (not every distribution has LibTorch) its tests are skipped.
+# LibTorch draws in is the reference implementation, thirty times slower. Without one of them (not every distribution has LibTorch) its tests are skipped.
 optional_test=(clang libclang-rt-dev qemu-user libtorch-dev libgloo-dev libopenblas0-openmp)
 
 say() { printf 'setup: %s\n' "$*" >&2; }

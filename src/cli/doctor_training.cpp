@@ -38,7 +38,7 @@ bool is_reference_blas(const std::string& path) {
 
 // What is wrong with it, and what to do.
 std::string blas_advice(const std::string& path) {
-    if (is_reference_blas(path)) return "the reference BLAS, about 20 times slower: install libopenblas0-openmp and build again";
+    if (is_reference_blas(path)) return "the reference BLAS, some thirty times slower: install libopenblas0-openmp and build again";
     if (path.find("openblas-pthread") != std::string::npos)
         return "its threads are in the way of LibTorch's, f32 training is two to three times slower: install libopenblas0-openmp and build again";
     return "";

@@ -80,11 +80,11 @@ protected:
 
 const std::string pocket = std::string(SKIFF_SOURCE_DIR) + "/models/pocket";
 
-// The relative change of the perplexity of the trained model that a scheme may cost. (128 tokens: pocket loses 3.3 % with w4g128, 0.5 % with w4g64.)
+// The relative change of the perplexity of the trained model that a scheme may cost. Of the 128 tokens here w4g128 costs 3.3 % (of the whole text 1.3 %).
 double allowed_loss(const Scheme& scheme) {
     if (scheme.kind == NumberKind::floating) return 0.002;
     if (scheme.bits >= 8) return 0.01;
-    return scheme.group_size >= 128 ? 0.05 : 0.03;
+    return scheme.group_size >= 128 ? 0.04 : 0.03;
 }
 
 TEST_F(QuantizeChild, EveryPresetOfTheTrainedModel) {
