@@ -1,3 +1,19 @@
+# skiff_wide_unit(file): the flags of a unit for one instruction set, named by the end of its name. Wide code is only in these units and chosen at
+# run time. The intrinsics of VNNI in 512 bits bring those in 256 along, so avx2vnni units must not be given AVX-512.
+function(skiff_wide_unit file)
+    set(avx2 -mavx2 -mfma -mf16c)
+    if(file MATCHES "_avx2\\.cpp$")
+        set(flags ${avx2})
+    elseif(file MATCHES "_avx2vnni\\.cpp$")
+        set(flags ${avx2} -mavxvnni)
+    elseif(file MATCHES "_avx512\\.cpp$")
+        set(flags ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vnni -mprefer-vector-width=512)
+    else()
+        return()
+    endif()
+    set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${flags};-ffp-contract=off")
+endfunction()
+
 # skiff_folder(name LINKS libraries... [DIRS folders...] [EXCEPT files...]): one static library from src/<path>/*.cpp, and its unit tests from
 # *_test.cpp beside them.
 function(skiff_folder name)
@@ -19,9 +35,7 @@ function(skiff_folder name)
         elseif(NOT file MATCHES "/main\\.cpp$")
             list(APPEND sources ${file})
         endif()
-        if(file MATCHES "_avx2\\.cpp$")  # wide code only in these units; chosen at run time
-            set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c;-ffp-contract=off")
-        endif()
+        skiff_wide_unit(${file})
     endforeach()
     if(sources)
         add_library(skiff_${name} STATIC ${sources})

@@ -128,6 +128,9 @@ TEST(ThreadPool, SharesCoverTheRangeInUnits) {
 
 TEST(CpuFeatures, NamesParseAndUnknownIsUsage) {
     EXPECT_EQ(*parse_isa("generic"), Isa::generic);
+    for (Isa isa : all_isas)
+        if (isa_available(isa)) EXPECT_EQ(*parse_isa(isa_name(isa)), isa);
+        else EXPECT_EQ(parse_isa(isa_name(isa)).error().code, ErrorCode::unsupported);
     EXPECT_EQ(parse_isa("mmx").error().code, ErrorCode::usage);
     EXPECT_GE(default_thread_count(), 1);
     EXPECT_GT(peak_resident_bytes(), 0u);

@@ -66,21 +66,36 @@ std::size_t cache_bytes(int level) {
 }
 
 #if defined(__x86_64__)
-// The compilers' __builtin_cpu_supports knows F16C only in newer clang.
+// The compilers' __builtin_cpu_supports knows F16C and AVX-VNNI only in newer clang.
 bool has_f16c() {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+bool has_avx_vnni() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1U << 4)) != 0;
 }
 #endif
 
 }  // namespace
 
-std::string_view isa_name(Isa isa) { return isa == Isa::avx2 ? "avx2" : "generic"; }
+std::string_view isa_name(Isa isa) {
+    switch (isa) {
+        case Isa::generic: return "generic";
+        case Isa::avx2: return "avx2";
+        case Isa::avx2vnni: return "avx2vnni";
+        case Isa::avx512: return "avx512";
+    }
+    return "";
+}
 
 bool isa_available(Isa isa) {
     if (isa == Isa::generic) return true;
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return false;
+    if (isa == Isa::avx2vnni) return has_avx_vnni();
+    return isa == Isa::avx2 || (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                                __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"));
 #else
     return false;
 #endif

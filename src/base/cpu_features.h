@@ -11,8 +11,13 @@
 namespace skiff {
 
 // Instruction sets for which kernel rows exist or will exist; a later one includes the earlier ones of its family.
-enum class Isa { generic, avx2 };
-inline constexpr std::array all_isas = {Isa::generic, Isa::avx2};
+enum class Isa {
+    generic,
+    avx2,      // with FMA and F16C
+    avx2vnni,  // AVX2 and the 256-bit integer dot products of AVX-VNNI
+    avx512,    // AVX-512 F, BW, DQ, VL, VBMI and VNNI (Ice Lake, Zen 4 and later)
+};
+inline constexpr std::array all_isas = {Isa::generic, Isa::avx2, Isa::avx2vnni, Isa::avx512};
 
 std::string_view isa_name(Isa isa);
 bool isa_available(Isa isa);                   // on this processor, right now
