@@ -31,8 +31,12 @@ struct PackedWeight {
     const std::byte* data = nullptr;         // codes or values
     const std::byte* scales = nullptr;       // as the layout says
     const std::byte* zeros = nullptr;
+    const std::byte* super_scales = nullptr;    // where the scheme's scales are relative
+    const std::byte* minimums = nullptr;        // where the scheme has them
+    const std::byte* super_minimums = nullptr;  // where these are relative
+    const float* levels = nullptr;              // of the scheme's codebook
     std::uint64_t read_bytes = 0;            // that one pass over all rows reads
-    AlignedBuffer buffer;                    // owns data, scales, zeros, or is empty when they lie in `owner`
+    AlignedBuffer buffer;                    // owns all of these, or is empty when they lie in `owner`
     std::shared_ptr<const void> owner;
 };
 

@@ -34,38 +34,34 @@ void plain_row(const PackedWeight& packed, std::int64_t row, float* target) {
 
 bool accepts_codes(const Weight& weight) { return weight.codes() != nullptr; }
 
-// scales and zeros keep their stored types; `dtype` holds the scales' type.
+// Every section keeps its stored type; `dtype` holds the scales' type.
 void pack_codes_rows(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
     const Codes& codes = *weight.codes();
     packed.scheme = codes.scheme;
     packed.dtype = codes.scales.dtype;
-    const std::int64_t code_bytes = codes.packed.row_elements() * 4, scale_bytes = codes.scales.row_elements() * dtype_info(codes.scales.dtype).bits / 8;
-    const std::int64_t zero_bytes = codes.scheme.symmetric ? 0 : codes.zeros.row_elements();
-    const std::int64_t row_bytes = code_bytes + scale_bytes + zero_bytes;
-    if (!rows.contiguous()) packed.buffer = AlignedBuffer(static_cast<std::size_t>(row_bytes * packed.n_rows));
-    packed.data = take_rows(codes.packed.data.data(), code_bytes, rows, packed.buffer, 0);
-    packed.scales = take_rows(codes.scales.data.data(), scale_bytes, rows, packed.buffer, static_cast<std::size_t>(code_bytes * packed.n_rows));
-    if (zero_bytes > 0)
-        packed.zeros = take_rows(codes.zeros.data.data(), zero_bytes, rows, packed.buffer, static_cast<std::size_t>((code_bytes + scale_bytes) * packed.n_rows));
-    packed.read_bytes = static_cast<std::uint64_t>(row_bytes * packed.n_rows);
+    if (codes.scheme.codebook != nullptr) packed.levels = codes.scheme.codebook->levels.data();
+    const CodeRowBytes bytes = code_row_bytes(codes.scheme, packed.n_columns);
+    const CodeSections from = sections_of(codes);
+    if (!rows.contiguous()) packed.buffer = AlignedBuffer(static_cast<std::size_t>(bytes.total() * packed.n_rows));
+    std::int64_t offset = 0;
+    const auto take = [&](const std::byte* source, std::int64_t row_bytes) {
+        const std::byte* taken = row_bytes == 0 ? nullptr : take_rows(source, row_bytes, rows, packed.buffer, static_cast<std::size_t>(offset * packed.n_rows));
+        offset += row_bytes;
+        return taken;
+    };
+    packed.data = take(from.packed, bytes.packed);
+    packed.scales = take(from.scales, bytes.scales);
+    packed.zeros = take(from.zeros, bytes.zeros);
+    packed.super_scales = take(from.super_scales, bytes.super_scales);
+    packed.minimums = take(from.minimums, bytes.minimums);
+    packed.super_minimums = take(from.super_minimums, bytes.super_minimums);
+    packed.read_bytes = static_cast<std::uint64_t>(bytes.total() * packed.n_rows);
     packed.owner = weight.owner;
 }
 
 void codes_row(const PackedWeight& packed, std::int64_t row, float* target) {
-    const Scheme& scheme = packed.scheme;
-    const std::int64_t n = packed.n_columns, n_groups = scheme.n_groups(n), code_bytes = (n * scheme.bits + 31) / 32 * 4;
-    thread_local std::vector<std::uint8_t> codes;
-    thread_local std::vector<float> scales;
-    codes.resize(static_cast<std::size_t>(n));
-    scales.resize(static_cast<std::size_t>(n_groups));
-    unpack_codes(packed.data + row * code_bytes, scheme.bits, n, codes.data());
-    const DTypeInfo& info = dtype_info(packed.dtype);
-    info.to_float(packed.scales + row * n_groups * info.bits / 8, n_groups, scales.data());
-    for (std::int64_t c = 0; c < n; ++c) {
-        const std::int64_t group = scheme.group_of(c);
-        const int zero = scheme.symmetric ? 1 << (scheme.bits - 1) : std::to_integer<int>(packed.zeros[row * n_groups + group]);
-        target[c] = static_cast<float>(codes[static_cast<std::size_t>(c)] - zero) * scales[static_cast<std::size_t>(group)];
-    }
+    const CodeSections sections = {packed.data, packed.scales, packed.zeros, packed.super_scales, packed.minimums, packed.super_minimums};
+    decode_codes_row(packed.scheme, sections, row, packed.n_columns, target);
 }
 
 bool accepts_blocks(const Weight& weight) { return weight.blocks() != nullptr; }

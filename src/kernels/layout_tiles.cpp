@@ -34,7 +34,8 @@ bool accepts(const Weight& weight, int min_bits, int max_bits) {
         return bits >= min_bits && bits <= max_bits && weight.n_columns() > 0;
     }
     const Codes* codes = weight.codes();
-    return codes != nullptr && codes->scheme.kind == NumberKind::integer && codes->scheme.bits >= min_bits && codes->scheme.bits <= max_bits &&
+    return codes != nullptr && codes->scheme.kind == NumberKind::integer && !codes->scheme.relative_scales() && !codes->scheme.minimums &&
+           codes->scheme.bits >= min_bits && codes->scheme.bits <= max_bits &&
            weight.n_columns() > 0 && groups_are_whole_blocks(codes->scheme, weight.n_columns());
 }
 bool accepts_w4(const Weight& weight) { return accepts(weight, 1, 4); }

@@ -158,6 +158,7 @@ Status check_request(const Weight& source, const Scheme& scheme, std::span<const
                            std::to_string(scheme.group_size));
     if (scheme.scale_dtype != DType::f16 && scheme.scale_dtype != DType::bf16 && scheme.scale_dtype != DType::f32)
         return usage_error("scales are F16, BF16 or F32, not " + std::string(dtype_info(scheme.scale_dtype).name));
+    if (scheme.kind == NumberKind::codebook || scheme.minimums) return unsupported("weights cannot be quantized to " + scheme.name() + " yet");
     if (!importance.empty() && static_cast<std::int64_t>(importance.size()) != source.n_columns())
         return usage_error("importance has " + std::to_string(importance.size()) + " values, the weight " +
                            std::to_string(source.n_columns()) + " columns");

@@ -26,22 +26,50 @@ bool take_number(std::string_view& text, std::int64_t& value) {
     return true;
 }
 
-// "w4g32a": any number of bits from 1 to 8 and any group size, not only the presets.
-bool parse_integer_scheme(std::string_view text, Scheme& scheme) {
-    scheme = {};
-    scheme.kind = NumberKind::integer;
-    std::int64_t bits = 0;
-    if (!text.starts_with('w')) return false;
+// The group size behind a `g`. Codebooks always have one ("g0": the whole row), so that their bare names are free for presets.
+bool take_group_size(std::string_view& text, Scheme& scheme) {
+    const bool codebook = scheme.kind == NumberKind::codebook;
+    if (!text.starts_with('g')) return !codebook;
     text.remove_prefix(1);
-    if (!take_number(text, bits) || bits > 8) return false;
-    scheme.bits = static_cast<int>(bits);
-    if (text.starts_with('g')) {
+    if (codebook && text.starts_with('0')) {
         text.remove_prefix(1);
-        if (!take_number(text, scheme.group_size) || scheme.group_size > max_group_size) return false;
+        return true;
     }
-    if (text == "a") {
-        scheme.symmetric = false;
-        text.remove_prefix(1);
+    return take_number(text, scheme.group_size) && scheme.group_size <= max_group_size;
+}
+
+bool take_letter(std::string_view& text, char letter) {
+    if (!text.starts_with(letter)) return false;
+    text.remove_prefix(1);
+    return true;
+}
+
+// What Scheme::name() writes: any number of bits from 1 to 8 or any codebook, and any group size, not only the presets.
+bool parse_coded_scheme(std::string_view text, Scheme& scheme) {
+    scheme = {};
+    for (const Codebook& codebook : codebooks()) {
+        if (!text.starts_with(std::string(codebook.name) + "g")) continue;
+        scheme.kind = NumberKind::codebook;
+        scheme.codebook = &codebook;
+        scheme.bits = codebook.bits;
+        text.remove_prefix(codebook.name.size());
+        break;
+    }
+    if (scheme.kind != NumberKind::codebook) {
+        scheme.kind = NumberKind::integer;
+        std::int64_t bits = 0;
+        if (!take_letter(text, 'w') || !take_number(text, bits) || bits > 8) return false;
+        scheme.bits = static_cast<int>(bits);
+    }
+    if (!take_group_size(text, scheme)) return false;
+    if (scheme.kind == NumberKind::integer) {
+        scheme.minimums = take_letter(text, 'm');
+        scheme.symmetric = !scheme.minimums && !take_letter(text, 'a');
+    }
+    if (take_letter(text, 'r')) {
+        scheme.scale_dtype = DType::i8;
+        if (scheme.group_size == 0) return false;
+        if (take_letter(text, 's') && (!take_number(text, scheme.super_size) || scheme.super_size > max_group_size || scheme.super_size % scheme.group_size != 0)) return false;
     }
     return text.empty();
 }
@@ -50,17 +78,23 @@ bool parse_integer_scheme(std::string_view text, Scheme& scheme) {
 
 std::string Scheme::name() const {
     if (kind == NumberKind::floating) return float_name(dtype);
-    std::string text = "w" + std::to_string(bits);
-    if (group_size != 0) text += "g" + std::to_string(group_size);
-    if (!symmetric) text += "a";
+    if (kind == NumberKind::codebook && codebook->name == "e2m1" && group_size == 32 && scale_dtype == DType::f8_e8m0) return "mxfp4";
+    std::string text = kind == NumberKind::codebook ? std::string(codebook->name) : "w" + std::to_string(bits);
+    if (group_size != 0 || kind == NumberKind::codebook) text += "g" + std::to_string(group_size);
+    if (minimums) text += "m";
+    if (stores_zeros()) text += "a";
+    if (relative_scales()) text += "r";
+    if (relative_scales() && super_size != 0) text += "s" + std::to_string(super_size);
     return text;
 }
 
 double Scheme::bits_per_weight(std::int64_t n_columns) const {
     if (kind == NumberKind::floating) return dtype_info(dtype).bits;
     if (n_columns <= 0) return bits;
+    const auto groups = static_cast<double>(n_groups(n_columns)), supers = static_cast<double>(n_supers(n_columns));
     double row_bits = static_cast<double>(ceil_div<std::int64_t>(n_columns * bits, 32) * 32);
-    row_bits += static_cast<double>(n_groups(n_columns)) * (dtype_info(scale_dtype).bits + (symmetric ? 0 : bits));
+    row_bits += groups * (dtype_info(scale_dtype).bits + (minimums ? dtype_info(minimum_dtype()).bits : stores_zeros() ? bits : 0));
+    if (relative_scales()) row_bits += supers * dtype_info(super_dtype).bits * (minimums ? 2 : 1);
     return row_bits / static_cast<double>(n_columns);
 }
 
@@ -68,11 +102,12 @@ Result<Scheme> parse_scheme(std::string_view name) {
     for (const auto& preset : scheme_presets())
         if (preset.name == name) return preset.scheme;
     Scheme scheme;
-    if (parse_integer_scheme(name, scheme)) return scheme;
-    std::string known;
+    if (parse_coded_scheme(name, scheme)) return scheme;
+    std::string known, books;
     for (const auto& preset : scheme_presets()) known += (known.empty() ? "" : ", ") + std::string(preset.name);
-    return usage_error("no scheme is called \"" + std::string(name.substr(0, 64)) + "\"; the presets are " + known +
-                       ", and any w<1-8 bits>[g<group size>][a]");
+    for (const auto& codebook : codebooks()) books += (books.empty() ? "" : "|") + std::string(codebook.name);
+    return usage_error("no scheme is called \"" + std::string(name.substr(0, 64)) + "\"; the presets are " + known + "; any w<1-8 bits>[g<group size>][a|m][r] and any <" +
+                       books + ">g<group size>[r] may be named too");
 }
 
 }  // namespace skiff

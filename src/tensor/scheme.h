@@ -8,13 +8,15 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "tensor/codebook.h"
 #include "tensor/dtype.h"
 
 namespace skiff {
 
 enum class NumberKind : std::uint8_t {
     floating,  // each weight is rounded to `dtype`; no scales
-    integer,   // value = (code - zero) * scale, code in [0, 2^bits)
+    integer,   // value = (code - zero) * scale, code in [0, 2^bits); with minimums: code * scale - minimum
+    codebook,  // value = codebook.levels[code] * scale
 };
 
 struct Scheme {
@@ -23,13 +25,24 @@ struct Scheme {
     int bits = 16;                   // stored bits of a code
     bool symmetric = true;           // integer: zero is 2^(bits-1) for every group and is not stored
     std::int64_t group_size = 0;     // integer: inputs that share a scale; 0 = the whole row. The last group of a row may be shorter.
-    DType scale_dtype = DType::f16;
+    DType scale_dtype = DType::f16;  // i8 or u8: relative, a group's scale is the super scale times this; f8_e8m0: a power of two
+    const Codebook* codebook = nullptr;
+    bool minimums = false;           // integer, not symmetric: code * scale - minimum instead of a zero. Relative (u8) where scales are.
+    std::int64_t super_size = 0;     // relative scales: columns that share a super scale, whole groups of them; 0 = the whole row
+    DType super_dtype = DType::f32;  // relative scales: type of the super scales and super minimums, f16 or f32
 
     bool operator==(const Scheme&) const = default;
-    std::string name() const;        // "w4g32", "w4g32a", "w8", "bf16"
+    // Its content: "w4g32", "w4g32a", "w8", "n4g32r" (codebook n4, relative scales), "w4g32mrs256" (minimums, relative to super scales per 256), "mxfp4", "bf16".
+    std::string name() const;
+    bool is_coded() const { return kind != NumberKind::floating; }  // codes and scales, not plain numbers
+    bool stores_zeros() const { return kind == NumberKind::integer && !symmetric && !minimums; }
+    bool relative_scales() const { return is_coded() && (scale_dtype == DType::i8 || scale_dtype == DType::u8); }
+    DType minimum_dtype() const { return relative_scales() ? DType::u8 : scale_dtype; }
+    std::int64_t n_supers(std::int64_t n_columns) const { return super_size == 0 ? 1 : (n_columns + super_size - 1) / super_size; }
+    std::int64_t super_of(std::int64_t column) const { return super_size == 0 ? 0 : column / super_size; }
     std::int64_t n_groups(std::int64_t n_columns) const { return group_size == 0 ? 1 : (n_columns + group_size - 1) / group_size; }
     std::int64_t group_of(std::int64_t column) const { return group_size == 0 ? 0 : column / group_size; }
-    // Bytes of one row: codes in whole 32-bit words, scales, packed zeros (amortised).
+    // Bytes of one row: codes in whole 32-bit words, scales, minimums, super scales, packed zeros (amortised).
     double bits_per_weight(std::int64_t n_columns) const;
 };
 

@@ -6,33 +6,6 @@
 #include "base/checked.h"
 
 namespace skiff {
-namespace {
-
-// (n_columns) f32 from one row of codes
-void decode_codes_row(const Codes& codes, std::int64_t row, std::int64_t n_columns, float* target) {
-    thread_local std::vector<std::uint8_t> unpacked;
-    thread_local std::vector<float> scales;
-    const Scheme& scheme = codes.scheme;
-    const std::int64_t n_groups = scheme.n_groups(n_columns);
-    const std::int64_t group_size = scheme.group_size == 0 ? n_columns : scheme.group_size;
-    unpacked.resize(static_cast<std::size_t>(n_columns));
-    scales.resize(static_cast<std::size_t>(n_groups));
-    unpack_codes(codes.packed.data.data() + row * packed_row_bytes(scheme.bits, n_columns), scheme.bits, n_columns, unpacked.data());
-    const DTypeInfo& scale_type = dtype_info(codes.scales.dtype);
-    scale_type.to_float(codes.scales.data.data() + row * n_groups * scale_type.bits / 8, n_groups, scales.data());
-    const auto* zeros = reinterpret_cast<const std::uint8_t*>(codes.zeros.data.data()) + (scheme.symmetric ? 0 : row * n_groups);
-    for (std::int64_t group = 0; group < n_groups; ++group) {
-        const int zero = scheme.symmetric ? 1 << (scheme.bits - 1) : zeros[group];
-        const float scale = scales[static_cast<std::size_t>(group)];
-        const std::int64_t end = std::min(n_columns, (group + 1) * group_size);
-        for (std::int64_t column = group * group_size; column < end; ++column)
-            target[column] = static_cast<float>(static_cast<int>(unpacked[static_cast<std::size_t>(column)]) - zero) * scale;
-    }
-}
-
-}  // namespace
-
-std::int64_t packed_row_bytes(int bits, std::int64_t n_columns) { return ceil_div<std::int64_t>(n_columns * bits, 32) * 4; }
 
 void Weight::row(std::int64_t row, float* target) const {
     const std::int64_t n = n_columns();
@@ -41,7 +14,7 @@ void Weight::row(std::int64_t row, float* target) const {
         const DTypeInfo& info = dtype_info(view->dtype);
         if (info.to_float != nullptr) info.to_float(view->data.data() + row * n * info.bits / 8, n, target);
     } else if (const auto* quantized = codes()) {
-        decode_codes_row(*quantized, row, n, target);
+        decode_codes_row(quantized->scheme, sections_of(*quantized), row, n, target);
     } else if (const auto* packed = blocks()) {
         const BlockFormat& format = block_format(packed->type);
         format.decode(packed->data.data() + row * (n / format.block_size) * format.block_bytes, n, target);
@@ -52,7 +25,10 @@ std::uint64_t Weight::stored_bytes() const {
     if (const auto* view = plain()) return view->data.size();
     if (const auto* packed = blocks()) return packed->data.size();
     const Codes& quantized = *codes();
-    return quantized.packed.data.size() + quantized.scales.data.size() + quantized.zeros.data.size();
+    std::uint64_t bytes = 0;
+    for (const TensorView* part : {&quantized.packed, &quantized.scales, &quantized.zeros, &quantized.super_scales, &quantized.minimums, &quantized.super_minimums})
+        bytes += part->data.size();
+    return bytes;
 }
 
 std::string Weight::encoding_name() const {

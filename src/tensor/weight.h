@@ -20,9 +20,35 @@ namespace skiff {
 struct Codes {
     Scheme scheme;
     TensorView packed;   // (n_rows, ceil(n_columns*bits/32)) i32
-    TensorView scales;   // (n_rows, n_groups) f16, bf16 or f32
-    TensorView zeros;    // asymmetric only: (n_rows, n_groups) u8, one zero per byte
+    TensorView scales;          // (n_rows, n_groups) of the scheme's scale_dtype: f16, bf16 or f32; i8 or u8 (relative); f8_e8m0
+    TensorView zeros = {};      // asymmetric without minimums: (n_rows, n_groups) u8, one zero per byte
+    TensorView super_scales = {};    // relative scales: (n_rows, n_supers) f16 or f32
+    TensorView minimums = {};        // scheme.minimums: (n_rows, n_groups) f16, bf16 or f32; u8 where scales are relative
+    TensorView super_minimums = {};  // relative minimums: (n_rows, n_supers) f16 or f32
 };
+
+// The sections of coded rows, each with its rows one after another without gaps: their first bytes. Null where the scheme has none.
+struct CodeSections {
+    const std::byte* packed = nullptr;
+    const std::byte* scales = nullptr;
+    const std::byte* zeros = nullptr;
+    const std::byte* super_scales = nullptr;
+    const std::byte* minimums = nullptr;
+    const std::byte* super_minimums = nullptr;
+};
+CodeSections sections_of(const Codes& codes);
+
+// Bytes of one row in each section.
+struct CodeRowBytes {
+    std::int64_t packed = 0, scales = 0, zeros = 0, super_scales = 0, minimums = 0, super_minimums = 0;
+    std::int64_t total() const { return packed + scales + zeros + super_scales + minimums + super_minimums; }
+};
+CodeRowBytes code_row_bytes(const Scheme& scheme, std::int64_t n_columns);
+
+// Scale and minimum (0 without minimums) of each group of a row. // (n_groups) f32 each
+void code_row_params(const Scheme& scheme, const CodeSections& sections, std::int64_t row, std::int64_t n_columns, float* scales, float* minimums);
+// One row as floats. // target: (n_columns) f32
+void decode_codes_row(const Scheme& scheme, const CodeSections& sections, std::int64_t row, std::int64_t n_columns, float* target);
 
 struct Blocks {
     BlockType type = BlockType::q8_0;
@@ -43,7 +69,7 @@ struct Weight {
 
     // Row `row` as floats; target has n_columns elements. // (n_columns) f32
     void row(std::int64_t row, float* target) const;
-    std::uint64_t stored_bytes() const;   // codes, scales and zeros, or the plain bytes
+    std::uint64_t stored_bytes() const;   // codes with all that goes with them, or the plain bytes
     std::string encoding_name() const;    // "BF16", "w4g32", "Q4_K"
 };
 

@@ -1,0 +1,84 @@
+// Rows of codes as floats: what every scheme's sections mean.
+#include <vector>
+
+#include "base/checked.h"
+#include "tensor/weight.h"
+
+namespace skiff {
+namespace {
+
+// Where scales are relative: params (n_groups) times the super value of their group. // supers: (n_supers) of super_dtype
+void multiply_by_supers(const Scheme& scheme, const std::byte* supers, std::int64_t n_columns, float* params) {
+    thread_local std::vector<float> values;
+    const std::int64_t n_supers = scheme.n_supers(n_columns), n_groups = scheme.n_groups(n_columns);
+    values.resize(static_cast<std::size_t>(n_supers));
+    dtype_info(scheme.super_dtype).to_float(supers, n_supers, values.data());
+    for (std::int64_t group = 0; group < n_groups; ++group)
+        params[group] = values[static_cast<std::size_t>(scheme.super_of(group * scheme.group_size))] * params[group];
+}
+
+}  // namespace
+
+std::int64_t packed_row_bytes(int bits, std::int64_t n_columns) { return ceil_div<std::int64_t>(n_columns * bits, 32) * 4; }
+
+CodeSections sections_of(const Codes& codes) {
+    return {codes.packed.data.data(),       codes.scales.data.data(),   codes.zeros.data.data(),
+            codes.super_scales.data.data(), codes.minimums.data.data(), codes.super_minimums.data.data()};
+}
+
+CodeRowBytes code_row_bytes(const Scheme& scheme, std::int64_t n_columns) {
+    const std::int64_t n_groups = scheme.n_groups(n_columns), super_bytes = scheme.n_supers(n_columns) * dtype_info(scheme.super_dtype).bits / 8;
+    CodeRowBytes bytes;
+    bytes.packed = packed_row_bytes(scheme.bits, n_columns);
+    bytes.scales = n_groups * dtype_info(scheme.scale_dtype).bits / 8;
+    if (scheme.stores_zeros()) bytes.zeros = n_groups;
+    if (scheme.relative_scales()) bytes.super_scales = super_bytes;
+    if (scheme.minimums) bytes.minimums = n_groups * dtype_info(scheme.minimum_dtype()).bits / 8;
+    if (scheme.minimums && scheme.relative_scales()) bytes.super_minimums = super_bytes;
+    return bytes;
+}
+
+void code_row_params(const Scheme& scheme, const CodeSections& sections, std::int64_t row, std::int64_t n_columns, float* scales, float* minimums) {
+    const CodeRowBytes bytes = code_row_bytes(scheme, n_columns);
+    const std::int64_t n_groups = scheme.n_groups(n_columns);
+    dtype_info(scheme.scale_dtype).to_float(sections.scales + row * bytes.scales, n_groups, scales);
+    if (scheme.relative_scales()) multiply_by_supers(scheme, sections.super_scales + row * bytes.super_scales, n_columns, scales);
+    if (!scheme.minimums) {
+        std::fill_n(minimums, n_groups, 0.0f);
+        return;
+    }
+    dtype_info(scheme.minimum_dtype()).to_float(sections.minimums + row * bytes.minimums, n_groups, minimums);
+    if (scheme.relative_scales()) multiply_by_supers(scheme, sections.super_minimums + row * bytes.super_minimums, n_columns, minimums);
+}
+
+void decode_codes_row(const Scheme& scheme, const CodeSections& sections, std::int64_t row, std::int64_t n_columns, float* target) {
+    thread_local std::vector<std::uint8_t> codes;
+    thread_local std::vector<float> params;
+    const std::int64_t n_groups = scheme.n_groups(n_columns), group_size = scheme.group_size == 0 ? n_columns : scheme.group_size;
+    codes.resize(static_cast<std::size_t>(n_columns));
+    params.resize(static_cast<std::size_t>(2 * n_groups));
+    float *scales = params.data(), *minimums = scales + n_groups;
+    unpack_codes(sections.packed + row * packed_row_bytes(scheme.bits, n_columns), scheme.bits, n_columns, codes.data());
+    code_row_params(scheme, sections, row, n_columns, scales, minimums);
+
+    float levels[256];  // of the codebook; codes beyond its table, which no checked file has, mean its last level
+    if (scheme.codebook != nullptr) {
+        const auto table = scheme.codebook->levels;
+        for (std::size_t code = 0; code < std::size_t{1} << scheme.bits; ++code) levels[code] = table[std::min(code, table.size() - 1)];
+    }
+    for (std::int64_t group = 0; group < n_groups; ++group) {
+        const float scale = scales[group], minimum = minimums[group];
+        const std::int64_t begin = group * group_size, end = std::min(n_columns, begin + group_size);
+        const std::uint8_t* code = codes.data();
+        if (scheme.kind == NumberKind::codebook) {
+            for (std::int64_t c = begin; c < end; ++c) target[c] = levels[code[c]] * scale;
+        } else if (scheme.minimums) {
+            for (std::int64_t c = begin; c < end; ++c) target[c] = static_cast<float>(code[c]) * scale - minimum;
+        } else {
+            const int zero = scheme.symmetric ? 1 << (scheme.bits - 1) : std::to_integer<int>(sections.zeros[row * n_groups + group]);
+            for (std::int64_t c = begin; c < end; ++c) target[c] = static_cast<float>(static_cast<int>(code[c]) - zero) * scale;
+        }
+    }
+}
+
+}  // namespace skiff

@@ -1,0 +1,56 @@
+#include "tensor/codebook.h"
+
+#include <cmath>
+
+namespace skiff {
+namespace {
+
+// n4, n3 and n2 are made for Gaussian weights in groups of 32 with a searched scale of either sign: Lloyd's iteration over groups, rounded
+// to integers whose span keeps int8 products exact. They are not symmetric: the sign of the scale says which side has the longer tail.
+constexpr float n4[] = {-68, -54, -42, -33, -25, -18, -11, -5, 1, 7, 13, 20, 27, 35, 44, 57};
+constexpr float n3[] = {-68, -42, -25, -11, 2, 16, 31, 52};
+constexpr float n2[] = {-16, -6, 2, 11};
+constexpr float iq4nl[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};  // GGUF's IQ4_NL and IQ4_XS
+constexpr float e2m1[] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};                     // the numbers of FP4 (E2M1) times two
+// Quantiles of the normal distribution, made exact at 0: Dettmers et al. 2023, QLoRA, appendix E.
+constexpr float nf4[] = {-1.0f,
+                         -0.6961928009986877f,
+                         -0.5250730514526367f,
+                         -0.39491748809814453f,
+                         -0.28444138169288635f,
+                         -0.18477343022823334f,
+                         -0.09105003625154495f,
+                         0.0f,
+                         0.07958029955625534f,
+                         0.16093020141124725f,
+                         0.24611230194568634f,
+                         0.33791524171829224f,
+                         0.44070982933044434f,
+                         0.5626170039176941f,
+                         0.7229568362236023f,
+                         1.0f};
+constexpr float ternary[] = {-1, 0, 1};
+constexpr float binary[] = {-1, 1};
+
+constexpr Codebook table[] = {
+    {"n4", 4, n4},     {"n3", 3, n3},   {"n2", 2, n2},           {"iq4nl", 4, iq4nl},
+    {"e2m1", 4, e2m1}, {"nf4", 4, nf4}, {"ternary", 2, ternary}, {"binary", 1, binary},
+};
+
+}  // namespace
+
+bool Codebook::integral() const {
+    for (float level : levels)
+        if (level != std::nearbyint(level) || level < -128 || level > 127) return false;
+    return true;
+}
+
+std::span<const Codebook> codebooks() { return table; }
+
+const Codebook* find_codebook(std::string_view name) {
+    for (const auto& codebook : table)
+        if (codebook.name == name) return &codebook;
+    return nullptr;
+}
+
+}  // namespace skiff

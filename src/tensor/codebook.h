@@ -1,0 +1,20 @@
+// Codebooks: tables of levels that are not evenly spaced. A weight is levels[code] times the scale of its group.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+namespace skiff {
+
+struct Codebook {
+    std::string_view name;          // "n4"
+    int bits = 0;                   // of a code
+    std::span<const float> levels;  // 2^bits at most; the first level is that of code 0
+
+    bool integral() const;          // every level is an integer that fits an int8
+};
+
+std::span<const Codebook> codebooks();
+const Codebook* find_codebook(std::string_view name);  // null for an unknown name
+
+}  // namespace skiff
