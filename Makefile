@@ -7,13 +7,14 @@ GENERATOR = $(if $(wildcard $(BUILD)/Makefile),Unix Makefiles,Ninja)
 CONFIGURE = cmake -S . -B $(BUILD) -G "$(GENERATOR)"
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench dist fuzz lint sizes clean
+.PHONY: help run build test bench dist arm64 fuzz lint sizes clean
 
 help:
 	@echo "make run     build skiff, then compress, prove and run the small model in models/pocket (a few minutes)"
 	@echo "make test    build everything and run every test"
 	@echo "make bench   measure prefill and decode speed on the small model and on a shape of 0.1 billion parameters"
 	@echo "make dist    a source archive and a program archive with checksums in out/"
+	@echo "make arm64   the program for arm64 Linux, built here: one static file, $(BUILD)/arm64/skiff-arm64"
 	@echo "make fuzz    fuzz the parsers; FUZZ_SECONDS=600 for ten minutes in all"
 	@echo "make build   only the program: $(BUILD)/bin/skiff"
 	@echo "make lint    include levels and forbidden words; make sizes: long files and functions"
@@ -33,6 +34,10 @@ bench: build
 
 dist: build
 	bash tools/dist.sh $(BUILD)/bin/skiff
+
+arm64:
+	@bash tools/setup.sh arm64
+	JOBS=$(JOBS) bash tools/cross_arm64.sh $(BUILD)/arm64
 
 test:
 	@bash tools/setup.sh test

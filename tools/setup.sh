@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Installs what a make target needs: setup.sh run|test. Only missing packages, never removes one. `explain` says what is missing and fails.
+# Installs what a make target needs: setup.sh run|arm64|test. Only missing packages, never removes one. `explain` says what is missing and fails.
 set -uo pipefail
 
 required_run=(g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev
               libssl-dev libxxhash-dev)
 required_test=(libgtest-dev)
-# Fuzz targets; the test on a processor without AVX2. Training: LibTorch and what several ranks meet through, and a BLAS, because the one that
+required_arm64=(g++-aarch64-linux-gnu)
+# Fuzz targets; the tests on other processors, which build for arm64 and emulate. Training: LibTorch and what several ranks meet through, and a BLAS, because the one that
 # LibTorch draws in is the reference implementation, thirty times slower. Without one of them (not every distribution has LibTorch) its tests are skipped.
-optional_test=(clang libclang-rt-dev qemu-user libtorch-dev libgloo-dev libopenblas0-openmp)
+optional_test=(clang libclang-rt-dev qemu-user g++-aarch64-linux-gnu libtorch-dev libgloo-dev libopenblas0-openmp)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -47,6 +48,7 @@ target=${1:-run}
 [ "$target" = explain ] && { explain=yes; target=${2:-run}; }
 required=("${required_run[@]}")
 optional=()
+if [ "$target" = arm64 ]; then required+=("${required_arm64[@]}"); fi
 if [ "$target" = test ]; then
     required+=("${required_test[@]}")
     optional=("${optional_test[@]}")

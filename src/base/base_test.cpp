@@ -131,6 +131,9 @@ TEST(CpuFeatures, NamesParseAndUnknownIsUsage) {
     for (Isa isa : all_isas)
         if (isa_available(isa)) EXPECT_EQ(*parse_isa(isa_name(isa)), isa);
         else EXPECT_EQ(parse_isa(isa_name(isa)).error().code, ErrorCode::unsupported);
+    const Isa elsewhere = isa_of_this_build(Isa::neon) ? Isa::avx2 : Isa::neon;  // of the other family: says so, and is not offered
+    EXPECT_NE(parse_isa(isa_name(elsewhere)).error().to_string().find("another family"), std::string::npos);
+    EXPECT_EQ(parse_isa("mmx").error().to_string().find(isa_name(elsewhere)), std::string::npos);
     EXPECT_EQ(parse_isa("mmx").error().code, ErrorCode::usage);
     EXPECT_GE(default_thread_count(), 1);
     EXPECT_GT(peak_resident_bytes(), 0u);

@@ -2,6 +2,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 #include <sched.h>
 #include <unistd.h>
@@ -77,6 +80,34 @@ bool has_avx_vnni() {
 }
 #endif
 
+#if defined(__aarch64__)
+std::string feature_list(const std::string&) {
+    struct Feature {
+        std::string_view name;
+        unsigned long type, bit;
+    };
+    static constexpr Feature interesting[] = {{"asimd", AT_HWCAP, HWCAP_ASIMD},     {"asimdhp", AT_HWCAP, HWCAP_ASIMDHP},  {"asimddp", AT_HWCAP, HWCAP_ASIMDDP},
+                                              {"asimdfhm", AT_HWCAP, HWCAP_ASIMDFHM}, {"sve", AT_HWCAP, HWCAP_SVE},       {"sve2", AT_HWCAP2, HWCAP2_SVE2},
+                                              {"i8mm", AT_HWCAP2, HWCAP2_I8MM}};
+    std::string list;
+    for (const Feature& feature : interesting)
+        if ((::getauxval(feature.type) & feature.bit) != 0) list += (list.empty() ? "" : " ") + std::string(feature.name);
+    return list;
+}
+#else
+std::string feature_list(const std::string& cpuinfo) {
+    std::istringstream flags(" " + proc_value(cpuinfo, "flags"));
+    static constexpr std::string_view interesting[] = {"sse4_2",   "avx",      "avx2",        "fma",         "f16c",     "avx_vnni", "avx512f",
+                                                       "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"};
+    std::set<std::string> present;
+    for (std::string flag; flags >> flag;) present.insert(flag);
+    std::string list;
+    for (auto flag : interesting)
+        if (present.count(std::string(flag))) list += (list.empty() ? "" : " ") + std::string(flag);
+    return list;
+}
+#endif
+
 }  // namespace
 
 std::string_view isa_name(Isa isa) {
@@ -85,17 +116,36 @@ std::string_view isa_name(Isa isa) {
         case Isa::avx2: return "avx2";
         case Isa::avx2vnni: return "avx2vnni";
         case Isa::avx512: return "avx512";
+        case Isa::neon: return "neon";
+        case Isa::neon_dot: return "neon_dot";
+        case Isa::neon_i8mm: return "neon_i8mm";
     }
     return "";
 }
 
+bool isa_of_this_build(Isa isa) {
+    if (isa == Isa::generic) return true;
+#if defined(__x86_64__)
+    return isa < Isa::neon;
+#elif defined(__aarch64__)
+    return isa >= Isa::neon;
+#else
+    return false;
+#endif
+}
+
 bool isa_available(Isa isa) {
     if (isa == Isa::generic) return true;
+    if (!isa_of_this_build(isa)) return false;
 #if defined(__x86_64__)
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return false;
     if (isa == Isa::avx2vnni) return has_avx_vnni();
     return isa == Isa::avx2 || (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                                 __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"));
+#elif defined(__aarch64__)
+    if (isa == Isa::neon) return true;
+    const bool dot = (::getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+    return isa == Isa::neon_dot ? dot : dot && (::getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
 #else
     return false;
 #endif
@@ -112,10 +162,11 @@ Result<Isa> parse_isa(std::string_view name) {
     std::string names;
     for (Isa isa : all_isas) {
         if (isa_name(isa) == name) {
+            if (!isa_of_this_build(isa)) return unsupported("--isa " + std::string(name) + ": is of another family of processors than this program is built for; see skiff doctor");
             if (!isa_available(isa)) return unsupported("--isa " + std::string(name) + ": this processor lacks it; see skiff doctor");
             return isa;
         }
-        names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
+        if (isa_of_this_build(isa)) names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
     }
     return usage_error("--isa " + std::string(name) + ": unknown; choose one of: " + names);
 }
@@ -124,13 +175,10 @@ CpuInfo read_cpu_info() {
     CpuInfo info;
     std::string cpuinfo = read_small("/proc/cpuinfo");
     info.model_name = proc_value(cpuinfo, "model name");
-    std::istringstream flags(" " + proc_value(cpuinfo, "flags"));
-    static constexpr std::string_view interesting[] = {"sse4_2",   "avx",      "avx2",        "fma",         "f16c",     "avx_vnni", "avx512f",
-                                                       "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"};
-    std::set<std::string> present;
-    for (std::string flag; flags >> flag;) present.insert(flag);
-    for (auto flag : interesting)
-        if (present.count(std::string(flag))) info.feature_list += (info.feature_list.empty() ? "" : " ") + std::string(flag);
+    info.feature_list = feature_list(cpuinfo);
+#if defined(__aarch64__)  // numbers there, not a name
+    if (info.model_name.empty()) info.model_name = "arm64, implementer " + proc_value(cpuinfo, "CPU implementer") + ", part " + proc_value(cpuinfo, "CPU part");
+#endif
 
     cpu_set_t allowed;
     CPU_ZERO(&allowed);

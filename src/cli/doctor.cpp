@@ -31,8 +31,8 @@ std::string huge_pages() {
 
 std::vector<Finding> findings(const CpuInfo& cpu, const Json& training) {
     std::vector<Finding> list;
-    list.push_back({"AVX2 kernels", isa_available(Isa::avx2) ? "used" : "not on this processor",
-                    isa_available(Isa::avx2) ? "" : "the generic kernels run instead, several times slower"});
+    const bool fast = best_isa() != Isa::generic;
+    list.push_back({"fast kernels", fast ? std::string(isa_name(best_isa())) : "none for this processor", fast ? "" : "the generic kernels run instead, several times slower"});
     const std::string pages = huge_pages();
     list.push_back({"transparent huge pages", pages, pages == "never" ? "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled" : ""});
     if (cpu.cgroup_cpus > 0 && cpu.cgroup_cpus < cpu.n_physical)

@@ -17,19 +17,25 @@ constexpr std::int64_t any_tokens = INT64_MAX;
 #else
 #define SKIFF_AVX2(name, fn)
 #endif
+// A row for arm64 processors, all of which have NEON.
+#if defined(__aarch64__)
+#define SKIFF_NEON(name, fn) , {name, Isa::neon, fn}
+#else
+#define SKIFF_NEON(name, fn)
+#endif
 
 const Layout* const layouts[] = {&w4_r16, &w8_r16, &plain_rows, &codes_rows, &blocks_rows};
 
-constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2)};
-constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2)};
-constexpr KernelRow<AttentionFn> attention_rows[] = {{"attention_ref", Isa::generic, attention_ref} SKIFF_AVX2("attention_avx2", attention_avx2)};
-constexpr KernelRow<StateWriteFn> state_write_rows[] = {{"state_write_ref", Isa::generic, state_write_ref} SKIFF_AVX2("state_write_avx2", state_write_avx2)};
-constexpr KernelRow<ElementFn> activation_rows[] = {{"activation_ref", Isa::generic, activation_ref} SKIFF_AVX2("activation_avx2", activation_avx2)};
-constexpr KernelRow<ElementFn> multiply_rows[] = {{"multiply_ref", Isa::generic, multiply_ref} SKIFF_AVX2("multiply_avx2", multiply_avx2)};
-constexpr KernelRow<ElementFn> add_rows[] = {{"add_ref", Isa::generic, add_ref} SKIFF_AVX2("add_avx2", add_avx2)};
-constexpr KernelRow<ElementFn> scale_rows[] = {{"scale_ref", Isa::generic, scale_ref} SKIFF_AVX2("scale_avx2", scale_avx2)};
-constexpr KernelRow<ElementFn> softcap_rows[] = {{"softcap_ref", Isa::generic, softcap_ref} SKIFF_AVX2("softcap_avx2", softcap_avx2)};
-constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic, quantize_ref} SKIFF_AVX2("quantize_avx2", quantize_avx2)};
+constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2) SKIFF_NEON("norm_neon", norm_neon)};
+constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2) SKIFF_NEON("rope_neon", rope_neon)};
+constexpr KernelRow<AttentionFn> attention_rows[] = {{"attention_ref", Isa::generic, attention_ref} SKIFF_AVX2("attention_avx2", attention_avx2) SKIFF_NEON("attention_neon", attention_neon)};
+constexpr KernelRow<StateWriteFn> state_write_rows[] = {{"state_write_ref", Isa::generic, state_write_ref} SKIFF_AVX2("state_write_avx2", state_write_avx2) SKIFF_NEON("state_write_neon", state_write_neon)};
+constexpr KernelRow<ElementFn> activation_rows[] = {{"activation_ref", Isa::generic, activation_ref} SKIFF_AVX2("activation_avx2", activation_avx2) SKIFF_NEON("activation_neon", activation_neon)};
+constexpr KernelRow<ElementFn> multiply_rows[] = {{"multiply_ref", Isa::generic, multiply_ref} SKIFF_AVX2("multiply_avx2", multiply_avx2) SKIFF_NEON("multiply_neon", multiply_neon)};
+constexpr KernelRow<ElementFn> add_rows[] = {{"add_ref", Isa::generic, add_ref} SKIFF_AVX2("add_avx2", add_avx2) SKIFF_NEON("add_neon", add_neon)};
+constexpr KernelRow<ElementFn> scale_rows[] = {{"scale_ref", Isa::generic, scale_ref} SKIFF_AVX2("scale_avx2", scale_avx2) SKIFF_NEON("scale_neon", scale_neon)};
+constexpr KernelRow<ElementFn> softcap_rows[] = {{"softcap_ref", Isa::generic, softcap_ref} SKIFF_AVX2("softcap_avx2", softcap_avx2) SKIFF_NEON("softcap_neon", softcap_neon)};
+constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic, quantize_ref} SKIFF_AVX2("quantize_avx2", quantize_avx2) SKIFF_NEON("quantize_neon", quantize_neon)};
 
 constexpr LinearKernel linear_rows[] = {
     {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
@@ -41,6 +47,11 @@ constexpr LinearKernel linear_rows[] = {
     {"linear_blocks_avx2", "blocks_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2},
     {"linear_w4_r16_avx2", "w4_r16", Isa::avx2, ActivationForm::i8_b32, 1, any_tokens, linear_w4_r16_avx2},
     {"linear_w8_r16_avx2", "w8_r16", Isa::avx2, ActivationForm::i8_b32, 1, any_tokens, linear_w8_r16_avx2},
+#endif
+#if defined(__aarch64__)
+    {"linear_plain_neon", "plain_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon},
+    {"linear_codes_neon", "codes_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon},
+    {"linear_blocks_neon", "blocks_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon},
 #endif
 };
 

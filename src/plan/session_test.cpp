@@ -106,7 +106,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"w4g32_reference", "w4g32", KernelChoice::reference, Isa::generic},
                     Case{"bf16_generic", nullptr, KernelChoice::fastest, Isa::generic}, Case{"bf16_avx2", nullptr, KernelChoice::fastest, Isa::avx2},
                     Case{"w8_avx2", "w8", KernelChoice::fastest, Isa::avx2}, Case{"w4g32_avx2", "w4g32", KernelChoice::fastest, Isa::avx2},
-                    Case{"w4g32a_avx2", "w4g32a", KernelChoice::fastest, Isa::avx2}, Case{"w4g64_avx2", "w4g64", KernelChoice::fastest, Isa::avx2}),
+                    Case{"w4g32a_avx2", "w4g32a", KernelChoice::fastest, Isa::avx2}, Case{"w4g64_avx2", "w4g64", KernelChoice::fastest, Isa::avx2},
+                    Case{"bf16_neon", nullptr, KernelChoice::fastest, Isa::neon}, Case{"w4g32_neon", "w4g32", KernelChoice::fastest, Isa::neon},
+                    Case{"w4g32a_neon_dot", "w4g32a", KernelChoice::fastest, Isa::neon_dot}, Case{"w8_neon_i8mm", "w8", KernelChoice::fastest, Isa::neon_i8mm}),
     [](const auto& instance) { return std::string(instance.param.name); });
 
 const Case plain = {"bf16", nullptr, KernelChoice::fastest, Isa::generic};

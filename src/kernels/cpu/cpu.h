@@ -19,4 +19,16 @@ void linear_w4_r16_avx2(const LinearArgs& args, Range rows);
 void linear_w8_r16_avx2(const LinearArgs& args, Range rows);
 void linear_rows_avx2(const LinearArgs& args, Range rows);  // any layout: plain_rows read as stored, others row by row
 
+void norm_neon(const NormArgs& args, Range items);
+void rope_neon(const RopeArgs& args, Range tokens);
+void attention_neon(const AttentionArgs& args, Range items);
+void state_write_neon(const StateWriteArgs& args, Range tokens);
+void activation_neon(const ElementArgs& args, Range elements);
+void multiply_neon(const ElementArgs& args, Range elements);
+void add_neon(const ElementArgs& args, Range elements);
+void scale_neon(const ElementArgs& args, Range elements);
+void softcap_neon(const ElementArgs& args, Range elements);
+void quantize_neon(const QuantizeArgs& args, Range tokens);
+void linear_rows_neon(const LinearArgs& args, Range rows);  // as linear_rows_avx2
+
 }  // namespace skiff

@@ -1,0 +1,53 @@
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/simd_neon.h"
+
+namespace skiff {
+namespace {
+
+inline int16x8_t to_codes(F8 x, float inverse) {  // |x inverse| <= 127
+    return vcombine_s16(vmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(x.low, inverse))), vmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(x.high, inverse))));
+}
+
+inline uint32x4_t magnitude_bits(float32x4_t x) { return vandq_u32(vreinterpretq_u32_f32(x), vdupq_n_u32(0x7fffffff)); }
+
+// 32 values to codes, scale and sum, the same bits as quantize_ref.
+inline void quantize_block(const F8 (&x)[4], std::int8_t* codes, float* scale_out, std::int32_t* sum_out) {
+    uint32x4_t top = vdupq_n_u32(0);
+    SKIFF_UNROLL
+    for (int k = 0; k < 4; ++k) top = vmaxq_u32(top, vmaxq_u32(magnitude_bits(x[k].low), magnitude_bits(x[k].high)));
+    const float largest = __builtin_bit_cast(float, vmaxvq_u32(top));
+    *scale_out = largest / 127.0f;
+    if (!(largest >= 1e-30f && largest <= 3.0e38f)) {  // nothing, or not a number: the scale tells which
+        vst1q_s8(codes, vdupq_n_s8(0)), vst1q_s8(codes + 16, vdupq_n_s8(0));
+        *sum_out = 0;
+        return;
+    }
+    const float inverse = 127.0f / largest;
+    int16x8_t whole[4];
+    SKIFF_UNROLL
+    for (int k = 0; k < 4; ++k) whole[k] = to_codes(x[k], inverse);
+    *sum_out = vaddvq_s16(vaddq_s16(vaddq_s16(whole[0], whole[1]), vaddq_s16(whole[2], whole[3])));  // at most 32 * 127
+    vst1q_s8(codes, vcombine_s8(vmovn_s16(whole[0]), vmovn_s16(whole[1])));
+    vst1q_s8(codes + 16, vcombine_s8(vmovn_s16(whole[2]), vmovn_s16(whole[3])));
+}
+
+}  // namespace
+
+void quantize_neon(const QuantizeArgs& args, Range tokens) {
+    const std::int64_t n_blocks = args.padded_columns / 32;
+    for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+        const float* x = args.x + token * args.n_columns;
+        for (std::int64_t block = 0; block < n_blocks; ++block) {
+            F8 values[4];
+            const std::int64_t rest = args.n_columns - block * 32;
+            SKIFF_UNROLL
+            for (int k = 0; k < 4; ++k) {
+                const std::int64_t n = rest - k * 8;
+                values[k] = n > 0 ? load_tail(x + block * 32 + k * 8, n) : zeros();
+            }
+            quantize_block(values, args.codes + token * args.padded_columns + block * 32, args.scales + token * n_blocks + block, args.sums + token * n_blocks + block);
+        }
+    }
+}
+
+}  // namespace skiff
