@@ -3,10 +3,12 @@
 #include <sstream>
 
 #include "base/hash.h"
+#include "cli/bench_speculation.h"
 #include "cli/format.h"
 #include "cli/model_options.h"
 #include "cli/verbs.h"
 #include "measure/bandwidth.h"
+#include "measure/energy.h"
 #include "measure/speed.h"
 
 namespace skiff {
@@ -14,31 +16,70 @@ namespace {
 
 struct BenchOptions {
     ModelOptions model;
-    std::string n_prompt = "512", n_generate = "128", merge = "on";
+    SpeculateOptions speculate;
+    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", merge = "on", text;
     std::int64_t repeats = 5;
-    bool profile = false;
+    bool profile = false, energy = false;
 
     void fields(FieldVisitor& visitor) {
         model.state = "f16";
         model.fields(visitor);
         visitor.option("-p,--prompt-tokens", n_prompt, "Lengths of the prompts to prefill, as a list: 512,2048; 0: none");
         visitor.option("-n,--gen-tokens", n_generate, "Numbers of tokens to decode one by one, as a list; 0: none");
+        visitor.option("--sequences", n_sequences, "Numbers of sequences to decode together, a token of each in one pass, as a list: 1,2,4,8");
         visitor.option("-r,--repeats", repeats, "Runs of each test, after one to warm up");
         visitor.choice("--merge", merge, {"on", "off"}, "off: one step per linear operator, to see what merging q, k, v and gate, up is worth");
+        speculate.fields(visitor);
+        visitor.option("--text", text, "With --speculate: a text to begin from; default: heldout.txt in the model's folder");
+        visitor.flag("--energy", energy, "Also print joules per token, where this machine counts them (RAPL, NVML)");
         visitor.flag("--profile", profile, "Also print where the time of decoding goes, step by step");
     }
 };
 
-Status add_tests(const std::string& list, const char* flag, SpeedTest::Kind kind, std::vector<SpeedTest>& tests) {
+Result<std::vector<std::int64_t>> number_list(const std::string& list, const char* flag, std::int64_t most) {
+    std::vector<std::int64_t> numbers;
     std::istringstream parts(list);
     for (std::string part; std::getline(parts, part, ',');) {
         char* end = nullptr;
         const long value = std::strtol(part.c_str(), &end, 10);
-        if (part.empty() || *end != '\0' || value < 0 || value > (1 << 20))
-            return usage_error(std::string(flag) + " " + list + ": expected numbers from 0 to 1048576, separated by commas");
-        if (value > 0) tests.push_back({kind, value});
+        if (part.empty() || *end != '\0' || value < 0 || value > most)
+            return usage_error(std::string(flag) + " " + list + ": expected numbers from 0 to " + std::to_string(most) + ", separated by commas");
+        if (value > 0) numbers.push_back(value);
     }
-    return {};
+    return numbers;
+}
+
+Result<std::vector<SpeedTest>> wanted_tests(const BenchOptions& options) {
+    constexpr std::int64_t most_tokens = 1 << 20, most_sequences = 1024;
+    SKIFF_TRY(const auto prompts, number_list(options.n_prompt, "-p", most_tokens));
+    SKIFF_TRY(const auto lengths, number_list(options.n_generate, "-n", most_tokens));
+    SKIFF_TRY(const auto sequences, number_list(options.n_sequences, "--sequences", most_sequences));
+    std::vector<SpeedTest> tests;
+    for (std::int64_t n : prompts) tests.push_back({SpeedTest::Kind::prefill, n});
+    for (std::int64_t n : lengths)
+        for (std::int64_t together : sequences) tests.push_back({SpeedTest::Kind::decode, n, together});
+    if (tests.empty()) return usage_error("nothing to measure: give -p or -n a number above 0");
+    return tests;
+}
+
+// Joules per token of each test, by counter; and the power before, of which nothing is subtracted.
+Json energy_report(const EnergyMeter& meter, const std::vector<double>& idle_watts, const std::vector<SpeedResult>& results, Terminal& terminal) {
+    if (!meter.readable()) {
+        terminal.print("energy: not readable here: " + meter.unreadable());
+        return Json::object({{"readable", false}, {"reason", meter.unreadable()}});
+    }
+    std::vector<std::vector<std::string>> rows = {{"energy", "test", "J/token", "W", "W idle before"}};
+    Json list = Json::array();
+    const auto names = meter.names();
+    for (std::size_t source = 0; source < names.size(); ++source) {
+        for (const SpeedResult& result : results) {
+            const double joules = result.joules_per_token[source], watts = joules * result.tokens_per_s.mean;
+            rows.push_back({names[source], result.test.name(), number_text(joules, 4), number_text(watts, 1), number_text(idle_watts[source], 1)});
+            list.push_back(Json::object({{"counter", names[source]}, {"test", result.test.name()}, {"joules_per_token", joules}, {"watts", watts}, {"idle_watts", idle_watts[source]}}));
+        }
+    }
+    terminal.print(table_text(rows, TableStyle::markdown));
+    return Json::object({{"readable", true}, {"results", list}});
 }
 
 std::string weights_name(const ModelOptions& options, const Checkpoint& checkpoint) {
@@ -62,15 +103,23 @@ void print_profile(const Plan& plan, const std::vector<double>& seconds, Termina
 }
 
 Status run_bench(BenchOptions& options, Terminal& terminal) {
-    std::vector<SpeedTest> tests;
-    SKIFF_CHECK(add_tests(options.n_prompt, "-p", SpeedTest::Kind::prefill, tests));
-    SKIFF_CHECK(add_tests(options.n_generate, "-n", SpeedTest::Kind::decode, tests));
-    if (tests.empty()) return usage_error("nothing to measure: give -p or -n a number above 0");
+    SKIFF_TRY(const auto tests, wanted_tests(options));
     if (options.repeats < 1 || options.repeats > 1000) return usage_error("-r: expected 1 to 1000");
-    std::int64_t longest = 1;
-    for (const SpeedTest& test : tests) longest = std::max(longest, test.n_tokens);
+    std::int64_t longest = 1, most_together = 1, longest_decode = 0;
+    SpeculationBench speculation{{}, options.text, static_cast<int>(options.repeats)};
+    for (const SpeedTest& test : tests) {
+        longest = std::max(longest, test.n_tokens);
+        most_together = std::max(most_together, test.n_sequences);
+        if (test.kind != SpeedTest::Kind::decode) continue;
+        longest_decode = std::max(longest_decode, test.n_tokens);
+        if (std::find(speculation.n_tokens.begin(), speculation.n_tokens.end(), test.n_tokens) == speculation.n_tokens.end()) speculation.n_tokens.push_back(test.n_tokens);
+    }
+    const bool speculate = options.speculate.source != "off";
+    if (speculate) longest = std::max(longest, speculation_prompt_tokens + longest_decode + max_proposed), most_together = std::max<std::int64_t>(most_together, 2);
     if (options.model.context == 0) options.model.context = longest;
     SKIFF_TRY(auto engine_options, options.model.engine_options());
+    SKIFF_CHECK(options.speculate.apply(engine_options));
+    engine_options.n_sequences = most_together;
     engine_options.merge = options.merge == "off" ? PlanOptions::Merge::off : PlanOptions::Merge::on;
     engine_options.progress = terminal.progress("blocks");
     SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));
@@ -82,8 +131,13 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     reset_peak_resident();  // of the measurement's own buffer
     std::uint64_t hash = 0;
     std::vector<double> seconds;
+    EnergyMeter meter = options.energy ? EnergyMeter::open() : EnergyMeter();
+    std::vector<double> idle_watts;
+    if (meter.readable()) {
+        SKIFF_TRY(idle_watts, meter.idle_watts(1.0));
+    }
     if (options.profile) engine->session().set_profiling(&seconds);
-    SKIFF_TRY(auto results, measure_speed(engine->session(), tests, static_cast<int>(options.repeats), hash));
+    SKIFF_TRY(auto results, measure_speed(engine->session(), tests, static_cast<int>(options.repeats), hash, meter.readable() ? &meter : nullptr));
     const std::size_t peak_bytes = std::max(load_peak, peak_resident_bytes());
     const ReadBandwidth after = measure_read_bandwidth(engine_options.n_threads);
     const double read_gbps = std::max(before.gb_per_s, after.gb_per_s);
@@ -116,7 +170,13 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     terminal.print(table_text(rows, TableStyle::markdown));
     terminal.print("read bandwidth " + number_text(before.gb_per_s, 1) + " GB/s before, " + number_text(after.gb_per_s, 1) + " after, " +
                    std::to_string(engine_options.n_threads) + " threads · peak memory " + bytes_text(peak_bytes) + " · logits " + hex64(hash));
+    const Json energy = options.energy ? energy_report(meter, idle_watts, results, terminal) : Json();
     if (options.profile) print_profile(plan, seconds, terminal);
+    engine->session().set_profiling(nullptr);
+    Json speculated;
+    if (speculate) {
+        SKIFF_TRY(speculated, bench_speculation(*engine, speculation, terminal));
+    }
     terminal.result(Json::object(
         {{"model",
           Json::object(
@@ -129,6 +189,8 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
                                    {"read_gbps_after", after.gb_per_s},
                                    {"l3_bytes", cpu.l3_bytes}})},
          {"results", list},
+         {"speculation", speculated},
+         {"energy", energy},
          {"peak_memory_bytes", peak_bytes},
          {"logits_hash", hex64(hash)}}));
     return {};

@@ -7,6 +7,7 @@
 #include "cli/verbs.h"
 #include "kernels/kernels.h"
 #include "measure/bandwidth.h"
+#include "measure/energy.h"
 
 namespace skiff {
 namespace {
@@ -40,6 +41,10 @@ std::vector<Finding> findings(const CpuInfo& cpu, const Json& training) {
                         "threads follow the quota; raise it in the container's settings"});
     const bool driver = library_present("libcuda.so.1");
     list.push_back({"NVIDIA driver", driver ? "found" : "not found", driver ? "this version runs models on the CPU only" : ""});
+    const EnergyMeter meter = EnergyMeter::open();
+    std::string counters;
+    for (const std::string& name : meter.names()) counters += (counters.empty() ? "" : ", ") + name;
+    list.push_back({"energy", meter.readable() ? "readable: " + counters : "not readable here", meter.readable() ? "" : meter.unreadable()});
     for (Finding& finding : training_findings(training, cpu.feature_list)) list.push_back(std::move(finding));
     return list;
 }

@@ -36,4 +36,23 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     return options;
 }
 
+void SpeculateOptions::fields(FieldVisitor& visitor) {
+    visitor.option("--speculate", source,
+                   "Guess tokens and check several in one pass, where that is faster; never changes the text's law. off; ngram: what followed the last words before; "
+                   "or a smaller model with the same tokenizer");
+    visitor.option("--guesses", guesses, "With --speculate: tokens to guess in every pass, 1 to 7; 0: as many as pay, by what is measured on the way");
+}
+
+Status SpeculateOptions::apply(EngineOptions& options) const {
+    if (guesses < 0 || guesses > max_proposed)
+        return usage_error("--guesses " + std::to_string(guesses) + ": expected 0 (as many as pay) to " + std::to_string(max_proposed));
+    if (guesses > 0 && source == "off") return usage_error("--guesses needs --speculate ngram or --speculate MODEL");
+    options.speculation.always = static_cast<int>(guesses);
+    options.speculation.source = source == "off"     ? SpeculationOptions::Source::off
+                                 : source == "ngram" ? SpeculationOptions::Source::ngram
+                                                     : SpeculationOptions::Source::draft;
+    if (options.speculation.source == SpeculationOptions::Source::draft) options.speculation.draft_model = source;
+    return {};
+}
+
 }  // namespace skiff

@@ -19,4 +19,13 @@ struct ModelOptions {
     Result<EngineOptions> engine_options() const;  // checks names and ranges
 };
 
+// Of verbs that generate.
+struct SpeculateOptions {
+    std::string source = "off";
+    std::int64_t guesses = 0;
+
+    void fields(FieldVisitor& visitor);
+    Status apply(EngineOptions& options) const;
+};
+
 }  // namespace skiff

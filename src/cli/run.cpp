@@ -14,6 +14,7 @@ namespace {
 
 struct RunOptions {
     ModelOptions model;
+    SpeculateOptions speculate;
     GenerateOptions generate;
     std::string prompt, prompt_file, system;
     bool raw = false, ignore_eos = false, quiet = false, special = false;
@@ -21,6 +22,7 @@ struct RunOptions {
 
     void fields(FieldVisitor& visitor) {
         model.fields(visitor);
+        speculate.fields(visitor);
         visitor.option("-p,--prompt", prompt, "What to say or to continue; without it: standard input, or a chat on a terminal");
         visitor.option("-f,--file", prompt_file, "Read the prompt from a file");
         visitor.flag("--raw", raw, "Continue the text as it is, without the model's chat template");
@@ -49,6 +51,12 @@ void report_speed(const GenerateResult& result, Terminal& terminal) {
     line += " · generated " + count_text(n) + " tokens";
     // The first token comes from the prompt's run, so n - 1 runs were timed.
     if (result.decode_seconds > 0 && n > 1) line += ", " + number_text((n - 1) / result.decode_seconds, 1) + " tokens/s";
+    const SpeculationStats& guessed = result.speculation;
+    if (guessed.proposed > 0) {
+        line += " · " + std::to_string(guessed.accepted) + " of " + std::to_string(guessed.proposed) + " guesses right, " +
+                number_text(guessed.tokens_per_pass(), 2) + " tokens a pass";
+        if (guessed.speed_up() > 0) line += ", about " + number_text(guessed.speed_up(), 2) + " times as fast";
+    }
     line += "]";
     terminal.remark(line);
 }
@@ -62,7 +70,12 @@ Json result_json(const GenerateResult& result) {
                          {"tokens", tokens},
                          {"prompt_tokens", result.n_prompt_tokens},
                          {"prompt_seconds", result.prompt_seconds},
-                         {"decode_seconds", result.decode_seconds}});
+                         {"decode_seconds", result.decode_seconds},
+                         {"speculation", Json::object({{"passes", result.speculation.passes},
+                                                       {"proposed", result.speculation.proposed},
+                                                       {"accepted", result.speculation.accepted},
+                                                       {"tokens_per_pass", result.speculation.tokens_per_pass()},
+                                                       {"speed_up", result.speculation.speed_up() > 0 ? Json(result.speculation.speed_up()) : Json()}})}});
 }
 
 Result<std::string> read_prompt(const RunOptions& options) {
@@ -75,6 +88,7 @@ Result<std::string> read_prompt(const RunOptions& options) {
 
 Status run_model(RunOptions& options, Terminal& terminal) {
     SKIFF_TRY(auto engine_options, options.model.engine_options());
+    SKIFF_CHECK(options.speculate.apply(engine_options));
     SKIFF_CHECK(check(options.generate.sampling));
     engine_options.progress = terminal.progress("blocks");
     SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));

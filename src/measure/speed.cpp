@@ -11,20 +11,26 @@ namespace skiff {
 namespace {
 
 Result<double> run_once(Session& session, const SpeedTest& test) {
-    SKIFF_CHECK(session.state().truncate(0, 0));
+    for (std::int64_t sequence = 0; sequence < session.state().n_sequences(); ++sequence) SKIFF_CHECK(session.state().truncate(sequence, 0));
     Rng rng(static_cast<std::uint64_t>(test.n_tokens));
-    std::vector<std::int32_t> tokens;
-    for (std::int64_t i = 0; i < test.n_tokens; ++i) tokens.push_back(static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(session.plan().spec.n_vocab))));
+    auto random_token = [&] { return static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(session.plan().spec.n_vocab))); };
+    // By sequence; the first one's tokens do not depend on how many there are.
+    std::vector<std::vector<std::int32_t>> tokens(static_cast<std::size_t>(test.n_sequences));
+    for (auto& sequence : tokens)
+        for (std::int64_t i = 0; i < test.n_tokens; ++i) sequence.push_back(random_token());
+    std::vector<BatchItem> items;
+    for (std::int64_t sequence = 0; sequence < test.n_sequences; ++sequence) items.push_back({sequence, {0}, BatchItem::Logits::last});
     const double begin = monotonic_seconds();
     if (test.kind == SpeedTest::Kind::prefill) {
-        SKIFF_CHECK(session.forward(0, tokens, BatchItem::Logits::last));
+        SKIFF_CHECK(session.forward(0, tokens[0], BatchItem::Logits::last));
     } else {
-        for (const std::int32_t& token : tokens) {
-            SKIFF_CHECK(session.forward(0, std::span(&token, 1), BatchItem::Logits::last));
+        for (std::size_t i = 0; i < tokens[0].size(); ++i) {
+            for (std::size_t sequence = 0; sequence < items.size(); ++sequence) items[sequence].tokens[0] = tokens[sequence][i];
+            SKIFF_CHECK(session.forward(items));
             if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
         }
     }
-    return static_cast<double>(test.n_tokens) / (monotonic_seconds() - begin);
+    return static_cast<double>(test.n_tokens * test.n_sequences) / (monotonic_seconds() - begin);
 }
 
 double head_macs(const ModelSpec& spec) {
@@ -51,29 +57,37 @@ Spread spread_of(std::vector<double> values) {
     return spread;
 }
 
-Result<std::vector<SpeedResult>> measure_speed(Session& session, const std::vector<SpeedTest>& tests, int repeats, std::uint64_t& logits_hash) {
+Result<std::vector<SpeedResult>> measure_speed(Session& session, const std::vector<SpeedTest>& tests, int repeats, std::uint64_t& logits_hash,
+                                               EnergyMeter* meter) {
     const Plan& plan = session.plan();
     std::vector<std::vector<double>> speeds(tests.size());
+    std::vector<std::vector<double>> joules(tests.size());
     for (int repeat = -1; repeat < repeats; ++repeat) {
         for (std::size_t i = 0; i < tests.size(); ++i) {
             SpeedTest test = tests[i];
             if (repeat < 0 && test.kind == SpeedTest::Kind::decode) test.n_tokens = std::min<std::int64_t>(test.n_tokens, 8);
+            if (meter != nullptr) SKIFF_CHECK(meter->begin());
             SKIFF_TRY(auto speed, run_once(session, test));
             if (repeat >= 0) speeds[i].push_back(speed);
+            if (meter == nullptr || repeat < 0) continue;
+            SKIFF_TRY(const auto used, meter->joules());
+            joules[i].resize(used.size());
+            for (std::size_t source = 0; source < used.size(); ++source)
+                joules[i][source] += used[source] / static_cast<double>(test.n_tokens * test.n_sequences * repeats);
             if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
         }
     }
     logits_hash = hash64(std::as_bytes(session.logits()));
     std::vector<SpeedResult> results;
     for (std::size_t i = 0; i < tests.size(); ++i) {
-        SpeedResult result{tests[i], spread_of(speeds[i]), 0, static_cast<double>(plan.spec.multiply_adds_per_token())};
+        SpeedResult result{tests[i], spread_of(speeds[i]), 0, static_cast<double>(plan.spec.multiply_adds_per_token()), joules[i]};
         if (tests[i].kind == SpeedTest::Kind::prefill)  // the head works on the last token only
             result.macs_per_token -= head_macs(plan.spec) * (1 - 1.0 / static_cast<double>(tests[i].n_tokens));
         else
-            result.bytes_per_token = static_cast<double>(plan.decode_read_bytes) + static_cast<double>(session.state().bytes_per_token()) * static_cast<double>(tests[i].n_tokens - 1) / 2;
+            result.bytes_per_token = static_cast<double>(plan.decode_read_bytes) / static_cast<double>(tests[i].n_sequences) + static_cast<double>(session.state().bytes_per_token()) * static_cast<double>(tests[i].n_tokens - 1) / 2;
         results.push_back(result);
     }
-    SKIFF_CHECK(session.state().truncate(0, 0));
+    for (std::int64_t sequence = 0; sequence < session.state().n_sequences(); ++sequence) SKIFF_CHECK(session.state().truncate(sequence, 0));
     return results;
 }
 

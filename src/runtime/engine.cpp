@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/scheme_choice.h"
+#include "runtime/draft_proposer.h"
 #include "runtime/stop_matcher.h"
 
 namespace skiff {
@@ -42,7 +43,53 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     session_options.max_batch = options.max_batch;
     session_options.state_dtype = options.state_dtype;
     SKIFF_TRY(engine->session_, Session::create(std::move(plan), session_options));
+    SKIFF_CHECK(engine->start_stream(options));
     return engine;
+}
+
+namespace {
+
+// A guess is a number, which both models must mean the same by.
+Status check_same_vocabulary(const Engine& model, const Engine& draft) {
+    const std::string where = draft.checkpoint().path + ": ", advice = "; a draft needs the tokenizer of " + model.checkpoint().path;
+    const Tokenizer *ours = model.tokenizer(), *its = draft.tokenizer();
+    if ((ours == nullptr) != (its == nullptr)) return usage_error(where + (its == nullptr ? "has no tokenizer" : "has a tokenizer, the model has none") + advice);
+    if (ours == nullptr) {
+        if (model.checkpoint().spec.n_vocab == draft.checkpoint().spec.n_vocab) return {};
+        return usage_error(where + "has " + std::to_string(draft.checkpoint().spec.n_vocab) + " tokens, the model has " +
+                           std::to_string(model.checkpoint().spec.n_vocab) + advice);
+    }
+    if (ours->n_vocab() != its->n_vocab())
+        return usage_error(where + "its tokenizer has " + std::to_string(its->n_vocab()) + " tokens, the model's " + std::to_string(ours->n_vocab()) + advice);
+    for (std::int32_t token = 0; token < ours->n_vocab(); ++token)
+        if (ours->token_text(token) != its->token_text(token))
+            return usage_error(where + "its token " + std::to_string(token) + " is \"" + its->token_text(token) + "\", the model's is \"" +
+                               ours->token_text(token) + "\"" + advice);
+    return {};
+}
+
+}  // namespace
+
+Status Engine::start_stream(const EngineOptions& options) {
+    const SpeculationOptions& speculation = options.speculation;
+    if (speculation.always < 0 || speculation.always > max_proposed)
+        return usage_error("--guesses " + std::to_string(speculation.always) + ": expected 0 (as many as pay) to " + std::to_string(max_proposed));
+    std::unique_ptr<Proposer> proposer;
+    if (speculation.source == SpeculationOptions::Source::ngram) {
+        proposer = std::make_unique<NgramProposer>();
+    } else if (speculation.source == SpeculationOptions::Source::draft) {
+        EngineOptions small = options;
+        small.speculation = {};
+        small.n_sequences = 1;
+        small.n_context = session_->state().capacity();
+        auto draft = Engine::load(speculation.draft_model, small);
+        if (!draft.ok()) return draft.take_error().with_context("draft model");
+        draft_ = std::move(*draft);
+        SKIFF_CHECK(check_same_vocabulary(*this, *draft_));
+        proposer = std::make_unique<DraftProposer>(draft_->session(), checkpoint_.spec.n_vocab);
+    }
+    stream_ = std::make_unique<TokenStream>(*session_, 0, std::move(proposer), speculation.always);
+    return {};
 }
 
 Result<GenerateResult> Engine::generate(const std::vector<std::int32_t>& prompt, const GenerateOptions& options, const TextSink& on_text) {
@@ -56,20 +103,10 @@ Result<GenerateResult> Engine::generate(const std::vector<std::int32_t>& prompt,
                            std::to_string(n_vocab) + "; the tokenizer belongs to another model");
     GenerateResult result;
     result.n_prompt_tokens = static_cast<std::int64_t>(prompt.size());
-    // Keep the common beginning; at least one token is fed, for its logits.
-    std::size_t common = 0;
-    while (common < held_.size() && common + 1 < prompt.size() && held_[common] == prompt[common]) ++common;
-    SKIFF_CHECK(session_->state().truncate(0, static_cast<std::int64_t>(common)));
-    held_.resize(common);
-    result.n_reused_tokens = static_cast<std::int64_t>(common);
-
     double begin = monotonic_seconds();
-    SKIFF_CHECK(session_->forward(0, std::span(prompt).subspan(common), BatchItem::Logits::last));
-    held_ = prompt;
+    SKIFF_TRY(result.n_reused_tokens, stream_->begin(prompt, options.sampling, options.max_tokens));
     result.prompt_seconds = monotonic_seconds() - begin;
 
-    Sampler sampler(options.sampling);
-    for (std::int32_t token : prompt) sampler.observe(token);
     StreamDecoder decoder(*tokenizer_);
     for (std::int32_t token : prompt) decoder.push(token);  // so that the first piece knows what stands before it
     StopMatcher matcher(options.stop);
@@ -81,7 +118,11 @@ Result<GenerateResult> Engine::generate(const std::vector<std::int32_t>& prompt,
     bool wanted = true;
     result.finish = GenerateResult::Finish::length;
     while (wanted && (options.max_tokens < 0 || static_cast<std::int64_t>(result.tokens.size()) < options.max_tokens)) {
-        SKIFF_TRY(auto token, sampler.sample(session_->logits()));
+        if (!result.tokens.empty() && stream_->full()) {
+            result.finish = GenerateResult::Finish::context_full;
+            break;
+        }
+        SKIFF_TRY(auto token, stream_->next());
         result.tokens.push_back(token);
         if (tokenizer_->is_eos(token) && options.end_of_text == GenerateOptions::EndOfText::stop) {
             result.finish = GenerateResult::Finish::stop;
@@ -96,18 +137,14 @@ Result<GenerateResult> Engine::generate(const std::vector<std::int32_t>& prompt,
             result.finish = GenerateResult::Finish::interrupted;
             break;
         }
-        if (session_->state().length(0) >= session_->state().capacity()) {
-            result.finish = GenerateResult::Finish::context_full;
-            break;
-        }
-        SKIFF_CHECK(session_->forward(0, std::span(&token, 1), BatchItem::Logits::last));
-        held_.push_back(token);
     }
+    SKIFF_CHECK(stream_->end());
     if (!matcher.stopped() && wanted) {
         give(matcher.push(decoder.finish()));
         give(matcher.finish());
     }
     result.decode_seconds = monotonic_seconds() - begin;
+    result.speculation = stream_->stats();
     return result;
 }
 

@@ -10,9 +10,17 @@
 #include "model/checkpoint.h"
 #include "plan/session.h"
 #include "runtime/sampler.h"
+#include "runtime/token_stream.h"
 #include "tensor/scheme.h"
 
 namespace skiff {
+
+// Guesses of the next tokens that are checked several in one pass. They change the speed, never the law of the text (docs/adr/0017-speculation.md).
+struct SpeculationOptions {
+    enum class Source : std::uint8_t { off, ngram, draft } source = Source::off;
+    std::string draft_model;  // for Source::draft: a smaller model with the same tokenizer
+    int always = 0;           // 1 to 7: so many guesses in every pass, whether it pays or not; 0: as many as pay
+};
 
 struct EngineOptions {
     Isa isa = best_isa();
@@ -23,6 +31,7 @@ struct EngineOptions {
     std::int64_t max_batch = 256;
     DType state_dtype = DType::f32;
     std::optional<Scheme> scheme;  // quantize plain linear weights while loading
+    SpeculationOptions speculation;
     PlanOptions::Merge merge = PlanOptions::Merge::on;
     ProgressSink progress;
 };
@@ -40,6 +49,7 @@ struct GenerateResult {
     enum class Finish : std::uint8_t { stop, length, context_full, interrupted } finish = Finish::stop;
     std::int64_t n_prompt_tokens = 0, n_reused_tokens = 0;
     double prompt_seconds = 0, decode_seconds = 0;
+    SpeculationStats speculation;  // without speculation: one token per pass
 };
 
 class Engine {
@@ -55,14 +65,17 @@ public:
     const Checkpoint& checkpoint() const { return checkpoint_; }
     const Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }
     Session& session() { return *session_; }
+    TokenStream& stream() { return *stream_; }  // tokens instead of text: of sequence 0
     const Plan& plan() const { return session_->plan(); }
 
 private:
     Engine() = default;
+    Status start_stream(const EngineOptions& options);
     Checkpoint checkpoint_;
     std::optional<Tokenizer> tokenizer_;
     std::unique_ptr<Session> session_;
-    std::vector<std::int32_t> held_;  // tokens in the state of sequence 0
+    std::unique_ptr<Engine> draft_;
+    std::unique_ptr<TokenStream> stream_;
 };
 
 }  // namespace skiff

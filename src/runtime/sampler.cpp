@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "measure/row_exp.h"
+
 namespace skiff {
 
 Status check(const SamplingOptions& options) {
@@ -17,74 +19,149 @@ Status check(const SamplingOptions& options) {
     return {};
 }
 
-Result<std::int32_t> argmax_token(std::span<const float> logits) {
-    std::size_t best = 0;
-    for (std::size_t i = 0; i < logits.size(); ++i) {
-        if (std::isnan(logits[i]))
-            return runtime_error("the logits hold NaN (token " + std::to_string(i) + "): the weights or the state are damaged");
-        if (logits[i] > logits[best]) best = i;
-    }
-    if (logits.empty() || std::isinf(logits[best])) return runtime_error("the logits are not finite: the weights or the state are damaged");
-    return static_cast<std::int32_t>(best);
+bool Sampler::has_penalties() const {
+    return options_.repetition_penalty != 1.0 || options_.presence_penalty != 0.0 || options_.frequency_penalty != 0.0;
 }
 
-void Sampler::penalize(std::vector<float>& logits) const {
-    if (options_.repetition_penalty == 1.0 && options_.presence_penalty == 0.0 && options_.frequency_penalty == 0.0) return;
-    const auto window = options_.penalty_window < 0 ? history_.size() : std::min(history_.size(), static_cast<std::size_t>(options_.penalty_window));
-    std::map<std::int32_t, int> counts;
-    for (std::size_t i = history_.size() - window; i < history_.size(); ++i) ++counts[history_[i]];
-    for (const auto& [token, count] : counts) {
-        if (token < 0 || token >= static_cast<std::int32_t>(logits.size())) continue;
-        float& logit = logits[static_cast<std::size_t>(token)];
+std::size_t Sampler::window() const {
+    return options_.penalty_window < 0 ? history_.size() : std::min(history_.size(), static_cast<std::size_t>(options_.penalty_window));
+}
+
+void Sampler::observe(std::int32_t token) { history_.push_back(token); }
+
+void Sampler::forget(std::size_t n_tokens) { history_.resize(history_.size() - std::min(n_tokens, history_.size())); }
+
+// Counts the window anew each time: it is short, or the user asked for all of the text. Counts are zero again at the end.
+std::span<const float> Sampler::penalize(std::span<const float> logits) {
+    if (!has_penalties()) return logits;
+    penalized_.assign(logits.begin(), logits.end());
+    counts_.resize(logits.size(), 0);
+    const auto recent = std::span<const std::int32_t>(history_).last(window());
+    auto known = [&](std::int32_t token) { return token >= 0 && static_cast<std::size_t>(token) < logits.size(); };
+    for (std::int32_t token : recent)
+        if (known(token)) ++counts_[static_cast<std::size_t>(token)];
+    for (std::int32_t token : recent) {
+        if (!known(token)) continue;
+        std::int32_t& count = counts_[static_cast<std::size_t>(token)];
+        if (count == 0) continue;  // it was seen to before
+        float& logit = penalized_[static_cast<std::size_t>(token)];
         logit = static_cast<float>(logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty);
         logit -= static_cast<float>(options_.presence_penalty + options_.frequency_penalty * count);
+        count = 0;
     }
+    return penalized_;
 }
 
-Result<std::int32_t> Sampler::sample(std::span<const float> original) {
-    std::vector<float> logits(original.begin(), original.end());
-    penalize(logits);
-    SKIFF_TRY(auto best, argmax_token(logits));
-    if (options_.temperature == 0) {
-        observe(best);
-        return best;
-    }
-    std::vector<Candidate> candidates;
-    candidates.reserve(logits.size());
-    const float highest = logits[static_cast<std::size_t>(best)];
+// Fills candidates_ with what min-p, top-k and top-p leave, in falling order; or, where nothing is cut off, leaves it empty.
+void Sampler::choose_candidates(std::span<const float> logits, float highest) {
+    candidates_.clear();
     // min-p relative to the most likely token, before the temperature, as in llama.cpp and vLLM.
-    const double lowest = options_.min_p > 0 ? highest + std::log(options_.min_p) : -INFINITY;
-    for (std::size_t i = 0; i < logits.size(); ++i)
-        if (logits[i] >= lowest) candidates.push_back({static_cast<std::int32_t>(i), logits[i], 0});
-    auto by_logit = [](const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.token < b.token; };
-    if (options_.top_k > 0 && candidates.size() > static_cast<std::size_t>(options_.top_k)) {
-        std::partial_sort(candidates.begin(), candidates.begin() + options_.top_k, candidates.end(), by_logit);
-        candidates.resize(static_cast<std::size_t>(options_.top_k));
-    } else {
-        std::sort(candidates.begin(), candidates.end(), by_logit);
+    const float lowest = options_.min_p > 0 ? static_cast<float>(highest + std::log(options_.min_p)) : -INFINITY;
+    if (options_.top_k > 0) {
+        find_largest(logits, lowest, static_cast<std::size_t>(options_.top_k), candidates_);
+    } else if (options_.min_p > 0) {
+        find_largest(logits, lowest, logits.size(), candidates_);
+    } else if (options_.top_p == 1) {
+        return;
     }
-    double total = 0;
-    for (Candidate& candidate : candidates) total += candidate.probability = std::exp(static_cast<double>(candidate.logit) - highest);
-    if (options_.top_p < 1) {  // on the probabilities before the temperature
-        double kept = 0;
-        std::size_t n = 0;
-        while (n < candidates.size() && kept < options_.top_p * total) kept += candidates[n++].probability;
-        candidates.resize(std::max<std::size_t>(1, n));
-    }
-    total = 0;
-    for (Candidate& candidate : candidates)
-        total += candidate.probability = std::exp((static_cast<double>(candidate.logit) - highest) / options_.temperature);
-    double target = rng_.uniform() * total;
-    std::int32_t chosen = candidates.back().token;
-    for (const Candidate& candidate : candidates) {
-        target -= candidate.probability;
-        if (target < 0) {
-            chosen = candidate.token;
-            break;
+    if (options_.top_p == 1) return;
+    // Probabilities before the temperature.
+    auto weight = [&](const ScoredToken& candidate) { return std::exp(static_cast<double>(candidate.score) - highest); };
+    double total = 0, kept = 0;
+    if (!candidates_.empty()) {
+        for (const ScoredToken& candidate : candidates_) total += weight(candidate);
+    } else {  // the largest 64, and more of them while their mass is too little
+        exponentials_.resize(logits.size());
+        total = row_exp(logits.data(), static_cast<std::int64_t>(logits.size()), highest, exponentials_.data());
+        for (std::size_t limit = 64; kept < options_.top_p * total; limit *= 8) {
+            find_largest(logits, lowest, std::min(limit, logits.size()), candidates_);
+            kept = 0;
+            for (const ScoredToken& candidate : candidates_) kept += weight(candidate);
+            if (limit >= logits.size()) break;
         }
     }
-    observe(chosen);
-    return chosen;
+    kept = 0;
+    std::size_t n = 0;
+    while (n < candidates_.size() && kept < options_.top_p * total) kept += weight(candidates_[n++]);
+    candidates_.resize(std::max<std::size_t>(1, n));
+}
+
+Result<std::span<const TokenChance>> Sampler::distribution(std::span<const float> original) {
+    const std::span<const float> logits = penalize(original);
+    SKIFF_TRY(const auto best, argmax_token(logits));
+    distribution_.clear();
+    if (options_.temperature == 0) {
+        distribution_.push_back({best, 1.0});
+        return std::span<const TokenChance>(distribution_);
+    }
+    const float highest = logits[static_cast<std::size_t>(best)];
+    choose_candidates(logits, highest);
+    double total = 0;
+    if (candidates_.empty()) {
+        exponentials_.assign(logits.begin(), logits.end());
+        if (options_.temperature != 1)
+            for (float& value : exponentials_) value = static_cast<float>((static_cast<double>(value) - highest) / options_.temperature);
+        total = row_exp(exponentials_.data(), static_cast<std::int64_t>(logits.size()), options_.temperature == 1 ? highest : 0.0f, exponentials_.data());
+        for (std::size_t i = 0; i < exponentials_.size(); ++i) distribution_.push_back({static_cast<std::int32_t>(i), static_cast<double>(exponentials_[i])});
+    } else {
+        for (const ScoredToken& candidate : candidates_) {
+            const double chance = std::exp((static_cast<double>(candidate.score) - highest) / options_.temperature);
+            total += chance;
+            distribution_.push_back({candidate.token, chance});
+        }
+    }
+    for (TokenChance& entry : distribution_) entry.chance /= total;
+    return std::span<const TokenChance>(distribution_);
+}
+
+std::int32_t Sampler::draw() {
+    double target = rng_.uniform();
+    if (distribution_.size() == 1) return distribution_[0].token;
+    for (const TokenChance& entry : distribution_) {
+        target -= entry.chance;
+        if (target < 0) return entry.token;
+    }
+    // Rounding left a little: the last that has a chance.
+    auto last = distribution_.rbegin();
+    while (last->chance == 0) ++last;
+    return last->token;
+}
+
+Result<std::int32_t> Sampler::sample(std::span<const float> logits) {
+    SKIFF_CHECK(distribution(logits));
+    const std::int32_t token = options_.temperature == 0 ? distribution_[0].token : draw();
+    observe(token);
+    return token;
+}
+
+Result<std::int32_t> Sampler::verify(std::span<const float> logits, std::int32_t proposal, std::span<const TokenChance> draft) {
+    SKIFF_CHECK(distribution(logits));
+    if (options_.temperature == 0) {
+        observe(distribution_[0].token);
+        return distribution_[0].token;
+    }
+    draft_chances_.resize(std::max(draft_chances_.size(), logits.size()), 0.0);
+    double q = 0, p = 0, total = 0;
+    for (const TokenChance& entry : draft) {
+        if (static_cast<std::size_t>(entry.token) < logits.size()) draft_chances_[static_cast<std::size_t>(entry.token)] = entry.chance;
+        if (entry.token == proposal) q = entry.chance;
+    }
+    for (const TokenChance& entry : distribution_)
+        if (entry.token == proposal) p = entry.chance;
+    if (rng_.uniform() * q >= p) {
+        for (TokenChance& entry : distribution_) {
+            entry.chance = std::max(0.0, entry.chance - draft_chances_[static_cast<std::size_t>(entry.token)]);
+            total += entry.chance;
+        }
+        if (total > 0) {  // where rounding leaves nothing, p and q are the same, and the proposal is as good as any
+            for (TokenChance& entry : distribution_) entry.chance /= total;
+            proposal = draw();
+        }
+    }
+    for (const TokenChance& entry : draft)
+        if (static_cast<std::size_t>(entry.token) < logits.size()) draft_chances_[static_cast<std::size_t>(entry.token)] = 0;
+    observe(proposal);
+    return proposal;
 }
 
 }  // namespace skiff

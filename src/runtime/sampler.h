@@ -2,12 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <span>
 #include <vector>
 
 #include "base/rng.h"
 #include "base/result.h"
+#include "runtime/largest.h"
 
 namespace skiff {
 
@@ -24,27 +24,47 @@ struct SamplingOptions {
 };
 Status check(const SamplingOptions& options);  // usage errors for values that make no sense
 
+// A token that may come, and how likely. A distribution is a list of them with chances that sum to 1; what it does not name has none.
+struct TokenChance {
+    std::int32_t token;
+    double chance;
+};
+
 class Sampler {
 public:
     explicit Sampler(const SamplingOptions& options) : options_(options), rng_(options.seed) {}
-    // Tokens that came before, for the penalties.
-    void observe(std::int32_t token) { history_.push_back(token); }
+    // Tokens that came before, for the penalties; and the last ones taken back.
+    void observe(std::int32_t token);
+    void forget(std::size_t n_tokens);
+    std::size_t n_observed() const { return history_.size(); }
+
     // Chooses and observes the next token. An error when the logits hold NaN, or only minus infinity.
     Result<std::int32_t> sample(std::span<const float> logits);  // (n_vocab)
 
+    // The same, where `proposal` was drawn from the distribution `draft`: takes it with probability min(1, p / q), else draws from what p has above q,
+    // so that the token follows p whatever the draft was (Leviathan et al. 2023, appendix A.1; Chen et al. 2023). The two differ when it was refused.
+    // A proposal that was certain (a point mass) needs none of this: sample() equals it with probability p, and is another one by p's share.
+    Result<std::int32_t> verify(std::span<const float> logits, std::int32_t proposal, std::span<const TokenChance> draft);
+
+    // The parts of sample(): what may come, valid until the next call, and a draw from it, which is not observed.
+    Result<std::span<const TokenChance>> distribution(std::span<const float> logits);
+    std::int32_t draw();
+
 private:
-    struct Candidate {
-        std::int32_t token;
-        float logit;
-        double probability;
-    };
-    void penalize(std::vector<float>& logits) const;
+    std::span<const float> penalize(std::span<const float> logits);
+    void choose_candidates(std::span<const float> logits, float highest);
+    bool has_penalties() const;
+    std::size_t window() const;
+
     SamplingOptions options_;
     Rng rng_;
     std::vector<std::int32_t> history_;
+    std::vector<std::int32_t> counts_;  // by token: occurrences in the window
+    std::vector<TokenChance> distribution_;
+    // Scratch that keeps its memory from token to token.
+    std::vector<ScoredToken> candidates_;
+    std::vector<float> penalized_, exponentials_;
+    std::vector<double> draft_chances_;  // by token; zero between calls
 };
-
-// The first of the largest.
-Result<std::int32_t> argmax_token(std::span<const float> logits);
 
 }  // namespace skiff

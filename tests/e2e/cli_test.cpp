@@ -122,6 +122,45 @@ TEST(Run, StopTextsEndTheGenerationAndAreNotShown) {
     EXPECT_EQ(cut["finish_reason"].text(), "stop");
 }
 
+TEST(Run, SpeculationGivesTheSameText) {
+    const std::string arguments = "run " + pocket + " --raw -p \"The king\" -n 60 --temp 0 --repeat-penalty 1.05 --stop \"ship\"";
+    const Json plain = skiff_json(arguments);
+    EXPECT_EQ(plain["speculation"]["proposed"].int_or(-1), 0);
+    for (const char* how : {" --speculate ngram", " --speculate ngram --guesses 7", " --speculate " SKIFF_SOURCE_DIR "/models/pocket-student --guesses 3"}) {
+        const Json document = skiff_json(arguments + how);
+        EXPECT_EQ(document["text"].text(), plain["text"].text()) << how;
+        EXPECT_EQ(document["tokens"].dump(), plain["tokens"].dump()) << how;
+        EXPECT_EQ(document["finish_reason"].text(), plain["finish_reason"].text()) << how;
+        const Json& speculation = document["speculation"];
+        EXPECT_LE(speculation["accepted"].int_or(1), speculation["proposed"].int_or(0)) << how;
+    }
+    ProgramOutput remark = skiff("run " + pocket + " --raw -p \"The king\" -n 60 --temp 0 --speculate ngram --guesses 2 2>&1");
+    EXPECT_NE(remark.text.find("guesses right"), std::string::npos) << remark.text;
+}
+
+TEST(Run, ADraftNeedsTheSameTokenizer) {
+    ProgramOutput output = skiff("run " + pocket + " --raw -p x -n 4 --speculate " SKIFF_TEST_DATA_DIR "/models/llama 2>&1");
+    EXPECT_EQ(output.exit, 2) << output.text;
+    EXPECT_NE(output.text.find("a draft needs the tokenizer of " + pocket), std::string::npos) << output.text;
+    EXPECT_EQ(skiff("run " + pocket + " --raw -p x -n 4 --speculate /no/such/model 2>&1").exit, 3);
+    EXPECT_EQ(skiff("run " + pocket + " --raw -p x -n 4 --speculate ngram --guesses 8 2>&1").exit, 2);
+    EXPECT_EQ(skiff("run " + pocket + " --raw -p x -n 4 --guesses 2 2>&1").exit, 2);
+}
+
+TEST(Bench, SequencesSpeculationAndEnergyHaveStableKeys) {
+    const Json document = skiff_json("bench " + pocket + " -p 0 -n 24 -r 1 --sequences 1,3 --speculate ngram --energy");
+    ASSERT_EQ(document["results"].size(), 2u);
+    EXPECT_EQ(document["results"].items()[1]["test"].text(), "tg24x3");
+    ASSERT_EQ(document["speculation"].size(), 4u);
+    for (const Json& row : document["speculation"].items()) {
+        EXPECT_GT(row["gain"].number_or(0), 0);
+        EXPECT_LE(row["accepted"].int_or(1), row["proposed"].int_or(0));
+    }
+    const Json& energy = document["energy"];
+    EXPECT_TRUE(energy["results"].size() > 0 || !energy["reason"].text().empty());
+    EXPECT_EQ(skiff("bench " + pocket + " -n 4 --sequences 1,x 2>&1").exit, 2);
+}
+
 TEST(Completion, ScriptsAreValidShell) {
     EXPECT_EQ(skiff("completion bash | bash -n").exit, 0);
     ProgramOutput fish = skiff("completion fish");
