@@ -180,12 +180,12 @@ TEST(Quantize, every_row_gives_the_bits_of_the_reference) {
         const auto size = static_cast<std::size_t>(n * padded);
         std::vector<std::int8_t> expected_codes(size);
         std::vector<float> expected_scales(size / 32);
-        std::vector<std::int32_t> expected_sums(size / 32);
+        std::vector<std::int16_t> expected_sums(size / 8);
         quantize_kernels()[0].fn({x.data(), expected_codes.data(), expected_scales.data(), expected_sums.data(), width, padded}, {0, n});
         for_each_row(quantize_kernels(), [&](const auto& row) {
             std::vector<std::int8_t> codes(size, 77);
             std::vector<float> scales(size / 32);
-            std::vector<std::int32_t> sums(size / 32);
+            std::vector<std::int16_t> sums(size / 8);
             row.fn({x.data(), codes.data(), scales.data(), sums.data(), width, padded}, {0, n});
             EXPECT_EQ(codes, expected_codes);
             EXPECT_EQ(sums, expected_sums);

@@ -83,13 +83,18 @@ using ElementFn = void (*)(const ElementArgs& args, Range elements);
 // ---- linear: y[t, r] = sum over columns of weight[r, c] * x[t, c]  (+ what y held, with accumulate)
 enum class ActivationForm : std::uint8_t {
     f32,     // as it is
-    i8_b32,  // int8 in blocks of 32 with a scale each: x ~ scale * q; plus the sum of q of each block
+    i8_b32,  // int8 in blocks of 32 with a scale each: x ~ scale * q; plus sums of q
 };
+// Columns of the int8 form: whole blocks, and no multiple of 1024 bytes, since tokens so far apart would meet in the same few lines of the L1 cache.
+inline constexpr std::int64_t padded_for_codes(std::int64_t n_columns) {
+    const std::int64_t padded = (n_columns + 63) / 64 * 64;
+    return padded % 1024 == 0 ? padded + 64 : padded;
+}
 struct PreparedActivation {
     const float* f32;          // (n_tokens, n_columns)
     const std::int8_t* codes;  // (n_tokens, padded_columns), zero behind n_columns
     const float* scales;       // (n_tokens, padded_columns / 32)
-    const std::int32_t* sums;  // (n_tokens, padded_columns / 32) of codes
+    const std::int16_t* sums;  // (n_tokens, padded_columns / 16, 2): of the codes of 16 columns, those at 0, 1 (mod 4) and those at 2, 3 (mod 4)
     std::int64_t n_columns, padded_columns;
 };
 struct LinearArgs {
@@ -116,8 +121,8 @@ struct QuantizeArgs {
     const float* x;       // (n_tokens, n_columns) f32
     std::int8_t* codes;   // (n_tokens, padded_columns)
     float* scales;        // (n_tokens, padded_columns / 32)
-    std::int32_t* sums;   // (n_tokens, padded_columns / 32)
-    std::int64_t n_columns, padded_columns;  // padded: the next multiple of 64
+    std::int16_t* sums;   // (n_tokens, padded_columns / 16, 2)
+    std::int64_t n_columns, padded_columns;  // padded_for_codes(n_columns)
 };
 using QuantizeFn = void (*)(const QuantizeArgs& args, Range tokens);
 

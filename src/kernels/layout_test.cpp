@@ -37,6 +37,14 @@ TEST(Layout, rows_come_back_exactly) {
     EXPECT_EQ(seen.size(), layout_table().size());
 }
 
+// A processor may have AVX-512 without AVX-VNNI, so a row for the latter must never be the best that the former finds.
+TEST(Layout, avx512_has_a_row_wherever_avx2vnni_has_one) {
+    for (const LinearKernel& kernel : linear_kernels())
+        if (kernel.isa == Isa::avx2vnni) {
+            EXPECT_EQ(choose_linear_kernel(kernel.layout, Isa::avx512, 1, KernelChoice::fastest)->isa, Isa::avx512) << kernel.name;
+        }
+}
+
 TEST(Layout, choice_follows_the_instruction_set) {
     if (!isa_of_this_build(Isa::avx2)) GTEST_SKIP() << "the names of layouts below are those of x86-64";
     const Weight w4 = random_codes(16, 172, {NumberKind::integer, DType::bf16, 4, true, 32, DType::f16}, 1);

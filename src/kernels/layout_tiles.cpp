@@ -1,143 +1,165 @@
-// Integer codes of up to 8 bits, and the GGUF blocks that are nothing else, interleaved in tiles of 16 rows for the int8 kernels (tile_format.h).
+// Codes of up to 8 bits, and the GGUF blocks that are nothing else, interleaved in tiles of 16 rows for the int8 kernels (tile_format.h).
 #include <algorithm>
 #include <array>
 #include <cstring>
 
+#include "base/checked.h"
 #include "kernels/layouts.h"
 #include "kernels/tile_format.h"
 #include "tensor/blocks_to_codes.h"
 
 namespace skiff {
-
-TileFormat tile_format(const Scheme& scheme, DType scale_dtype, std::int64_t n_columns) {
-    TileFormat format = {};
-    format.n_blocks = (n_columns + tile_block - 1) / tile_block;
-    format.n_groups = scheme.n_groups(n_columns);
-    format.blocks_per_group = format.n_groups == 1 ? format.n_blocks : scheme.group_size / tile_block;
-    format.half_scales = scale_dtype == DType::f16;
-    format.scale_bytes = tile_rows * (format.half_scales ? 2 : 4);
-    format.zero_bytes = scheme.symmetric ? 0 : tile_rows;
-    format.block_bytes = tile_rows * tile_block * (scheme.bits <= 4 ? 4 : 8) / 8;
-    format.group_bytes = format.scale_bytes + format.zero_bytes + format.blocks_per_group * format.block_bytes;
-    format.tile_bytes = format.n_groups * (format.scale_bytes + format.zero_bytes) + format.n_blocks * format.block_bytes;
-    format.offset = 1 << (scheme.bits - 1);
-    return format;
-}
-
 namespace {
 
-bool groups_are_whole_blocks(const Scheme& scheme, std::int64_t n_columns) { return scheme.group_size % tile_block == 0 || scheme.group_size >= n_columns; }
+bool groups_fit(const Scheme& scheme, std::int64_t n_columns) {
+    const auto fits = [&](std::int64_t size, std::int64_t unit) { return size == 0 || size % unit == 0 || size >= n_columns; };
+    return (scheme.group_size == 16 || fits(scheme.group_size, tile_block)) && fits(scheme.super_size, tile_block);
+}
 
-bool accepts(const Weight& weight, int min_bits, int max_bits) {
-    if (const Blocks* blocks = weight.blocks()) {
-        const int bits = bits_of_blocks(blocks->type);
-        return bits >= min_bits && bits <= max_bits && weight.n_columns() > 0;
-    }
+// Stored bits of the tiles that hold such a weight, 0 for others.
+int tile_bits(const Weight& weight) {
+    if (weight.n_columns() == 0) return 0;
+    if (const Blocks* blocks = weight.blocks()) return bits_of_blocks(blocks->type);
     const Codes* codes = weight.codes();
-    return codes != nullptr && codes->scheme.kind == NumberKind::integer && !codes->scheme.relative_scales() && !codes->scheme.minimums &&
-           codes->scheme.bits >= min_bits && codes->scheme.bits <= max_bits &&
-           weight.n_columns() > 0 && groups_are_whole_blocks(codes->scheme, weight.n_columns());
+    if (codes == nullptr || codes->scheme.kind == NumberKind::floating || !groups_fit(codes->scheme, weight.n_columns())) return 0;
+    return codes->scheme.bits == 7 ? 8 : codes->scheme.bits;
 }
-bool accepts_w4(const Weight& weight) { return accepts(weight, 1, 4); }
-bool accepts_w8(const Weight& weight) { return accepts(weight, 5, 8); }
-
-// One 32-column block; codes: 16 rows, `stride` apart, first column of the block.
-void pack_block(const std::uint8_t* codes, std::int64_t stride, const TileFormat& format, std::uint8_t* target) {
-    const bool nibbles = format.block_bytes == 256;
-    for (int v = 0; v < (nibbles ? 4 : 8); ++v)
-        for (int row = 0; row < tile_rows; ++row)
-            for (int k = 0; k < 4; ++k) {
-                const std::uint8_t* source = codes + row * stride + v * 4 + k;
-                *target++ = nibbles ? static_cast<std::uint8_t>(source[0] | source[16] << 4) : static_cast<std::uint8_t>(source[0] - format.offset);
-            }
+template <int Bits>
+bool accepts(const Weight& weight) {
+    return tile_bits(weight) == Bits;
 }
 
-// Codes, scales and zeros of one tile of source rows, as they are about to be packed.
-struct TileSource {
-    std::vector<std::uint8_t> codes;   // (16, n_blocks * 32), padding holds codes that stand for zero in the packed form
-    std::vector<std::byte> scales;     // (16, n_groups) as stored
-    std::vector<std::uint8_t> zeros;   // (16, n_groups)
+// Numbers of one row of a section, as the tiles store them: the stored type where tiles have it, else f32.
+void place_numbers(const TensorView& view, std::int64_t row, TileNumber type, std::int64_t lane, std::uint8_t* section) {
+    const std::int64_t n = view.row_elements(), source_bytes = dtype_info(view.dtype).bits / 8, size = tile_number_bytes(type);
+    const std::byte* source = view.data.data() + row * n * source_bytes;
+    for (std::int64_t i = 0; i < n; ++i) {
+        std::uint8_t* target = section + (i * tile_rows + lane) * size;
+        if (type == TileNumber::f32) {
+            float value;
+            dtype_info(view.dtype).to_float(source + i * source_bytes, 1, &value);
+            std::memcpy(target, &value, 4);
+        } else {
+            std::memcpy(target, source + i * source_bytes, static_cast<std::size_t>(size));
+        }
+    }
+}
+
+// For every code of an expanded block, in order of (vector, row, column in vector): where its fields go.
+struct FieldMap {
+    std::array<std::array<TileField, 2>, expanded_block_bytes> fields;
+    int n_planes;
+    explicit FieldMap(int bits) {
+        for (int i = 0; i < expanded_block_bytes; ++i) {
+            TileField found[2] = {};
+            n_planes = tile_fields(bits, i / 64, i % 64, found);
+            fields[static_cast<std::size_t>(i)] = {found[0], found[1]};
+        }
+    }
 };
 
-void load_tile(const Weight& weight, const RowMap& rows, std::int64_t first_row, const TileFormat& format, TileSource& tile) {
-    const Codes& source = *weight.codes();
-    const std::int64_t n_columns = weight.n_columns(), padded = format.n_blocks * tile_block, n_groups = format.n_groups;
-    const std::int64_t scale_row_bytes = n_groups * dtype_info(source.scales.dtype).bits / 8;
-    tile.codes.assign(static_cast<std::size_t>(tile_rows * padded), format.block_bytes == 256 ? 0 : static_cast<std::uint8_t>(format.offset));
-    tile.scales.assign(static_cast<std::size_t>(tile_rows * scale_row_bytes), std::byte{0});
-    tile.zeros.assign(static_cast<std::size_t>(tile_rows * n_groups), 0);
-    for (std::int64_t row = 0; row < tile_rows && first_row + row < rows.n_rows(); ++row) {
-        const std::int64_t at = rows.at(first_row + row);
-        unpack_codes(source.packed.data.data() + at * packed_row_bytes(source.scheme.bits, n_columns), source.scheme.bits, n_columns, tile.codes.data() + row * padded);
-        std::memcpy(tile.scales.data() + row * scale_row_bytes, source.scales.data.data() + at * scale_row_bytes, static_cast<std::size_t>(scale_row_bytes));
-        if (!source.scheme.symmetric)
-            std::memcpy(tile.zeros.data() + row * n_groups, source.zeros.data.data() + at * n_groups, static_cast<std::size_t>(n_groups));
-    }
+const FieldMap& field_map(int bits) {
+    static const FieldMap maps[] = {FieldMap(1), FieldMap(2), FieldMap(3), FieldMap(4), FieldMap(5), FieldMap(6), FieldMap(8)};
+    return maps[bits == 8 ? 6 : bits - 1];
 }
 
-void store_tile(const TileSource& tile, const TileFormat& format, DType scale_dtype, std::uint8_t* target) {
-    const std::int64_t padded = format.n_blocks * tile_block, scale_size = dtype_info(scale_dtype).bits / 8;
-    for (std::int64_t group = 0; group < format.n_groups; ++group) {
-        for (std::int64_t row = 0; row < tile_rows; ++row) {
-            const std::byte* scale = tile.scales.data() + (row * format.n_groups + group) * scale_size;
-            if (format.half_scales) std::memcpy(target + row * 2, scale, 2);
-            else dtype_info(scale_dtype).to_float(scale, 1, reinterpret_cast<float*>(target) + row);
+// codes: (n_blocks * 32) of one row; its bits are added to blocks that were zero.
+void place_codes(const std::uint8_t* codes, const TileFormat& format, std::int64_t lane, std::uint8_t* blocks) {
+    const FieldMap& map = field_map(format.bits);
+    for (std::int64_t block = 0; block < format.n_blocks; ++block, codes += tile_block, blocks += format.block_bytes)
+        for (std::int64_t c = 0; c < tile_block; ++c) {
+            const auto& fields = map.fields[static_cast<std::size_t>(c / 4 * 64 + lane * 4 + c % 4)];
+            int code = codes[c];
+            for (int plane = 0; plane < map.n_planes; ++plane) {
+                const TileField& field = fields[static_cast<std::size_t>(plane)];
+                blocks[field.byte] = static_cast<std::uint8_t>(blocks[field.byte] | (code & ((1 << field.bits) - 1)) << field.shift);
+                code >>= field.bits;
+            }
         }
-        target += format.scale_bytes;
-        for (std::int64_t row = 0; row < format.zero_bytes; ++row) *target++ = tile.zeros[static_cast<std::size_t>(row * format.n_groups + group)];
-        const std::int64_t first = group * format.blocks_per_group, last = std::min(first + format.blocks_per_group, format.n_blocks);
-        for (std::int64_t block = first; block < last; ++block, target += format.block_bytes) pack_block(tile.codes.data() + block * tile_block, padded, format, target);
-    }
 }
 
-void pack_codes_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
-    const Codes& source = *weight.codes();
-    packed.scheme = source.scheme;
-    packed.dtype = source.scales.dtype == DType::f16 ? DType::f16 : DType::f32;
-    const TileFormat format = tile_format(packed.scheme, packed.dtype, packed.n_columns);
-    const std::int64_t n_tiles = (packed.n_rows + tile_rows - 1) / tile_rows;
-    packed.buffer = AlignedBuffer(static_cast<std::size_t>(n_tiles * format.tile_bytes));
-    packed.data = packed.buffer.data();
-    packed.read_bytes = static_cast<std::uint64_t>(n_tiles * format.tile_bytes);
-    TileSource tile;
-    for (std::int64_t i = 0; i < n_tiles; ++i) {
-        load_tile(weight, rows, i * tile_rows, format, tile);
-        store_tile(tile, format, source.scales.dtype, packed.buffer.as<std::uint8_t>() + i * format.tile_bytes);
-    }
+void place_row(const Codes& source, std::int64_t row, std::int64_t n_columns, const TileFormat& format, std::int64_t lane, std::uint8_t* codes, std::uint8_t* tile) {
+    unpack_codes(source.packed.data.data() + row * packed_row_bytes(source.scheme.bits, n_columns), source.scheme.bits, n_columns, codes);
+    place_codes(codes, format, lane, tile + format.codes_at);
+    place_numbers(source.scales, row, format.scales, lane, tile + format.scales_at);
+    if (format.relative_scales) place_numbers(source.super_scales, row, format.supers, lane, tile + format.super_scales_at);
+    if (format.relative_minimums) place_numbers(source.super_minimums, row, format.supers, lane, tile + format.super_minimums_at);
+    if (format.minimums != TileNumber::none) place_numbers(source.minimums, row, format.minimums, lane, tile + format.corrections_at);
+    if (format.zeros != TileNumber::none) place_numbers(source.zeros, row, format.zeros, lane, tile + format.corrections_at);
 }
 
 void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
     const auto converted = codes_of_blocks(weight);  // of all rows; the copy lives until the tiles are made
-    pack_codes_tiles(converted.has_value() ? *converted : weight, rows, packed);
+    const Codes& source = *(converted.has_value() ? *converted : weight).codes();
+    packed.scheme = source.scheme;
+    packed.dtype = source.scales.dtype;
+    const TileFormat format = tile_format(packed);
+    const std::int64_t n_tiles = ceil_div(packed.n_rows, tile_rows);
+    packed.buffer = AlignedBuffer(static_cast<std::size_t>(n_tiles * format.tile_bytes));
+    packed.data = packed.buffer.data();
+    packed.read_bytes = static_cast<std::uint64_t>(n_tiles * format.tile_bytes);
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(format.n_blocks * tile_block));
+    for (std::int64_t row = 0; row < packed.n_rows; ++row)
+        place_row(source, rows.at(row), packed.n_columns, format, row % tile_rows, codes.data(), packed.buffer.as<std::uint8_t>() + row / tile_rows * format.tile_bytes);
 }
 
-// The code that Codes holds, out of its place in a block.
-int code_at(const std::uint8_t* block, const TileFormat& format, std::int64_t row, std::int64_t column) {
-    const std::int64_t place = row * 4 + column % 4;
-    if (format.block_bytes == 512) return static_cast<std::int8_t>(block[column / 4 * 64 + place]) + format.offset;
-    const std::uint8_t pair = block[column % 16 / 4 * 64 + place];
-    return column < 16 ? pair & 15 : pair >> 4;
+float number_at(const std::uint8_t* section, TileNumber type, std::int64_t index, std::int64_t lane) {
+    const std::uint8_t* at = section + (index * tile_rows + lane) * tile_number_bytes(type);
+    float value = 0;
+    switch (type) {
+        case TileNumber::none: return 0;
+        case TileNumber::f32: std::memcpy(&value, at, 4); return value;
+        case TileNumber::f16: dtype_info(DType::f16).to_float(at, 1, &value); return value;
+        case TileNumber::i8: return static_cast<float>(static_cast<std::int8_t>(*at));
+        case TileNumber::u8: return static_cast<float>(*at);
+        case TileNumber::e8m0: dtype_info(DType::f8_e8m0).to_float(at, 1, &value); return value;
+    }
+    return value;
+}
+
+int code_at(const std::uint8_t* blocks, const TileFormat& format, std::int64_t lane, std::int64_t column) {
+    const FieldMap& map = field_map(format.bits);
+    const std::uint8_t* block = blocks + column / tile_block * format.block_bytes;
+    const auto& fields = map.fields[static_cast<std::size_t>(column % tile_block / 4 * 64 + lane * 4 + column % 4)];
+    int code = 0;
+    for (int plane = map.n_planes - 1; plane >= 0; --plane) {
+        const TileField& field = fields[static_cast<std::size_t>(plane)];
+        code = code << field.bits | (block[field.byte] >> field.shift & ((1 << field.bits) - 1));
+    }
+    return code;
 }
 
 void tile_row(const PackedWeight& packed, std::int64_t row, float* target) {
-    const TileFormat format = tile_format(packed.scheme, packed.dtype, packed.n_columns);
+    const TileFormat format = tile_format(packed);
     const auto* tile = reinterpret_cast<const std::uint8_t*>(packed.data) + row / tile_rows * format.tile_bytes;
-    row %= tile_rows;
-    for (std::int64_t group = 0; group < format.n_groups; ++group, tile += format.group_bytes) {
-        float scale;
-        dtype_info(packed.dtype).to_float(tile + row * format.scale_bytes / tile_rows, 1, &scale);
-        const int zero = format.zero_bytes == 0 ? format.offset : tile[format.scale_bytes + row];
-        const std::uint8_t* blocks = tile + format.scale_bytes + format.zero_bytes;
-        const std::int64_t begin = group * format.blocks_per_group * tile_block;
-        const std::int64_t end = std::min(begin + format.blocks_per_group * tile_block, packed.n_columns);
-        for (std::int64_t c = begin; c < end; ++c)
-            target[c] = static_cast<float>(code_at(blocks + (c - begin) / tile_block * format.block_bytes, format, row, c % tile_block) - zero) * scale;
+    const std::int64_t lane = row % tile_rows;
+    float scale = 1, minimum = 0;
+    int zero = format.offset;
+    std::int64_t group = -1;
+    for (std::int64_t c = 0; c < packed.n_columns; ++c) {
+        if (c / format.group_size != group) {
+            group = c / format.group_size;
+            scale = number_at(tile + format.scales_at, format.scales, group, lane);
+            if (format.relative_scales) scale *= number_at(tile + format.super_scales_at, format.supers, c / format.super_size, lane);
+            minimum = number_at(tile + format.corrections_at, format.minimums, group, lane);
+            if (format.relative_minimums) minimum *= number_at(tile + format.super_minimums_at, format.supers, c / format.super_size, lane);
+            if (format.zeros != TileNumber::none) zero = static_cast<int>(number_at(tile + format.corrections_at, format.zeros, group, lane));
+        }
+        const int code = code_at(tile + format.codes_at, format, lane, c);
+        if (packed.scheme.kind == NumberKind::codebook) target[c] = packed.scheme.codebook->levels[static_cast<std::size_t>(code)] * scale;
+        else if (packed.scheme.minimums) target[c] = static_cast<float>(code) * scale - minimum;
+        else target[c] = static_cast<float>(code - zero) * scale;
     }
 }
 
 }  // namespace
 
-const Layout w4_r16 = {"w4_r16", tile_rows, accepts_w4, pack_tiles, tile_row};
-const Layout w8_r16 = {"w8_r16", tile_rows, accepts_w8, pack_tiles, tile_row};
+const Layout w1_r16 = {"w1_r16", tile_rows, accepts<1>, pack_tiles, tile_row};
+const Layout w2_r16 = {"w2_r16", tile_rows, accepts<2>, pack_tiles, tile_row};
+const Layout w3_r16 = {"w3_r16", tile_rows, accepts<3>, pack_tiles, tile_row};
+const Layout w4_r16 = {"w4_r16", tile_rows, accepts<4>, pack_tiles, tile_row};
+const Layout w5_r16 = {"w5_r16", tile_rows, accepts<5>, pack_tiles, tile_row};
+const Layout w6_r16 = {"w6_r16", tile_rows, accepts<6>, pack_tiles, tile_row};
+const Layout w8_r16 = {"w8_r16", tile_rows, accepts<8>, pack_tiles, tile_row};
 
 }  // namespace skiff

@@ -5,8 +5,8 @@
 
 namespace skiff {
 
-extern const Layout w4_r16;       // integer codes of up to 4 bits in tiles of 16 rows (tile_format.h)
-extern const Layout w8_r16;       // integer codes of 5 to 8 bits, likewise
+// Codes of 1 to 8 bits in tiles of 16 rows (tile_format.h); 7 bits lie in w8_r16.
+extern const Layout w1_r16, w2_r16, w3_r16, w4_r16, w5_r16, w6_r16, w8_r16;
 extern const Layout plain_rows;   // rows of any number type, as stored
 extern const Layout codes_rows;   // canonical codes, scales and zeros, as stored
 extern const Layout blocks_rows;  // GGUF blocks, as stored

@@ -21,26 +21,51 @@ inline Weight random_plain(std::int64_t n_rows, std::int64_t n_columns, DType dt
     return make_plain_weight({n_rows, n_columns}, dtype, std::move(bytes));
 }
 
+// Numbers of a type for scales and what goes with them: normal ones, bytes in a range that keeps the products moderate.
+inline std::vector<std::byte> random_numbers(std::int64_t n, DType dtype, std::uint64_t seed, float deviation) {
+    auto bytes = random_bytes(n, seed);
+    if (dtype == DType::i8 || dtype == DType::u8) return bytes;
+    if (dtype == DType::f8_e8m0) {
+        for (auto& byte : bytes) byte = static_cast<std::byte>(118 + std::to_integer<int>(byte) % 4);
+        return bytes;
+    }
+    const auto values = normal_values(n, seed, deviation);
+    bytes.resize(static_cast<std::size_t>(n * dtype_info(dtype).bits / 8));
+    dtype_info(dtype).from_float(values.data(), n, bytes.data());
+    return bytes;
+}
+
 // Every code equally likely, extremes included; scales of both signs.
 inline Weight random_codes(std::int64_t n_rows, std::int64_t n_columns, const Scheme& scheme, std::uint64_t seed) {
     struct Owner {
-        std::vector<std::byte> packed, scales, zeros;
+        std::vector<std::byte> packed, scales, zeros, minimums, super_scales, super_minimums;
     };
     auto owner = std::make_shared<Owner>();
-    const std::int64_t row_bytes = packed_row_bytes(scheme.bits, n_columns), n_groups = scheme.n_groups(n_columns);
+    const std::int64_t row_bytes = packed_row_bytes(scheme.bits, n_columns), n_groups = scheme.n_groups(n_columns), n_supers = scheme.n_supers(n_columns);
     const auto bytes = random_bytes(n_rows * n_columns, seed);
+    const unsigned n_codes = scheme.codebook != nullptr ? static_cast<unsigned>(scheme.codebook->levels.size()) : 1u << scheme.bits;
     owner->packed.resize(static_cast<std::size_t>(n_rows * row_bytes));
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(n_columns));
     for (std::int64_t row = 0; row < n_rows; ++row) {
         for (std::int64_t c = 0; c < n_columns; ++c)
-            codes[static_cast<std::size_t>(c)] = static_cast<std::uint8_t>(std::to_integer<unsigned>(bytes[static_cast<std::size_t>(row * n_columns + c)]) & ((1u << scheme.bits) - 1));
+            codes[static_cast<std::size_t>(c)] = static_cast<std::uint8_t>(std::to_integer<unsigned>(bytes[static_cast<std::size_t>(row * n_columns + c)]) % n_codes);
         pack_codes(codes.data(), scheme.bits, n_columns, owner->packed.data() + row * row_bytes);
     }
-    const auto scales = normal_values(n_rows * n_groups, seed + 1, 0.02f);
-    owner->scales.resize(static_cast<std::size_t>(n_rows * n_groups * dtype_info(scheme.scale_dtype).bits / 8));
-    dtype_info(scheme.scale_dtype).from_float(scales.data(), n_rows * n_groups, owner->scales.data());
-    Codes result = {scheme, {DType::i32, {n_rows, row_bytes / 4}, owner->packed}, {scheme.scale_dtype, {n_rows, n_groups}, owner->scales}, {}};
-    if (!scheme.symmetric) {
+    owner->scales = random_numbers(n_rows * n_groups, scheme.scale_dtype, seed + 1, 0.02f);
+    Codes result = {scheme, {DType::i32, {n_rows, row_bytes / 4}, owner->packed}, {scheme.scale_dtype, {n_rows, n_groups}, owner->scales}};
+    const float super_deviation = 0.02f / 128;
+    if (scheme.relative_scales()) {
+        owner->super_scales = random_numbers(n_rows * n_supers, scheme.super_dtype, seed + 3, super_deviation);
+        result.super_scales = {scheme.super_dtype, {n_rows, n_supers}, owner->super_scales};
+    }
+    if (scheme.minimums) {
+        owner->minimums = random_numbers(n_rows * n_groups, scheme.minimum_dtype(), seed + 4, 0.2f);
+        result.minimums = {scheme.minimum_dtype(), {n_rows, n_groups}, owner->minimums};
+        if (scheme.relative_scales()) {
+            owner->super_minimums = random_numbers(n_rows * n_supers, scheme.super_dtype, seed + 5, super_deviation * 4);
+            result.super_minimums = {scheme.super_dtype, {n_rows, n_supers}, owner->super_minimums};
+        }
+    } else if (scheme.stores_zeros()) {
         owner->zeros = random_bytes(n_rows * n_groups, seed + 2);
         for (auto& zero : owner->zeros) zero &= static_cast<std::byte>((1u << scheme.bits) - 1);
         result.zeros = {DType::u8, {n_rows, n_groups}, owner->zeros};
@@ -69,11 +94,19 @@ inline const Scheme all_schemes[] = {
     {NumberKind::integer, DType::bf16, 6, false, 64, DType::f16},  {NumberKind::integer, DType::bf16, 4, false, 48, DType::f16},
 };
 
+// More, by name: every number of bits, relative scales, codebooks whose levels need each kind of sum, the forms of GGUF's K-quants.
+inline constexpr const char* more_schemes[] = {"w1g32",  "w2g64a", "w3g32",    "w4g32r",   "w7g32",       "w4g32mrs256", "w2g16mrs256", "w3g16rs256", "w6g16rs256", "w5g32mrs256",
+                                               "w4g32m", "n4g32r", "n3g32r",   "n2g16r",   "iq4nlg32",    "nf4g64",      "e2m1g32",     "ternaryg64", "binaryg128", "iq4nlg32rs256"};
+
 // One weight of every kind that is stored; some are accepted by several layouts.
 inline std::vector<Weight> weights_of_all_kinds(std::int64_t n_rows, std::int64_t n_columns) {
     std::vector<Weight> weights;
     for (DType dtype : {DType::f32, DType::f16, DType::bf16, DType::f8_e4m3, DType::f64}) weights.push_back(random_plain(n_rows, n_columns, dtype, 40));
     for (const Scheme& scheme : all_schemes) weights.push_back(random_codes(n_rows, n_columns, scheme, 50));
+    for (const char* name : more_schemes) weights.push_back(random_codes(n_rows, n_columns, *parse_scheme(name), 55));
+    Scheme mxfp4 = *parse_scheme("e2m1g32");
+    mxfp4.scale_dtype = DType::f8_e8m0;
+    weights.push_back(random_codes(n_rows, n_columns, mxfp4, 56));
     for (BlockType type : {BlockType::q4_0, BlockType::q5_0, BlockType::q8_0, BlockType::q6_k})
         if (block_format(type).encode != nullptr) weights.push_back(random_blocks(n_rows, n_columns, type, 60));
     return weights;
@@ -84,17 +117,17 @@ struct Activations {
     std::int64_t n_tokens, n_columns, padded;
     std::vector<float> x, scales;
     std::vector<std::int8_t> codes;
-    std::vector<std::int32_t> sums;
+    std::vector<std::int16_t> sums;
 
     Activations(std::int64_t tokens, std::int64_t columns, std::uint64_t seed)
-        : n_tokens(tokens), n_columns(columns), padded((columns + 63) / 64 * 64), x(normal_values(tokens * columns, seed, 2)) {
+        : n_tokens(tokens), n_columns(columns), padded(padded_for_codes(columns)), x(normal_values(tokens * columns, seed, 2)) {
         const auto size = static_cast<std::size_t>(tokens * padded);
-        codes.resize(size), scales.resize(size / 32), sums.resize(size / 32);
+        codes.resize(size), scales.resize(size / 32), sums.resize(size / 8);
         quantize_kernels()[0].fn({x.data(), codes.data(), scales.data(), sums.data(), columns, padded}, {0, tokens});
     }
     // Token `first` and those behind it.
     PreparedActivation from(std::int64_t first) const {
-        return {x.data() + first * n_columns, codes.data() + first * padded, scales.data() + first * padded / 32, sums.data() + first * padded / 32, n_columns, padded};
+        return {x.data() + first * n_columns, codes.data() + first * padded, scales.data() + first * padded / 32, sums.data() + first * padded / 8, n_columns, padded};
     }
     // What the int8 form stands for.
     std::vector<float> dequantized() const {

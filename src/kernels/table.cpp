@@ -24,7 +24,7 @@ constexpr std::int64_t any_tokens = INT64_MAX;
 #define SKIFF_NEON(name, fn)
 #endif
 
-const Layout* const layouts[] = {&w4_r16, &w8_r16, &plain_rows, &codes_rows, &blocks_rows};
+const Layout* const layouts[] = {&w1_r16, &w2_r16, &w3_r16, &w4_r16, &w5_r16, &w6_r16, &w8_r16, &plain_rows, &codes_rows, &blocks_rows};
 
 constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2) SKIFF_NEON("norm_neon", norm_neon)};
 constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2) SKIFF_NEON("rope_neon", rope_neon)};
@@ -37,6 +37,12 @@ constexpr KernelRow<ElementFn> scale_rows[] = {{"scale_ref", Isa::generic, scale
 constexpr KernelRow<ElementFn> softcap_rows[] = {{"softcap_ref", Isa::generic, softcap_ref} SKIFF_AVX2("softcap_avx2", softcap_avx2) SKIFF_NEON("softcap_neon", softcap_neon)};
 constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic, quantize_ref} SKIFF_AVX2("quantize_avx2", quantize_avx2) SKIFF_NEON("quantize_neon", quantize_neon)};
 
+// The rows of one instruction set for all tile layouts.
+#define SKIFF_TILE_ROW(bits, isa_name, isa, suffix) {"linear_w" #bits "_r16_" isa_name, "w" #bits "_r16", isa, ActivationForm::i8_b32, 1, any_tokens, linear_w##bits##_r16_##suffix},
+#define SKIFF_TILE_ROWS(isa_name, isa, suffix)                                                                                                          \
+    SKIFF_TILE_ROW(1, isa_name, isa, suffix) SKIFF_TILE_ROW(2, isa_name, isa, suffix) SKIFF_TILE_ROW(3, isa_name, isa, suffix) SKIFF_TILE_ROW(4, isa_name, isa, suffix) \
+    SKIFF_TILE_ROW(5, isa_name, isa, suffix) SKIFF_TILE_ROW(6, isa_name, isa, suffix) SKIFF_TILE_ROW(8, isa_name, isa, suffix)
+
 constexpr LinearKernel linear_rows[] = {
     {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
     {"linear_codes_ref", "codes_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
@@ -45,8 +51,9 @@ constexpr LinearKernel linear_rows[] = {
     {"linear_plain_avx2", "plain_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2},
     {"linear_codes_avx2", "codes_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2},
     {"linear_blocks_avx2", "blocks_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2},
-    {"linear_w4_r16_avx2", "w4_r16", Isa::avx2, ActivationForm::i8_b32, 1, any_tokens, linear_w4_r16_avx2},
-    {"linear_w8_r16_avx2", "w8_r16", Isa::avx2, ActivationForm::i8_b32, 1, any_tokens, linear_w8_r16_avx2},
+    SKIFF_TILE_ROWS("avx2", Isa::avx2, avx2)
+    SKIFF_TILE_ROWS("avx2vnni", Isa::avx2vnni, avx2vnni)
+    SKIFF_TILE_ROWS("avx512", Isa::avx512, avx512)
 #endif
 #if defined(__aarch64__)
     {"linear_plain_neon", "plain_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon},

@@ -196,7 +196,7 @@ private:
         step.name = "input of " + op.name;
         step.fn = row.fn;
         step.n_columns = n_columns;
-        step.padded_columns = round_up<std::int64_t>(n_columns, 64);
+        step.padded_columns = padded_for_codes(n_columns);
         step.in = x;
         step.out = values_.add_temporary(0, prepared_bytes_per_token(step.padded_columns), tokens_);
         prepared_[x] = step.out;

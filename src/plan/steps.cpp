@@ -40,12 +40,12 @@ void NormStep::run(const RunContext& context) const {
     fn(args, my_share(count(*this, context) * n_groups, context));
 }
 
-std::int64_t prepared_bytes_per_token(std::int64_t padded_columns) { return padded_columns + padded_columns / 32 * 8; }
+std::int64_t prepared_bytes_per_token(std::int64_t padded_columns) { return padded_columns + padded_columns / 32 * 12; }
 
 PreparedActivation prepared_view(std::byte* buffer, std::int64_t n_tokens, std::int64_t n_columns, std::int64_t padded_columns) {
     auto* codes = reinterpret_cast<std::int8_t*>(buffer);
     auto* scales = reinterpret_cast<float*>(buffer + n_tokens * padded_columns);
-    auto* sums = reinterpret_cast<std::int32_t*>(scales + n_tokens * (padded_columns / 32));
+    auto* sums = reinterpret_cast<std::int16_t*>(scales + n_tokens * (padded_columns / 32));
     return {nullptr, codes, scales, sums, n_columns, padded_columns};
 }
 
@@ -53,7 +53,7 @@ void PrepareStep::run(const RunContext& context) const {
     const std::int64_t n = count(*this, context);
     PreparedActivation view = prepared_view(context.prepared[out], n, n_columns, padded_columns);
     QuantizeArgs args{
-        context.buffers[in], const_cast<std::int8_t*>(view.codes), const_cast<float*>(view.scales), const_cast<std::int32_t*>(view.sums), n_columns,
+        context.buffers[in], const_cast<std::int8_t*>(view.codes), const_cast<float*>(view.scales), const_cast<std::int16_t*>(view.sums), n_columns,
         padded_columns};
     fn(args, my_share(n, context));
 }
@@ -66,7 +66,7 @@ void LinearStep::run(const RunContext& context) const {
         args.weight = segment.weight.get();
         if (segment.prepared >= 0)
             args.x = prepared_view(context.prepared[segment.prepared], n, segment.weight->n_columns,
-                                   round_up<std::int64_t>(segment.weight->n_columns, 64));
+                                   padded_for_codes(segment.weight->n_columns));
         args.x.f32 = context.buffers[segment.in];
         args.x.n_columns = segment.weight->n_columns;
         args.bias = data_or_null(segment.bias);

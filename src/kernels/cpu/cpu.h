@@ -15,8 +15,27 @@ void add_avx2(const ElementArgs& args, Range elements);
 void scale_avx2(const ElementArgs& args, Range elements);
 void softcap_avx2(const ElementArgs& args, Range elements);
 void quantize_avx2(const QuantizeArgs& args, Range tokens);
+void linear_w1_r16_avx2(const LinearArgs& args, Range rows);
+void linear_w2_r16_avx2(const LinearArgs& args, Range rows);
+void linear_w3_r16_avx2(const LinearArgs& args, Range rows);
 void linear_w4_r16_avx2(const LinearArgs& args, Range rows);
+void linear_w5_r16_avx2(const LinearArgs& args, Range rows);
+void linear_w6_r16_avx2(const LinearArgs& args, Range rows);
 void linear_w8_r16_avx2(const LinearArgs& args, Range rows);
+void linear_w1_r16_avx2vnni(const LinearArgs& args, Range rows);
+void linear_w2_r16_avx2vnni(const LinearArgs& args, Range rows);
+void linear_w3_r16_avx2vnni(const LinearArgs& args, Range rows);
+void linear_w4_r16_avx2vnni(const LinearArgs& args, Range rows);
+void linear_w5_r16_avx2vnni(const LinearArgs& args, Range rows);
+void linear_w6_r16_avx2vnni(const LinearArgs& args, Range rows);
+void linear_w8_r16_avx2vnni(const LinearArgs& args, Range rows);
+void linear_w1_r16_avx512(const LinearArgs& args, Range rows);
+void linear_w2_r16_avx512(const LinearArgs& args, Range rows);
+void linear_w3_r16_avx512(const LinearArgs& args, Range rows);
+void linear_w4_r16_avx512(const LinearArgs& args, Range rows);
+void linear_w5_r16_avx512(const LinearArgs& args, Range rows);
+void linear_w6_r16_avx512(const LinearArgs& args, Range rows);
+void linear_w8_r16_avx512(const LinearArgs& args, Range rows);
 void linear_rows_avx2(const LinearArgs& args, Range rows);  // any layout: plain_rows read as stored, others row by row
 
 void norm_neon(const NormArgs& args, Range items);

@@ -5,7 +5,7 @@ namespace skiff {
 namespace {
 
 // 32 values to codes, scale and sum, the same bits as quantize_ref.
-inline void quantize_block(const __m256 (&x)[4], std::int8_t* codes, float* scale_out, std::int32_t* sum_out) {
+inline void quantize_block(const __m256 (&x)[4], std::int8_t* codes, float* scale_out, std::int16_t* sums) {
     const __m256i magnitude_bits = _mm256_set1_epi32(0x7fffffff);
     __m256i largest_bits = _mm256_setzero_si256();
     SKIFF_UNROLL
@@ -17,21 +17,22 @@ inline void quantize_block(const __m256 (&x)[4], std::int8_t* codes, float* scal
     *scale_out = largest / 127.0f;
     if (!(largest >= 1e-30f && largest <= 3.0e38f)) {  // nothing, or not a number: the scale tells which
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), _mm256_setzero_si256());
-        *sum_out = 0;
+        for (int i = 0; i < 4; ++i) sums[i] = 0;
         return;
     }
     const __m256 inverse = _mm256_set1_ps(127.0f / largest);
     __m256i whole[4];
     SKIFF_UNROLL
     for (int k = 0; k < 4; ++k) whole[k] = _mm256_cvtps_epi32(_mm256_mul_ps(x[k], inverse));
-    const __m256i total = _mm256_add_epi32(_mm256_add_epi32(whole[0], whole[1]), _mm256_add_epi32(whole[2], whole[3]));
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-    *sum_out = _mm_cvtsi128_si32(sum);
     const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
     const __m256i in_order = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), in_order);
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), in_order);  // sums of columns 0, 1 (mod 4) and 2, 3 (mod 4) by turns
+    pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32(pairs, 0x4e));
+    pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32(pairs, 0xb1));
+    const std::int32_t first = _mm256_cvtsi256_si32(pairs), second = _mm256_extract_epi32(pairs, 4);
+    __builtin_memcpy(sums, &first, 4);
+    __builtin_memcpy(sums + 2, &second, 4);
 }
 
 }  // namespace
@@ -48,7 +49,7 @@ void quantize_avx2(const QuantizeArgs& args, Range tokens) {
                 const std::int64_t n = rest - k * 8;
                 values[k] = n >= 8 ? _mm256_loadu_ps(x + block * 32 + k * 8) : n > 0 ? load_tail(x + block * 32 + k * 8, n) : _mm256_setzero_ps();
             }
-            quantize_block(values, args.codes + token * args.padded_columns + block * 32, args.scales + token * n_blocks + block, args.sums + token * n_blocks + block);
+            quantize_block(values, args.codes + token * args.padded_columns + block * 32, args.scales + token * n_blocks + block, args.sums + (token * n_blocks + block) * 4);
         }
     }
 }

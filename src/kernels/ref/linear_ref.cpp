@@ -40,14 +40,15 @@ void quantize_ref(const QuantizeArgs& args, Range tokens) {
             const auto largest = std::bit_cast<float>(largest_bits);
             const bool countable = largest >= 1e-30f && largest <= 3.0e38f;  // else nothing, or an infinite or NaN scale that shows in the result
             const float scale = largest / 127.0f, inverse = countable ? 127.0f / largest : 0.0f;
-            std::int32_t sum = 0;
+            std::int16_t* sums = args.sums + (token * n_blocks + block) * 4;
+            std::fill_n(sums, 4, std::int16_t{0});
             for (std::int64_t i = begin; i < begin + 32; ++i) {
                 const auto code = static_cast<std::int32_t>(i < end && countable ? std::nearbyint(x[i] * inverse) : 0.0f);
                 codes[i] = static_cast<std::int8_t>(code);
-                sum += code;
+                std::int16_t& sum = sums[(i - begin) / 16 * 2 + i % 4 / 2];
+                sum = static_cast<std::int16_t>(sum + code);
             }
             args.scales[token * n_blocks + block] = scale;
-            args.sums[token * n_blocks + block] = sum;
         }
     }
 }

@@ -1,0 +1,258 @@
+// Micro-kernels over tiles in vectors of 256 bits, for tile_driver.h. A vector of 64 bytes of a tile is two halves of eight rows. Included by the units for
+// AVX2 and AVX-VNNI, and by them alone; they differ in how four products are added:
+//
+//   Depth 8, 4, 2, 1   AVX2: vpmaddubsw adds two products of an unsigned level and a signed code in 16 bits; `Depth` of its results fit there (2 x 15 x 127 x 8 =
+//                      30480 for levels up to 15, 2 x 31 x 127 x 4, 2 x 63 x 127 x 2, 2 x 127 x 127), then vpmaddwd with ones widens them
+//   Depth 0            AVX2, levels beyond 127: |w| times the code with the sign of w, each result (at most 2 x 128 x 127) widened at once
+//   Depth -1           AVX-VNNI: vpdpbusd adds four products in 32 bits
+//
+// Prefill: one tile times four tokens are 8 sums in 16 bits, two vectors of levels and a broadcast; the float sums stay in memory.
+#pragma once
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/simd_avx2.h"
+#include "kernels/cpu/tile_driver.h"
+
+namespace skiff {
+namespace {
+
+constexpr int signed_levels = 0, vnni = -1;
+
+inline __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+// Four activation bytes in every lane; a plain load with broadcast.
+inline __m256i broadcast4(const void* p) { return _mm256_castps_si256(_mm256_broadcast_ss(static_cast<const float*>(p))); }
+
+// Half `half` of vector v of a stored block as codes.
+template <int Bits>
+inline __m256i codes_of(const Byte* block, int v, int half) {
+    const auto field = [](__m256i plane, int shift, int mask) {
+        return _mm256_and_si256(shift == 0 ? plane : _mm256_srli_epi16(plane, shift), _mm256_set1_epi8(static_cast<char>(mask)));
+    };
+    // The bits of a second plane, moved up to bit `to` of the code and joined with the first.
+    const auto join = [](__m256i low, __m256i plane, int shift, int to, int mask) {
+        const __m256i moved = shift == to ? plane : shift > to ? _mm256_srli_epi16(plane, shift - to) : _mm256_slli_epi16(plane, to - shift);
+        return _mm256_or_si256(low, _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(mask))));
+    };
+    const Byte* at = block + half * 32;
+    if constexpr (Bits == 1) return field(load32(at), v, 1);
+    if constexpr (Bits == 2) return field(load32(at + v % 2 * 64), v / 2 * 2, 3);
+    if constexpr (Bits == 3) return join(codes_of<2>(block, v, half), load32(at + 128), v, 2, 4);
+    if constexpr (Bits == 4) return field(load32(at + v % 4 * 64), v / 4 * 4, 15);
+    if constexpr (Bits == 5) return join(codes_of<4>(block, v, half), load32(at + 256), v, 4, 16);
+    if constexpr (Bits == 6) return join(codes_of<4>(block, v, half), load32(at + 256 + v % 2 * 64), v / 2 * 2, 4, 0x30);
+    return load32(at + v * 64);
+}
+
+// Codes to what the products take: levels, or with signed_levels what they stand for.
+template <int Depth, int Levels>
+struct Expander {
+    __m256i table, offset;
+    explicit Expander(const TileFormat& format)
+        : table(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(format.levels)))), offset(_mm256_set1_epi8(static_cast<char>(format.offset))) {}
+    __m256i operator()(__m256i codes) const {
+        if constexpr (Levels) codes = _mm256_shuffle_epi8(table, codes);
+        if constexpr (Depth == signed_levels) codes = _mm256_sub_epi8(codes, offset);
+        return codes;
+    }
+};
+
+// A running sum of products: in 16 bits what has not been widened yet, in 32 bits the rest.
+template <int Depth, int Steps>
+struct Sum {
+    static constexpr bool in_16_bits = Depth >= Steps;  // all steps of a unit fit, and the start too: together they stay below 2 x 16 x 8 x 127
+    __m256i narrow, wide;
+
+    void begin(const std::int32_t* start) { (in_16_bits ? narrow : wide) = broadcast4(start); }
+    void add(int step, __m256i level, __m256i a) {
+#if defined(__AVXVNNI__)
+        if constexpr (Depth == vnni) {
+            wide = _mm256_dpbusd_avx_epi32(wide, level, a);
+            return;
+        }
+#endif
+        if constexpr (Depth == signed_levels) {
+            wide = _mm256_add_epi32(wide, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(level), _mm256_sign_epi8(a, level)), _mm256_set1_epi16(1)));
+        } else {
+            const __m256i products = _mm256_maddubs_epi16(level, a);
+            narrow = in_16_bits || step % Depth != 0 ? _mm256_add_epi16(narrow, products) : products;
+            if (!in_16_bits && step % Depth == Depth - 1) wide = _mm256_add_epi32(wide, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)));
+        }
+    }
+    void keep() {
+        if constexpr (Depth > 1) SKIFF_KEEP(narrow);
+        if constexpr (!in_16_bits) SKIFF_KEEP(wide);
+    }
+    __m256i total() const { return in_16_bits ? _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)) : wide; }
+};
+
+inline __m256 add_unit(__m256 sum, __m256i dot, __m256 scale, const float* activation_scale) {
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scale, _mm256_broadcast_ss(activation_scale)), sum);
+}
+
+// sums (N, stride) += the unit's products, which scale and correction turn into floats
+template <int N, class SumType>
+inline void add_units(const Stretch& stretch, const Tokens& x, std::int64_t block, std::int64_t unit, const SumType (&dot)[N][2], float* sums, std::int64_t stride) {
+    SKIFF_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        const __m256 scale = _mm256_load_ps(stretch.scales + unit * 16 + half * 8);
+        SKIFF_UNROLL
+        for (int t = 0; t < N; ++t) {
+            float* at = sums + t * stride + half * 8;
+            __m256i total = dot[t][half].total();
+            if (x.code_sums != nullptr) {  // zeros are 16-bit numbers in 32 bits, upper halves zero; the sum of 32 codes fits 16 bits too
+                const __m256i zero = _mm256_load_si256(reinterpret_cast<const __m256i*>(stretch.corrections + unit * 16 + half * 8));
+                total = _mm256_sub_epi32(total, _mm256_madd_epi16(zero, broadcast4(x.code_sums + unit * x.stride + t)));
+            }
+            _mm256_store_ps(at, add_unit(_mm256_load_ps(at), total, scale, x.scales + block * x.stride + t));
+        }
+        if (x.sums == nullptr) continue;
+        const __m256 correction = _mm256_load_ps(stretch.corrections + unit * 16 + half * 8);
+        SKIFF_UNROLL
+        for (int t = 0; t < N; ++t) {
+            float* at = sums + t * stride + half * 8;
+            _mm256_store_ps(at, _mm256_fnmadd_ps(correction, _mm256_broadcast_ss(x.sums + unit * x.stride + t), _mm256_load_ps(at)));
+        }
+    }
+}
+
+// sums (N, stride) += N tokens times blocks: stored ones (Bits 1 to 8), or expanded ones (Bits 0).
+template <int Bits, int Depth, int Levels, int Units, int N>
+void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
+    constexpr int steps = 8 / Units;
+    const Expander<Depth, Levels> expand(*stretch.format);
+    const Byte* block = stretch.codes;
+    for (std::int64_t b = 0; b < stretch.n_blocks; ++b, block += Bits == 0 ? expanded_block_bytes : 64 * Bits) {
+        SKIFF_UNROLL
+        for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
+        SKIFF_UNROLL
+        for (int unit = 0; unit < Units; ++unit) {
+            Sum<Depth, steps> dot[N][2];
+            SKIFF_UNROLL
+            for (int t = 0; t < N; ++t) {
+                dot[t][0].begin(x.start + (b * Units + unit) * x.stride + t);
+                dot[t][1].begin(x.start + (b * Units + unit) * x.stride + t);
+            }
+            SKIFF_UNROLL
+            for (int step = 0; step < steps; ++step) {
+                const int v = unit * steps + step;
+                __m256i level[2];
+                SKIFF_UNROLL
+                for (int half = 0; half < 2; ++half) {
+                    if constexpr (Bits == 0) level[half] = _mm256_load_si256(reinterpret_cast<const __m256i*>(block + v * 64 + half * 32));
+                    else level[half] = expand(codes_of<Bits>(block, v, half));
+                }
+                SKIFF_UNROLL
+                for (int t = 0; t < N; ++t) {
+                    const __m256i a = broadcast4(x.codes + t * x.code_stride + v * 4);
+                    dot[t][0].add(step, level[0], a);
+                    dot[t][1].add(step, level[1], a);
+                }
+                SKIFF_UNROLL
+                for (int t = 0; t < N; ++t) dot[t][0].keep(), dot[t][1].keep();
+            }
+            add_units<N>(stretch, x, b, b * Units + unit, dot, sums, stride);
+        }
+        x.codes += tile_block;
+    }
+}
+
+template <int Bits, int Depth, int Levels>
+struct Micro256 {
+    static constexpr std::int64_t max_direct = 4, tiles_at_once = 1;
+
+    static void numbers16(TileNumber type, const Byte* p, float* target) {
+        for (int half = 0; half < 2; ++half) {
+            __m256 numbers;
+            switch (type) {
+                case TileNumber::f16: numbers = f16_to_f32(p + half * 16); break;
+                case TileNumber::i8: numbers = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + half * 8)))); break;
+                case TileNumber::u8: numbers = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + half * 8)))); break;
+                case TileNumber::e8m0: {  // 2^(byte - 127); byte 0 is 2^-127, a subnormal, and 255 is NaN
+                    const __m256i byte = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + half * 8)));
+                    const auto pick = [&](__m256i otherwise, int key, int bits) {
+                        return _mm256_blendv_epi8(otherwise, _mm256_set1_epi32(bits), _mm256_cmpeq_epi32(byte, _mm256_set1_epi32(key)));
+                    };
+                    numbers = _mm256_castsi256_ps(pick(pick(_mm256_slli_epi32(byte, 23), 0, 0x00400000), 255, 0x7fc00000));
+                    break;
+                }
+                default: numbers = _mm256_loadu_ps(reinterpret_cast<const float*>(p) + half * 8);
+            }
+            _mm256_store_ps(target + half * 8, numbers);
+        }
+    }
+    static void copy16(const float* source, float* target) {
+        _mm256_store_ps(target, _mm256_load_ps(source));
+        _mm256_store_ps(target + 8, _mm256_load_ps(source + 8));
+    }
+
+    // Stored numbers to what the sums take: levels count from the offset, so a minimum or a zero does too.
+    static void finish_scales(const TileFormat& format, const float* super_scale, const float* super_minimum, float* scale, float* correction) {
+        for (int i = 0; i < 16; i += 8) {
+            __m256 s = _mm256_load_ps(scale + i);
+            if (format.relative_scales) s = _mm256_mul_ps(s, _mm256_load_ps(super_scale + i));
+            s = _mm256_mul_ps(s, _mm256_set1_ps(format.level_scale));
+            _mm256_store_ps(scale + i, s);
+            if (!format.has_corrections()) continue;
+            __m256 c = _mm256_load_ps(correction + i);
+            if (format.zeros != TileNumber::none) {
+                const __m256i zero = _mm256_sub_epi32(_mm256_cvtps_epi32(c), _mm256_set1_epi32(format.offset));
+                _mm256_store_si256(reinterpret_cast<__m256i*>(correction + i), _mm256_and_si256(zero, _mm256_set1_epi32(0xffff)));
+                continue;
+            }
+            if (format.relative_minimums) c = _mm256_mul_ps(c, _mm256_load_ps(super_minimum + i));
+            _mm256_store_ps(correction + i, _mm256_fnmadd_ps(_mm256_set1_ps(static_cast<float>(format.offset)), s, c));
+        }
+    }
+
+    // Sums in 16 bits start with both lanes, in 32 bits with their sum.
+    static std::int32_t start_of(const TileFormat& format, std::int32_t low, std::int32_t high) {
+        const std::int32_t offset = Depth == signed_levels ? 0 : format.offset;
+        if (Depth < 8 / format.units_per_block()) return -offset * (low + high);
+        return static_cast<std::int32_t>((static_cast<std::uint32_t>(-offset * low) & 0xffff) | static_cast<std::uint32_t>(-offset * high) << 16);
+    }
+
+    static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add, float* y) {
+        for (std::int64_t r = 0; r < n_rows; r += 8) {
+            const std::int64_t n = n_rows - r < 8 ? n_rows - r : 8;
+            __m256 value = _mm256_load_ps(sums + r);
+            if (bias != nullptr) value = _mm256_add_ps(value, load_tail(bias + r, n));
+            if (add) value = _mm256_add_ps(load_tail(y + r, n), value);
+            store_tail(y + r, n, value);
+        }
+    }
+
+    template <int StoredBits, int Units>
+    static void tokens(const Stretch& stretch, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+        constexpr int look_up = StoredBits == 0 ? 0 : Levels;
+        while (n_tokens > 0) {
+            const std::int64_t n = n_tokens < 4 ? n_tokens : 4;
+            switch (n) {
+                case 1: multiply_blocks<StoredBits, Depth, look_up, Units, 1>(stretch, x, sums, stride); break;
+                case 2: multiply_blocks<StoredBits, Depth, look_up, Units, 2>(stretch, x, sums, stride); break;
+                case 3: multiply_blocks<StoredBits, Depth, look_up, Units, 3>(stretch, x, sums, stride); break;
+                default: multiply_blocks<StoredBits, Depth, look_up, Units, 4>(stretch, x, sums, stride);
+            }
+            x = from(x, n, 0, Units);
+            n_tokens -= n;
+            sums += n * stride;
+        }
+    }
+    static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
+        if (stretch.format->units_per_block() == 2) tokens<Bits, 2>(stretch, x, n_tokens, sums, tile_rows);
+        else tokens<Bits, 1>(stretch, x, n_tokens, sums, tile_rows);
+    }
+    static void expand(const TileFormat& format, const Byte* block, std::int64_t n_blocks, Byte* target) {
+        const Expander<Depth, Levels> levels(format);
+        for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
+            SKIFF_UNROLL
+            for (int v = 0; v < 16; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(target) + v, levels(codes_of<Bits>(block, v / 2, v % 2)));
+        }
+    }
+    static void multiply(const Stretch* tiles, std::int64_t, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+        if (tiles[0].format->units_per_block() == 2) tokens<0, 2>(tiles[0], x, n_tokens, sums, stride);
+        else tokens<0, 1>(tiles[0], x, n_tokens, sums, stride);
+    }
+};
+
+}  // namespace
+}  // namespace skiff

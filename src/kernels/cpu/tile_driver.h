@@ -1,0 +1,186 @@
+// The loops around the int8 micro-kernels over tiles, for the wide units that include it, and for them alone: all is in an unnamed namespace, so
+// that each unit has its own copy in its own instructions.
+//
+// A unit gives a struct M (its micro-kernels):
+//     max_direct         up to so many tokens work from the stored codes (decode); above, blocks are expanded once for all tokens
+//     tiles_at_once      tiles whose expanded blocks a micro-kernel multiplies together, 1 or 2
+//     start_of           what the sums of a unit begin with, out of the sums of its columns at 0, 1 (mod 4) and at 2, 3 (mod 4)
+//     numbers16, finish_scales, copy16, write16   16 numbers of a section as floats; what they scale; moving them
+//     direct             sums of some tokens += blocks straight from the stored codes
+//     expand             blocks to levels, one byte each
+//     multiply           sums of some tokens += expanded blocks of one or two tiles
+//
+// For one unit of columns (a block of 32, or half of one): y += float(sum of (level - offset) * code of the activation) * (scale * activation scale)
+// - minimum * (activation scale * sum of its codes), units in order. Zeros of groups are subtracted in the inner sum, which is exact in integers. So an output has the same bits however
+// many tokens there are and however tiles, tokens and blocks are dealt.
+#pragma once
+
+#include "kernels/cpu/scratch.h"
+#include "kernels/kernels.h"
+#include "kernels/tile_format.h"
+
+namespace skiff {
+namespace {
+
+using Byte = std::uint8_t;
+
+constexpr std::int64_t blocks_at_once = 16;                 // expanded: 16 x 512 bytes of a tile
+constexpr std::int64_t units_at_once = 2 * blocks_at_once;  // scales of a stretch of blocks
+constexpr std::int64_t tokens_in_cache = 128;               // whose codes stay in L2 while tiles go by
+
+// Some tokens from one block on. Numbers of neighbouring tokens lie side by side, those of the next block or unit `stride` further.
+struct Tokens {
+    const std::int8_t* codes;
+    const float* scales;        // of blocks
+    const std::int32_t* start;  // of units: what the integer sums begin with
+    const float* sums;             // of units: activation scale * sum of codes, where the weight has minimums
+    const std::int32_t* code_sums; // of units: sum of codes, where the weight has zeros
+    std::int64_t code_stride;   // from one token to the next
+    std::int64_t stride;
+};
+
+// A stretch of blocks of one tile, with what scales them.
+struct Stretch {
+    const TileFormat* format;
+    const Byte* codes;  // stored, or expanded
+    std::int64_t n_blocks;
+    alignas(64) float scales[units_at_once * tile_rows];
+    alignas(64) float corrections[units_at_once * tile_rows];  // minimums less offset * scale; or zeros less offset as i32, the upper half zero
+};
+
+inline Tokens from(const Tokens& x, std::int64_t token, std::int64_t block, std::int64_t units_per_block) {
+    const std::int64_t unit = block * units_per_block * x.stride + token;
+    return {x.codes + token * x.code_stride + block * tile_block, x.scales + block * x.stride + token, x.start + unit, x.sums == nullptr ? nullptr : x.sums + unit, x.code_sums == nullptr ? nullptr : x.code_sums + unit, x.code_stride, x.stride};
+}
+
+// Scales and corrections of the units of blocks first .. first + n, as floats.
+template <class M>
+void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first, std::int64_t n_blocks, Stretch& stretch) {
+    const std::int64_t per_block = format.units_per_block(), unit_columns = tile_block / per_block;
+    std::int64_t group = -1, super = -1;
+    alignas(64) float scale[tile_rows] = {}, correction[tile_rows] = {}, super_scale[tile_rows] = {}, super_minimum[tile_rows] = {};
+    for (std::int64_t unit = 0; unit < n_blocks * per_block; ++unit) {
+        const std::int64_t column = first * tile_block + unit * unit_columns;
+        if (format.n_supers > 0 && column / format.super_size != super) {
+            super = column / format.super_size;
+            const std::int64_t at = super * tile_rows * tile_number_bytes(format.supers);
+            if (format.relative_scales) M::numbers16(format.supers, tile + format.super_scales_at + at, super_scale);
+            if (format.relative_minimums) M::numbers16(format.supers, tile + format.super_minimums_at + at, super_minimum);
+            group = -1;
+        }
+        if (column / format.group_size != group) {
+            group = column / format.group_size;
+            M::numbers16(format.scales, tile + format.scales_at + group * tile_rows * tile_number_bytes(format.scales), scale);
+            const TileNumber type = format.minimums != TileNumber::none ? format.minimums : format.zeros;
+            if (format.has_corrections()) M::numbers16(type, tile + format.corrections_at + group * tile_rows * tile_number_bytes(type), correction);
+            M::finish_scales(format, super_scale, super_minimum, scale, correction);
+        }
+        M::copy16(scale, stretch.scales + unit * tile_rows);
+        if (format.has_corrections()) M::copy16(correction, stretch.corrections + unit * tile_rows);
+    }
+    stretch.format = &format;
+    stretch.n_blocks = n_blocks;
+}
+
+// Tokens with the starts of their sums, in this thread's scratch, which moves on.
+template <class M>
+Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format, float*& scratch) {
+    const PreparedActivation& x = args.x;
+    const std::int64_t stored_blocks = x.padded_columns / tile_block, per_block = format.units_per_block(), n_tokens = args.n_tokens;
+    const auto take = [&](std::int64_t n) {
+        float* taken = scratch;
+        scratch += n;
+        return taken;
+    };
+    float* scales = take(n_tokens * format.n_blocks);
+    auto* start = reinterpret_cast<std::int32_t*>(take(n_tokens * format.n_blocks * per_block));
+    float* sums = format.minimums != TileNumber::none ? take(n_tokens * format.n_blocks * per_block) : nullptr;
+    auto* code_sums = format.zeros != TileNumber::none ? reinterpret_cast<std::int32_t*>(take(n_tokens * format.n_blocks * per_block)) : nullptr;
+    for (std::int64_t t = 0; t < n_tokens; ++t)
+        for (std::int64_t block = 0; block < format.n_blocks; ++block) {
+            const std::int16_t* lanes = x.sums + (t * stored_blocks + block) * 4;
+            const float scale = x.scales[t * stored_blocks + block];
+            scales[block * n_tokens + t] = scale;
+            for (std::int64_t unit = 0; unit < per_block; ++unit) {
+                const std::int32_t low = per_block == 2 ? lanes[unit * 2] : lanes[0] + lanes[2], high = per_block == 2 ? lanes[unit * 2 + 1] : lanes[1] + lanes[3];
+                const std::int64_t at = (block * per_block + unit) * n_tokens + t;
+                start[at] = M::start_of(format, low, high);
+                if (sums != nullptr) sums[at] = scale * static_cast<float>(low + high);
+                if (code_sums != nullptr) code_sums[at] = low + high;
+            }
+        }
+    return {x.codes, scales, start, sums, code_sums, x.padded_columns, n_tokens};
+}
+
+// sums (n_tokens, stride) f32, of which 16 at `first` belong to the rows from `row` on, to y.
+template <class M>
+void write_rows(const LinearArgs& args, std::int64_t row, std::int64_t n_rows, std::int64_t first_token, std::int64_t n_tokens, const float* sums, std::int64_t stride) {
+    for (std::int64_t t = 0; t < n_tokens; ++t, sums += stride) {
+        float* y = args.y + (first_token + t) * args.y_stride + row;
+        M::write16(sums, args.bias == nullptr ? nullptr : args.bias + row, n_rows, args.write == LinearArgs::Write::add, y);
+    }
+}
+
+template <class M>
+void few_tokens(const LinearArgs& args, Range rows, const TileFormat& format, const Tokens& x) {
+    alignas(64) float sums[M::max_direct * tile_rows];
+    Stretch stretch;
+    const auto* data = reinterpret_cast<const Byte*>(args.weight->data);
+    for (std::int64_t row = rows.begin; row < rows.end; row += tile_rows) {
+        const Byte* tile = data + row / tile_rows * format.tile_bytes;
+        for (std::int64_t i = 0; i < args.n_tokens * tile_rows; ++i) sums[i] = 0;
+        for (std::int64_t block = 0; block < format.n_blocks; block += blocks_at_once) {
+            const std::int64_t n = format.n_blocks - block < blocks_at_once ? format.n_blocks - block : blocks_at_once;
+            load_scales<M>(tile, format, block, n, stretch);
+            stretch.codes = tile + format.codes_at + block * format.block_bytes;
+            M::direct(stretch, from(x, 0, block, format.units_per_block()), args.n_tokens, sums);
+        }
+        write_rows<M>(args, row, rows.end - row < tile_rows ? rows.end - row : tile_rows, 0, args.n_tokens, sums, tile_rows);
+    }
+}
+
+template <class M>
+void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, const Tokens& x, float* scratch) {
+    constexpr std::int64_t width = M::tiles_at_once * tile_rows;
+    const std::int64_t per_block = format.units_per_block();
+    alignas(64) Byte expanded[M::tiles_at_once * blocks_at_once * expanded_block_bytes];
+    Stretch stretches[M::tiles_at_once];
+    float* sums = scratch;  // (tokens_in_cache, width)
+    const auto* data = reinterpret_cast<const Byte*>(args.weight->data);
+    for (std::int64_t token = 0; token < args.n_tokens; token += tokens_in_cache) {
+        const std::int64_t n_tokens = args.n_tokens - token < tokens_in_cache ? args.n_tokens - token : tokens_in_cache;
+        for (std::int64_t row = rows.begin; row < rows.end; row += width) {
+            const std::int64_t n_tiles = rows.end - row > tile_rows ? M::tiles_at_once : 1;
+            for (std::int64_t i = 0; i < n_tokens * width; ++i) sums[i] = 0;
+            for (std::int64_t block = 0; block < format.n_blocks; block += blocks_at_once) {
+                const std::int64_t n = format.n_blocks - block < blocks_at_once ? format.n_blocks - block : blocks_at_once;
+                for (std::int64_t i = 0; i < n_tiles; ++i) {
+                    const Byte* tile = data + (row / tile_rows + i) * format.tile_bytes;
+                    load_scales<M>(tile, format, block, n, stretches[i]);
+                    Byte* target = expanded + i * blocks_at_once * expanded_block_bytes;
+                    M::expand(format, tile + format.codes_at + block * format.block_bytes, n, target);
+                    stretches[i].codes = target;
+                }
+                M::multiply(stretches, n_tiles, from(x, token, block, per_block), n_tokens, sums, width);
+            }
+            for (std::int64_t i = 0; i < n_tiles; ++i) {
+                const std::int64_t first = row + i * tile_rows;
+                write_rows<M>(args, first, rows.end - first < tile_rows ? rows.end - first : tile_rows, token, n_tokens, sums + i * tile_rows, width);
+            }
+        }
+    }
+}
+
+template <class M>
+void linear_tiles(const LinearArgs& args, Range rows) {
+    const TileFormat format = tile_format(*args.weight);
+    const std::int64_t n_units = args.x.padded_columns / 16;
+    float* scratch = thread_scratch(args.n_tokens * n_units * 3 + tokens_in_cache * M::tiles_at_once * tile_rows + 64);
+    const Tokens x = prepare_tokens<M>(args, format, scratch);
+    scratch += (16 - (reinterpret_cast<std::uintptr_t>(scratch) / 4) % 16) % 16;  // sums begin at a multiple of 64 bytes
+    if (args.n_tokens <= M::max_direct) few_tokens<M>(args, rows, format, x);
+    else many_tokens<M>(args, rows, format, x, scratch);
+}
+
+}  // namespace
+}  // namespace skiff
