@@ -102,9 +102,9 @@ void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
 }
 
 // sums (N, stride) += expanded blocks of R tiles times N tokens
-template <int R, int N, int Units>
+template <int R, int N, int Units, Corrections kind>
 void multiply_blocks(const Stretch* tiles, Tokens x, float* sums, std::int64_t stride) {
-    const bool with_minimums = x.sums != nullptr, with_zeros = x.code_sums != nullptr;
+    constexpr bool with_minimums = kind == Corrections::minimums, with_zeros = kind == Corrections::zeros;
     // Two bases and a stride reach six tokens with few registers.
     const std::int8_t *codes[2] = {x.codes, x.codes + 3 * x.code_stride}, *const end = x.codes + tiles[0].n_blocks * tile_block;
     const Byte* block[R];
@@ -137,7 +137,7 @@ void multiply_blocks(const Stretch* tiles, Tokens x, float* sums, std::int64_t s
             }
             SKIFF_UNROLL
             for (int r = 0; r < R; ++r) {
-                const __m512 scale = _mm512_load_ps(scales[r]), correction = _mm512_load_ps(corrections[r]);
+                const __m512 scale = _mm512_load_ps(scales[r]), correction = kind == Corrections::none ? scale : _mm512_load_ps(corrections[r]);
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) {
                     if (with_zeros) dot[t][r] = less_zero(dot[t][r], _mm512_castps_si512(correction), x.code_sums[t]);
@@ -172,22 +172,32 @@ void expand_blocks(const TileFormat& format, const Byte* block, std::int64_t n_b
     }
 }
 
-template <int R, int Units>
+template <int R, int Units, Corrections kind>
 void multiply_tokens(const Stretch* tiles, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
     while (n_tokens > 0) {
         // the rest in equal parts: 7 = 4 + 3, not 6 + 1
         const std::int64_t n = n_tokens >= 12 || n_tokens == 6 ? 6 : n_tokens > 6 ? (n_tokens + 1) / 2 : n_tokens;
         switch (n) {
-            case 1: multiply_blocks<R, 1, Units>(tiles, x, sums, stride); break;
-            case 2: multiply_blocks<R, 2, Units>(tiles, x, sums, stride); break;
-            case 3: multiply_blocks<R, 3, Units>(tiles, x, sums, stride); break;
-            case 4: multiply_blocks<R, 4, Units>(tiles, x, sums, stride); break;
-            case 5: multiply_blocks<R, 5, Units>(tiles, x, sums, stride); break;
-            default: multiply_blocks<R, 6, Units>(tiles, x, sums, stride);
+            case 1: multiply_blocks<R, 1, Units, kind>(tiles, x, sums, stride); break;
+            case 2: multiply_blocks<R, 2, Units, kind>(tiles, x, sums, stride); break;
+            case 3: multiply_blocks<R, 3, Units, kind>(tiles, x, sums, stride); break;
+            case 4: multiply_blocks<R, 4, Units, kind>(tiles, x, sums, stride); break;
+            case 5: multiply_blocks<R, 5, Units, kind>(tiles, x, sums, stride); break;
+            default: multiply_blocks<R, 6, Units, kind>(tiles, x, sums, stride);
         }
         x = from(x, n, 0, Units);
         n_tokens -= n;
         sums += n * stride;
+    }
+}
+
+template <int R>
+void multiply_tiles(const Stretch* tiles, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+    const bool halves = tiles[0].format->units_per_block() == 2;
+    switch (corrections_of(x)) {
+        case Corrections::zeros: return halves ? multiply_tokens<R, 2, Corrections::zeros>(tiles, x, n_tokens, sums, stride) : multiply_tokens<R, 1, Corrections::zeros>(tiles, x, n_tokens, sums, stride);
+        case Corrections::minimums: return halves ? multiply_tokens<R, 2, Corrections::minimums>(tiles, x, n_tokens, sums, stride) : multiply_tokens<R, 1, Corrections::minimums>(tiles, x, n_tokens, sums, stride);
+        default: return halves ? multiply_tokens<R, 2, Corrections::none>(tiles, x, n_tokens, sums, stride) : multiply_tokens<R, 1, Corrections::none>(tiles, x, n_tokens, sums, stride);
     }
 }
 
@@ -259,9 +269,8 @@ struct Avx512 {
     }
     static void expand(const TileFormat& format, const Byte* blocks, std::int64_t n_blocks, Byte* target) { expand_blocks<Bits, Levels>(format, blocks, n_blocks, target); }
     static void multiply(const Stretch* tiles, std::int64_t n_tiles, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
-        const bool halves = tiles[0].format->units_per_block() == 2;
-        if (n_tiles == 2) halves ? multiply_tokens<2, 2>(tiles, x, n_tokens, sums, stride) : multiply_tokens<2, 1>(tiles, x, n_tokens, sums, stride);
-        else halves ? multiply_tokens<1, 2>(tiles, x, n_tokens, sums, stride) : multiply_tokens<1, 1>(tiles, x, n_tokens, sums, stride);
+        if (n_tiles == 2) multiply_tiles<2>(tiles, x, n_tokens, sums, stride);
+        else multiply_tiles<1>(tiles, x, n_tokens, sums, stride);
     }
 };
 

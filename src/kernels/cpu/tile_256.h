@@ -90,7 +90,7 @@ inline __m256 add_unit(__m256 sum, __m256i dot, __m256 scale, const float* activ
 }
 
 // sums (N, stride) += the unit's products, which scale and correction turn into floats
-template <int N, class SumType>
+template <int N, Corrections kind, class SumType>
 inline void add_units(const Stretch& stretch, const Tokens& x, std::int64_t block, std::int64_t unit, const SumType (&dot)[N][2], float* sums, std::int64_t stride) {
     SKIFF_UNROLL
     for (int half = 0; half < 2; ++half) {
@@ -99,13 +99,13 @@ inline void add_units(const Stretch& stretch, const Tokens& x, std::int64_t bloc
         for (int t = 0; t < N; ++t) {
             float* at = sums + t * stride + half * 8;
             __m256i total = dot[t][half].total();
-            if (x.code_sums != nullptr) {  // zeros are 16-bit numbers in 32 bits, upper halves zero; the sum of 32 codes fits 16 bits too
+            if (kind == Corrections::zeros || (kind == Corrections::look && x.code_sums != nullptr)) {  // zeros are 16-bit numbers in 32 bits, upper halves zero; the sum of 32 codes fits 16 bits too
                 const __m256i zero = _mm256_load_si256(reinterpret_cast<const __m256i*>(stretch.corrections + unit * 16 + half * 8));
                 total = _mm256_sub_epi32(total, _mm256_madd_epi16(zero, broadcast4(x.code_sums + unit * x.stride + t)));
             }
             _mm256_store_ps(at, add_unit(_mm256_load_ps(at), total, scale, x.scales + block * x.stride + t));
         }
-        if (x.sums == nullptr) continue;
+        if (kind == Corrections::none || kind == Corrections::zeros || x.sums == nullptr) continue;
         const __m256 correction = _mm256_load_ps(stretch.corrections + unit * 16 + half * 8);
         SKIFF_UNROLL
         for (int t = 0; t < N; ++t) {
@@ -116,7 +116,7 @@ inline void add_units(const Stretch& stretch, const Tokens& x, std::int64_t bloc
 }
 
 // sums (N, stride) += N tokens times blocks: stored ones (Bits 1 to 8), or expanded ones (Bits 0).
-template <int Bits, int Depth, int Levels, int Units, int N>
+template <int Bits, int Depth, int Levels, int Units, int N, Corrections kind>
 void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
     constexpr int steps = 8 / Units;
     const Expander<Depth, Levels> expand(*stretch.format);
@@ -150,7 +150,7 @@ void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) dot[t][0].keep(), dot[t][1].keep();
             }
-            add_units<N>(stretch, x, b, b * Units + unit, dot, sums, stride);
+            add_units<N, kind>(stretch, x, b, b * Units + unit, dot, sums, stride);
         }
         x.codes += tile_block;
     }
@@ -221,16 +221,16 @@ struct Micro256 {
         }
     }
 
-    template <int StoredBits, int Units>
+    template <int StoredBits, int Units, Corrections kind>
     static void tokens(const Stretch& stretch, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
         constexpr int look_up = StoredBits == 0 ? 0 : Levels;
         while (n_tokens > 0) {
             const std::int64_t n = n_tokens < 4 ? n_tokens : 4;
             switch (n) {
-                case 1: multiply_blocks<StoredBits, Depth, look_up, Units, 1>(stretch, x, sums, stride); break;
-                case 2: multiply_blocks<StoredBits, Depth, look_up, Units, 2>(stretch, x, sums, stride); break;
-                case 3: multiply_blocks<StoredBits, Depth, look_up, Units, 3>(stretch, x, sums, stride); break;
-                default: multiply_blocks<StoredBits, Depth, look_up, Units, 4>(stretch, x, sums, stride);
+                case 1: multiply_blocks<StoredBits, Depth, look_up, Units, 1, kind>(stretch, x, sums, stride); break;
+                case 2: multiply_blocks<StoredBits, Depth, look_up, Units, 2, kind>(stretch, x, sums, stride); break;
+                case 3: multiply_blocks<StoredBits, Depth, look_up, Units, 3, kind>(stretch, x, sums, stride); break;
+                default: multiply_blocks<StoredBits, Depth, look_up, Units, 4, kind>(stretch, x, sums, stride);
             }
             x = from(x, n, 0, Units);
             n_tokens -= n;
@@ -238,8 +238,8 @@ struct Micro256 {
         }
     }
     static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
-        if (stretch.format->units_per_block() == 2) tokens<Bits, 2>(stretch, x, n_tokens, sums, tile_rows);
-        else tokens<Bits, 1>(stretch, x, n_tokens, sums, tile_rows);
+        if (stretch.format->units_per_block() == 2) tokens<Bits, 2, Corrections::look>(stretch, x, n_tokens, sums, tile_rows);
+        else tokens<Bits, 1, Corrections::look>(stretch, x, n_tokens, sums, tile_rows);
     }
     static void expand(const TileFormat& format, const Byte* block, std::int64_t n_blocks, Byte* target) {
         const Expander<Depth, Levels> levels(format);
@@ -248,9 +248,14 @@ struct Micro256 {
             for (int v = 0; v < 16; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(target) + v, levels(codes_of<Bits>(block, v / 2, v % 2)));
         }
     }
+    template <Corrections kind>
+    static void multiply_units(const Stretch& tile, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+        if (tile.format->units_per_block() == 2) tokens<0, 2, kind>(tile, x, n_tokens, sums, stride);
+        else tokens<0, 1, kind>(tile, x, n_tokens, sums, stride);
+    }
     static void multiply(const Stretch* tiles, std::int64_t, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
-        if (tiles[0].format->units_per_block() == 2) tokens<0, 2>(tiles[0], x, n_tokens, sums, stride);
-        else tokens<0, 1>(tiles[0], x, n_tokens, sums, stride);
+        if (corrections_of(x) == Corrections::none) multiply_units<Corrections::none>(tiles[0], x, n_tokens, sums, stride);
+        else multiply_units<Corrections::look>(tiles[0], x, n_tokens, sums, stride);
     }
 };
 

@@ -39,6 +39,10 @@ struct Tokens {
     std::int64_t stride;
 };
 
+// What a weight has beside scales. Micro-kernels for many tokens are made for each, those for few look at run time.
+enum class Corrections { none, zeros, minimums, look };
+inline Corrections corrections_of(const Tokens& x) { return x.sums != nullptr ? Corrections::minimums : x.code_sums != nullptr ? Corrections::zeros : Corrections::none; }
+
 // A stretch of blocks of one tile, with what scales them.
 struct Stretch {
     const TileFormat* format;
