@@ -12,14 +12,20 @@ namespace {
 
 constexpr float negligible = 0x1p-100f;  // as in grid.cpp: such a group has scale 0 on purpose
 
+// Where each section of a quantized weight lies in one buffer.
+struct CodesBuffer {
+    AlignedBuffer memory;
+    CodeRowBytes row_bytes;
+    std::byte *packed = nullptr, *scales = nullptr, *zeros = nullptr, *super_scales = nullptr;
+    Codes codes;
+};
+
 struct EncodeJob {
     const Weight& source;
     const Grid& grid;
     Scheme scheme;
     std::span<const float> importance;
-    std::byte* packed;
-    std::byte* scales;
-    std::uint8_t* zeros;  // null when symmetric
+    CodesBuffer& target;
     std::atomic<bool> needs_f32_scales = false;
     std::atomic<std::int64_t> bad_row = std::numeric_limits<std::int64_t>::max();
 };
@@ -37,27 +43,34 @@ std::int64_t first_non_finite(std::span<const float> values) {
 struct RowScratch {
     std::vector<float> values, scales;
     std::vector<std::uint8_t> codes;
+    RowParams params;
 };
 
-void round_group(std::span<const float> group, const GroupParams& params, int bits, std::uint8_t* codes) {
-    // Grid::round in a loop the compiler can vectorise; weight_test.cpp compares the two.
-    const float zero = static_cast<float>(params.zero), low = -zero, high = static_cast<float>((1 << bits) - 1) - zero;
-    constexpr float magic = 0x1.8p23f;
-    if (params.scale == 0) {
-        std::fill_n(codes, group.size(), static_cast<std::uint8_t>(params.zero));
-        return;
+// Whether a group's f16 scale lost what the weights are.
+bool scale_is_lost(const GroupParams& params, const Scheme& scheme, std::span<const float> values) {
+    bool lost = !scale_is_storable(params.scale, scheme.scale_dtype, scheme.bits);
+    if (params.scale == 0 && scheme.scale_dtype == DType::f16)
+        for (float value : values) lost = lost || std::fabs(value) > negligible;
+    return lost;
+}
+
+void store_scales(const EncodeJob& job, std::int64_t row, RowScratch& scratch) {
+    const CodesBuffer& target = job.target;
+    const bool relative = job.scheme.relative_scales();
+    for (std::size_t group = 0; group < scratch.params.groups.size(); ++group) {
+        const GroupParams& params = scratch.params.groups[group];
+        scratch.scales[group] = relative ? static_cast<float>(params.scale_code) : params.scale;
+        if (target.row_bytes.zeros > 0) target.zeros[row * target.row_bytes.zeros + static_cast<std::int64_t>(group)] = static_cast<std::byte>(params.zero);
     }
-    for (std::size_t i = 0; i < group.size(); ++i) {
-        float level = group[i] / params.scale;
-        level = level < low ? low : level;
-        level = level > high ? high : level;
-        codes[i] = static_cast<std::uint8_t>(static_cast<std::int32_t>(((level + magic) - magic) + zero));
-    }
+    const auto store = [row](DType dtype, const std::vector<float>& values, std::byte* section, std::int64_t row_bytes) {
+        if (row_bytes > 0) dtype_info(dtype).from_float(values.data(), static_cast<std::int64_t>(values.size()), section + row * row_bytes);
+    };
+    store(job.scheme.scale_dtype, scratch.scales, target.scales, target.row_bytes.scales);
+    store(job.scheme.super_dtype, scratch.params.super_scales, target.super_scales, target.row_bytes.super_scales);
 }
 
 void encode_row(EncodeJob& job, std::int64_t row, RowScratch& scratch) {
     const std::int64_t n_columns = job.source.n_columns();
-    const std::int64_t n_groups = job.scheme.n_groups(n_columns);
     const std::int64_t group_size = job.scheme.group_size == 0 ? n_columns : job.scheme.group_size;
     job.source.row(row, scratch.values.data());
     if (first_non_finite(scratch.values) >= 0) {
@@ -66,23 +79,16 @@ void encode_row(EncodeJob& job, std::int64_t row, RowScratch& scratch) {
         }
         return;
     }
-    for (std::int64_t group = 0; group < n_groups; ++group) {
-        const auto begin = static_cast<std::size_t>(group * group_size);
-        const auto size = static_cast<std::size_t>(std::min(n_columns, (group + 1) * group_size)) - begin;
-        const auto values = std::span<const float>(scratch.values).subspan(begin, size);
-        const auto importance = job.importance.empty() ? job.importance : job.importance.subspan(begin, size);
-        const GroupParams params = job.grid.fit(values, importance);
-        scratch.scales[static_cast<std::size_t>(group)] = params.scale;
-        if (job.zeros != nullptr) job.zeros[row * n_groups + group] = static_cast<std::uint8_t>(params.zero);
-        bool lost = !scale_is_storable(params.scale, job.scheme.scale_dtype, job.scheme.bits);
-        if (params.scale == 0 && job.scheme.scale_dtype == DType::f16)
-            for (float value : values) lost = lost || std::fabs(value) > negligible;
-        if (lost) job.needs_f32_scales = true;
-        round_group(values, params, job.scheme.bits, scratch.codes.data() + begin);
+    fit_row(job.grid, job.scheme, scratch.values, job.importance, scratch.params);
+    for (std::size_t group = 0; group < scratch.params.groups.size(); ++group) {
+        const auto begin = static_cast<std::int64_t>(group) * group_size;
+        const auto values = std::span<const float>(scratch.values).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(std::min(group_size, n_columns - begin)));
+        const GroupParams& params = scratch.params.groups[group];
+        if (scale_is_lost(params, job.scheme, values)) job.needs_f32_scales = true;
+        job.grid.round_group(values, params, scratch.codes.data() + begin);
     }
-    pack_codes(scratch.codes.data(), job.scheme.bits, n_columns, job.packed + row * packed_row_bytes(job.scheme.bits, n_columns));
-    const DTypeInfo& scale_type = dtype_info(job.scheme.scale_dtype);
-    scale_type.from_float(scratch.scales.data(), n_groups, job.scales + row * n_groups * scale_type.bits / 8);
+    pack_codes(scratch.codes.data(), job.scheme.bits, n_columns, job.target.packed + row * job.target.row_bytes.packed);
+    store_scales(job, row, scratch);
 }
 
 // Every thread takes an equal run of rows; rows do not know of each other.
@@ -124,27 +130,39 @@ Result<Weight> encode_floating(const Weight& source, const Scheme& scheme, Threa
     return Weight{source.shape, std::move(view), std::move(owner)};
 }
 
-// Where each part of a quantized weight lies in one buffer.
-struct CodesBuffer {
-    AlignedBuffer memory;
-    Codes codes;
-};
-
 std::shared_ptr<CodesBuffer> allocate_codes(const Scheme& scheme, std::int64_t n_rows, std::int64_t n_columns) {
     const std::int64_t n_groups = scheme.n_groups(n_columns);
-    const std::int64_t row_bytes = packed_row_bytes(scheme.bits, n_columns);
-    const auto packed_bytes = static_cast<std::size_t>(n_rows * row_bytes);
-    const auto scale_bytes = static_cast<std::size_t>(n_rows * n_groups * dtype_info(scheme.scale_dtype).bits / 8);
-    const auto zero_bytes = scheme.symmetric ? 0 : static_cast<std::size_t>(n_rows * n_groups);
-    const std::size_t scales_at = round_up<std::size_t>(packed_bytes, 64), zeros_at = round_up<std::size_t>(scales_at + scale_bytes, 64);
     auto buffer = std::make_shared<CodesBuffer>();
-    buffer->memory = AlignedBuffer(zeros_at + zero_bytes);
-    const std::span<const std::byte> bytes(buffer->memory.data(), zeros_at + zero_bytes);
+    const CodeRowBytes& bytes = buffer->row_bytes = code_row_bytes(scheme, n_columns);
+    std::size_t n_bytes = 0;
+    const auto place = [&](std::int64_t row_bytes) {
+        const std::size_t at = n_bytes;
+        n_bytes = round_up<std::size_t>(at + static_cast<std::size_t>(n_rows * row_bytes), 64);
+        return at;
+    };
+    const std::size_t packed_at = place(bytes.packed), scales_at = place(bytes.scales), zeros_at = place(bytes.zeros), supers_at = place(bytes.super_scales);
+    buffer->memory = AlignedBuffer(n_bytes);
+    buffer->packed = buffer->memory.data() + packed_at;
+    buffer->scales = buffer->memory.data() + scales_at;
+    buffer->zeros = buffer->memory.data() + zeros_at;
+    buffer->super_scales = buffer->memory.data() + supers_at;
+    const auto view = [n_rows](DType dtype, std::int64_t n_items, const std::byte* section, std::int64_t row_bytes) {
+        return TensorView{dtype, {n_rows, n_items}, {section, static_cast<std::size_t>(n_rows * row_bytes)}};
+    };
     buffer->codes.scheme = scheme;
-    buffer->codes.packed = {DType::i32, {n_rows, row_bytes / 4}, bytes.subspan(0, packed_bytes)};
-    buffer->codes.scales = {scheme.scale_dtype, {n_rows, n_groups}, bytes.subspan(scales_at, scale_bytes)};
-    if (!scheme.symmetric) buffer->codes.zeros = {DType::u8, {n_rows, n_groups}, bytes.subspan(zeros_at, zero_bytes)};
+    buffer->codes.packed = view(DType::i32, bytes.packed / 4, buffer->packed, bytes.packed);
+    buffer->codes.scales = view(scheme.scale_dtype, n_groups, buffer->scales, bytes.scales);
+    if (scheme.stores_zeros()) buffer->codes.zeros = view(DType::u8, n_groups, buffer->zeros, bytes.zeros);
+    if (scheme.relative_scales()) buffer->codes.super_scales = view(scheme.super_dtype, scheme.n_supers(n_columns), buffer->super_scales, bytes.super_scales);
     return buffer;
+}
+
+// Which types scales may have when they are chosen here: others are only read.
+bool scales_can_be_chosen(const Scheme& scheme) {
+    const DType dtype = scheme.scale_dtype;
+    const bool fine = dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f32 || (dtype == DType::f8_e8m0 && scheme.kind == NumberKind::codebook);
+    const bool supers = scheme.group_size > 0 && scheme.super_size % scheme.group_size == 0 && (scheme.super_dtype == DType::f32 || scheme.super_dtype == DType::f16);
+    return fine || (dtype == DType::i8 && supers);
 }
 
 Status check_request(const Weight& source, const Scheme& scheme, std::span<const float> importance) {
@@ -156,9 +174,9 @@ Status check_request(const Weight& source, const Scheme& scheme, std::span<const
     if (scheme.bits < 1 || scheme.bits > 8 || scheme.group_size < 0)
         return usage_error("a scheme has 1 to 8 bits and a group size of 0 or more, not " + std::to_string(scheme.bits) + " and " +
                            std::to_string(scheme.group_size));
-    if (scheme.scale_dtype != DType::f16 && scheme.scale_dtype != DType::bf16 && scheme.scale_dtype != DType::f32)
-        return usage_error("scales are F16, BF16 or F32, not " + std::string(dtype_info(scheme.scale_dtype).name));
-    if (scheme.kind == NumberKind::codebook || scheme.minimums) return unsupported("weights cannot be quantized to " + scheme.name() + " yet");
+    if (scheme.minimums) return unsupported("weights with minimums (" + scheme.name() + ") are read from GGUF files, not made; take " +
+                                            "a scheme with zeros, such as w4g32a");
+    if (!scales_can_be_chosen(scheme)) return usage_error("scales of type " + std::string(dtype_info(scheme.scale_dtype).name) + " cannot be chosen for " + scheme.name());
     if (!importance.empty() && static_cast<std::int64_t>(importance.size()) != source.n_columns())
         return usage_error("importance has " + std::to_string(importance.size()) + " values, the weight " +
                            std::to_string(source.n_columns()) + " columns");
@@ -175,9 +193,7 @@ Result<Weight> encode_nearest(const Weight& source, const Scheme& scheme, ScaleR
     const std::int64_t n_columns = source.n_columns();
     auto grid = make_grid(scheme, rule);
     auto buffer = allocate_codes(scheme, source.n_rows(), n_columns);
-    EncodeJob job{source, *grid, scheme, importance, buffer->memory.data(), nullptr, nullptr};
-    job.scales = job.packed + (buffer->codes.scales.data.data() - buffer->memory.data());
-    if (!scheme.symmetric) job.zeros = reinterpret_cast<std::uint8_t*>(job.packed + (buffer->codes.zeros.data.data() - buffer->memory.data()));
+    EncodeJob job{source, *grid, scheme, importance, *buffer};
     for_each_share(source.n_rows(), pool, [&](Range rows) {
         RowScratch scratch;
         scratch.values.resize(static_cast<std::size_t>(n_columns));

@@ -1,36 +1,16 @@
 // Integer and floating grids. The search tries many scales at once, four to a vector, and judges the best few exactly.
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <vector>
 
-#include "tensor/scheme.h"
+#include "tensor/grid_parts.h"
 
 namespace skiff {
 namespace {
 
+using namespace grids;
+
 // Four floats or ints that the compiler maps to whatever vectors the machine has; each lane rounds as a scalar would.
 using Float4 = float __attribute__((vector_size(16)));
 using Double4 = double __attribute__((vector_size(32)));
-
-constexpr float rounding_magic = 0x1.8p23f;  // x + magic - magic rounds |x| < 2^22 to the nearest integer, ties to even
-constexpr float flushed_to_zero = 0x1p-100f; // groups without a weight above this are all zero
-
-float round_to(DType dtype, float value) {
-    const bool is_f16 = dtype == DType::f16, is_bf16 = dtype == DType::bf16;
-    const float rounded = is_f16 ? f16_to_float(float_to_f16(value)) : is_bf16 ? bf16_to_float(float_to_bf16(value)) : value;
-    if (std::isfinite(rounded)) return rounded;
-    return std::copysign(is_f16 ? 65504.0f : is_bf16 ? 0x1.fep127f : std::numeric_limits<float>::max(), value);
-}
-
-// A group scaled by a power of two so that its largest magnitude is in [1, 2), and weights for the squared errors with maximum 1.
-struct Group {
-    const float* x;
-    const float* weight;  // all ones without importance
-    std::int64_t n;
-    float minimum, maximum;  // of x and zero
-    int exponent;            // original = x * 2^exponent
-};
 
 // One way to quantize a group: level = clamp(round(x / scale), low, high), value = level * scale.
 struct Candidate {
@@ -106,6 +86,8 @@ public:
     IntegerGrid(const Scheme& scheme, ScaleRule rule) : scheme_(scheme), rule_(rule), last_(static_cast<float>((1 << scheme.bits) - 1)) {}
 
     GroupParams fit(std::span<const float> group, std::span<const float> importance) const override;
+    GroupParams fit_under(float super_scale, const GroupParams& wanted, std::span<const float> group, std::span<const float> importance) const override;
+    void round_group(std::span<const float> group, const GroupParams& params, std::uint8_t* codes) const override;
     std::int32_t round(float x, const GroupParams& params) const override {
         if (params.scale == 0) return params.zero;
         const float zero = static_cast<float>(params.zero);
@@ -223,57 +205,60 @@ float constant_scale(float magnitude, int max_level, DType dtype) {
     return best;
 }
 
-GroupParams IntegerGrid::fit(std::span<const float> group, std::span<const float> importance) const {
-    const auto zero_of = [&](const Candidate& candidate) { return static_cast<std::int32_t>(-candidate.low); };
-    const std::int32_t empty_zero = scheme_.symmetric ? 1 << (scheme_.bits - 1) : 0;
-    float minimum = 0, maximum = 0;
-    bool constant = true;
-    for (float x : group) {
-        minimum = x < minimum ? x : minimum;
-        maximum = x > maximum ? x : maximum;
-        constant = constant && x == group[0];
-    }
-    const float magnitude = std::max(-minimum, maximum);
-    if (!(magnitude > flushed_to_zero) || std::isinf(magnitude)) return {0, empty_zero};
-    if (constant && rule_ == ScaleRule::search) {
+GroupParams IntegerGrid::fit(std::span<const float> values, std::span<const float> importance) const {
+    const auto params = [](float scale, float zero) { return GroupParams{scale, static_cast<std::int32_t>(zero)}; };
+    const NormalGroup normal(values, importance);
+    if (normal.empty()) return params(0, scheme_.symmetric ? middle() : 0);
+    if (normal.constant() && rule_ == ScaleRule::search) {
         if (scheme_.symmetric) {  // levels below zero reach one further
-            const float scale = constant_scale(magnitude, 1 << (scheme_.bits - 1), scheme_.scale_dtype);
-            const float level = std::nearbyint(magnitude / scale);
-            const bool negate = level >= middle() && group[0] > 0;
-            return {negate ? -scale : scale, empty_zero};
+            const float scale = constant_scale(normal.magnitude(), 1 << (scheme_.bits - 1), scheme_.scale_dtype);
+            const float level = std::nearbyint(normal.magnitude() / scale);
+            const bool negate = level >= middle() && values[0] > 0;
+            return params(negate ? -scale : scale, middle());
         }
-        return {constant_scale(magnitude, static_cast<int>(last_), scheme_.scale_dtype), group[0] < 0 ? static_cast<std::int32_t>(last_) : 0};
+        return params(constant_scale(normal.magnitude(), static_cast<int>(last_), scheme_.scale_dtype), values[0] < 0 ? last_ : 0);
     }
-
-    // Copies: x in [-2, 2] so that no square over- or underflows, weights in [0, 1].
-    constexpr std::size_t on_stack = 256;
-    float stack[2 * on_stack];
-    std::vector<float> heap(group.size() > on_stack ? 2 * group.size() : 0);
-    float* x = heap.empty() ? stack : heap.data();
-    float* weight = x + group.size();
-    const int exponent = std::ilogb(magnitude);
-    const float factor = std::ldexp(1.0f, -exponent);
-    for (std::size_t i = 0; i < group.size(); ++i) x[i] = group[i] * factor;
-    float heaviest = 0;
-    for (float w : importance) heaviest = std::max(heaviest, w);
-    const bool weighted = heaviest > 0 && std::isfinite(heaviest);
-    for (std::size_t i = 0; i < group.size(); ++i) weight[i] = weighted ? std::max(0.0f, importance[i] / heaviest) : 1.0f;
-
-    const Group normal = {x, weight, static_cast<std::int64_t>(group.size()), minimum * factor, maximum * factor, exponent};
-    Candidate chosen = min_max(normal);
+    const Group& group = normal.group();
+    Candidate chosen = min_max(group);
     if (rule_ == ScaleRule::search) {
-        chosen = search(normal);
+        chosen = search(group);
     } else {
-        chosen.scale = stored(normal, chosen.scale);
+        chosen.scale = stored(group, chosen.scale);
     }
-    return {std::ldexp(chosen.scale, exponent), zero_of(chosen)};
+    return params(std::ldexp(chosen.scale, group.exponent), -chosen.low);
+}
+
+GroupParams IntegerGrid::fit_under(float super_scale, const GroupParams& wanted, std::span<const float> values, std::span<const float> importance) const {
+    const NormalGroup normal(values, importance);
+    if (normal.empty()) return {0, wanted.zero, 0};
+    return best_near(super_scale, wanted, [&](float scale) {
+        if (scale == 0) return std::numeric_limits<double>::infinity();
+        return judge(normal.group(), with_zero(std::ldexp(scale, -normal.group().exponent), static_cast<float>(wanted.zero))).error;
+    });
+}
+
+void IntegerGrid::round_group(std::span<const float> group, const GroupParams& params, std::uint8_t* codes) const {
+    // round() in a loop the compiler can vectorise; weight_test.cpp compares the two.
+    if (params.scale == 0) {
+        std::fill_n(codes, group.size(), static_cast<std::uint8_t>(params.zero));
+        return;
+    }
+    const float zero = static_cast<float>(params.zero), low = -zero, high = last_ - zero;
+    for (std::size_t i = 0; i < group.size(); ++i) {
+        float level = group[i] / params.scale;
+        level = level < low ? low : level;
+        level = level > high ? high : level;
+        codes[i] = static_cast<std::uint8_t>(static_cast<std::int32_t>(((level + rounding_magic) - rounding_magic) + zero));
+    }
 }
 
 // Plain rounding to a narrower float; the code is the bit pattern.
 class FloatGrid final : public Grid {
 public:
     explicit FloatGrid(DType dtype) : info_(dtype_info(dtype)) {}
-    GroupParams fit(std::span<const float>, std::span<const float>) const override { return {1, 0}; }
+    GroupParams fit(std::span<const float>, std::span<const float>) const override { return {}; }
+    GroupParams fit_under(float, const GroupParams& wanted, std::span<const float>, std::span<const float>) const override { return wanted; }
+    void round_group(std::span<const float>, const GroupParams&, std::uint8_t*) const override {}  // its codes are wider than a byte
     std::int32_t round(float x, const GroupParams&) const override {
         std::int32_t code = 0;
         info_.from_float(&x, 1, &code);
@@ -294,7 +279,32 @@ private:
 
 std::unique_ptr<Grid> make_grid(const Scheme& scheme, ScaleRule rule) {
     if (scheme.kind == NumberKind::floating) return std::make_unique<FloatGrid>(scheme.dtype);
+    if (scheme.kind == NumberKind::codebook) return make_codebook_grid(scheme, rule);
     return std::make_unique<IntegerGrid>(scheme, rule);
+}
+
+void fit_row(const Grid& grid, const Scheme& scheme, std::span<const float> row, std::span<const float> importance, RowParams& params) {
+    const auto n_columns = static_cast<std::int64_t>(row.size()), n_groups = scheme.n_groups(n_columns), n_supers = scheme.n_supers(n_columns);
+    const std::int64_t group_size = scheme.group_size == 0 ? n_columns : scheme.group_size;
+    const auto part = [&](std::span<const float> whole, std::int64_t group) {
+        const std::int64_t begin = group * group_size;
+        return whole.empty() ? whole : whole.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(std::min(group_size, n_columns - begin)));
+    };
+    params.groups.resize(static_cast<std::size_t>(n_groups));
+    params.super_scales.assign(static_cast<std::size_t>(scheme.relative_scales() ? n_supers : 0), 0.0f);
+    for (std::int64_t group = 0; group < n_groups; ++group) {
+        GroupParams& own = params.groups[static_cast<std::size_t>(group)];
+        own = grid.fit(part(row, group), part(importance, group));
+        if (!scheme.relative_scales()) continue;
+        float& largest = params.super_scales[static_cast<std::size_t>(scheme.super_of(group * group_size))];
+        largest = std::max(largest, std::fabs(own.scale));
+    }
+    if (!scheme.relative_scales()) return;
+    for (float& super_scale : params.super_scales) super_scale = round_to(scheme.super_dtype, super_scale / static_cast<float>(largest_scale_code));
+    for (std::int64_t group = 0; group < n_groups; ++group) {
+        GroupParams& own = params.groups[static_cast<std::size_t>(group)];
+        own = grid.fit_under(params.super_scales[static_cast<std::size_t>(scheme.super_of(group * group_size))], own, part(row, group), part(importance, group));
+    }
 }
 
 bool scale_is_storable(float scale, DType dtype, int bits) {

@@ -38,7 +38,8 @@ double squared_error(const Grid& grid, const std::vector<float>& group, const Gr
 
 TEST(Schemes, PresetNamesRoundTrip) {
     for (const auto& preset : scheme_presets()) {
-        EXPECT_EQ(preset.scheme.name(), preset.name);
+        EXPECT_EQ(*parse_scheme(preset.scheme.name()), preset.scheme);
+        EXPECT_TRUE(preset.scheme.name().starts_with(preset.name)) << preset.name;
         auto parsed = parse_scheme(preset.name);
         ASSERT_TRUE(parsed.ok()) << preset.name;
         EXPECT_EQ(*parsed, preset.scheme);

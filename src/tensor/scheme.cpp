@@ -47,6 +47,11 @@ bool take_letter(std::string_view& text, char letter) {
 // What Scheme::name() writes: any number of bits from 1 to 8 or any codebook, and any group size, not only the presets.
 bool parse_coded_scheme(std::string_view text, Scheme& scheme) {
     scheme = {};
+    if (text == "mxfp4") {
+        scheme = {NumberKind::codebook, DType::bf16, 4, true, 32, DType::f8_e8m0};
+        scheme.codebook = find_codebook("e2m1");
+        return true;
+    }
     for (const Codebook& codebook : codebooks()) {
         if (!text.starts_with(std::string(codebook.name) + "g")) continue;
         scheme.kind = NumberKind::codebook;
@@ -98,11 +103,15 @@ double Scheme::bits_per_weight(std::int64_t n_columns) const {
     return row_bits / static_cast<double>(n_columns);
 }
 
+std::optional<Scheme> scheme_of_content(std::string_view name) {
+    Scheme scheme;
+    return parse_coded_scheme(name, scheme) ? std::optional<Scheme>(scheme) : std::nullopt;
+}
+
 Result<Scheme> parse_scheme(std::string_view name) {
     for (const auto& preset : scheme_presets())
         if (preset.name == name) return preset.scheme;
-    Scheme scheme;
-    if (parse_coded_scheme(name, scheme)) return scheme;
+    if (const auto scheme = scheme_of_content(name)) return *scheme;
     std::string known, books;
     for (const auto& preset : scheme_presets()) known += (known.empty() ? "" : ", ") + std::string(preset.name);
     for (const auto& codebook : codebooks()) books += (books.empty() ? "" : "|") + std::string(codebook.name);

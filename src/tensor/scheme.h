@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "tensor/codebook.h"
@@ -54,27 +56,43 @@ struct SchemePreset {
 };
 std::span<const SchemePreset> scheme_presets();
 Result<Scheme> parse_scheme(std::string_view name);  // usage error lists the names
+std::optional<Scheme> scheme_of_content(std::string_view name);  // what Scheme::name() gives for codes; presets are not looked up
 
 // Scale and zero of one group of weights.
 struct GroupParams {
     float scale = 1;
-    std::int32_t zero = 0;
+    std::int32_t zero = 0;        // integers
+    std::int32_t scale_code = 0;  // relative scales: scale = super scale * this
 };
+
+// Relative scales are found as -127..127, so that the largest scale of a row is within a unit of exact with either sign.
+inline constexpr std::int32_t largest_scale_code = 127;
 
 // The representable values of a scheme, group by group.
 class Grid {
 public:
     virtual ~Grid() = default;
-    // Parameters for a group. `importance` weighs each squared error, or is empty. The scale returned is already rounded to the scheme's scale type.
+    // Parameters for a group. `importance` weighs each squared error, or is empty. The scale returned is already rounded to the scheme's scale
+    // type; where scales are relative it is not, and fit_row() goes on from there.
     virtual GroupParams fit(std::span<const float> group, std::span<const float> importance) const = 0;
+    // Relative scales: the best multiple of `super_scale` for a group whose fit() was `wanted`.
+    virtual GroupParams fit_under(float super_scale, const GroupParams& wanted, std::span<const float> group, std::span<const float> importance) const = 0;
     virtual std::int32_t round(float x, const GroupParams& params) const = 0;
+    virtual void round_group(std::span<const float> group, const GroupParams& params, std::uint8_t* codes) const = 0;  // round() of each, codes of 8 bits at most
     virtual float value(std::int32_t code, const GroupParams& params) const = 0;
     virtual std::int32_t n_codes() const = 0;
 };
 
-// Integer grids. The search minimises the (weighted) squared error over candidate scales; `min_max` takes the extremes as they are.
+// Integer and codebook grids. The search minimises the (weighted) squared error over candidate scales; `min_max` takes the extremes as they are.
 enum class ScaleRule { min_max, search };
 std::unique_ptr<Grid> make_grid(const Scheme& scheme, ScaleRule rule);
+
+// Parameters of all groups of a row: relative scales share super scales, so they are chosen together. `importance` (n_columns) may be empty.
+struct RowParams {
+    std::vector<GroupParams> groups;
+    std::vector<float> super_scales;  // (n_supers) where scales are relative, already rounded to their type
+};
+void fit_row(const Grid& grid, const Scheme& scheme, std::span<const float> row, std::span<const float> importance, RowParams& params);
 
 // Whether a scale keeps its meaning when rounded to `dtype`: zero, or within f16's largest value and precise enough that the largest code
 // moves by at most an eighth of a step.

@@ -55,18 +55,21 @@ TEST(EncodeNearest, MatchesTheGridElementByElement) {
             auto grid = make_grid(encoded->codes() ? encoded->codes()->scheme : scheme, rule);
             const auto decoded = all_rows(*encoded);
             const std::int64_t group_size = scheme.group_size ? scheme.group_size : n_columns;
-            for (std::int64_t row = 0; row < n_rows; ++row)
+            for (std::int64_t row = 0; row < n_rows; ++row) {
+                RowParams fitted;
+                if (encoded->codes()) fit_row(*grid, scheme, std::span<const float>(values).subspan(static_cast<std::size_t>(row * n_columns), n_columns), {}, fitted);
                 for (std::int64_t begin = 0; begin < n_columns; begin += group_size) {
                     const auto size = static_cast<std::size_t>(std::min(group_size, n_columns - begin));
                     const std::span<const float> group(values.data() + row * n_columns + begin, size);
-                    const GroupParams params = grid->fit(group, {});
+                    const GroupParams params = encoded->codes() ? fitted.groups[static_cast<std::size_t>(begin / group_size)] : grid->fit(group, {});
                     for (std::size_t i = 0; i < size; ++i)
                         ASSERT_EQ(decoded[static_cast<std::size_t>(row * n_columns + begin) + i], grid->value(grid->round(group[i], params), params))
                             << preset.name;
                 }
+            }
             const double stored_bits = static_cast<double>(encoded->stored_bytes()) * 8;
             if (scheme.symmetric) { EXPECT_DOUBLE_EQ(stored_bits / static_cast<double>(n_rows * n_columns), scheme.bits_per_weight(n_columns)); }
-            EXPECT_EQ(encoded->encoding_name(), encoded->codes() ? std::string(preset.name) : std::string(dtype_info(scheme.dtype).name));
+            EXPECT_EQ(encoded->encoding_name(), encoded->codes() ? scheme.name() : std::string(dtype_info(scheme.dtype).name));
         }
     }
 }
@@ -97,7 +100,7 @@ TEST(EncodeNearest, ErrorOfGaussianWeights) {
 TEST(EncodeNearest, ThreadsDoNotChangeABit) {
     const Weight source = make_float_weight({37, 896}, normal_values(37 * 896, 6));
     ThreadPool pool(3);
-    for (const char* name : {"w8", "w4g32", "w4g128a", "w3g100a", "fp16"}) {
+    for (const char* name : {"w8", "w4g32", "w4g128a", "w3g100a", "fp16", "w4g32r", "n4g32r", "n3g40", "mxfp4", "ternaryg128", "nf4g64"}) {
         auto alone = encode_nearest(source, *parse_scheme(name), ScaleRule::search);
         auto together = encode_nearest(source, *parse_scheme(name), ScaleRule::search, {}, &pool);
         ASSERT_TRUE(alone.ok() && together.ok());
@@ -111,6 +114,7 @@ TEST(EncodeNearest, ThreadsDoNotChangeABit) {
         EXPECT_TRUE(same(alone->codes()->packed, together->codes()->packed)) << name;
         EXPECT_TRUE(same(alone->codes()->scales, together->codes()->scales)) << name;
         EXPECT_TRUE(same(alone->codes()->zeros, together->codes()->zeros)) << name;
+        EXPECT_TRUE(same(alone->codes()->super_scales, together->codes()->super_scales)) << name;
     }
 }
 
