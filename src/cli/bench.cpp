@@ -17,7 +17,7 @@ namespace {
 struct BenchOptions {
     ModelOptions model;
     SpeculateOptions speculate;
-    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", merge = "on", text;
+    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", merge = "on", fuse = "on", text;
     std::int64_t repeats = 5;
     bool profile = false, energy = false;
 
@@ -32,6 +32,8 @@ struct BenchOptions {
         speculate.fields(visitor);
         visitor.option("--text", text, "With --speculate: a text to begin from; default: heldout.txt in the model's folder");
         visitor.flag("--energy", energy, "Also print joules per token, where this machine counts them (RAPL, NVML)");
+        visitor.option("--fuse", fuse,
+                       "on, off, or the fusions to make, as a list of residual, qkv_rope_state, attention, gate_up, norm_quantize, attention_output, head");
         visitor.flag("--profile", profile, "Also print where the time of decoding goes, step by step");
     }
 };
@@ -121,6 +123,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     SKIFF_CHECK(options.speculate.apply(engine_options));
     engine_options.n_sequences = most_together;
     engine_options.merge = options.merge == "off" ? PlanOptions::Merge::off : PlanOptions::Merge::on;
+    SKIFF_TRY(engine_options.fuse, FuseSet::parse(options.fuse));
     engine_options.progress = terminal.progress("blocks");
     SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));
     terminal.end_progress();

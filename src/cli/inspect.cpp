@@ -70,9 +70,12 @@ Status print_plan(const Checkpoint& checkpoint, Terminal& terminal) {
     print_operators(checkpoint.spec, terminal);
     SKIFF_TRY(auto plan, lower(checkpoint.spec, *checkpoint.weights, {}));
     for (const Program& program : plan->programs) {
-        terminal.print("\nsteps for " + std::to_string(program.min_tokens) +
-                       (program.max_tokens == INT64_MAX ? " tokens and more:" : " to " + std::to_string(program.max_tokens) + " tokens:"));
-        for (const std::string& line : describe(program)) terminal.print("  " + line);
+        const std::string tokens = std::to_string(program.min_tokens) +
+                                   (program.max_tokens == INT64_MAX ? " tokens and more" : " to " + std::to_string(program.max_tokens) + " tokens");
+        terminal.print("\nplain steps for " + tokens + " (" + std::to_string(program.plain_steps.size()) + "):");
+        for (const std::string& line : program.plain_steps) terminal.print("  " + line);
+        terminal.print("\nfused steps for " + tokens + " (" + std::to_string(program.steps.size()) + ", a barrier behind each):");
+        for (const std::string& line : describe(program.steps)) terminal.print("  " + line);
     }
     return {};
 }

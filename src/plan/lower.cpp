@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/checked.h"
+#include "plan/fuse.h"
 #include "plan/place_buffers.h"
 #include "plan/plan.h"
 #include "plan/steps.h"
@@ -61,8 +62,8 @@ private:
         SelectStep& step = push<SelectStep>(op, "select");
         step.kind = "select";
         step.in = value;
-        step.width = spec_.width(value);
-        step.out = values_.add_temporary(step.width, 0, StepTokens::selected);
+        step.n_columns = spec_.width(value);
+        step.out = values_.add_temporary(step.n_columns, 0, StepTokens::selected);
         selected_[value] = step.out;
     }
 
@@ -85,10 +86,10 @@ private:
         step.fn = row.fn;
         step.norm_kind = detail.kind;
         step.eps = detail.eps;
-        step.width = detail.group_width > 0 ? detail.group_width : width;
-        step.n_groups = width / step.width;
-        SKIFF_TRY(step.weight, pool_.vector(detail.weight, step.width, detail.weight_offset));
-        SKIFF_TRY(step.bias, pool_.vector(detail.bias, step.width, 0));
+        step.group_width = detail.group_width > 0 ? detail.group_width : width;
+        step.n_groups = width / step.group_width;
+        SKIFF_TRY(step.weight, pool_.vector(detail.weight, step.group_width, detail.weight_offset));
+        SKIFF_TRY(step.bias, pool_.vector(detail.bias, step.group_width, 0));
         step.in = in(op, 0);
         step.out = out(op);
         return {};
@@ -135,7 +136,7 @@ private:
             step.scale = data;
             step.in = in(op, 0);
             step.out = target;
-            step.width = width;
+            step.n_columns = width;
         } else {
             auto& step = push<PermuteStep>(op, "permute");
             for (float index : *data) {
@@ -164,18 +165,21 @@ private:
                 return unsupported("layout " + std::string(segment.weight->layout->name) + " has no kernel for every number of tokens");
         }
         const LinearKernel& kernel = *segment.kernels[static_cast<std::size_t>(bucket_of(n_tokens_))];
+        segment.name = op.name;
         segment.bias = std::move(bias);
         segment.in = x;
         segment.out = y;
         segment.write = write;
         // Of many tokens few may be selected: then the kernel of a smaller bucket works on them.
         const int bucket = bucket_of(n_tokens_), first = tokens_ == StepTokens::selected ? 0 : bucket;
-        const bool wants_codes = std::any_of(segment.kernels.begin() + first, segment.kernels.begin() + bucket + 1,
-                                             [](const LinearKernel* row) { return row->form == ActivationForm::i8_b32; });
-        if (wants_codes) segment.prepared = prepare(op, x, n_in);
+        auto wants = [&](ActivationForm form) {
+            return std::any_of(segment.kernels.begin() + first, segment.kernels.begin() + bucket + 1, [&](const LinearKernel* row) { return row->form == form; });
+        };
+        if (wants(ActivationForm::i8_b32)) segment.prepared = prepare(op, x, n_in);
+        if (!wants(ActivationForm::f32)) segment.in = -1;
         auto* last = dynamic_cast<LinearStep*>(steps_.back().get());
         bool joins = last != nullptr && options_.merge == PlanOptions::Merge::on && write == LinearArgs::Write::replace &&
-                     last->segments[0].in == x && last->segments[0].prepared == segment.prepared &&
+                     last->segments[0].in == segment.in && last->segments[0].prepared == segment.prepared &&
                      last->segments[0].write == LinearArgs::Write::replace && last->tokens == tokens_;
         if (joins) {
             last->name += " + " + op.name;
@@ -232,6 +236,7 @@ private:
         write.values = in(op, 2);
         write.key_width = detail.state.key_width;
         write.value_width = detail.state.value_width;
+        write.head_dim = detail.head_dim;
         const auto& row = choose_kernel(attention_kernels(), options_.isa);
         auto& step = push<AttentionStep>(op, std::string(row.name));
         step.fn = row.fn;
@@ -247,7 +252,7 @@ private:
         step.fn = row.fn;
         step.a = in(op, 0);
         step.b = op.in.size() > 1 ? in(op, 1) : -1;
-        step.width = spec_.width(op.out);
+        step.n_columns = spec_.width(op.out);
         step.factor = factor;
         step.activation = activation;
         step.out = out(op);
@@ -281,7 +286,7 @@ private:
         auto& step = push<GateStep>(op, "gate");
         step.column = detail.column;
         step.n_experts = spec_.width(op.in[1]);
-        step.width = spec_.width(op.out);
+        step.n_columns = spec_.width(op.out);
         step.in = in(op, 0);
         step.weights = in(op, 1);
         step.out = out(op);
@@ -300,9 +305,9 @@ private:
 };
 
 // Bytes that decoding one token must read: every packed weight that a linear step uses once, plus one row per embedding.
-std::uint64_t decode_bytes(const Program& program) {
+std::uint64_t decode_bytes(const std::vector<std::unique_ptr<Step>>& steps) {
     std::uint64_t total = 0;
-    for (const auto& step : program.steps) {
+    for (const auto& step : steps) {
         total += step->weight_bytes;
         if (auto* embed = dynamic_cast<const EmbedStep*>(step.get()))
             total += embed->table->read_bytes / static_cast<std::uint64_t>(std::max<std::int64_t>(1, embed->table->n_rows));
@@ -328,6 +333,8 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
         return usage_error("the plan's first block is behind the model's last");
     const std::size_t last_block = std::min(options.last_block, plan->spec.blocks.size() - 1);
     const ValueId input = plan->spec.blocks[options.first_block].in, output = plan->spec.blocks[last_block].out;
+    const KeptValues keep = {input, output, options.taps};
+    SKIFF_TRY(auto kept, kept_values(plan->spec, keep));
     std::int64_t previous = 0;
     for (int bucket = 0; bucket < n_buckets; ++bucket) {
         ValueTable values(plan->spec);
@@ -341,21 +348,25 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
         program.min_tokens = previous + 1;
         program.max_tokens = previous = bucket_limits[bucket];
         program.steps = builder.take();
+        if (bucket == 0) {
+            plan->decode_read_bytes = decode_bytes(program.steps);
+            for (const auto& step : program.steps)
+                if (auto* embed = dynamic_cast<const EmbedStep*>(step.get()); embed != nullptr && embed->index == EmbedOp::Index::position)
+                    plan->max_positions = std::min(plan->max_positions, embed->table->n_rows - embed->offset);
+        }
+        program.plain_steps = describe(program.steps);
+        fuse(program.steps, {values, kept, program.max_tokens, options.n_threads, options.fuse});
         tables.push_back(std::move(values));
     }
-    for (const auto& step : plan->programs[0].steps)
-        if (auto* embed = dynamic_cast<const EmbedStep*>(step.get()); embed != nullptr && embed->index == EmbedOp::Index::position)
-            plan->max_positions = std::min(plan->max_positions, embed->table->n_rows - embed->offset);
-    SKIFF_CHECK(place_buffers(*plan, tables, {input, output, options.taps}));
+    SKIFF_CHECK(place_buffers(*plan, tables, keep));
     plan->weights = pool.all();
     for (const auto& weight : plan->weights) plan->weight_bytes += weight->read_bytes;
-    plan->decode_read_bytes = decode_bytes(plan->programs[0]);
     return std::shared_ptr<const Plan>(plan);
 }
 
-std::vector<std::string> describe(const Program& program) {
+std::vector<std::string> describe(const std::vector<std::unique_ptr<Step>>& steps) {
     std::vector<std::string> lines;
-    for (const auto& step : program.steps) lines.push_back(step->kind + "  " + step->name + "  [" + step->kernel + "]");
+    for (const auto& step : steps) lines.push_back(step->kind + "  " + step->name + "  [" + step->kernel + "]");
     return lines;
 }
 

@@ -9,38 +9,8 @@
 namespace skiff {
 namespace {
 
-// The value numbers that a step holds: reads first, then writes.
-struct Uses {
-    std::vector<int*> reads, writes;
-};
-
-Uses uses_of(Step& step) {
-    if (auto* s = dynamic_cast<EmbedStep*>(&step)) return {{}, {&s->out}};
-    if (auto* s = dynamic_cast<SelectStep*>(&step)) return {{&s->in}, {&s->out}};
-    if (auto* s = dynamic_cast<NormStep*>(&step)) return {{&s->in}, {&s->out}};
-    if (auto* s = dynamic_cast<PrepareStep*>(&step)) return {{&s->in}, {&s->out}};
-    if (auto* s = dynamic_cast<RopeStep*>(&step)) return {{&s->in}, {&s->out}};
-    if (auto* s = dynamic_cast<StateWriteStep*>(&step)) return {{&s->keys, &s->values}, {}};
-    if (auto* s = dynamic_cast<AttentionStep*>(&step)) return {{&s->q}, {&s->out}};
-    if (auto* s = dynamic_cast<ElementStep*>(&step)) return {s->b >= 0 ? std::vector<int*>{&s->a, &s->b} : std::vector<int*>{&s->a}, {&s->out}};
-    if (auto* s = dynamic_cast<ColumnScaleStep*>(&step)) return {{&s->in}, {&s->out}};
-    if (auto* s = dynamic_cast<PermuteStep*>(&step)) return {{&s->in}, {&s->out}};
-    if (auto* s = dynamic_cast<RouteStep*>(&step)) return {{&s->in}, {&s->out}};
-    if (auto* s = dynamic_cast<GateStep*>(&step)) return {{&s->in, &s->weights}, {&s->out}};
-    Uses uses;
-    if (auto* s = dynamic_cast<LinearStep*>(&step)) {
-        for (LinearSegment& segment : s->segments) {
-            uses.reads.push_back(&segment.in);
-            if (segment.prepared >= 0) uses.reads.push_back(&segment.prepared);
-            if (segment.write == LinearArgs::Write::add) uses.reads.push_back(&segment.out);
-            uses.writes.push_back(&segment.out);
-        }
-    }
-    return uses;
-}
-
 bool fits(const BufferNeed& buffer, const BufferNeed& need) {
-    return (buffer.prepared_bytes > 0) == (need.prepared_bytes > 0) && buffer.tokens == need.tokens;
+    return (buffer.prepared_bytes > 0) == (need.prepared_bytes > 0) && buffer.tokens == need.tokens && buffer.owner == need.owner;
 }
 
 // Element by element steps may write where they read: all their operands have one width.
@@ -57,12 +27,12 @@ public:
     void place(std::vector<std::unique_ptr<Step>>& steps) {
         std::map<int, std::size_t> last_use;
         for (std::size_t s = 0; s < steps.size(); ++s) {
-            Uses uses = uses_of(*steps[s]);
+            Uses uses = steps[s]->uses();
             for (int* value : uses.reads) last_use[*value] = s;
             for (int* value : uses.writes) last_use[*value] = std::max(last_use[*value], s);
         }
         for (std::size_t s = 0; s < steps.size(); ++s) {
-            Uses uses = uses_of(*steps[s]);
+            Uses uses = steps[s]->uses();
             auto release_dead = [&](const std::vector<int*>& values) {
                 for (int* value : values)
                     if (last_use[*value] == s && !kept_.count(*value)) free_[static_cast<std::size_t>(placed_.at(*value))] = true;
@@ -90,6 +60,7 @@ private:
         BufferNeed& buffer = plan_.buffers[best];
         buffer.floats = std::max(buffer.floats, need.floats);
         buffer.prepared_bytes = std::max(buffer.prepared_bytes, need.prepared_bytes);
+        buffer.most_tokens = std::max(buffer.most_tokens, need.most_tokens);
         free_[best] = false;
         return static_cast<int>(best);
     }
@@ -119,17 +90,38 @@ int ValueTable::add_temporary(std::int64_t floats, std::int64_t prepared_bytes, 
     return static_cast<int>(needs_.size()) - 1;
 }
 
-Status place_buffers(Plan& plan, const std::vector<ValueTable>& tables, const KeptValues& keep) {
-    std::map<std::string, ValueId> tapped_names;
+void ValueTable::give_to_threads(int value, std::int64_t n_columns, std::int64_t most_tokens) {
+    BufferNeed& need = needs_[static_cast<std::size_t>(value)];
+    if (need.floats > 0) need.floats = std::min(need.floats, n_columns);
+    need.owner = BufferNeed::Owner::thread;
+    need.most_tokens = most_tokens;
+}
+
+namespace {
+
+Result<std::map<std::string, ValueId>> tapped_values(const ModelSpec& spec, const std::vector<std::string>& taps) {
+    std::map<std::string, ValueId> tapped;
+    for (const std::string& name : taps) {
+        auto found = std::find_if(spec.values.begin(), spec.values.end(), [&](const Value& value) { return value.name == name; });
+        if (found == spec.values.end()) return usage_error("tap " + name + ": the model has no such value");
+        tapped[name] = static_cast<ValueId>(found - spec.values.begin());
+    }
+    return tapped;
+}
+
+}  // namespace
+
+Result<std::set<int>> kept_values(const ModelSpec& spec, const KeptValues& keep) {
+    SKIFF_TRY(auto tapped, tapped_values(spec, keep.taps));
     std::set<int> kept = {keep.output};
     if (keep.input != no_value) kept.insert(keep.input);
-    for (const std::string& name : keep.taps) {
-        auto found = std::find_if(plan.spec.values.begin(), plan.spec.values.end(), [&](const Value& value) { return value.name == name; });
-        if (found == plan.spec.values.end()) return usage_error("tap " + name + ": the model has no such value");
-        const auto id = static_cast<ValueId>(found - plan.spec.values.begin());
-        tapped_names[name] = id;
-        kept.insert(id);
-    }
+    for (const auto& [name, id] : tapped) kept.insert(id);
+    return kept;
+}
+
+Status place_buffers(Plan& plan, const std::vector<ValueTable>& tables, const KeptValues& keep) {
+    SKIFF_TRY(auto tapped_names, tapped_values(plan.spec, keep.taps));
+    SKIFF_TRY(auto kept, kept_values(plan.spec, keep));
     std::map<int, int> kept_buffer;  // the same in all programs
     for (int value : kept) {
         kept_buffer[value] = static_cast<int>(plan.buffers.size());

@@ -1,6 +1,7 @@
 // Memory placement: values that are not alive together share a buffer.
 #pragma once
 
+#include <set>
 #include <vector>
 
 #include "plan/plan.h"
@@ -13,6 +14,8 @@ public:
     explicit ValueTable(const ModelSpec& spec);
     int add_temporary(std::int64_t floats, std::int64_t prepared_bytes, StepTokens tokens);
     void set_tokens(int value, StepTokens tokens) { needs_[static_cast<std::size_t>(value)].tokens = tokens; }
+    // From now on every thread has its own, of at most so many columns and tokens: the tile that it works on.
+    void give_to_threads(int value, std::int64_t n_columns, std::int64_t most_tokens);
     const std::vector<BufferNeed>& needs() const { return needs_; }
 
 private:
@@ -25,6 +28,9 @@ struct KeptValues {
     ValueId output = no_value;
     std::vector<std::string> taps;
 };
+
+// The numbers of those values; a usage error for a tap that the model does not have.
+Result<std::set<int>> kept_values(const ModelSpec& spec, const KeptValues& keep);
 
 // Gives every value of every program a buffer number and writes it into the steps. Buffers are shared among programs.
 Status place_buffers(Plan& plan, const std::vector<ValueTable>& tables, const KeptValues& keep);

@@ -13,13 +13,15 @@
 #include "kernels/kernels.h"
 #include "model/spec.h"
 #include "model/weight_source.h"
+#include "plan/fuse_set.h"
 
 namespace skiff {
 
 // What a step sees while it runs. One per thread and call; everything else is in the step.
 struct RunContext {
-    float* const* buffers;          // by buffer number: (tokens of the step, width) f32
+    float* const* buffers;          // by buffer number: (tokens of the step, width) f32; a thread's own: (tokens of the tile, its columns)
     std::byte* const* prepared;     // by buffer number: activations in another form
+    const std::uint8_t* own;        // by buffer number: 1 where every thread has a buffer of its own
     const std::int32_t* tokens;     // (n_tokens)
     const std::int32_t* positions;  // (n_tokens)
     const std::int32_t* selected;   // (n_selected): tokens whose logits are wanted
@@ -33,10 +35,30 @@ struct RunContext {
 
 enum class StepTokens : std::uint8_t { all, selected };
 
+// A part of a step's work: some of its tokens, some of the columns that it writes.
+struct Tile {
+    Range tokens, columns;
+};
+
+// The values that a step touches, as fields of the step, so that they can be renamed.
+struct Uses {
+    std::vector<int*> reads, writes;
+};
+
 class Step {
 public:
     virtual ~Step() = default;
-    virtual void run(const RunContext& context) const = 0;
+    virtual void run(const RunContext& context) const = 0;  // this thread's share
+    virtual Uses uses() = 0;
+
+    // For fused steps, which deal the work of several steps among the threads in one way (fused_step.h).
+    virtual void run_tile(const RunContext& context, const Tile& tile) const = 0;
+    virtual std::int64_t width() const = 0;  // columns that it writes
+    // What a tile's columns must be a multiple of, but for the last; 0: a token's columns stay together.
+    virtual std::int64_t column_unit() const { return 0; }
+    // Whether a token's result needs that token's inputs alone, and every thread can do some tokens.
+    virtual bool token_by_token() const { return true; }
+
     std::string name;    // of the operators it does: "block0.attn.q + block0.attn.k"
     std::string kind;    // "linear"
     std::string kernel;  // "linear_w4_r8_avx2"
@@ -46,7 +68,8 @@ public:
 
 struct Program {
     std::int64_t min_tokens, max_tokens;
-    std::vector<std::unique_ptr<Step>> steps;
+    std::vector<std::unique_ptr<Step>> steps;  // a barrier stands behind each
+    std::vector<std::string> plain_steps;      // what they were before they were fused, as describe() gives it
 };
 
 // Buffers that a session must have, in entries per token.
@@ -54,6 +77,8 @@ struct BufferNeed {
     std::int64_t floats = 0;          // f32 values
     std::int64_t prepared_bytes = 0;  // for activations in another form
     StepTokens tokens = StepTokens::all;
+    enum class Owner : std::uint8_t { session, thread } owner = Owner::session;
+    std::int64_t most_tokens = INT64_MAX;  // that are held at a time
 };
 
 struct StateNeed {
@@ -70,6 +95,8 @@ struct PlanOptions {
     std::size_t first_block = 0, last_block = SIZE_MAX;
     int n_load_threads = 1;
     ProgressSink progress;
+    FuseSet fuse = FuseSet::all();
+    int n_threads = default_thread_count();  // that sessions will mostly have: fused steps are cut for it, results do not depend on it
 };
 
 struct Tap {
@@ -109,7 +136,7 @@ struct Plan {
 // Chooses layouts and kernels, packs the weights (one at a time), merges linear operators that share an input, places buffers.
 Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSource& weights, const PlanOptions& options);
 
-// The steps of a program as text, one line each; what `inspect --plan` prints.
-std::vector<std::string> describe(const Program& program);
+// Steps as text, one line each; what `inspect --plan` prints.
+std::vector<std::string> describe(const std::vector<std::unique_ptr<Step>>& steps);
 
 }  // namespace skiff

@@ -29,18 +29,33 @@ Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<const Plan> pla
 
 // Reserved, not touched: the head's buffers are as wide as the vocabulary, but seldom more than one of their rows is used.
 Status Session::reserve_buffers() {
+    const auto n_threads = static_cast<std::size_t>(pool_.n_threads());
+    float_pointers_.resize(n_threads);
+    prepared_pointers_.resize(n_threads);
     for (const BufferNeed& need : plan_->buffers) {
-        const auto float_bytes = static_cast<std::size_t>(need.floats * options_.max_batch) * sizeof(float);
-        const auto prepared_bytes = static_cast<std::size_t>(need.prepared_bytes * options_.max_batch);
-        SKIFF_TRY(auto floats, LazyMemory::reserve(float_bytes));
-        SKIFF_TRY(auto prepared, LazyMemory::reserve(prepared_bytes));
-        float_pointers_.push_back(reinterpret_cast<float*>(floats.data()));
-        prepared_pointers_.push_back(prepared.data());
-        floats_.push_back(std::move(floats));
-        prepared_.push_back(std::move(prepared));
-        buffer_bytes_ += float_bytes + prepared_bytes;
+        const std::int64_t n_tokens = std::min(options_.max_batch, need.most_tokens);
+        const bool own = need.owner == BufferNeed::Owner::thread;
+        own_.push_back(own ? 1 : 0);
+        float* floats = nullptr;
+        std::byte* prepared = nullptr;
+        for (std::size_t thread = 0; thread < n_threads; ++thread) {
+            if (thread == 0 || own) {
+                SKIFF_TRY(std::byte* memory, reserve(static_cast<std::size_t>(need.floats * n_tokens) * sizeof(float)));
+                floats = reinterpret_cast<float*>(memory);
+                SKIFF_TRY(prepared, reserve(static_cast<std::size_t>(need.prepared_bytes * n_tokens)));
+            }
+            float_pointers_[thread].push_back(floats);
+            prepared_pointers_[thread].push_back(prepared);
+        }
     }
     return {};
+}
+
+Result<std::byte*> Session::reserve(std::size_t size_bytes) {
+    SKIFF_TRY(auto memory, LazyMemory::reserve(size_bytes));
+    memory_.push_back(std::move(memory));
+    buffer_bytes_ += size_bytes;
+    return memory_.back().data();
 }
 
 Status Session::check(std::span<const BatchItem> items) const {
@@ -75,10 +90,11 @@ void Session::run(const Chunk& chunk) {
         values.push_back(value_rows_[s].data());
     }
     if (chunk.input != nullptr)
-        std::memcpy(float_pointers_[static_cast<std::size_t>(plan_->input_buffer)], chunk.input,
+        std::memcpy(float_pointers_[0][static_cast<std::size_t>(plan_->input_buffer)], chunk.input,
                     static_cast<std::size_t>(n_tokens * plan_->input_width) * sizeof(float));
-    RunContext context{float_pointers_.data(),
-                       prepared_pointers_.data(),
+    RunContext context{nullptr,
+                       nullptr,
+                       own_.data(),
                        chunk.tokens.data(),
                        chunk.positions.data(),
                        chunk.selected.data(),
@@ -96,6 +112,8 @@ void Session::run(const Chunk& chunk) {
     pool_.run([&](int thread) {
         RunContext mine = context;
         mine.thread = thread;
+        mine.buffers = float_pointers_[static_cast<std::size_t>(thread)].data();
+        mine.prepared = prepared_pointers_[static_cast<std::size_t>(thread)].data();
         for (std::size_t i = 0; i < program.steps.size(); ++i) {
             const double begin = profiling && thread == 0 ? monotonic_seconds() : 0;
             program.steps[i]->run(mine);
@@ -128,7 +146,7 @@ Status Session::feed(std::span<const BatchItem> items, const LogitsSink& sink) {
         if (n_runs++ > 0 && interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
         run(chunk);
         const std::size_t size = chunk.selected.size() * static_cast<std::size_t>(plan_->output_width);
-        const float* rows = float_pointers_[static_cast<std::size_t>(plan_->output_buffer)];
+        const float* rows = float_pointers_[0][static_cast<std::size_t>(plan_->output_buffer)];
         if (sink) {
             if (size > 0) SKIFF_CHECK(sink(first_row, {rows, size}));
         } else {
@@ -177,7 +195,7 @@ Status Session::forward_hidden(std::int64_t sequence, std::span<const float> inp
         }
         chunk.input = input.data() + begin * plan_->input_width;
         run(chunk);
-        const float* rows = float_pointers_[static_cast<std::size_t>(plan_->output_buffer)];
+        const float* rows = float_pointers_[0][static_cast<std::size_t>(plan_->output_buffer)];
         output.insert(output.end(), rows, rows + (end - begin) * plan_->output_width);
     }
     return {};
@@ -192,7 +210,7 @@ std::span<const float> Session::tap(const std::string& name) const {
     for (const Tap& tap : plan_->taps) {
         if (tap.name != name) continue;
         const std::int64_t n = tap.tokens == StepTokens::all ? last_n_tokens_ : last_n_selected_;
-        return {float_pointers_[static_cast<std::size_t>(tap.buffer)], static_cast<std::size_t>(n * tap.width)};
+        return {float_pointers_[0][static_cast<std::size_t>(tap.buffer)], static_cast<std::size_t>(n * tap.width)};
     }
     return {};
 }

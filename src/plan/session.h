@@ -60,6 +60,7 @@ public:
 private:
     Session(std::shared_ptr<const Plan> plan, const SessionOptions& options, StateCache state);
     Status reserve_buffers();
+    Result<std::byte*> reserve(std::size_t size_bytes);
     struct Chunk;
     void run(const Chunk& chunk);
     Status check(std::span<const BatchItem> items) const;
@@ -69,9 +70,11 @@ private:
     SessionOptions options_;
     StateCache state_;
     ThreadPool pool_;
-    std::vector<LazyMemory> floats_, prepared_;
-    std::vector<float*> float_pointers_;
-    std::vector<std::byte*> prepared_pointers_;
+    std::vector<LazyMemory> memory_;
+    // By thread, by buffer number: most are the same for all threads.
+    std::vector<std::vector<float*>> float_pointers_;
+    std::vector<std::vector<std::byte*>> prepared_pointers_;
+    std::vector<std::uint8_t> own_;  // by buffer number: 1 where every thread has one
     std::vector<std::vector<std::byte*>> key_rows_, value_rows_;  // by state, by token of the chunk
     std::vector<float> logits_;
     std::int64_t last_n_tokens_ = 0, last_n_selected_ = 0;

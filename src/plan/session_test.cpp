@@ -178,9 +178,10 @@ TEST(Session, TapsShowValuesInside) {
 }
 
 TEST(Session, MergingChangesStepsButNotResults) {
-    PlanOptions off;
+    PlanOptions on, off;
+    on.fuse = off.fuse = FuseSet::none();
     off.merge = PlanOptions::Merge::off;
-    auto merged = make_plan(plain), apart = make_plan(plain, off);
+    auto merged = make_plan(plain, on), apart = make_plan(plain, off);
     EXPECT_LT(merged->programs[0].steps.size(), apart->programs[0].steps.size());
     auto tokens = some_tokens(12);
     EXPECT_TRUE(same_bits(all_logits(merged, tokens, 1, 64), all_logits(apart, tokens, 1, 64)));

@@ -10,34 +10,55 @@
 namespace skiff {
 namespace {
 
-std::int64_t count(const Step& step, const RunContext& context) { return step.tokens == StepTokens::all ? context.n_tokens : context.n_selected; }
-
 Range my_share(std::int64_t n, const RunContext& context, std::int64_t unit = 1) { return share_of(n, context.thread, context.n_threads, unit); }
+
+// Where the corner of a tile is, and how far it is from a token to the next.
+struct Corner {
+    float* data;
+    std::int64_t stride;
+    float* row(std::int64_t i) const { return data + i * stride; }
+};
+Corner corner_of(int value, std::int64_t width, const Tile& tile, const RunContext& context) {
+    float* buffer = context.buffers[value];
+    if (context.own[value]) return {buffer, tile.columns.end - tile.columns.begin};
+    return {buffer + tile.tokens.begin * width + tile.columns.begin, width};
+}
+
+std::int64_t tile_tokens(const Tile& tile) { return tile.tokens.end - tile.tokens.begin; }
+std::int64_t tile_columns(const Tile& tile) { return tile.columns.end - tile.columns.begin; }
 
 }  // namespace
 
-void EmbedStep::run(const RunContext& context) const {
-    const std::int64_t width = table->n_columns;
-    Range share = my_share(context.n_tokens, context);
-    for (std::int64_t token = share.begin; token < share.end; ++token) {
-        float* y = context.buffers[out] + token * width;
+std::int64_t count(const Step& step, const RunContext& context) { return step.tokens == StepTokens::all ? context.n_tokens : context.n_selected; }
+
+Tile token_share(const Step& step, const RunContext& context) { return {my_share(count(step, context), context), {0, step.width()}}; }
+
+void EmbedStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner y = corner_of(out, width(), tile, context);
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i) {
+        const std::int64_t token = tile.tokens.begin + i;
         const std::int64_t row = index == EmbedOp::Index::token ? context.tokens[token] : context.positions[token] + offset;
-        table->layout->row(*table, row, y);
+        table->layout->row(*table, row, y.row(i));
         if (scale != 1.0f)
-            for (std::int64_t i = 0; i < width; ++i) y[i] *= scale;
+            for (std::int64_t c = 0; c < width(); ++c) y.row(i)[c] *= scale;
     }
 }
 
-void SelectStep::run(const RunContext& context) const {
-    Range share = my_share(context.n_selected, context);
-    for (std::int64_t i = share.begin; i < share.end; ++i)
-        std::memcpy(context.buffers[out] + i * width, context.buffers[in] + context.selected[i] * width,
-                    static_cast<std::size_t>(width) * sizeof(float));
+void SelectStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner y = corner_of(out, n_columns, tile, context);
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i)
+        std::memcpy(y.row(i), context.buffers[in] + context.selected[tile.tokens.begin + i] * n_columns, static_cast<std::size_t>(n_columns) * sizeof(float));
 }
 
 void NormStep::run(const RunContext& context) const {
-    NormArgs args{context.buffers[in], data_or_null(weight), data_or_null(bias), context.buffers[out], width, eps, norm_kind};
+    NormArgs args{context.buffers[in], data_or_null(weight), data_or_null(bias), context.buffers[out], group_width, eps, norm_kind};
     fn(args, my_share(count(*this, context) * n_groups, context));
+}
+
+void NormStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner x = corner_of(in, width(), tile, context), y = corner_of(out, width(), tile, context);
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i)
+        fn({x.row(i), data_or_null(weight), data_or_null(bias), y.row(i), group_width, eps, norm_kind}, {0, tile_columns(tile) / group_width});
 }
 
 std::int64_t prepared_bytes_per_token(std::int64_t padded_columns) { return padded_columns + padded_columns / 32 * 12; }
@@ -49,62 +70,118 @@ PreparedActivation prepared_view(std::byte* buffer, std::int64_t n_tokens, std::
     return {nullptr, codes, scales, sums, n_columns, padded_columns};
 }
 
-void PrepareStep::run(const RunContext& context) const {
-    const std::int64_t n = count(*this, context);
-    PreparedActivation view = prepared_view(context.prepared[out], n, n_columns, padded_columns);
-    QuantizeArgs args{
-        context.buffers[in], const_cast<std::int8_t*>(view.codes), const_cast<float*>(view.scales), const_cast<std::int16_t*>(view.sums), n_columns,
-        padded_columns};
-    fn(args, my_share(n, context));
+void PrepareStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner x = corner_of(in, n_columns, tile, context);
+    const PreparedActivation view = prepared_view(context.prepared[out], count(*this, context), n_columns, padded_columns);
+    const std::int64_t n_blocks = padded_columns / 32, n = tile_columns(tile);
+    const std::int64_t padded = tile.columns.end == n_columns ? padded_columns - tile.columns.begin : n;
+    auto args_at = [&](std::int64_t i) {
+        const std::int64_t token = tile.tokens.begin + i, block = token * n_blocks + tile.columns.begin / 32;
+        return QuantizeArgs{x.row(i),
+                            const_cast<std::int8_t*>(view.codes) + token * padded_columns + tile.columns.begin,
+                            const_cast<float*>(view.scales) + block,
+                            const_cast<std::int16_t*>(view.sums) + block * 4,
+                            n,
+                            padded};
+    };
+    if (padded == padded_columns && x.stride == n_columns) return fn(args_at(0), {0, tile_tokens(tile)});
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i) fn(args_at(i), {0, 1});
+}
+
+Uses LinearStep::uses() {
+    Uses uses;
+    for (LinearSegment& segment : segments) {
+        if (segment.in >= 0) uses.reads.push_back(&segment.in);
+        if (segment.prepared >= 0) uses.reads.push_back(&segment.prepared);
+        if (segment.write == LinearArgs::Write::add) uses.reads.push_back(&segment.out);
+        uses.writes.push_back(&segment.out);
+    }
+    return uses;
+}
+
+// Rows [begin, end) of a segment for all tokens; y is where row 0 of token 0 would be.
+static void multiply_rows(const LinearSegment& segment, const RunContext& context, std::int64_t n, Range rows, float* y, std::int64_t y_stride) {
+    if (n == 0 || rows.begin >= rows.end) return;
+    LinearArgs args{};
+    args.weight = segment.weight.get();
+    if (segment.prepared >= 0)
+        args.x = prepared_view(context.prepared[segment.prepared], n, segment.weight->n_columns, padded_for_codes(segment.weight->n_columns));
+    if (segment.in >= 0) args.x.f32 = context.buffers[segment.in];
+    args.x.n_columns = segment.weight->n_columns;
+    args.bias = data_or_null(segment.bias);
+    args.y = y;
+    args.y_stride = y_stride;
+    args.n_tokens = n;
+    args.write = segment.write;
+    segment.kernels[static_cast<std::size_t>(bucket_of(n))]->fn(args, rows);
 }
 
 void LinearStep::run(const RunContext& context) const {
-    const std::int64_t n = count(*this, context);
-    if (n == 0) return;
     for (const LinearSegment& segment : segments) {
-        LinearArgs args{};
-        args.weight = segment.weight.get();
-        if (segment.prepared >= 0)
-            args.x = prepared_view(context.prepared[segment.prepared], n, segment.weight->n_columns,
-                                   padded_for_codes(segment.weight->n_columns));
-        args.x.f32 = context.buffers[segment.in];
-        args.x.n_columns = segment.weight->n_columns;
-        args.bias = data_or_null(segment.bias);
-        args.y = context.buffers[segment.out];
-        args.y_stride = segment.weight->n_rows;
-        args.n_tokens = n;
-        args.write = segment.write;
-        Range rows = my_share(segment.weight->n_rows, context, segment.weight->layout->row_unit);
-        if (rows.begin < rows.end) segment.kernels[static_cast<std::size_t>(bucket_of(n))]->fn(args, rows);
+        const std::int64_t n_rows = segment.weight->n_rows;
+        multiply_rows(segment, context, count(*this, context), my_share(n_rows, context, segment.weight->layout->row_unit), context.buffers[segment.out], n_rows);
     }
 }
 
-void RopeStep::run(const RunContext& context) const {
-    const std::int64_t width = n_heads * head_dim;
-    Range share = my_share(context.n_tokens, context);
-    if (share.begin >= share.end) return;
-    if (in != out)
-        std::memcpy(context.buffers[out] + share.begin * width, context.buffers[in] + share.begin * width,
-                    static_cast<std::size_t>((share.end - share.begin) * width) * sizeof(float));
+void LinearStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner y = corner_of(segments[0].out, width(), tile, context);
+    multiply_rows(segments[0], context, tile_tokens(tile), tile.columns, y.data - tile.columns.begin, y.stride);
+}
+
+void RopeStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner x = corner_of(in, width(), tile, context), y = corner_of(out, width(), tile, context);
     const std::vector<float>& table = !long_inv_freq.empty() && context.capacity > long_above ? long_inv_freq : inv_freq;
-    RopeArgs args{
-        context.buffers[out], context.positions, table.data(), n_heads, head_dim, static_cast<std::int64_t>(table.size()) * 2, magnitude, style};
-    fn(args, share);
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i) {
+        if (x.data != y.data) std::memcpy(y.row(i), x.row(i), static_cast<std::size_t>(tile_columns(tile)) * sizeof(float));
+        fn({y.row(i), context.positions + tile.tokens.begin + i, table.data(), tile_columns(tile) / head_dim, head_dim,
+            static_cast<std::int64_t>(table.size()) * 2, magnitude, style},
+           {0, 1});
+    }
+}
+
+Uses StateWriteStep::uses() {
+    Uses uses;
+    for (int* value : {&keys, &values})
+        if (*value >= 0) uses.reads.push_back(value);
+    return uses;
 }
 
 void StateWriteStep::run(const RunContext& context) const {
-    Range share = my_share(context.n_tokens, context);
+    const Range share = my_share(context.n_tokens, context);
     fn({context.buffers[keys], context.keys[state], context.positions, key_width, context.state_dtype}, share);
     fn({context.buffers[values], context.values[state], context.positions, value_width, context.state_dtype}, share);
 }
 
-void AttentionStep::run(const RunContext& context) const {
+void StateWriteStep::run_tile(const RunContext& context, const Tile& tile) const {
+    if (keys >= 0 && values >= 0) {  // whole tokens
+        write_tile(context, {tile.tokens, {0, key_width}}, keys, key_width, context.keys[state]);
+        write_tile(context, {tile.tokens, {0, value_width}}, values, value_width, context.values[state]);
+    } else if (keys >= 0) {
+        write_tile(context, tile, keys, key_width, context.keys[state]);
+    } else {
+        write_tile(context, tile, values, value_width, context.values[state]);
+    }
+}
+
+void StateWriteStep::write_tile(const RunContext& context, const Tile& tile, int value, std::int64_t row_width, std::byte* const* bases) const {
+    const Corner x = corner_of(value, row_width, tile, context);
+    const std::int64_t bytes = dtype_info(context.state_dtype).bits / 8;
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i) {
+        // Some heads of a row: a row of its own, at its place.
+        const std::int64_t token = tile.tokens.begin + i;
+        const std::int32_t first = 0;
+        std::byte* row = bases[token] + (context.positions[token] * row_width + tile.columns.begin) * bytes;
+        fn({x.row(i), &row, &first, tile_columns(tile), context.state_dtype}, {0, 1});
+    }
+}
+
+static AttentionArgs attention_args(const AttentionOp& op, int state, const float* q, float* y, const RunContext& context) {
     AttentionArgs args{};
-    args.q = context.buffers[q];
+    args.q = q;
     args.keys = const_cast<const std::byte* const*>(context.keys[state]);
     args.values = const_cast<const std::byte* const*>(context.values[state]);
     args.positions = context.positions;
-    args.y = context.buffers[out];
+    args.y = y;
     args.n_tokens = context.n_tokens;
     args.n_heads = op.n_heads;
     args.n_kv_heads = op.n_kv_heads;
@@ -113,6 +190,11 @@ void AttentionStep::run(const RunContext& context) const {
     args.scale = op.scale;
     args.softcap = op.softcap;
     args.state_dtype = context.state_dtype;
+    return args;
+}
+
+void AttentionStep::run(const RunContext& context) const {
+    const AttentionArgs args = attention_args(op, state, context.buffers[q], context.buffers[out], context);
     // Later tokens see more positions: deal the tokens round-robin, so that threads finish together. One token: split its heads.
     const std::int64_t n = context.n_tokens, n_kv = op.n_kv_heads;
     if (n < context.n_threads * 2) {
@@ -122,32 +204,44 @@ void AttentionStep::run(const RunContext& context) const {
     for (std::int64_t token = context.thread; token < n; token += context.n_threads) fn(args, {token * n_kv, (token + 1) * n_kv});
 }
 
+void AttentionStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const AttentionArgs args = attention_args(op, state, context.buffers[q], context.buffers[out], context);
+    const std::int64_t unit = column_unit(), n_kv = op.n_kv_heads;
+    for (std::int64_t token = tile.tokens.begin; token < tile.tokens.end; ++token)
+        fn(args, {token * n_kv + tile.columns.begin / unit, token * n_kv + tile.columns.end / unit});
+}
+
 void ElementStep::run(const RunContext& context) const {
     ElementArgs args{context.buffers[a], b >= 0 ? context.buffers[b] : nullptr, context.buffers[out], factor, activation};
-    fn(args, my_share(count(*this, context) * width, context, 16));
+    fn(args, my_share(count(*this, context) * n_columns, context, 16));
 }
 
-void ColumnScaleStep::run(const RunContext& context) const {
-    Range share = my_share(count(*this, context), context);
-    for (std::int64_t token = share.begin; token < share.end; ++token)
-        multiply({context.buffers[in] + token * width, scale->data(), context.buffers[out] + token * width, 1, Activation::silu}, {0, width});
+void ElementStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner x = corner_of(a, n_columns, tile, context), y = corner_of(out, n_columns, tile, context);
+    const Corner z = b >= 0 ? corner_of(b, n_columns, tile, context) : Corner{nullptr, 0};
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i)
+        fn({x.row(i), b >= 0 ? z.row(i) : nullptr, y.row(i), factor, activation}, {0, tile_columns(tile)});
 }
 
-void PermuteStep::run(const RunContext& context) const {
-    const auto width = static_cast<std::int64_t>(order.size());
-    Range share = my_share(count(*this, context), context);
-    for (std::int64_t token = share.begin; token < share.end; ++token)
-        for (std::int64_t c = 0; c < width; ++c)
-            context.buffers[out][token * width + c] = context.buffers[in][token * width + order[static_cast<std::size_t>(c)]];
+void ColumnScaleStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner x = corner_of(in, n_columns, tile, context), y = corner_of(out, n_columns, tile, context);
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i)
+        multiply({x.row(i), scale->data() + tile.columns.begin, y.row(i), 1, Activation::silu}, {0, tile_columns(tile)});
+}
+
+void PermuteStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner x = corner_of(in, width(), tile, context), y = corner_of(out, width(), tile, context);
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i)
+        for (std::size_t c = 0; c < order.size(); ++c) y.row(i)[c] = x.row(i)[order[c]];
 }
 
 // Shazeer et al. 2017, section 2.1: softmax over the chosen; or softmax over all, then the chosen (Qwen, DeepSeek).
-void RouteStep::run(const RunContext& context) const {
-    Range share = my_share(context.n_tokens, context);
+void RouteStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner x = corner_of(in, n_experts, tile, context), y = corner_of(out, n_experts, tile, context);
     std::vector<std::int64_t> order(static_cast<std::size_t>(n_experts));
-    for (std::int64_t token = share.begin; token < share.end; ++token) {
-        const float* logits = context.buffers[in] + token * n_experts;
-        float* weights = context.buffers[out] + token * n_experts;
+    for (std::int64_t token = 0; token < tile_tokens(tile); ++token) {
+        const float* logits = x.row(token);
+        float* weights = y.row(token);
         std::iota(order.begin(), order.end(), 0);
         std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return logits[a] > logits[b]; });
         const bool top_first = op.rule == RouteOp::Rule::top_then_softmax;
@@ -167,11 +261,12 @@ void RouteStep::run(const RunContext& context) const {
     }
 }
 
-void GateStep::run(const RunContext& context) const {
-    Range share = my_share(context.n_tokens, context);
-    for (std::int64_t token = share.begin; token < share.end; ++token) {
-        const float factor = context.buffers[weights][token * n_experts + column];
-        for (std::int64_t i = 0; i < width; ++i) context.buffers[out][token * width + i] = context.buffers[in][token * width + i] * factor;
+void GateStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const Corner x = corner_of(in, n_columns, tile, context), y = corner_of(out, n_columns, tile, context);
+    const Corner shares = corner_of(weights, n_experts, {tile.tokens, {0, n_experts}}, context);
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i) {
+        const float factor = shares.row(i)[column];
+        for (std::int64_t c = 0; c < tile_columns(tile); ++c) y.row(i)[c] = x.row(i)[c] * factor;
     }
 }
 
