@@ -277,9 +277,10 @@ void fuse_qkv(FuseEditor& editor) {
     for (std::size_t i = 0; i < steps.size(); ++i) {
         if (!is_linear(*steps[i])) continue;
         auto belongs = [&](std::size_t step) {
-            const auto* norm = dynamic_cast<const NormStep*>(steps[step].get());
-            const bool known = (norm != nullptr && norm->n_groups > 1) || dynamic_cast<RopeStep*>(steps[step].get()) || dynamic_cast<StateWriteStep*>(steps[step].get());
-            return known && continues(editor, i, step, Needs::all);
+            const Step* next = steps[step].get();
+            const auto* norm = dynamic_cast<const NormStep*>(next);
+            const bool norms_heads = norm != nullptr && norm->over == NormStep::Over::heads;
+            return (norms_heads || dynamic_cast<const RopeStep*>(next) || dynamic_cast<const StateWriteStep*>(next)) && continues(editor, i, step, Needs::all);
         };
         std::size_t end = i + 1;
         while (end < steps.size() && belongs(end)) ++end;

@@ -88,6 +88,7 @@ private:
         step.eps = detail.eps;
         step.group_width = detail.group_width > 0 ? detail.group_width : width;
         step.n_groups = width / step.group_width;
+        step.over = detail.group_width > 0 ? NormStep::Over::heads : NormStep::Over::row;
         SKIFF_TRY(step.weight, pool_.vector(detail.weight, step.group_width, detail.weight_offset));
         SKIFF_TRY(step.bias, pool_.vector(detail.bias, step.group_width, 0));
         step.in = in(op, 0);

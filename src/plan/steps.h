@@ -44,12 +44,13 @@ struct NormStep final : Step {
     NormKind norm_kind = NormKind::rms;
     float eps = 0;
     std::int64_t group_width = 0, n_groups = 1;
+    enum class Over : std::uint8_t { row, heads } over = Over::row;
     int in = -1, out = -1;
     void run(const RunContext& context) const override;
     void run_tile(const RunContext& context, const Tile& tile) const override;
     Uses uses() override { return {{&in}, {&out}}; }
     std::int64_t width() const override { return group_width * n_groups; }
-    std::int64_t column_unit() const override { return n_groups > 1 ? group_width : 0; }
+    std::int64_t column_unit() const override { return over == Over::heads ? group_width : 0; }
 };
 
 struct PrepareStep final : Step {
