@@ -90,6 +90,15 @@ TEST_F(PowercapTree, SaysThatOnlyRootMayRead) {
     EXPECT_NE(meter.unreadable().find("energy_uj: only root may read it here"), std::string::npos) << meter.unreadable();
 }
 
+TEST_F(PowercapTree, DevicesStandBesideThePackages) {
+    add_zone("intel-rapl:0", "package-0", 1, 100);
+    EnergyMeter meter = EnergyMeter::open({.powercap_folder = folder_, .nvml_library = SKIFF_FAKE_NVML});
+    ASSERT_EQ(meter.names(), (std::vector<std::string>{"package-0", "Counting GPU (0)"}));  // the old one counts nothing
+    ASSERT_TRUE(meter.begin().ok());
+    EXPECT_EQ(*meter.joules(), (std::vector<double>{0, 1.5}));
+    EXPECT_EQ(*meter.joules(), (std::vector<double>{0, 3}));
+}
+
 TEST_F(PowercapTree, ACounterThatVanishesIsAnError) {
     add_zone("intel-rapl:0", "package-0", 1, 100);
     EnergyMeter meter = open();

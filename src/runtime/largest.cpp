@@ -3,14 +3,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 namespace skiff {
 namespace {
 
 constexpr std::size_t block = 64;
+constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-// Eight running maxima, which a compiler keeps in registers. NaN loses every comparison, so the caller looks for it first.
+// Eight running maxima, which a compiler keeps in registers. NaN loses every comparison, so it is looked for apart.
 inline float largest_of_block(const float* row) {
     float lanes[8];
     for (int lane = 0; lane < 8; ++lane) lanes[lane] = row[lane];
@@ -27,61 +29,57 @@ inline bool block_has_nan(const float* row) {
     return n > 0;
 }
 
-bool before(const ScoredToken& a, const ScoredToken& b) { return a.score != b.score ? a.score > b.score : a.token < b.token; }
-
 }  // namespace
 
-Result<std::int32_t> argmax_token(std::span<const float> logits) {
-    std::size_t best_block = 0, begin = 0;
-    float best = -std::numeric_limits<float>::infinity();
+Result<std::int32_t> RowScan::read(std::span<const float> row) {
+    row_ = row;
+    block_largest_.resize((row.size() + block - 1) / block);
     bool has_nan = false;
-    for (; begin + block <= logits.size(); begin += block) {
-        const float* row = logits.data() + begin;
-        has_nan |= block_has_nan(row);
-        const float largest = largest_of_block(row);
-        if (largest > best) best = largest, best_block = begin;
+    std::size_t i = 0, b = 0;
+    for (; i + block <= row.size(); i += block, ++b) {
+        has_nan |= block_has_nan(row.data() + i);
+        block_largest_[b] = largest_of_block(row.data() + i);
     }
-    for (std::size_t i = begin; i < logits.size(); ++i) {
-        has_nan |= std::isnan(logits[i]);
-        if (logits[i] > best) best = logits[i], best_block = i;
+    if (i < row.size()) {
+        block_largest_[b] = minus_infinity;
+        for (; i < row.size(); ++i) {
+            has_nan |= std::isnan(row[i]);
+            block_largest_[b] = std::max(block_largest_[b], row[i]);
+        }
     }
     if (has_nan) {
-        std::size_t where = 0;
-        while (!std::isnan(logits[where])) ++where;
+        const auto where = std::find_if(row.begin(), row.end(), [](float value) { return std::isnan(value); }) - row.begin();
         return runtime_error("the logits hold NaN (token " + std::to_string(where) + "): the weights or the state are damaged");
     }
-    if (logits.empty() || std::isinf(best)) return runtime_error("the logits are not finite: the weights or the state are damaged");
-    while (logits[best_block] != best) ++best_block;
-    return static_cast<std::int32_t>(best_block);
+    const auto best = std::max_element(block_largest_.begin(), block_largest_.end());  // the first of the largest
+    if (best == block_largest_.end() || std::isinf(*best)) return runtime_error("the logits are not finite: the weights or the state are damaged");
+    auto token = static_cast<std::size_t>(best - block_largest_.begin()) * block;
+    while (row[token] != *best) ++token;
+    return static_cast<std::int32_t>(token);
 }
 
-void find_largest(std::span<const float> logits, float lowest, std::size_t limit, std::vector<ScoredToken>& found) {
+void RowScan::at_least(float lowest, std::vector<ScoredToken>& found) const {
     found.clear();
-    if (limit == 0) return;
-    // Room for a multiple of what is wanted: when it is full, the largest stay and the smallest of them becomes the threshold, which soon leaves
-    // nothing to do for most blocks.
-    const std::size_t room = std::max<std::size_t>(256, std::min(limit, logits.size()) * 4);
-    bool above = false;  // once `limit` entries are kept, an equal one comes too late
-    auto add = [&](std::size_t i) {
-        if (!(above ? logits[i] > lowest : logits[i] >= lowest)) return;
-        found.push_back({static_cast<std::int32_t>(i), logits[i]});
-        if (found.size() < room) return;
-        std::nth_element(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(limit - 1), found.end(), before);
-        found.resize(limit);
-        lowest = found[limit - 1].score;
-        above = true;
-    };
-    std::size_t i = 0;
-    for (; i + block <= logits.size(); i += block) {
-        if (largest_of_block(logits.data() + i) < lowest) continue;
-        for (std::size_t j = i; j < i + block; ++j) add(j);
+    for (std::size_t b = 0; b < block_largest_.size(); ++b) {
+        if (block_largest_[b] < lowest) continue;
+        for (std::size_t i = b * block; i < std::min((b + 1) * block, row_.size()); ++i)
+            if (row_[i] >= lowest) found.push_back({static_cast<std::int32_t>(i), row_[i]});
     }
-    for (; i < logits.size(); ++i) add(i);
+}
+
+void RowScan::largest(float lowest, std::size_t limit, std::vector<ScoredToken>& found) {
+    // `limit` blocks have a largest entry of at least the limit-th of these, so as many entries are that large.
+    if (limit > 0 && limit <= block_largest_.size()) {
+        sorted_.assign(block_largest_.begin(), block_largest_.end());
+        std::nth_element(sorted_.begin(), sorted_.begin() + static_cast<std::ptrdiff_t>(limit - 1), sorted_.end(), std::greater<>());
+        lowest = std::max(lowest, sorted_[limit - 1]);
+    }
+    at_least(lowest, found);
     if (found.size() > limit) {
-        std::nth_element(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(limit - 1), found.end(), before);
+        std::nth_element(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(limit), found.end(), comes_before);
         found.resize(limit);
     }
-    std::sort(found.begin(), found.end(), before);
+    std::sort(found.begin(), found.end(), comes_before);
 }
 
 }  // namespace skiff

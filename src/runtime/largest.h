@@ -1,4 +1,5 @@
-// The largest entries of a row as wide as a vocabulary, read once and front to back, without sorting what nobody asked for.
+// The largest entries of a row as wide as a vocabulary, without sorting what nobody asked for: the row is read once, in blocks whose largest entries
+// are kept, and afterwards only blocks that can matter are looked into.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +14,22 @@ struct ScoredToken {
     std::int32_t token;
     float score;
 };
+// Falling scores; equal ones in the order of their tokens.
+inline bool comes_before(const ScoredToken& a, const ScoredToken& b) { return a.score != b.score ? a.score > b.score : a.token < b.token; }
 
-// The first of the largest. An error when the row holds NaN, or only minus infinity.
-Result<std::int32_t> argmax_token(std::span<const float> logits);  // (n_vocab)
+class RowScan {
+public:
+    // Reads the row, which has to stay where it is, and returns the first of its largest entries. An error when it holds NaN, or only minus infinity.
+    Result<std::int32_t> read(std::span<const float> row);  // (n_vocab)
 
-// Entries of at least `lowest`, the largest `limit` of them, in falling order; equal ones in the order of their tokens. `found` is overwritten
-// and keeps its memory.
-void find_largest(std::span<const float> logits, float lowest, std::size_t limit, std::vector<ScoredToken>& found);  // (n_vocab)
+    // Entries of at least `lowest`, in the order of tokens. `found` is overwritten and keeps its memory, as below.
+    void at_least(float lowest, std::vector<ScoredToken>& found) const;
+    // The first `limit` of them in the order of comes_before.
+    void largest(float lowest, std::size_t limit, std::vector<ScoredToken>& found);
+
+private:
+    std::span<const float> row_;
+    std::vector<float> block_largest_, sorted_;
+};
 
 }  // namespace skiff

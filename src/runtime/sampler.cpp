@@ -52,43 +52,57 @@ std::span<const float> Sampler::penalize(std::span<const float> logits) {
     return penalized_;
 }
 
-// Fills candidates_ with what min-p, top-k and top-p leave, in falling order; or, where nothing is cut off, leaves it empty.
+// Of the candidates, those whose likelier ones together have less than top_p of the total. The order of what is kept follows from the logits alone.
+// Halves instead of sorting: the half that holds the end of the nucleus is halved again.
+void Sampler::keep_nucleus(double total) {
+    const double target = options_.top_p * total;
+    auto weight = [&](std::size_t i) { return static_cast<double>(exponentials_[static_cast<std::size_t>(candidates_[i].token)]); };
+    std::size_t begin = 0, end = candidates_.size();
+    double before = 0;
+    auto at = [&](std::size_t i) { return candidates_.begin() + static_cast<std::ptrdiff_t>(i); };
+    while (end - begin > 32) {
+        const std::size_t middle = begin + (end - begin) / 2;
+        std::nth_element(at(begin), at(middle), at(end), comes_before);
+        double mass = 0;
+        for (std::size_t i = begin; i < middle; ++i) mass += weight(i);
+        if (before + mass >= target) end = middle;
+        else before += mass, begin = middle;
+    }
+    std::sort(at(begin), at(end), comes_before);
+    while (begin < end && before < target) before += weight(begin++);
+    candidates_.resize(std::max<std::size_t>(1, begin));
+}
+
+// Fills candidates_ with what min-p, top-k and top-p leave; or leaves it empty where nothing is cut off.
 void Sampler::choose_candidates(std::span<const float> logits, float highest) {
     candidates_.clear();
     // min-p relative to the most likely token, before the temperature, as in llama.cpp and vLLM.
-    const float lowest = options_.min_p > 0 ? static_cast<float>(highest + std::log(options_.min_p)) : -INFINITY;
-    if (options_.top_k > 0) {
-        find_largest(logits, lowest, static_cast<std::size_t>(options_.top_k), candidates_);
-    } else if (options_.min_p > 0) {
-        find_largest(logits, lowest, logits.size(), candidates_);
-    } else if (options_.top_p == 1) {
-        return;
-    }
-    if (options_.top_p == 1) return;
+    float lowest = options_.min_p > 0 ? static_cast<float>(highest + std::log(options_.min_p)) : -INFINITY;
+    const bool nucleus = options_.top_p < 1;
+    if (options_.top_k > 0) scan_.largest(lowest, static_cast<std::size_t>(options_.top_k), candidates_);
+    else if (options_.min_p > 0) scan_.at_least(lowest, candidates_);
+    if (!nucleus) return;
     // Probabilities before the temperature.
-    auto weight = [&](const ScoredToken& candidate) { return std::exp(static_cast<double>(candidate.score) - highest); };
-    double total = 0, kept = 0;
-    if (!candidates_.empty()) {
-        for (const ScoredToken& candidate : candidates_) total += weight(candidate);
-    } else {  // the largest 64, and more of them while their mass is too little
-        exponentials_.resize(logits.size());
+    exponentials_.resize(logits.size());
+    double total = 0;
+    if (candidates_.empty()) {
         total = row_exp(logits.data(), static_cast<std::int64_t>(logits.size()), highest, exponentials_.data());
-        for (std::size_t limit = 64; kept < options_.top_p * total; limit *= 8) {
-            find_largest(logits, lowest, std::min(limit, logits.size()), candidates_);
-            kept = 0;
-            for (const ScoredToken& candidate : candidates_) kept += weight(candidate);
-            if (limit >= logits.size()) break;
+        // All tokens below this together have less than 1 - top_p of the total, so none of them belongs to the nucleus.
+        lowest = static_cast<float>(highest + std::log((1 - options_.top_p) * total / static_cast<double>(logits.size())) - 1e-3);
+        scan_.at_least(lowest, candidates_);
+    } else {
+        for (const ScoredToken& candidate : candidates_) {
+            const double weight = std::exp(static_cast<double>(candidate.score) - highest);
+            exponentials_[static_cast<std::size_t>(candidate.token)] = static_cast<float>(weight);
+            total += weight;
         }
     }
-    kept = 0;
-    std::size_t n = 0;
-    while (n < candidates_.size() && kept < options_.top_p * total) kept += weight(candidates_[n++]);
-    candidates_.resize(std::max<std::size_t>(1, n));
+    keep_nucleus(total);
 }
 
 Result<std::span<const TokenChance>> Sampler::distribution(std::span<const float> original) {
     const std::span<const float> logits = penalize(original);
-    SKIFF_TRY(const auto best, argmax_token(logits));
+    SKIFF_TRY(const auto best, scan_.read(logits));
     distribution_.clear();
     if (options_.temperature == 0) {
         distribution_.push_back({best, 1.0});
@@ -97,20 +111,27 @@ Result<std::span<const TokenChance>> Sampler::distribution(std::span<const float
     const float highest = logits[static_cast<std::size_t>(best)];
     choose_candidates(logits, highest);
     double total = 0;
-    if (candidates_.empty()) {
-        exponentials_.assign(logits.begin(), logits.end());
-        if (options_.temperature != 1)
-            for (float& value : exponentials_) value = static_cast<float>((static_cast<double>(value) - highest) / options_.temperature);
-        total = row_exp(exponentials_.data(), static_cast<std::int64_t>(logits.size()), options_.temperature == 1 ? highest : 0.0f, exponentials_.data());
-        for (std::size_t i = 0; i < exponentials_.size(); ++i) distribution_.push_back({static_cast<std::int32_t>(i), static_cast<double>(exponentials_[i])});
-    } else {
+    if (!candidates_.empty()) {
         for (const ScoredToken& candidate : candidates_) {
             const double chance = std::exp((static_cast<double>(candidate.score) - highest) / options_.temperature);
             total += chance;
             distribution_.push_back({candidate.token, chance});
         }
+        for (TokenChance& entry : distribution_) entry.chance /= total;
+        return std::span<const TokenChance>(distribution_);
     }
-    for (TokenChance& entry : distribution_) entry.chance /= total;
+    const auto n_tokens = static_cast<std::int64_t>(logits.size());
+    exponentials_.resize(logits.size());
+    if (options_.temperature == 1) {
+        total = row_exp(logits.data(), n_tokens, highest, exponentials_.data());
+    } else {
+        const auto scale = static_cast<float>(1 / options_.temperature);
+        for (std::size_t i = 0; i < logits.size(); ++i) exponentials_[i] = (logits[i] - highest) * scale;
+        total = row_exp(exponentials_.data(), n_tokens, 0, exponentials_.data());
+    }
+    distribution_.resize(logits.size());
+    const double scale = 1 / total;
+    for (std::size_t i = 0; i < logits.size(); ++i) distribution_[i] = {static_cast<std::int32_t>(i), static_cast<double>(exponentials_[i]) * scale};
     return std::span<const TokenChance>(distribution_);
 }
 

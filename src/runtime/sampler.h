@@ -53,6 +53,7 @@ public:
 private:
     std::span<const float> penalize(std::span<const float> logits);
     void choose_candidates(std::span<const float> logits, float highest);
+    void keep_nucleus(double total);
     bool has_penalties() const;
     std::size_t window() const;
 
@@ -62,8 +63,9 @@ private:
     std::vector<std::int32_t> counts_;  // by token: occurrences in the window
     std::vector<TokenChance> distribution_;
     // Scratch that keeps its memory from token to token.
+    RowScan scan_;
     std::vector<ScoredToken> candidates_;
-    std::vector<float> penalized_, exponentials_;
+    std::vector<float> penalized_, exponentials_;  // exponentials_: by token
     std::vector<double> draft_chances_;  // by token; zero between calls
 };
 

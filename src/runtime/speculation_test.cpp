@@ -120,8 +120,9 @@ INSTANTIATE_TEST_SUITE_P(Speculation, SpeculationIdentity,
 
 TEST(Speculation, AModelThatIsItsOwnDraftHasEveryGuessAccepted) {
     Kit kit = make_kit(random_plan(131, 5), From::same, 7);
-    for (double temperature : {0.0, 1.0}) {
-        generate(*kit.stream, repeating_prompt(131, 1), {.temperature = temperature, .seed = 3}, 41);
+    const SamplingOptions samplings[] = {{.temperature = 0}, {.temperature = 1, .seed = 3}, {.temperature = 1, .repetition_penalty = 1.5, .frequency_penalty = 0.2, .seed = 3}};
+    for (const SamplingOptions& sampling : samplings) {
+        generate(*kit.stream, repeating_prompt(131, 1), sampling, 41);
         EXPECT_EQ(kit.stream->stats().accepted, kit.stream->stats().proposed);
         EXPECT_EQ(kit.stream->stats().passes, 5);  // 1 token of the prompt's pass, then 8 a pass
     }
