@@ -48,8 +48,9 @@ std::vector<Workload> workloads(const std::vector<std::int32_t>& text, std::int6
             {"noise", text, {.temperature = 100, .top_k = 0, .top_p = 1, .min_p = 0, .seed = 1}, {}}};
 }
 
-// Tokens per second behind the first one, which comes from the prompt's own pass.
+// Tokens per second behind the first one, which comes from the prompt's own pass. Cold, as in a program that has just started.
 Result<double> generate(TokenStream& stream, const Workload& work, std::int64_t n_tokens) {
+    stream.start_cold();
     SKIFF_CHECK(stream.begin(work.prompt, work.sampling, n_tokens));
     if (!work.dictated.empty()) stream.dictate(work.dictated);
     SKIFF_CHECK(stream.next());

@@ -22,6 +22,7 @@ struct RunOptions {
 
     void fields(FieldVisitor& visitor) {
         model.fields(visitor);
+        speculate.source = "ngram";  // cost at most 1 % where nothing repeats (docs/performance.md)
         speculate.fields(visitor);
         visitor.option("-p,--prompt", prompt, "What to say or to continue; without it: standard input, or a chat on a terminal");
         visitor.option("-f,--file", prompt_file, "Read the prompt from a file");

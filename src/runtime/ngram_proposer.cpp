@@ -34,7 +34,7 @@ Status NgramProposer::propose(int n_tokens, Proposal& proposal) {
 }
 
 double NgramProposer::first_guess(int evidence) const {
-    static constexpr double guesses[n_evidence] = {0.1, 0.2, 0.4, 0.6, 0.8};
+    static constexpr double guesses[n_evidence] = {0.05, 0.1, 0.2, 0.35, 0.6};
     return guesses[evidence];
 }
 

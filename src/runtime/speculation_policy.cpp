@@ -6,7 +6,7 @@ namespace skiff {
 namespace {
 
 constexpr double least_gain = 1.03;     // below that, the estimates are not worth a risk
-constexpr double allowed_loss = 0.01;   // of the time so far
+constexpr double allowed_loss = 0.005;  // of the time so far
 constexpr double most_credit = 8;       // plain passes that earlier gains may pay for
 constexpr std::int64_t stale_after = 256;  // passes after which a time of several columns is to be measured anew
 

@@ -58,7 +58,7 @@ private:
     std::array<Times, max_proposed + 1> pass_times_;         // by number of columns, less one
     Times guess_times_;                                      // per guess
     std::int64_t n_passes_ = 0;
-    // What guessing has won or lost so far, in seconds against plain passes, and the time of all passes: it may lose a hundredth of that.
+    // What guessing has won or lost so far, in seconds against plain passes, and the time of all passes: it may lose a two-hundredth of that.
     double balance_ = 0, elapsed_ = 0, pass_seconds_ = 0, guessing_seconds_ = 0;
 };
 

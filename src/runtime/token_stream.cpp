@@ -10,8 +10,12 @@ constexpr int watched_tokens = 4;
 }  // namespace
 
 TokenStream::TokenStream(Session& session, std::int64_t sequence, std::unique_ptr<Proposer> proposer, int always)
-    : session_(session), sequence_(sequence), proposer_(std::move(proposer)) {
-    if (proposer_) policy_.emplace(always, *proposer_);
+    : session_(session), sequence_(sequence), always_(always), proposer_(std::move(proposer)) {
+    start_cold();
+}
+
+void TokenStream::start_cold() {
+    if (proposer_) policy_.emplace(always_, *proposer_);
 }
 
 Result<std::int64_t> TokenStream::begin(const std::vector<std::int32_t>& prompt, const SamplingOptions& sampling, std::int64_t max_tokens) {

@@ -25,6 +25,8 @@ public:
     Result<std::int32_t> next();
     // The context has no room for the last token, so that there is no next one.
     bool full() const { return !ready_ && session_.state().length(sequence_) >= session_.state().capacity(); }
+    // Forgets what was measured: the next text begins as the first one did.
+    void start_cold();
     // Forgets what was guessed and not taken. To be called before the state of the sequence is used by others.
     Status end();
 
@@ -41,6 +43,7 @@ private:
 
     Session& session_;
     std::int64_t sequence_;
+    int always_;
     std::unique_ptr<Proposer> proposer_;
     std::optional<SpeculationPolicy> policy_;
     std::optional<Sampler> sampler_;

@@ -124,9 +124,9 @@ TEST(Run, StopTextsEndTheGenerationAndAreNotShown) {
 
 TEST(Run, SpeculationGivesTheSameText) {
     const std::string arguments = "run " + pocket + " --raw -p \"The king\" -n 60 --temp 0 --repeat-penalty 1.05 --stop \"ship\"";
-    const Json plain = skiff_json(arguments);
+    const Json plain = skiff_json(arguments + " --speculate off");
     EXPECT_EQ(plain["speculation"]["proposed"].int_or(-1), 0);
-    for (const char* how : {" --speculate ngram", " --speculate ngram --guesses 7", " --speculate " SKIFF_SOURCE_DIR "/models/pocket-student --guesses 3"}) {
+    for (const char* how : {"", " --speculate ngram --guesses 7", " --speculate " SKIFF_SOURCE_DIR "/models/pocket-student --guesses 3"}) {
         const Json document = skiff_json(arguments + how);
         EXPECT_EQ(document["text"].text(), plain["text"].text()) << how;
         EXPECT_EQ(document["tokens"].dump(), plain["tokens"].dump()) << how;
@@ -144,7 +144,7 @@ TEST(Run, ADraftNeedsTheSameTokenizer) {
     EXPECT_NE(output.text.find("a draft needs the tokenizer of " + pocket), std::string::npos) << output.text;
     EXPECT_EQ(skiff("run " + pocket + " --raw -p x -n 4 --speculate /no/such/model 2>&1").exit, 3);
     EXPECT_EQ(skiff("run " + pocket + " --raw -p x -n 4 --speculate ngram --guesses 8 2>&1").exit, 2);
-    EXPECT_EQ(skiff("run " + pocket + " --raw -p x -n 4 --guesses 2 2>&1").exit, 2);
+    EXPECT_EQ(skiff("run " + pocket + " --raw -p x -n 4 --speculate off --guesses 2 2>&1").exit, 2);
 }
 
 TEST(Bench, SequencesSpeculationAndEnergyHaveStableKeys) {
@@ -172,7 +172,7 @@ TEST(Doctor, JsonNamesTheMachine) {
     Json document = skiff_json("doctor --no-measure");
     EXPECT_FALSE(document["cpu"].text().empty());
     EXPECT_GE(document["threads"].int_or(0), 1);
-    EXPECT_TRUE(document["isa"].text() == "avx2" || document["isa"].text() == "generic");
+    EXPECT_FALSE(document["isa"].text().empty());
 }
 
 // skiff-train stands beside skiff where LibTorch is installed, and nowhere else.
