@@ -105,6 +105,7 @@ struct LinearArgs {
     std::int64_t y_stride;
     std::int64_t n_tokens;
     enum class Write : std::uint8_t { replace, add } write;
+    std::int64_t tokens_at_once = 0;  // of many tokens, how many work with a stretch of weights before the next; 0: by the kernel's own rule. The bits do not depend on it
 };
 using LinearFn = void (*)(const LinearArgs& args, Range rows);  // rows in multiples of the layout's row_unit
 struct LinearKernel {

@@ -129,6 +129,11 @@ TEST(Linear, bits_do_not_depend_on_the_number_of_tokens) {
                 const auto y = multiply(kernel.fn, packed, activations.from(t), 1);
                 one_by_one.insert(one_by_one.end(), y.begin(), y.end());
             }
+            for (std::int64_t tokens_at_once : {24, 32, 100}) {
+                std::vector<float> y(one_by_one.size(), NAN);
+                kernel.fn({&packed, activations.from(0), nullptr, y.data(), packed.n_rows, n_tokens, LinearArgs::Write::replace, tokens_at_once}, {0, packed.n_rows});
+                ASSERT_TRUE(same_bits(y, one_by_one)) << tokens_at_once << " tokens at once";
+            }
             for (std::int64_t n = 2; n <= n_tokens; n += n < 10 ? 1 : 37) {
                 auto y = multiply(kernel.fn, packed, activations.from(0), n);
                 ASSERT_TRUE(same_bits(y, {one_by_one.begin(), one_by_one.begin() + static_cast<std::ptrdiff_t>(y.size())})) << n << " tokens";

@@ -62,15 +62,15 @@ template <int Bits, int Levels, int Units, int N>
 void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
     const __m512i table = level_table(*stretch.format);
     const bool with_minimums = x.sums != nullptr;
+    const float *scales = stretch.scales, *corrections = stretch.corrections;
     const Byte* block = stretch.codes;
     __m512 sum[N];
     SKIFF_UNROLL
     for (int t = 0; t < N; ++t) sum[t] = _mm512_load_ps(sums + t * 16);
-    for (std::int64_t b = 0; b < stretch.n_blocks; ++b, block += 64 * Bits) {
-        SKIFF_UNROLL
+    const std::int64_t n_blocks = stretch.n_blocks;
+    for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits) {
         for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
-        SKIFF_UNROLL
-        for (int unit = 0; unit < Units; ++unit) {
+        const auto add = [&](int unit) __attribute__((always_inline)) {
             __m512i dot[N];
             SKIFF_UNROLL
             for (int t = 0; t < N; ++t) dot[t] = _mm512_set1_epi32(x.start[(b * Units + unit) * x.stride + t]);
@@ -83,19 +83,21 @@ void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
             }
             const std::int64_t u = b * Units + unit;
             if (x.code_sums != nullptr) {
-                const __m512i zero = _mm512_load_si512(stretch.corrections + u * 16);
+                const __m512i zero = _mm512_load_si512(corrections + u * 16);
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) dot[t] = less_zero(dot[t], zero, x.code_sums[u * x.stride + t]);
             }
-            const __m512 scale = _mm512_load_ps(stretch.scales + u * 16);
+            const __m512 scale = _mm512_load_ps(scales + u * 16);
             SKIFF_UNROLL
             for (int t = 0; t < N; ++t) sum[t] = add_unit(sum[t], dot[t], scale, x.scales[b * x.stride + t]);
             if (with_minimums) {
-                const __m512 correction = _mm512_load_ps(stretch.corrections + u * 16);
+                const __m512 correction = _mm512_load_ps(corrections + u * 16);
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) sum[t] = _mm512_fnmadd_ps(correction, _mm512_set1_ps(x.sums[u * x.stride + t]), sum[t]);
             }
-        }
+        };
+        add(0);
+        if constexpr (Units == 2) add(1);
     }
     SKIFF_UNROLL
     for (int t = 0; t < N; ++t) _mm512_store_ps(sums + t * 16, sum[t]);
@@ -112,8 +114,7 @@ void multiply_blocks(const Stretch* tiles, Tokens x, float* sums, std::int64_t s
     SKIFF_UNROLL
     for (int r = 0; r < R; ++r) block[r] = tiles[r].codes, scales[r] = tiles[r].scales, corrections[r] = tiles[r].corrections;
     while (codes[0] != end) {
-        SKIFF_UNROLL
-        for (int unit = 0; unit < Units; ++unit) {
+        const auto add = [&](int unit) __attribute__((always_inline)) {
             __m512i dot[N][R];
             SKIFF_UNROLL
             for (int t = 0; t < N; ++t) {
@@ -151,7 +152,9 @@ void multiply_blocks(const Stretch* tiles, Tokens x, float* sums, std::int64_t s
             x.start += x.stride;
             if (with_minimums) x.sums += x.stride;
             if (with_zeros) x.code_sums += x.stride;
-        }
+        };
+        add(0);
+        if constexpr (Units == 2) add(1);
         x.scales += x.stride;
         codes[0] += tile_block, codes[1] += tile_block;
         SKIFF_UNROLL
@@ -241,7 +244,7 @@ struct Avx512 {
         _mm512_store_ps(correction, _mm512_fnmadd_ps(_mm512_set1_ps(static_cast<float>(format.offset)), s, c));
     }
 
-    static std::int32_t start_of(const TileFormat& format, std::int32_t low, std::int32_t high) { return -format.offset * (low + high); }
+    static Start start(const TileFormat& format) { return {format.offset, false}; }
 
     static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add, float* y) {
         const auto mask = static_cast<__mmask16>((1u << n_rows) - 1);

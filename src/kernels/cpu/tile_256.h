@@ -91,22 +91,22 @@ inline __m256 add_unit(__m256 sum, __m256i dot, __m256 scale, const float* activ
 
 // sums (N, stride) += the unit's products, which scale and correction turn into floats
 template <int N, Corrections kind, class SumType>
-inline void add_units(const Stretch& stretch, const Tokens& x, std::int64_t block, std::int64_t unit, const SumType (&dot)[N][2], float* sums, std::int64_t stride) {
+inline void add_units(const float* scales, const float* corrections, const Tokens& x, std::int64_t block, std::int64_t unit, const SumType (&dot)[N][2], float* sums, std::int64_t stride) {
     SKIFF_UNROLL
     for (int half = 0; half < 2; ++half) {
-        const __m256 scale = _mm256_load_ps(stretch.scales + unit * 16 + half * 8);
+        const __m256 scale = _mm256_load_ps(scales + unit * 16 + half * 8);
         SKIFF_UNROLL
         for (int t = 0; t < N; ++t) {
             float* at = sums + t * stride + half * 8;
             __m256i total = dot[t][half].total();
             if (kind == Corrections::zeros || (kind == Corrections::look && x.code_sums != nullptr)) {  // zeros are 16-bit numbers in 32 bits, upper halves zero; the sum of 32 codes fits 16 bits too
-                const __m256i zero = _mm256_load_si256(reinterpret_cast<const __m256i*>(stretch.corrections + unit * 16 + half * 8));
+                const __m256i zero = _mm256_load_si256(reinterpret_cast<const __m256i*>(corrections + unit * 16 + half * 8));
                 total = _mm256_sub_epi32(total, _mm256_madd_epi16(zero, broadcast4(x.code_sums + unit * x.stride + t)));
             }
             _mm256_store_ps(at, add_unit(_mm256_load_ps(at), total, scale, x.scales + block * x.stride + t));
         }
         if (kind == Corrections::none || kind == Corrections::zeros || x.sums == nullptr) continue;
-        const __m256 correction = _mm256_load_ps(stretch.corrections + unit * 16 + half * 8);
+        const __m256 correction = _mm256_load_ps(corrections + unit * 16 + half * 8);
         SKIFF_UNROLL
         for (int t = 0; t < N; ++t) {
             float* at = sums + t * stride + half * 8;
@@ -120,12 +120,12 @@ template <int Bits, int Depth, int Levels, int Units, int N, Corrections kind>
 void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
     constexpr int steps = 8 / Units;
     const Expander<Depth, Levels> expand(*stretch.format);
+    const float *scales = stretch.scales, *corrections = stretch.corrections;
     const Byte* block = stretch.codes;
-    for (std::int64_t b = 0; b < stretch.n_blocks; ++b, block += Bits == 0 ? expanded_block_bytes : 64 * Bits) {
-        SKIFF_UNROLL
+    const std::int64_t n_blocks = stretch.n_blocks;
+    for (std::int64_t b = 0; b < n_blocks; ++b, block += Bits == 0 ? expanded_block_bytes : 64 * Bits) {
         for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
-        SKIFF_UNROLL
-        for (int unit = 0; unit < Units; ++unit) {
+        const auto add = [&](int unit) __attribute__((always_inline)) {
             Sum<Depth, steps> dot[N][2];
             SKIFF_UNROLL
             for (int t = 0; t < N; ++t) {
@@ -150,8 +150,10 @@ void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) dot[t][0].keep(), dot[t][1].keep();
             }
-            add_units<N, kind>(stretch, x, b, b * Units + unit, dot, sums, stride);
-        }
+            add_units<N, kind>(scales, corrections, x, b, b * Units + unit, dot, sums, stride);
+        };
+        add(0);
+        if constexpr (Units == 2) add(1);
         x.codes += tile_block;
     }
 }
@@ -204,12 +206,7 @@ struct Micro256 {
         }
     }
 
-    // Sums in 16 bits start with both lanes, in 32 bits with their sum.
-    static std::int32_t start_of(const TileFormat& format, std::int32_t low, std::int32_t high) {
-        const std::int32_t offset = Depth == signed_levels ? 0 : format.offset;
-        if (Depth < 8 / format.units_per_block()) return -offset * (low + high);
-        return static_cast<std::int32_t>((static_cast<std::uint32_t>(-offset * low) & 0xffff) | static_cast<std::uint32_t>(-offset * high) << 16);
-    }
+    static Start start(const TileFormat& format) { return {Depth == signed_levels ? 0 : format.offset, Depth >= 8 / format.units_per_block()}; }
 
     static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add, float* y) {
         for (std::int64_t r = 0; r < n_rows; r += 8) {
@@ -243,7 +240,7 @@ struct Micro256 {
     }
     static void expand(const TileFormat& format, const Byte* block, std::int64_t n_blocks, Byte* target) {
         const Expander<Depth, Levels> levels(format);
-        for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
+                for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
             SKIFF_UNROLL
             for (int v = 0; v < 16; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(target) + v, levels(codes_of<Bits>(block, v / 2, v % 2)));
         }

@@ -4,7 +4,7 @@
 // A unit gives a struct M (its micro-kernels):
 //     max_direct         up to so many tokens work from the stored codes (decode); above, blocks are expanded once for all tokens
 //     tiles_at_once      tiles whose expanded blocks a micro-kernel multiplies together, 1 or 2
-//     start_of           what the sums of a unit begin with, out of the sums of its columns at 0, 1 (mod 4) and at 2, 3 (mod 4)
+//     start              how the integer sums of a unit begin
 //     numbers16, finish_scales, copy16, write16   16 numbers of a section as floats; what they scale; moving them
 //     direct             sums of some tokens += blocks straight from the stored codes
 //     expand             blocks to levels, one byte each
@@ -14,6 +14,7 @@
 // - minimum * (activation scale * sum of its codes), units in order. Zeros of groups are subtracted in the inner sum, which is exact in integers. So an output has the same bits however
 // many tokens there are and however tiles, tokens and blocks are dealt.
 #pragma once
+
 
 #include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
@@ -26,7 +27,8 @@ using Byte = std::uint8_t;
 
 constexpr std::int64_t blocks_at_once = 16;                 // expanded: 16 x 512 bytes of a tile
 constexpr std::int64_t units_at_once = 2 * blocks_at_once;  // scales of a stretch of blocks
-constexpr std::int64_t tokens_in_cache = 128;               // whose codes stay in L2 while tiles go by
+constexpr std::int64_t bytes_in_cache = 256 << 10;          // of codes of tokens, which stay in L2 while tiles go by
+constexpr std::int64_t most_tokens_at_once = 512;           // bounds their sums
 
 // Some tokens from one block on. Numbers of neighbouring tokens lie side by side, those of the next block or unit `stride` further.
 struct Tokens {
@@ -86,34 +88,48 @@ void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first,
     stretch.n_blocks = n_blocks;
 }
 
+// What the integer sums of a unit begin with, out of the sums of its codes at columns 0, 1 (mod 4) and at 2, 3 (mod 4): less `offset` for every level.
+struct Start {
+    std::int32_t offset;
+    bool in_16_bits;  // the two as 16-bit halves, else their sum
+    std::int32_t of(std::int32_t low, std::int32_t high) const {
+        if (!in_16_bits) return -offset * (low + high);
+        return static_cast<std::int32_t>((static_cast<std::uint32_t>(-offset * low) & 0xffff) | static_cast<std::uint32_t>(-offset * high) << 16);
+    }
+};
+
 // Tokens with the starts of their sums, in this thread's scratch, which moves on.
 template <class M>
 Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format, float*& scratch) {
     const PreparedActivation& x = args.x;
-    const std::int64_t stored_blocks = x.padded_columns / tile_block, per_block = format.units_per_block(), n_tokens = args.n_tokens;
+    const std::int64_t stored_blocks = x.padded_columns / tile_block, per_block = format.units_per_block(), n_tokens = args.n_tokens, n_blocks = format.n_blocks;
+    const Start start = M::start(format);
     const auto take = [&](std::int64_t n) {
         float* taken = scratch;
         scratch += n;
         return taken;
     };
-    float* scales = take(n_tokens * format.n_blocks);
-    auto* start = reinterpret_cast<std::int32_t*>(take(n_tokens * format.n_blocks * per_block));
-    float* sums = format.minimums != TileNumber::none ? take(n_tokens * format.n_blocks * per_block) : nullptr;
-    auto* code_sums = format.zeros != TileNumber::none ? reinterpret_cast<std::int32_t*>(take(n_tokens * format.n_blocks * per_block)) : nullptr;
-    for (std::int64_t t = 0; t < n_tokens; ++t)
-        for (std::int64_t block = 0; block < format.n_blocks; ++block) {
-            const std::int16_t* lanes = x.sums + (t * stored_blocks + block) * 4;
-            const float scale = x.scales[t * stored_blocks + block];
-            scales[block * n_tokens + t] = scale;
-            for (std::int64_t unit = 0; unit < per_block; ++unit) {
-                const std::int32_t low = per_block == 2 ? lanes[unit * 2] : lanes[0] + lanes[2], high = per_block == 2 ? lanes[unit * 2 + 1] : lanes[1] + lanes[3];
-                const std::int64_t at = (block * per_block + unit) * n_tokens + t;
-                start[at] = M::start_of(format, low, high);
-                if (sums != nullptr) sums[at] = scale * static_cast<float>(low + high);
-                if (code_sums != nullptr) code_sums[at] = low + high;
-            }
+    float* scales = take(n_tokens * n_blocks);
+    auto* starts = reinterpret_cast<std::int32_t*>(take(n_tokens * n_blocks * per_block));
+    float* sums = format.minimums != TileNumber::none ? take(n_tokens * n_blocks * per_block) : nullptr;
+    auto* code_sums = format.zeros != TileNumber::none ? reinterpret_cast<std::int32_t*>(take(n_tokens * n_blocks * per_block)) : nullptr;
+    for (std::int64_t t = 0; t < n_tokens; ++t) {
+        const float* scale = x.scales + t * stored_blocks;
+        const std::int16_t* lanes = x.sums + t * stored_blocks * 4;
+        for (std::int64_t block = 0; block < n_blocks; ++block) scales[block * n_tokens + t] = scale[block];
+        if (per_block == 1)
+            for (std::int64_t block = 0; block < n_blocks; ++block, lanes += 4) starts[block * n_tokens + t] = start.of(lanes[0] + lanes[2], lanes[1] + lanes[3]);
+        else
+            for (std::int64_t unit = 0; unit < n_blocks * 2; ++unit, lanes += 2) starts[unit * n_tokens + t] = start.of(lanes[0], lanes[1]);
+        if (sums == nullptr && code_sums == nullptr) continue;
+        lanes = x.sums + t * stored_blocks * 4;
+        for (std::int64_t unit = 0; unit < n_blocks * per_block; ++unit, lanes += 4 / per_block) {
+            const std::int32_t sum = per_block == 2 ? lanes[0] + lanes[1] : lanes[0] + lanes[1] + lanes[2] + lanes[3];
+            if (sums != nullptr) sums[unit * n_tokens + t] = scale[unit / per_block] * static_cast<float>(sum);
+            else code_sums[unit * n_tokens + t] = sum;
         }
-    return {x.codes, scales, start, sums, code_sums, x.padded_columns, n_tokens};
+    }
+    return {x.codes, scales, starts, sums, code_sums, x.padded_columns, n_tokens};
 }
 
 // sums (n_tokens, stride) f32, of which 16 at `first` belong to the rows from `row` on, to y.
@@ -143,16 +159,25 @@ void few_tokens(const LinearArgs& args, Range rows, const TileFormat& format, co
     }
 }
 
+// Tokens whose codes fit the cache; all in equal parts.
+inline std::int64_t tokens_per_pass(const LinearArgs& args) {
+    std::int64_t most = args.tokens_at_once > 0 ? args.tokens_at_once : bytes_in_cache / args.x.padded_columns;
+    most = most < 24 ? 24 : most > most_tokens_at_once ? most_tokens_at_once : most;
+    const std::int64_t n_passes = (args.n_tokens + most - 1) / most;
+    return (args.n_tokens + n_passes - 1) / n_passes;
+}
+
 template <class M>
 void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, const Tokens& x, float* scratch) {
     constexpr std::int64_t width = M::tiles_at_once * tile_rows;
     const std::int64_t per_block = format.units_per_block();
     alignas(64) Byte expanded[M::tiles_at_once * blocks_at_once * expanded_block_bytes];
     Stretch stretches[M::tiles_at_once];
-    float* sums = scratch;  // (tokens_in_cache, width)
+    float* sums = scratch;  // (tokens_at_once, width)
     const auto* data = reinterpret_cast<const Byte*>(args.weight->data);
-    for (std::int64_t token = 0; token < args.n_tokens; token += tokens_in_cache) {
-        const std::int64_t n_tokens = args.n_tokens - token < tokens_in_cache ? args.n_tokens - token : tokens_in_cache;
+    const std::int64_t tokens_at_once = tokens_per_pass(args);
+    for (std::int64_t token = 0; token < args.n_tokens; token += tokens_at_once) {
+        const std::int64_t n_tokens = args.n_tokens - token < tokens_at_once ? args.n_tokens - token : tokens_at_once;
         for (std::int64_t row = rows.begin; row < rows.end; row += width) {
             const std::int64_t n_tiles = rows.end - row > tile_rows ? M::tiles_at_once : 1;
             for (std::int64_t i = 0; i < n_tokens * width; ++i) sums[i] = 0;
@@ -179,7 +204,7 @@ template <class M>
 void linear_tiles(const LinearArgs& args, Range rows) {
     const TileFormat format = tile_format(*args.weight);
     const std::int64_t n_units = args.x.padded_columns / 16;
-    float* scratch = thread_scratch(args.n_tokens * n_units * 3 + tokens_in_cache * M::tiles_at_once * tile_rows + 64);
+    float* scratch = thread_scratch(args.n_tokens * n_units * 3 + most_tokens_at_once * M::tiles_at_once * tile_rows + 64);
     const Tokens x = prepare_tokens<M>(args, format, scratch);
     scratch += (16 - (reinterpret_cast<std::uintptr_t>(scratch) / 4) % 16) % 16;  // sums begin at a multiple of 64 bytes
     if (args.n_tokens <= M::max_direct) few_tokens<M>(args, rows, format, x);
