@@ -128,7 +128,7 @@ int main(int argc, char** argv) {
                 benchmark::RegisterBenchmark((name + "/" + scheme + "/" + std::string(isa_name(isa))).c_str(), [=](benchmark::State& state) { linear(state, work, fma_per_second); });
             };
             add("decode", {scheme, isa, rows_of_64_mib, 1});
-            for (std::int64_t n_tokens : {1, 4, 8, 64, 128, 256, 512}) add("tokens:" + std::to_string(n_tokens), {scheme, isa, 2048, n_tokens});
+            for (std::int64_t n_tokens : {1, 4, 8, 12, 16, 64, 512}) add("tokens:" + std::to_string(n_tokens), {scheme, isa, 2048, n_tokens});
         }
     benchmark::Initialize(&argc, argv);
     benchmark::RunSpecifiedBenchmarks();

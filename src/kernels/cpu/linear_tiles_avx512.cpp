@@ -166,6 +166,7 @@ template <int Bits, int Levels>
 void expand_blocks(const TileFormat& format, const Byte* block, std::int64_t n_blocks, Byte* target) {
     const __m512i table = level_table(format);
     for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
+        for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
         SKIFF_UNROLL
         for (int v = 0; v < 8; ++v) {
             __m512i level = codes_of<Bits>(block, v);
