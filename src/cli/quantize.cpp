@@ -72,7 +72,7 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     step.schemes = default_wish(scheme);
     if (options.compat) {
         step.loadable = QuantizeStep::Loadable::elsewhere;
-        if (scheme.kind == NumberKind::integer) step.schemes.head = step.schemes.embedding = std::nullopt;
+        if (scheme.is_coded()) step.schemes.head = step.schemes.embedding = std::nullopt;
     }
     SKIFF_TRY(step.schemes.head, table_scheme(options.head, step.schemes.head));
     SKIFF_TRY(step.schemes.embedding, table_scheme(options.embedding, step.schemes.embedding));

@@ -171,11 +171,12 @@ TEST_F(Compress, SurveyFindsWhatIsNotFinite) {
 // The file is laid out by the survey's word, so where encoding needs f32 scales the survey must have said so.
 TEST_F(Compress, SurveyForeseesWideScales) {
     ThreadPool pool(1);
-    int n_wide = 0, n_foreseen = 0;
+    int n_wide = 0, n_foreseen = 0, n_tried = 0;
     Rng rng(11);
     for (const SchemePreset& preset : scheme_presets()) {
-        if (preset.scheme.kind != NumberKind::integer) continue;
+        if (!preset.scheme.is_coded() || preset.scheme.scale_dtype != DType::f16) continue;
         for (int i = 0; i < 200; ++i) {
+            ++n_tried;
             const float deviation = std::exp2(static_cast<float>(rng.uniform() * 44 - 26));
             Weight weight = random_matrix(3, 40, deviation, rng.next());
             if (i % 4 == 0) weight = make_float_weight({1, 40}, std::vector<float>(40, deviation));
@@ -189,7 +190,7 @@ TEST_F(Compress, SurveyForeseesWideScales) {
         }
     }
     EXPECT_GT(n_wide, 100);
-    EXPECT_LT(n_foreseen, 1500);  // of 2000: not everything
+    EXPECT_LT(n_foreseen, n_tried * 3 / 4);  // not everything
 }
 
 TEST_F(Compress, TransposedTwiceIsTheSame) {

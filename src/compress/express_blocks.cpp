@@ -37,7 +37,7 @@ int zero_of(const Codes& codes, std::int64_t index) {
 bool is_half(float value) { return f16_to_float(float_to_f16(value)) == value; }
 
 bool codes_fit(const Scheme& scheme, const Target& target) {
-    if (scheme.kind != NumberKind::integer) return false;
+    if (scheme.kind != NumberKind::integer || scheme.relative_scales() || scheme.minimums) return false;
     if (target.zero < 0) return scheme.bits <= target.bits;
     return scheme.bits + (scheme.symmetric ? 0 : 1) <= target.bits;  // code - zero needs one bit more where zero is anywhere
 }

@@ -1,5 +1,6 @@
 #include "compress/survey.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace skiff {
@@ -19,6 +20,10 @@ struct RowSurvey {
 bool group_needs_wide_scale(float minimum, float maximum, const Scheme& scheme) {
     const float magnitude = std::max(-minimum, maximum);
     if (magnitude <= flushed_to_zero) return false;
+    if (scheme.kind == NumberKind::codebook) {  // only a scale that f16 has not at all is lost (tensor/encode.cpp)
+        const auto [low, high] = std::minmax_element(scheme.codebook->levels.begin(), scheme.codebook->levels.end());
+        return magnitude / std::max(-*low, *high) < 0x1p-22f || magnitude / std::min(-*low, *high) * 4 > 65504;
+    }
     const float levels = scheme.symmetric ? static_cast<float>(1 << (scheme.bits - 1)) : static_cast<float>((1 << scheme.bits) - 1);
     const float least = (scheme.symmetric ? magnitude : maximum - minimum) / levels / search_factor(scheme.bits);
     return !scale_is_storable(least, DType::f16, scheme.bits) || !scale_is_storable(magnitude * search_factor(scheme.bits), DType::f16, scheme.bits);
@@ -64,7 +69,7 @@ void for_each_row(const Weight& weight, ThreadPool& pool, const std::function<vo
 }  // namespace
 
 Result<Survey> survey_weight(const Weight& weight, const Scheme* scheme, ThreadPool& pool) {
-    const Scheme* narrow_scales = scheme != nullptr && scheme->kind == NumberKind::integer && scheme->scale_dtype == DType::f16 ? scheme : nullptr;
+    const Scheme* narrow_scales = scheme != nullptr && scheme->is_coded() && scheme->scale_dtype == DType::f16 ? scheme : nullptr;
     std::vector<RowSurvey> rows(static_cast<std::size_t>(weight.n_rows()));
     for_each_row(weight, pool, [&](std::int64_t row, std::span<const float> values) { rows[static_cast<std::size_t>(row)] = survey_row(values, narrow_scales); });
     Survey survey;

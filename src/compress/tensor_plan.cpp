@@ -24,13 +24,7 @@ Scheme floating_scheme(DType dtype) { return *parse_scheme(dtype == DType::bf16 
 std::vector<TensorDeclaration> declare(const PlannedTensor& planned, DType kept_dtype) {
     const std::string module = module_of_key(planned.key);
     if (!planned.scheme || planned.scheme->kind == NumberKind::floating) return {{planned.key, planned.scheme ? planned.scheme->dtype : kept_dtype, planned.shape}};
-    const Scheme& scheme = *planned.scheme;
-    const std::int64_t n_rows = planned.shape[0], n_columns = planned.shape[1], n_groups = scheme.n_groups(n_columns);
-    std::vector<TensorDeclaration> parts = {{module + ".weight_packed", DType::i32, {n_rows, packed_row_bytes(scheme.bits, n_columns) / 4}},
-                                            {module + ".weight_scale", scheme.scale_dtype, {n_rows, n_groups}},
-                                            {module + ".weight_shape", DType::i64, {2}}};
-    if (!scheme.symmetric) parts.push_back({module + ".weight_zero_point", DType::i32, {packed_row_bytes(scheme.bits, n_rows) / 4, n_groups}});
-    return parts;
+    return code_tensors(module, *planned.scheme, planned.shape);
 }
 
 class Planner {
@@ -49,7 +43,7 @@ public:
             if (progress) progress({"survey", key, ++done, total});
         }
         for (auto& [text, n] : remark_counts_) plan_.remarks.push_back(text + (n > 1 ? " (" + std::to_string(n) + " tensors)" : ""));
-        const bool to_codes = step_.schemes.linear.kind == NumberKind::integer;
+        const bool to_codes = step_.schemes.linear.is_coded();
         if (n_changed_ == 0 && to_codes) return usage_error("nothing would change: " + (plan_.remarks.empty() ? "the model has no linear weights" : plan_.remarks[0]));
         if (n_changed_ == 0) plan_.remarks.push_back("every tensor is " + step_.schemes.linear.name() + " already; the result is a copy");
         return std::move(plan_);
@@ -63,6 +57,9 @@ private:
         SKIFF_CHECK(method->defined_on(step_.schemes.linear));
         for (const auto& scheme : {step_.schemes.embedding, step_.schemes.head})
             if (scheme) SKIFF_CHECK(method->defined_on(*scheme));
+        for (const auto& scheme : {std::optional<Scheme>(step_.schemes.linear), step_.schemes.embedding, step_.schemes.head})
+            if (elsewhere() && scheme && scheme->is_coded() && !is_public_form(*scheme))
+                return usage_error(scheme->name() + " is a form of our own that other programs do not load; take an integer scheme such as w4g32, mxfp4, or leave --compat out");
         if (elsewhere() && !step_.schemes.linear.symmetric) remark("asymmetric schemes are written as the format says, but transformers does not load them; take a symmetric one");
         return {};
     }
@@ -85,7 +82,8 @@ private:
         }
         Scheme scheme = *wanted;
         const std::int64_t n_columns = weight.plain() != nullptr && planned.stored_as_columns ? weight.shape[0] : weight.shape[1];
-        if (scheme.group_size >= n_columns) scheme.group_size = 0;  // one group: the same numbers as the whole row
+        const bool named_by_group = scheme.relative_scales() || scheme.kind == NumberKind::codebook;
+        if (scheme.group_size >= n_columns && !named_by_group) scheme.group_size = 0;  // one group: the same numbers as the whole row
         if (elsewhere()) {
             if (planned.stored_as_columns) {
                 remark("weights stored as (inputs, outputs) stay as they are: other programs do not read them quantized");
@@ -95,7 +93,7 @@ private:
                 remark("rows that are not a multiple of " + std::to_string(scheme.group_size) + " stay as they are: other programs do not read a short last group");
                 return kept(weight);
             }
-            scheme.scale_dtype = half_type(parent_.config);
+            if (scheme.kind == NumberKind::integer) scheme.scale_dtype = half_type(parent_.config);
         }
         return std::optional<Scheme>(scheme);
     }
@@ -207,7 +205,7 @@ Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, co
     for (const PlannedTensor& tensor : plan.tensors) {
         const bool is_embedding = tensor.use == TensorUse::embedding || tensor.use == TensorUse::tied_embedding;
         const bool is_linear = tensor.use == TensorUse::linear || tensor.use == TensorUse::head || tensor.use == TensorUse::router;
-        if (tensor.scheme && tensor.scheme->kind == NumberKind::integer) modules[module_of_key(tensor.key)] = {*tensor.scheme, tensor.shape[1], !is_embedding};
+        if (tensor.scheme && tensor.scheme->is_coded()) modules[module_of_key(tensor.key)] = {*tensor.scheme, tensor.shape[1], !is_embedding};
         else if (is_linear && tensor.key.ends_with(weight_end)) ignore.push_back(module_of_key(tensor.key));
         // Loaders make a head of the tied table, a linear layer of its own name.
         if (tensor.use == TensorUse::tied_embedding) ignore.push_back("lm_head");

@@ -24,7 +24,7 @@ struct PlannedTensor {
     std::vector<TensorDeclaration> declarations;
     bool parent_is_plain = true;
     std::string name() const { return scheme ? scheme->name() : from; }
-    bool becomes_codes() const { return scheme && scheme->kind == NumberKind::integer; }
+    bool becomes_codes() const { return scheme && scheme->is_coded(); }
     // Which side must be turned. Shapes do not tell: a matrix may be square.
     bool turn_source() const { return stored_as_columns && parent_is_plain && becomes_codes(); }
     bool turn_result() const { return stored_as_columns && !parent_is_plain && !becomes_codes(); }

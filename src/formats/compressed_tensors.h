@@ -1,5 +1,6 @@
-// Integer weights as the compressed-tensors package stores them: quantization_config in config.json says which modules and how;
-// `<module>.weight_packed`, `.weight_scale`, `.weight_zero_point` and `.weight_shape` hold the numbers.
+// Weights of codes as the compressed-tensors package stores them: quantization_config in config.json says which modules and how;
+// `<module>.weight_packed`, `.weight_scale`, `.weight_zero_point` and `.weight_shape` hold the numbers. What the package has no words for
+// (codebooks, relative scales, minimums) is said in fields and tensors of our own: docs/formats/safetensors.md.
 #pragma once
 
 #include <functional>
@@ -14,6 +15,7 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "formats/checkpoint_files.h"
+#include "formats/safetensors.h"
 #include "tensor/scheme.h"
 #include "tensor/weight.h"
 
@@ -45,13 +47,16 @@ private:
     };
     static Result<Pattern> compile(const std::string& text);
     static Result<bool> matches(const Pattern& pattern, std::string_view name);
-    Status add_group(const std::string& group, const Json& value, std::map<std::string, Target>& targets);
+    Status add_group(const std::string& group, const Json& value, const std::string& whole_format, std::map<std::string, Target>& targets);
 
     std::vector<Target> targets_;  // names first, then patterns, each sorted
     std::vector<Pattern> ignore_;
     std::vector<std::string> notes_;
     bool short_last_group_ = false;
 };
+
+// Whether the public format can say it: integers with scales of their own, and MXFP4. Other programs refuse the rest by the format's name.
+bool is_public_form(const Scheme& scheme);
 
 // How a weight whose config has this scheme looks in the file. `columns` of each quantized module tell whether a group is cut short, which
 // the package cannot read: then the config says so with "skiff_short_last_group".
@@ -76,6 +81,9 @@ struct StoredTensor {
     std::shared_ptr<const void> owner;
 };
 
+// The tensors that hold the codes of a weight of this shape, in the order in which weight_tensors() gives them.
+std::vector<TensorDeclaration> code_tensors(const std::string& module, const Scheme& scheme, const Shape& shape);
+
 // The tensors of one weight: `<module>.weight` for plain numbers, the packed form for codes. Blocks of GGUF are refused.
 Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, const Weight& weight);
 
@@ -83,7 +91,7 @@ Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, cons
 using TensorLookup = std::function<Result<std::optional<FoundTensor>>(const std::string& name)>;
 TensorLookup lookup_in(const CheckpointFiles& files);  // which must outlive it
 
-// Reads the weight of a module, plain or packed (pack-quantized, int-quantized), and checks every shape. `config` may be null.
+// Reads the weight of a module, plain or packed (pack-quantized, int-quantized, mxfp4-pack-quantized, ours), and checks every shape. `config` may be null.
 Result<Weight> read_weight(const std::string& module, const TensorLookup& lookup, const QuantizationConfig* config,
                            std::string_view module_class = "Linear");
 

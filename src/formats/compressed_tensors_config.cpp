@@ -9,6 +9,7 @@ namespace skiff {
 namespace {
 
 constexpr std::size_t max_groups = 10'000, max_targets = 1'000'000, max_pattern_bytes = 4096, max_patterns = 10'000;
+constexpr const char *ours = "skiff-quantized", *mixed = "mixed-precision", *mxfp4_format = "mxfp4-pack-quantized";
 constexpr std::uint32_t match_limit = 200'000, depth_limit = 1'000;
 
 Error wrong(const std::string& where, const std::string& what) { return corrupt("quantization_config " + where + ": " + what); }
@@ -26,7 +27,27 @@ Result<std::int64_t> integer_or(const Json& value, std::int64_t fallback, const 
     return *number;
 }
 
-Result<WeightArguments> read_arguments(const Json& weights, const std::string& where) {
+// What the public format has no words for: fields of ours, in groups of the format "skiff-quantized".
+Result<WeightArguments> read_extensions(const Json& weights, Scheme scheme, const std::string& where) {
+    const Json &book = weights["skiff_codebook"], &super_size = weights["skiff_super_size"], &minimums = weights["skiff_minimums"];
+    if (book.is_string()) {
+        scheme.kind = NumberKind::codebook;
+        scheme.codebook = find_codebook(book.text());
+        if (scheme.codebook == nullptr) return WeightArguments{std::nullopt, "weights of the codebook \"" + book.text().substr(0, 80) + "\""};
+        if (scheme.bits != scheme.codebook->bits) return wrong(where, "num_bits is " + std::to_string(scheme.bits) + ", the codebook " + book.text() + " has " + std::to_string(scheme.codebook->bits));
+        if (!scheme.symmetric) return wrong(where, "a codebook has no zeros: symmetric must be true");
+    }
+    if (!super_size.is_null()) {
+        SKIFF_TRY(scheme.super_size, integer_or(super_size, 0, where + ".skiff_super_size"));
+        if (scheme.group_size == 0 || scheme.super_size < 0 || scheme.super_size % scheme.group_size != 0) return wrong(where, "skiff_super_size must be whole groups, or 0 for the row");
+        scheme.scale_dtype = DType::i8;  // or u8: the tensor tells
+    }
+    scheme.minimums = minimums.bool_or(false);
+    if (scheme.minimums && (scheme.symmetric || book.is_string())) return wrong(where, "skiff_minimums needs integers with symmetric false");
+    return WeightArguments{scheme, {}};
+}
+
+Result<WeightArguments> read_arguments(const Json& weights, const std::string& format, const std::string& where) {
     WeightArguments arguments;
     if (weights.is_null()) return arguments;
     if (!weights.is_object()) return wrong(where, "weights must be an object");
@@ -43,7 +64,10 @@ Result<WeightArguments> read_arguments(const Json& weights, const std::string& w
     if (scheme.group_size < -1 || (strategy == "group" && no_group)) return wrong(where, "group_size " + std::to_string(scheme.group_size) + " is not possible");
     if (no_group) scheme.group_size = 0;
 
-    if (!type.empty() && type != "int") {
+    const bool is_ours = format == ours;
+    if (format == mxfp4_format && type == "float" && bits == 4 && strategy == "group" && scheme.group_size == 32 && scheme.symmetric) {
+        arguments.scheme = scheme_of_content("mxfp4");
+    } else if (!type.empty() && type != "int" && !(is_ours && type == "codebook" && weights["skiff_codebook"].is_string())) {
         arguments.unsupported = "weights of type \"" + type + "\"";
     } else if (bits < 1 || bits > 8) {
         arguments.unsupported = "weights of " + std::to_string(bits) + " bits";
@@ -55,6 +79,7 @@ Result<WeightArguments> read_arguments(const Json& weights, const std::string& w
         arguments.unsupported = "columns reordered by activation (actorder \"group\")";
     } else {
         scheme.bits = static_cast<int>(bits);
+        if (is_ours) return read_extensions(weights, scheme, where);
         arguments.scheme = scheme;
     }
     return arguments;
@@ -71,22 +96,36 @@ Result<std::vector<std::string>> read_texts(const Json& value, const std::string
     return texts;
 }
 
+std::string format_of(const Scheme& scheme) {
+    if (!is_public_form(scheme)) return ours;
+    return scheme.kind == NumberKind::codebook ? mxfp4_format : "pack-quantized";
+}
+
 Json group_json(const Scheme& scheme, Json::Array targets) {
-    const bool channel = scheme.group_size == 0;
+    const bool channel = scheme.group_size == 0, is_public = is_public_form(scheme), book = scheme.kind == NumberKind::codebook;
     Json weights = Json::object({{"num_bits", scheme.bits},
-                                 {"type", "int"},
+                                 {"type", !book ? "int" : is_public ? "float" : "codebook"},
                                  {"symmetric", scheme.symmetric},
                                  {"group_size", channel ? Json() : Json(scheme.group_size)},
                                  {"strategy", channel ? "channel" : "group"},
                                  {"dynamic", false}});
+    if (is_public && book) weights.set("scale_dtype", "torch.uint8");
+    if (!is_public && book) weights.set("skiff_codebook", std::string(scheme.codebook->name));
+    if (scheme.relative_scales()) weights.set("skiff_super_size", scheme.super_size);
+    if (scheme.minimums) weights.set("skiff_minimums", true);
     return Json::object({{"targets", std::move(targets)},
                          {"weights", std::move(weights)},
                          {"input_activations", Json()},
                          {"output_activations", Json()},
-                         {"format", "pack-quantized"}});
+                         {"format", format_of(scheme)}});
 }
 
 }  // namespace
+
+bool is_public_form(const Scheme& scheme) {
+    if (scheme.kind == NumberKind::codebook) return scheme.scale_dtype == DType::f8_e8m0 && scheme.name() == "mxfp4";
+    return scheme.kind == NumberKind::integer && !scheme.relative_scales() && !scheme.minimums;
+}
 
 Result<QuantizationConfig::Pattern> QuantizationConfig::compile(const std::string& text) {
     Pattern pattern{text, nullptr};
@@ -120,12 +159,14 @@ Result<bool> QuantizationConfig::matches(const Pattern& pattern, std::string_vie
     return wrong("pattern \"" + pattern.text.substr(0, 80) + "\"", "takes too long to match or cannot be matched");
 }
 
-Status QuantizationConfig::add_group(const std::string& group, const Json& value, std::map<std::string, Target>& targets) {
+Status QuantizationConfig::add_group(const std::string& group, const Json& value, const std::string& whole_format, std::map<std::string, Target>& targets) {
     const std::string where = "config_groups." + group.substr(0, 80);
     if (!value.is_object()) return unsupported("quantization_config " + where + ": only groups written out in full are read, not preset names");
-    SKIFF_TRY(auto arguments, read_arguments(value["weights"], where + ".weights"));
-    std::string format = value["format"].text();
-    if (arguments.scheme && !format.empty() && format != "pack-quantized" && format != "int-quantized" && format != "naive-quantized")
+    const std::string format = value["format"].is_string() ? value["format"].text() : whole_format;
+    SKIFF_TRY(auto arguments, read_arguments(value["weights"], format, where + ".weights"));
+    const char* known[] = {"", "pack-quantized", "int-quantized", "naive-quantized", mixed, ours};
+    const bool is_mxfp4 = format == mxfp4_format && arguments.scheme && arguments.scheme->kind == NumberKind::codebook;
+    if (arguments.scheme && !is_mxfp4 && std::find(std::begin(known), std::end(known), format) == std::end(known))
         arguments = {std::nullopt, "weights in the format \"" + format + "\""};
     if (value["input_activations"].is_object() || value["output_activations"].is_object())
         notes_.push_back(where + " asks for quantized activations; they stay floating");
@@ -149,7 +190,7 @@ Result<QuantizationConfig> QuantizationConfig::parse(const Json& json) {
         if (json[old].is_object() && json[old].size() > 0) return unsupported("quantization_config has a " + std::string(old) + ", which is not read");
     if (json["kv_cache_scheme"].is_object()) config.notes_.push_back("kv_cache_scheme is not applied");
     std::map<std::string, Target> targets;
-    for (const auto& [group, value] : json["config_groups"].members()) SKIFF_CHECK(config.add_group(group, value, targets));
+    for (const auto& [group, value] : json["config_groups"].members()) SKIFF_CHECK(config.add_group(group, value, json["format"].text(), targets));
     for (auto& [text, target] : targets) config.targets_.push_back(std::move(target));
     std::stable_partition(config.targets_.begin(), config.targets_.end(), [](const Target& target) { return target.pattern.compiled == nullptr; });
     SKIFF_TRY(const auto ignored, read_texts(json["ignore"], "ignore"));
@@ -192,9 +233,11 @@ Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule
     std::vector<Group> groups;
     bool short_last_group = false;
     for (const auto& [name, module] : modules) {
-        if (module.scheme.kind != NumberKind::integer) return usage_error("module " + name + ": only integer schemes have a quantization_config, not " + module.scheme.name());
+        if (!module.scheme.is_coded()) return usage_error("module " + name + ": only schemes of codes have a quantization_config, not " + module.scheme.name());
         Scheme scheme = module.scheme;
-        scheme.scale_dtype = DType::f16;  // not part of the config
+        // The types of scales are not part of the config: the tensors tell.
+        scheme.scale_dtype = scheme.relative_scales() ? DType::i8 : scheme.scale_dtype == DType::f8_e8m0 ? DType::f8_e8m0 : DType::f16;
+        scheme.super_dtype = DType::f32;
         if (scheme.group_size != 0 && module.n_columns % scheme.group_size != 0) short_last_group = true;
         auto place = std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.scheme == scheme; });
         if (place == groups.end()) place = groups.insert(groups.end(), {scheme, {}, {}});
@@ -215,10 +258,13 @@ Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule
     }
     Json::Array ignored;
     for (const auto& name : ignore) ignored.emplace_back(name);
+    std::string format = groups.empty() ? "pack-quantized" : format_of(groups[0].scheme);
+    for (const Group& group : groups)
+        if (format_of(group.scheme) != format) format = mixed;
     Json config = Json::object({{"config_groups", std::move(config_groups)},
                                 {"quant_method", "compressed-tensors"},
                                 {"kv_cache_scheme", Json()},
-                                {"format", "pack-quantized"},
+                                {"format", format},
                                 {"quantization_status", "compressed"},
                                 {"global_compression_ratio", Json()},
                                 {"ignore", std::move(ignored)}});

@@ -100,7 +100,8 @@ TEST(CompressedTensors, OurWeightsReturn) {
     std::vector<float> values(19 * 172);
     for (float& value : values) value = 0.02f * rng.normal();
     const Weight source = make_float_weight({19, 172}, values);
-    for (const char* name : {"w8", "w8a", "w8g32", "w4g32", "w4g32a", "w4g128a", "w3g43a", "w6", "w1g16a", "bf16"}) {
+    for (const char* name : {"w8", "w8a", "w8g32", "w4g32", "w4g32a", "w4g128a", "w3g43a", "w6", "w1g16a", "bf16", "w4g32r", "n4g32r", "n3g16rs64", "n2g40", "nf4", "iq4nl", "mxfp4",
+                             "ternary", "binaryg32r", "w5g32ar"}) {
         const Scheme scheme = *parse_scheme(name);
         auto encoded = encode_nearest(source, scheme, ScaleRule::search);
         ASSERT_TRUE(encoded.ok());
@@ -112,7 +113,7 @@ TEST(CompressedTensors, OurWeightsReturn) {
             return std::optional<FoundTensor>();
         };
         std::optional<QuantizationConfig> config;
-        if (scheme.kind == NumberKind::integer) {
+        if (scheme.is_coded()) {
             auto written = quantization_config_for({{"m", {scheme, 172}}}, {"lm_head"});
             ASSERT_TRUE(written.ok());
             EXPECT_EQ(written->contains("skiff_short_last_group"), scheme.group_size != 0 && 172 % scheme.group_size != 0);
@@ -123,6 +124,7 @@ TEST(CompressedTensors, OurWeightsReturn) {
         auto back = read_weight("m", lookup, config ? &*config : nullptr);
         ASSERT_TRUE(back.ok()) << name << ": " << back.error().to_string();
         EXPECT_EQ(back->encoding_name(), encoded->encoding_name());
+        if (scheme.is_coded()) { EXPECT_EQ(back->codes()->scheme, encoded->codes()->scheme); }
         std::vector<float> a(172), b(172);
         for (std::int64_t row = 0; row < 19; ++row) {
             encoded->row(row, a.data());

@@ -1,4 +1,6 @@
+// Reading weights of codes: every shape and type is checked against what the config and the matrix say.
 #include <algorithm>
+#include <cmath>
 
 #include "base/checked.h"
 #include "formats/compressed_tensors.h"
@@ -6,15 +8,13 @@
 namespace skiff {
 namespace {
 
-// ---- reading ----
-
 struct Parts {
     std::string module;
     Scheme scheme;
     bool may_end_short = false;
     FoundTensor codes;  // weight_packed, or weight of integers
     FoundTensor scale;
-    std::optional<FoundTensor> zero;
+    std::optional<FoundTensor> zero, super_scale, minimum, super_minimum;
     std::int64_t n_rows = 0, n_columns = 0, n_groups = 0;
 };
 
@@ -56,9 +56,47 @@ Status check_groups(Parts& parts) {
     return {};
 }
 
+// A tensor of the weight that must have exactly this type and shape.
+Result<TensorView> exactly(const Parts& parts, const std::optional<FoundTensor>& found, const char* name, DType dtype, const Shape& shape) {
+    if (!found) return corrupt("module " + parts.module + ": the scheme needs the tensor " + name);
+    if (found->view.dtype != dtype || found->view.shape != shape) return mismatch(parts, name, found->view, std::string(dtype_info(dtype).name) + " " + shape_text(shape));
+    return TensorView{dtype, shape, found->view.data};
+}
+
+// Few numbers that scale many: none may be NaN or infinite.
+Status check_supers(const Parts& parts, const TensorView& view, const char* name) {
+    std::vector<float> values;
+    to_floats(view, values);
+    for (float value : values)
+        if (!std::isfinite(value)) return corrupt("module " + parts.module + ": " + name + " holds " + (std::isnan(value) ? "NaN" : "infinity"));
+    return {};
+}
+
+Status take_relative_scales(const Parts& parts, Codes& codes) {
+    const DType dtype = parts.scale.view.dtype;
+    if (dtype != DType::i8 && dtype != DType::u8) return mismatch(parts, "weight_scale", parts.scale.view, "I8 or U8, relative to weight_super_scale");
+    codes.scheme.scale_dtype = dtype;
+    SKIFF_TRY(codes.scales, exactly(parts, parts.scale, "weight_scale", dtype, {parts.n_rows, parts.n_groups}));
+    if (parts.super_scale) codes.scheme.super_dtype = parts.super_scale->view.dtype == DType::f16 ? DType::f16 : DType::f32;
+    const Shape supers = {parts.n_rows, parts.scheme.n_supers(parts.n_columns)};
+    SKIFF_TRY(codes.super_scales, exactly(parts, parts.super_scale, "weight_super_scale", codes.scheme.super_dtype, supers));
+    return check_supers(parts, codes.super_scales, "weight_super_scale");
+}
+
+// After the scales, whose types decide those of the minimums.
+Status take_minimums(const Parts& parts, Codes& codes) {
+    if (!parts.scheme.minimums) return {};
+    SKIFF_TRY(codes.minimums, exactly(parts, parts.minimum, "weight_minimum", codes.scheme.minimum_dtype(), {parts.n_rows, parts.n_groups}));
+    if (!codes.scheme.relative_scales()) return {};
+    const Shape supers = {parts.n_rows, parts.scheme.n_supers(parts.n_columns)};
+    SKIFF_TRY(codes.super_minimums, exactly(parts, parts.super_minimum, "weight_super_minimum", codes.scheme.super_dtype, supers));
+    return check_supers(parts, codes.super_minimums, "weight_super_minimum");
+}
+
 // Scales as (n_rows, n_groups); one scale for the whole tensor is repeated.
 Status take_scales(Parts& parts, Owners& owners, Codes& codes) {
     const TensorView& view = parts.scale.view;
+    if (parts.scheme.relative_scales()) return take_relative_scales(parts, codes);
     if (view.dtype != DType::f16 && view.dtype != DType::bf16 && view.dtype != DType::f32) return mismatch(parts, "weight_scale", view, "F16, BF16 or F32");
     codes.scheme.scale_dtype = view.dtype;
     codes.scales = {view.dtype, {parts.n_rows, parts.n_groups}, view.data};
@@ -72,7 +110,7 @@ Status take_scales(Parts& parts, Owners& owners, Codes& codes) {
 
 // Zeros as one byte each, offset like the codes. The file has them packed down the rows, or as signed bytes.
 Status take_zeros(const Parts& parts, Owners& owners, Codes& codes) {
-    if (parts.scheme.symmetric) return {};
+    if (!parts.scheme.stores_zeros()) return {};
     if (!parts.zero) return corrupt("module " + parts.module + ": the scheme is asymmetric, but there is no weight_zero_point");
     const TensorView& view = parts.zero->view;
     const int bits = parts.scheme.bits;
@@ -151,25 +189,85 @@ Status pack_signed_bytes(const Parts& parts, Owners& owners, Codes& codes) {
     return {};
 }
 
+// A codebook with fewer levels than codes (ternary: 3 of 4): no code may lie behind the last level.
+Status check_codes(const Parts& parts, const Codes& codes) {
+    if (parts.scheme.kind != NumberKind::codebook) return {};
+    const auto n_levels = static_cast<std::uint8_t>(parts.scheme.codebook->levels.size());
+    if (std::size_t{n_levels} == std::size_t{1} << parts.scheme.bits) return {};
+    std::vector<std::uint8_t> row_codes(static_cast<std::size_t>(parts.n_columns));
+    const std::int64_t row_bytes = packed_row_bytes(parts.scheme.bits, parts.n_columns);
+    for (std::int64_t row = 0; row < parts.n_rows; ++row) {
+        unpack_codes(codes.packed.data.data() + row * row_bytes, parts.scheme.bits, parts.n_columns, row_codes.data());
+        std::uint8_t largest = 0;
+        for (std::uint8_t code : row_codes) largest = code > largest ? code : largest;
+        if (largest >= n_levels)
+            return corrupt("module " + parts.module + ": row " + std::to_string(row) + " holds the code " + std::to_string(largest) + ", but the codebook " +
+                           std::string(parts.scheme.codebook->name) + " has " + std::to_string(n_levels) + " levels");
+    }
+    return {};
+}
+
+// mxfp4-pack-quantized: two codes to a byte, the even column in the low four bits; one exponent per group.
+Status take_mxfp4(const Parts& parts, Owners& owners, Codes& codes) {
+    const std::int64_t file_bytes = ceil_div<std::int64_t>(parts.n_columns, 2), row_bytes = packed_row_bytes(4, parts.n_columns);
+    SKIFF_TRY(const auto packed, exactly(parts, parts.codes, "weight_packed", DType::u8, {parts.n_rows, file_bytes}));
+    codes.packed = {DType::i32, {parts.n_rows, row_bytes / 4}, packed.data};
+    if (file_bytes != row_bytes) {
+        owners.packed.resize(static_cast<std::size_t>(parts.n_rows * row_bytes));
+        for (std::int64_t row = 0; row < parts.n_rows; ++row)
+            std::memcpy(owners.packed.data() + row * row_bytes, packed.data.data() + row * file_bytes, static_cast<std::size_t>(file_bytes));
+        codes.packed.data = owners.packed;
+    }
+    SKIFF_TRY(const auto scales, exactly(parts, parts.scale, "weight_scale", DType::u8, {parts.n_rows, parts.n_groups}));
+    // Our levels are doubled, so the exponent is one less.
+    owners.scales.assign(scales.data.begin(), scales.data.end());
+    std::vector<float> row(static_cast<std::size_t>(parts.n_columns));
+    codes.scales = {DType::f8_e8m0, {parts.n_rows, parts.n_groups}, owners.scales};
+    for (std::size_t i = 0; i < owners.scales.size(); ++i) {
+        const int exponent = std::to_integer<int>(owners.scales[i]);
+        if (exponent == 255) return corrupt("module " + parts.module + ": weight_scale holds NaN");
+        owners.scales[i] = static_cast<std::byte>(std::max(0, exponent - 1));
+        if (exponent != 0) continue;
+        const auto group_row = static_cast<std::int64_t>(i) / parts.n_groups, group = static_cast<std::int64_t>(i) % parts.n_groups;
+        decode_codes_row(codes.scheme, sections_of(codes), group_row, parts.n_columns, row.data());
+        const auto end = row.begin() + std::min(parts.n_columns, (group + 1) * 32);
+        if (std::any_of(row.begin() + group * 32, end, [](float value) { return value != 0; }))
+            return unsupported("module " + parts.module + ": weight_scale holds 2^-127, smaller than what is read here");
+    }
+    return {};
+}
+
 Result<FoundTensor> required(const TensorLookup& lookup, const std::string& name) {
     SKIFF_TRY(auto found, lookup(name));
     if (!found) return corrupt("there is no tensor \"" + name + "\"");
     return std::move(*found);
 }
 
+// Rows and columns: as weight_shape says, which public MXFP4 has not.
+Result<Shape> shape_of(const Parts& parts, const TensorLookup& lookup) {
+    const TensorView& view = parts.codes.view;
+    if (view.shape.size() != 2) return mismatch(parts, "the weight", view, "a matrix");
+    if (view.dtype == DType::i8) return view.shape;
+    SKIFF_TRY(const auto stored, lookup(parts.module + ".weight_shape"));
+    if (!stored && view.dtype == DType::u8) return Shape{view.shape[0], view.shape[1] * 2};
+    if (!stored) return corrupt("there is no tensor \"" + parts.module + ".weight_shape\"");
+    SKIFF_TRY(auto shape, read_weight_shape(parts, stored->view));
+    if (shape[0] != view.shape[0]) return mismatch(parts, "weight_packed", view, std::to_string(shape[0]) + " rows as weight_shape says");
+    return shape;
+}
+
 Result<Weight> read_codes(Parts parts, const TensorLookup& lookup) {
-    const bool is_packed = parts.codes.view.dtype == DType::i32;
     SKIFF_TRY(parts.scale, required(lookup, parts.module + ".weight_scale"));
-    SKIFF_TRY(parts.zero, lookup(parts.module + ".weight_zero_point"));
+    const std::pair<const char*, std::optional<FoundTensor>*> optional_parts[] = {{".weight_zero_point", &parts.zero},
+                                                                                  {".weight_super_scale", &parts.super_scale},
+                                                                                  {".weight_minimum", &parts.minimum},
+                                                                                  {".weight_super_minimum", &parts.super_minimum}};
+    for (const auto& [name, part] : optional_parts) {
+        SKIFF_TRY(*part, lookup(parts.module + name));
+    }
     SKIFF_TRY(const auto order, lookup(parts.module + ".weight_g_idx"));
     if (order) return unsupported("module " + parts.module + ": columns reordered by activation (weight_g_idx) cannot be read");
-    if (parts.codes.view.shape.size() != 2) return mismatch(parts, "the weight", parts.codes.view, "a matrix");
-    Shape shape = parts.codes.view.shape;
-    if (is_packed) {
-        SKIFF_TRY(const auto stored, required(lookup, parts.module + ".weight_shape"));
-        SKIFF_TRY(shape, read_weight_shape(parts, stored.view));
-        if (shape[0] != parts.codes.view.shape[0]) return mismatch(parts, "weight_packed", parts.codes.view, std::to_string(shape[0]) + " rows as weight_shape says");
-    }
+    SKIFF_TRY(auto shape, shape_of(parts, lookup));
     parts.n_rows = shape[0];
     parts.n_columns = shape[1];
     SKIFF_CHECK(check_groups(parts));
@@ -177,14 +275,19 @@ Result<Weight> read_codes(Parts parts, const TensorLookup& lookup) {
     Codes codes;
     codes.scheme = parts.scheme;
     // Packed codes first: their size bounds what weight_shape may claim.
-    if (is_packed) {
-        SKIFF_CHECK(take_packed(parts, *owners, codes));
+    if (parts.scheme.scale_dtype == DType::f8_e8m0) {
+        SKIFF_CHECK(take_mxfp4(parts, *owners, codes));
     } else {
-        SKIFF_CHECK(pack_signed_bytes(parts, *owners, codes));
+        if (parts.codes.view.dtype == DType::i8 && parts.scheme.kind == NumberKind::integer) SKIFF_CHECK(pack_signed_bytes(parts, *owners, codes));
+        else SKIFF_CHECK(take_packed(parts, *owners, codes));
+        SKIFF_CHECK(take_scales(parts, *owners, codes));
+        SKIFF_CHECK(take_zeros(parts, *owners, codes));
+        SKIFF_CHECK(take_minimums(parts, codes));
+        SKIFF_CHECK(check_codes(parts, codes));
     }
-    SKIFF_CHECK(take_scales(parts, *owners, codes));
-    SKIFF_CHECK(take_zeros(parts, *owners, codes));
     owners->files = {parts.codes.owner, parts.scale.owner};
+    for (const auto& [name, part] : optional_parts)
+        if (*part) owners->files.push_back((*part)->owner);
     return Weight{std::move(shape), std::move(codes), std::move(owners)};
 }
 
@@ -208,64 +311,19 @@ Result<Weight> read_weight(const std::string& module, const TensorLookup& lookup
             return unsupported("module " + module + ": weight of type " + std::string(dtype_info(plain.view.dtype).name) + " with weight_scale cannot be read yet");
         packed = std::move(plain);
     }
-    if (packed->view.dtype != DType::i32 && packed->view.dtype != DType::i8)
+    const bool bytes = packed->view.dtype == DType::u8 && config != nullptr;  // MXFP4, if the config says so
+    if (packed->view.dtype != DType::i32 && packed->view.dtype != DType::i8 && !bytes)
         return unsupported("module " + module + ": weight_packed of type " + std::string(dtype_info(packed->view.dtype).name) + " cannot be read yet");
     if (config == nullptr) return corrupt("module " + module + " is quantized, but config.json has no quantization_config");
     SKIFF_TRY(const auto scheme, config->scheme_of(module, module_class));
     if (!scheme) return corrupt("module " + module + " is quantized, but quantization_config does not say how");
+    if (bytes && scheme->scale_dtype != DType::f8_e8m0) return unsupported("module " + module + ": weight_packed of type U8 cannot be read yet");
     Parts parts;
     parts.module = module;
     parts.scheme = *scheme;
     parts.may_end_short = config->short_last_group();
     parts.codes = std::move(*packed);
     return read_codes(std::move(parts), lookup);
-}
-
-// ---- writing ----
-
-namespace {
-
-struct WrittenParts {
-    std::vector<std::int64_t> shape;
-    std::vector<std::byte> zeros;
-    std::shared_ptr<const void> source;
-};
-
-std::vector<std::byte> pack_zeros_down_the_rows(const Codes& codes, std::int64_t n_rows, std::int64_t n_groups) {
-    const std::int64_t n_words = packed_row_bytes(codes.scheme.bits, n_rows) / 4;
-    std::vector<std::byte> packed(static_cast<std::size_t>(n_words * n_groups * 4)), column(static_cast<std::size_t>(n_words) * 4);
-    std::vector<std::uint8_t> values(static_cast<std::size_t>(n_rows));
-    for (std::int64_t group = 0; group < n_groups; ++group) {
-        for (std::int64_t row = 0; row < n_rows; ++row)
-            values[static_cast<std::size_t>(row)] = static_cast<std::uint8_t>(codes.zeros.data[static_cast<std::size_t>(row * n_groups + group)]);
-        pack_codes(values.data(), codes.scheme.bits, n_rows, column.data());
-        for (std::int64_t word = 0; word < n_words; ++word) std::memcpy(packed.data() + (word * n_groups + group) * 4, column.data() + word * 4, 4);
-    }
-    return packed;
-}
-
-}  // namespace
-
-Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, const Weight& weight) {
-    if (const auto* view = weight.plain())
-        return std::vector<StoredTensor>{{module + ".weight", view->dtype, weight.shape, view->data, weight.owner}};
-    if (weight.blocks() != nullptr)
-        return unsupported("module " + module + ": " + weight.encoding_name() + " blocks cannot be stored as compressed-tensors; quantize it to an integer scheme");
-    const Codes& codes = *weight.codes();
-    auto parts = std::make_shared<WrittenParts>();
-    parts->source = weight.owner;
-    parts->shape = {weight.n_rows(), weight.n_columns()};
-    std::vector<StoredTensor> tensors = {
-        {module + ".weight_packed", DType::i32, codes.packed.shape, codes.packed.data, parts},
-        {module + ".weight_scale", codes.scales.dtype, codes.scales.shape, codes.scales.data, parts},
-        {module + ".weight_shape", DType::i64, {2}, std::as_bytes(std::span<const std::int64_t>(parts->shape)), parts},
-    };
-    if (!codes.scheme.symmetric) {
-        const std::int64_t n_groups = codes.scheme.n_groups(weight.n_columns());
-        parts->zeros = pack_zeros_down_the_rows(codes, weight.n_rows(), n_groups);
-        tensors.push_back({module + ".weight_zero_point", DType::i32, {packed_row_bytes(codes.scheme.bits, weight.n_rows()) / 4, n_groups}, parts->zeros, parts});
-    }
-    return tensors;
 }
 
 }  // namespace skiff

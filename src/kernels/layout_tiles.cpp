@@ -11,6 +11,12 @@
 namespace skiff {
 namespace {
 
+// Codes, or blocks that become codes: what they are; nothing for other weights.
+const Scheme* scheme_of_codes(const Weight& weight) {
+    if (const Blocks* blocks = weight.blocks()) return weight.n_columns() % block_format(blocks->type).block_size == 0 ? &scheme_of_blocks(blocks->type) : nullptr;
+    return weight.codes() != nullptr ? &weight.codes()->scheme : nullptr;
+}
+
 bool groups_fit(const Scheme& scheme, std::int64_t n_columns) {
     const auto fits = [&](std::int64_t size, std::int64_t unit) { return size == 0 || size % unit == 0 || size >= n_columns; };
     return (scheme.group_size == 16 || fits(scheme.group_size, tile_block)) && fits(scheme.super_size, tile_block);
@@ -19,10 +25,9 @@ bool groups_fit(const Scheme& scheme, std::int64_t n_columns) {
 // Stored bits of the tiles that hold such a weight, 0 for others.
 int tile_bits(const Weight& weight) {
     if (weight.n_columns() == 0) return 0;
-    if (const Blocks* blocks = weight.blocks()) return bits_of_blocks(blocks->type);
-    const Codes* codes = weight.codes();
-    if (codes == nullptr || codes->scheme.kind == NumberKind::floating || !groups_fit(codes->scheme, weight.n_columns())) return 0;
-    return codes->scheme.bits == 7 ? 8 : codes->scheme.bits;
+    const Scheme* scheme = scheme_of_codes(weight);
+    if (scheme == nullptr || scheme->kind == NumberKind::floating || !groups_fit(*scheme, weight.n_columns())) return 0;
+    return scheme->bits == 7 ? 8 : scheme->bits;
 }
 template <int Bits>
 bool accepts(const Weight& weight) {
@@ -78,8 +83,8 @@ void place_codes(const std::uint8_t* codes, const TileFormat& format, std::int64
         }
 }
 
-void place_row(const Codes& source, std::int64_t row, std::int64_t n_columns, const TileFormat& format, std::int64_t lane, std::uint8_t* codes, std::uint8_t* tile) {
-    unpack_codes(source.packed.data.data() + row * packed_row_bytes(source.scheme.bits, n_columns), source.scheme.bits, n_columns, codes);
+// codes: (n_blocks * 32) of one row, whose numbers are row `row` of the sections of `source`.
+void place_row(const Codes& source, std::int64_t row, const std::uint8_t* codes, const TileFormat& format, std::int64_t lane, std::uint8_t* tile) {
     place_codes(codes, format, lane, tile + format.codes_at);
     place_numbers(source.scales, row, format.scales, lane, tile + format.scales_at);
     if (format.relative_scales) place_numbers(source.super_scales, row, format.supers, lane, tile + format.super_scales_at);
@@ -89,18 +94,29 @@ void place_row(const Codes& source, std::int64_t row, std::int64_t n_columns, co
 }
 
 void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
-    const auto converted = codes_of_blocks(weight);  // of all rows; the copy lives until the tiles are made
-    const Codes& source = *(converted.has_value() ? *converted : weight).codes();
-    packed.scheme = source.scheme;
-    packed.dtype = source.scales.dtype;
+    const Blocks* blocks = weight.blocks();
+    packed.scheme = *scheme_of_codes(weight);
+    packed.dtype = packed.scheme.scale_dtype;
     const TileFormat format = tile_format(packed);
     const std::int64_t n_tiles = ceil_div(packed.n_rows, tile_rows);
     packed.buffer = AlignedBuffer(static_cast<std::size_t>(n_tiles * format.tile_bytes));
     packed.data = packed.buffer.data();
     packed.read_bytes = static_cast<std::uint64_t>(n_tiles * format.tile_bytes);
+    const auto row_bytes = static_cast<std::int64_t>(blocks != nullptr ? blocks->data.size() : 0) / weight.n_rows();
+    CodeRow converted;  // blocks: one row at a time, so that no second copy of the weight is made
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(format.n_blocks * tile_block));
-    for (std::int64_t row = 0; row < packed.n_rows; ++row)
-        place_row(source, rows.at(row), packed.n_columns, format, row % tile_rows, codes.data(), packed.buffer.as<std::uint8_t>() + row / tile_rows * format.tile_bytes);
+    for (std::int64_t row = 0; row < packed.n_rows; ++row) {
+        const std::int64_t from = rows.at(row), lane = row % tile_rows;
+        std::uint8_t* tile = packed.buffer.as<std::uint8_t>() + row / tile_rows * format.tile_bytes;
+        if (blocks != nullptr) {
+            blocks_row_to_codes(blocks->type, blocks->data.data() + from * row_bytes, packed.n_columns, converted);
+            place_row(converted.view(packed.scheme), 0, converted.codes.data(), format, lane, tile);
+        } else {
+            const Codes& source = *weight.codes();
+            unpack_codes(source.packed.data.data() + from * packed_row_bytes(packed.scheme.bits, packed.n_columns), packed.scheme.bits, packed.n_columns, codes.data());
+            place_row(source, from, codes.data(), format, lane, tile);
+        }
+    }
 }
 
 float number_at(const std::uint8_t* section, TileNumber type, std::int64_t index, std::int64_t lane) {

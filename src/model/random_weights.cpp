@@ -74,7 +74,7 @@ public:
         const Scheme* scheme = scheme_of_(key);
         if (scheme == nullptr || weight.plain() == nullptr) return weight;
         // Codes are always (outputs, inputs).
-        auto coded = encode_nearest(columns_.count(key) != 0 && scheme->kind == NumberKind::integer ? transposed(weight) : weight, *scheme, rule_);
+        auto coded = encode_nearest(columns_.count(key) != 0 && scheme->is_coded() ? transposed(weight) : weight, *scheme, rule_);
         if (!coded.ok()) return coded.take_error().with_context(key);
         return coded;
     }

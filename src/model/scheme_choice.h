@@ -24,7 +24,8 @@ struct SchemeWish {
     bool operator==(const SchemeWish&) const = default;
 };
 
-// What `scheme` alone means: head and embedding take 8 bit rows where it has fewer bits.
+// What `scheme` alone means: head and embedding take 8 bit rows where it has fewer bits, and w6g32r where it is 2 to 4 bits with relative
+// scales or a codebook.
 SchemeWish default_wish(const Scheme& scheme);
 
 // The scheme that a use takes; null: stays as it is. A tied table takes the head's.

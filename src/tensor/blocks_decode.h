@@ -36,6 +36,18 @@ inline ScaleMin load_scale_min(const std::uint8_t* packed, int j) {
     return {(packed[j + 4] & 15) | ((packed[j - 4] >> 6) << 4), (packed[j + 4] >> 4) | ((packed[j] >> 6) << 4)};
 }
 
+// 6-bit signed scale j (0..15) of Q3_K: low four bits in bytes 0..7, high two bits in bytes 8..11, biased by 32.
+inline int load_q3_scale(const std::uint8_t* packed, int j) {
+    const int low = packed[j % 8] >> (j / 8 * 4) & 15, high = packed[8 + j % 4] >> (j / 4 * 2) & 3;
+    return (low | high << 4) - 32;
+}
+
+// A ternary digit of TQ1_0, 0 to 2: five base-3 digits in a byte, as the fraction byte/256; multiplying by 3^digit brings a digit to the top.
+inline std::uint8_t trit_code(std::uint8_t packed, std::uint8_t power) {
+    const auto shifted = static_cast<std::uint8_t>(packed * power);
+    return static_cast<std::uint8_t>(shifted * 3 >> 8);
+}
+
 void decode_q4_0(const void* blocks, std::int64_t n_weights, float* target);
 void decode_q4_1(const void* blocks, std::int64_t n_weights, float* target);
 void decode_q5_0(const void* blocks, std::int64_t n_weights, float* target);

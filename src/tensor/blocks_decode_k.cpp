@@ -10,17 +10,7 @@ void each_block(const void* blocks, std::int64_t n_weights, float* target, Decod
     for (std::int64_t i = 0; i + k_block_size <= n_weights; i += k_block_size, block += block_bytes) decode(block, target + i);
 }
 
-// 6-bit signed scale j (0..15) of Q3_K: low four bits in bytes 0..7, high two bits in bytes 8..11, biased by 32.
-int load_q3_scale(const std::uint8_t* packed, int j) {
-    int low = packed[j % 8] >> (j / 8 * 4) & 15, high = packed[8 + j % 4] >> (j / 4 * 2) & 3;
-    return (low | high << 4) - 32;
-}
-
-// Ternary digits of TQ1_0: five base-3 digits in a byte, as the fraction byte/256; multiplying by 3^digit brings a digit to the top.
-float trit(std::uint8_t packed, std::uint8_t power) {
-    const auto shifted = static_cast<std::uint8_t>(packed * power);
-    return static_cast<float>((shifted * 3 >> 8) - 1);
-}
+float trit(std::uint8_t packed, std::uint8_t power) { return static_cast<float>(trit_code(packed, power) - 1); }
 
 }  // namespace
 

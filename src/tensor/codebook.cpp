@@ -31,11 +31,13 @@ constexpr float nf4[] = {-1.0f,
                          0.7229568362236023f,
                          1.0f};
 constexpr float ternary[] = {-1, 0, 1};
+constexpr float quad[] = {-1, 0, 1, 2};  // what the codes of GGUF's TQ2_0 can mean
 constexpr float binary[] = {-1, 1};
 
 constexpr Codebook table[] = {
     {"n4", 4, n4},     {"n3", 3, n3},   {"n2", 2, n2},           {"iq4nl", 4, iq4nl},
-    {"e2m1", 4, e2m1}, {"nf4", 4, nf4}, {"ternary", 2, ternary}, {"binary", 1, binary},
+    {"e2m1", 4, e2m1}, {"nf4", 4, nf4}, {"ternary", 2, ternary}, {"quad", 2, quad},
+    {"binary", 1, binary},
 };
 
 }  // namespace

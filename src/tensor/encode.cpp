@@ -48,7 +48,9 @@ struct RowScratch {
 
 // Whether a group's f16 scale lost what the weights are.
 bool scale_is_lost(const GroupParams& params, const Scheme& scheme, std::span<const float> values) {
-    bool lost = !scale_is_storable(params.scale, scheme.scale_dtype, scheme.bits);
+    // A codebook's search knows how scales are rounded, so that only one that f16 has not at all is lost.
+    bool lost = scheme.kind == NumberKind::integer ? !scale_is_storable(params.scale, scheme.scale_dtype, scheme.bits)
+                                                   : scheme.scale_dtype == DType::f16 && std::fabs(params.scale) >= 65504;
     if (params.scale == 0 && scheme.scale_dtype == DType::f16)
         for (float value : values) lost = lost || std::fabs(value) > negligible;
     return lost;

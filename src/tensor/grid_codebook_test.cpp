@@ -114,7 +114,7 @@ TEST(CodebookGrid, ErrorsOfGaussianWeights) {
         const char* name;
         double error;
     } known[] = {{"n4g32", 0.0730},  {"n4g32r", 0.0730}, {"n3g32r", 0.1520}, {"n2g16r", 0.2810},  {"n2g32r", 0.3080}, {"n2g64r", 0.3245},
-                 {"iq4nlg32", 0.0732},  {"nf4g64", 0.0827},    {"mxfp4", 0.1117},  {"ternaryg128", 0.4326}, {"binaryg128", 0.6004}, {"w4g32r", 0.0810},
+                 {"iq4nl", 0.0732},  {"nf4", 0.0827},    {"mxfp4", 0.1117},  {"ternary", 0.4326}, {"binary", 0.6004}, {"w4g32r", 0.0810},
                  {"w3g32r", 0.1626}, {"w5g32r", 0.0402}, {"w6g32r", 0.0199}, {"w2g32r", 0.3317}};
     const std::int64_t n_rows = 48, n_columns = 4096;
     const auto values = normal_values(static_cast<std::size_t>(n_rows * n_columns), 4, 1);

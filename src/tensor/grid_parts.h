@@ -16,7 +16,7 @@ inline constexpr float flushed_to_zero = 0x1p-100f;  // groups without a weight 
 inline float round_to(DType dtype, float value) {
     if (dtype == DType::f8_e8m0) {
         const int exponent = std::ilogb(value) + (std::scalbn(value, -std::ilogb(value)) > 1.5f ? 1 : 0);
-        return value > 0 ? std::scalbn(1.0f, exponent < -127 ? -127 : exponent > 127 ? 127 : exponent) : 0;
+        return value > 0 ? std::scalbn(1.0f, exponent < -127 ? -127 : exponent > 126 ? 126 : exponent) : 0;  // 126: the public MXFP4 exponent is one more
     }
     const bool is_f16 = dtype == DType::f16, is_bf16 = dtype == DType::bf16;
     const float rounded = is_f16 ? f16_to_float(float_to_f16(value)) : is_bf16 ? bf16_to_float(float_to_bf16(value)) : value;

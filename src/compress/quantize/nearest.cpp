@@ -9,7 +9,7 @@ Status nearest_defined_on(const Scheme& scheme) {
         if (!stored) return unsupported("weights are not stored as " + scheme.name() + " here; take fp32, fp16 or bf16");
         return {};
     }
-    if (scheme.kind == NumberKind::codebook || scheme.relative_scales() || scheme.minimums) return unsupported("checkpoints cannot hold " + scheme.name() + " yet");
+    if (scheme.minimums) return unsupported("weights with minimums (" + scheme.name() + ") are read from GGUF files, not made; take w" + std::to_string(scheme.bits) + "g32a");
     if (scheme.bits < 1 || scheme.bits > 8) return unsupported(scheme.name() + ": codes have 1 to 8 bits");
     return {};
 }
