@@ -53,6 +53,14 @@ public:
         return make_plain_weight(shape, dtype_, std::move(bytes));
     }
 
+    std::string identity() const override {
+        std::string text;
+        for (const auto& [key, declared] : tensors_)
+            text += key + " " + shape_text(declared.shape) + " " + std::to_string(static_cast<int>(declared.role)) + "\n";
+        return "random 1 " + std::string(dtype_info(dtype_).name) + " seed " + std::to_string(seed_) + " shapes " +
+               hex64(hash64(std::as_bytes(std::span(text))));
+    }
+
 private:
     struct Declared {
         Shape shape;
@@ -77,6 +85,15 @@ public:
         auto coded = encode_nearest(columns_.count(key) != 0 && scheme->kind == NumberKind::integer ? transposed(weight) : weight, *scheme, rule_);
         if (!coded.ok()) return coded.take_error().with_context(key);
         return coded;
+    }
+
+    std::string identity() const override {
+        const std::string source = source_->identity();
+        if (source.empty()) return source;
+        std::string text;
+        for (const std::string& key : keys())
+            if (const Scheme* scheme = scheme_of_(key)) text += key + " " + scheme->name() + " " + std::to_string(static_cast<int>(scheme->scale_dtype)) + "\n";
+        return source + ", rounded by rule " + std::to_string(static_cast<int>(rule_)) + " to " + hex64(hash64(std::as_bytes(std::span(text))));
     }
 
 private:

@@ -361,6 +361,9 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
     }
     SKIFF_CHECK(place_buffers(*plan, tables, keep));
     plan->weights = pool.all();
+    const PackCache& cache = pool.finish_cache();
+    plan->pack_cache = cache.outcome();
+    plan->pack_cache_note = cache.note();
     for (const auto& weight : plan->weights) plan->weight_bytes += weight->read_bytes;
     return std::shared_ptr<const Plan>(plan);
 }
