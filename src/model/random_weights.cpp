@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "base/cpu_features.h"
 #include "base/hash.h"
 #include "base/rng.h"
 #include "model/weight_source.h"
@@ -82,7 +83,8 @@ public:
         const Scheme* scheme = scheme_of_(key);
         if (scheme == nullptr || weight.plain() == nullptr) return weight;
         // Codes are always (outputs, inputs).
-        auto coded = encode_nearest(columns_.count(key) != 0 && scheme->kind == NumberKind::integer ? transposed(weight) : weight, *scheme, rule_);
+        ThreadPool pool(default_thread_count());
+        auto coded = encode_nearest(columns_.count(key) != 0 && scheme->is_coded() ? transposed(weight) : weight, *scheme, rule_, {}, &pool);
         if (!coded.ok()) return coded.take_error().with_context(key);
         return coded;
     }
