@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "base/mapped_file.h"
+#include "base/topology.h"
 
 namespace skiff {
 namespace {
@@ -184,14 +185,8 @@ CpuInfo read_cpu_info() {
     CPU_ZERO(&allowed);
     if (::sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
         info.n_logical = std::max(1, CPU_COUNT(&allowed));
-        std::set<std::pair<int, int>> cores;
-        for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-            if (!CPU_ISSET(cpu, &allowed)) continue;
-            std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-            std::string core = read_small(topology + "core_id"), package = read_small(topology + "physical_package_id");
-            cores.insert(core.empty() ? std::pair(-1, cpu) : std::pair(std::atoi(package.c_str()), std::atoi(core.c_str())));
-        }
-        info.n_physical = std::max<int>(1, static_cast<int>(cores.size()));
+        info.n_physical = std::max<int>(1, static_cast<int>(this_machine().cores.size()));
+        info.n_memory_nodes = this_machine().n_nodes;
     }
     info.cgroup_cpus = cgroup_cpu_quota();
     info.l1d_bytes = cache_bytes(1);
@@ -208,6 +203,12 @@ int default_thread_count() {
     int n = info.n_physical;
     if (info.cgroup_cpus > 0) n = std::min(n, std::max(1, static_cast<int>(info.cgroup_cpus)));
     return std::max(1, n);
+}
+
+int usable_cpus() {
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    return ::sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? std::max(1, CPU_COUNT(&allowed)) : 1;
 }
 
 std::size_t resident_bytes() { return kib_value(read_small("/proc/self/status"), "VmRSS"); }

@@ -33,12 +33,14 @@ struct CpuInfo {
     std::string feature_list;                               // "avx2 fma f16c ..."
     int n_logical = 1;                                      // that this process may use (affinity)
     int n_physical = 1;                                     // distinct cores among them
+    int n_memory_nodes = 1;                                 // NUMA
     double cgroup_cpus = 0;                                 // CPU quota of the control group, 0 = no limit
     std::size_t l1d_bytes = 0, l2_bytes = 0, l3_bytes = 0;  // of one core; L3 as seen by it
     std::size_t memory_bytes = 0, available_memory_bytes = 0;
 };
 CpuInfo read_cpu_info();
 int default_thread_count();  // physical cores within affinity and quota
+int usable_cpus();           // logical processors that this process may run on
 
 // Bytes of this process: now and at its peak (VmRSS, VmHWM of /proc/self/status).
 std::size_t resident_bytes();

@@ -46,7 +46,12 @@ Result<std::shared_ptr<const MappedFile>> MappedFile::open(const std::string& pa
         if (address == MAP_FAILED) return resource_error(path + ": cannot map " + std::to_string(size) + " bytes: " + std::strerror(errno));
         data = static_cast<const std::byte*>(address);
     }
-    return std::shared_ptr<const MappedFile>(new MappedFile(path, data, size));
+    FileStamp stamp;
+    stamp.size_bytes = size;
+    stamp.modified_ns = static_cast<std::int64_t>(info.st_mtim.tv_sec) * 1'000'000'000 + info.st_mtim.tv_nsec;
+    stamp.inode = static_cast<std::uint64_t>(info.st_ino);
+    stamp.owner = info.st_uid;
+    return std::shared_ptr<const MappedFile>(new MappedFile(path, data, stamp));
 }
 
 MappedFile::~MappedFile() {
@@ -55,6 +60,10 @@ MappedFile::~MappedFile() {
 
 void MappedFile::advise_sequential() const {
     if (data_ != nullptr) ::madvise(const_cast<std::byte*>(data_), size_bytes_, MADV_SEQUENTIAL);
+}
+
+void MappedFile::advise_huge_pages() const {
+    if (data_ != nullptr) ::madvise(const_cast<std::byte*>(data_), size_bytes_, MADV_HUGEPAGE);
 }
 
 void MappedFile::drop(std::size_t offset_bytes, std::size_t size_bytes) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -9,6 +10,14 @@
 #include "base/result.h"
 
 namespace skiff {
+
+// What tells a file from an earlier one of the same name, without reading it.
+struct FileStamp {
+    std::uint64_t size_bytes = 0;
+    std::int64_t modified_ns = 0;
+    std::uint64_t inode = 0;
+    std::uint32_t owner = 0;  // user id
+};
 
 class MappedFile {
 public:
@@ -21,13 +30,17 @@ public:
 
     std::span<const std::byte> bytes() const { return {data_, size_bytes_}; }
     const std::string& path() const { return path_; }
+    const FileStamp& stamp() const { return stamp_; }  // when it was opened
     // Tells the kernel that this part will be read once from front to back / is no longer needed.
     void advise_sequential() const;
+    void advise_huge_pages() const;
     void drop(std::size_t offset_bytes, std::size_t size_bytes) const;
 
 private:
-    MappedFile(std::string path, const std::byte* data, std::size_t size_bytes) : path_(std::move(path)), data_(data), size_bytes_(size_bytes) {}
+    MappedFile(std::string path, const std::byte* data, const FileStamp& stamp)
+        : path_(std::move(path)), stamp_(stamp), data_(data), size_bytes_(static_cast<std::size_t>(stamp.size_bytes)) {}
     std::string path_;
+    FileStamp stamp_;
     const std::byte* data_ = nullptr;
     std::size_t size_bytes_ = 0;
 };

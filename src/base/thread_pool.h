@@ -10,7 +10,7 @@ namespace skiff {
 
 class ThreadPool {
 public:
-    // The calling thread is one of them; workers sleep while idle. Where the system gives fewer threads, n_threads() is less.
+    // The calling thread is one of them; workers wait awake for the next run for 0.1 ms, then sleep. Where the system gives fewer threads, n_threads() is less.
     explicit ThreadPool(int n_threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;

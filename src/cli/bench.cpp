@@ -127,6 +127,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     engine_options.progress = terminal.progress("blocks");
     SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));
     terminal.end_progress();
+    remark_on_cache(engine->plan(), options.model, terminal);
 
     // Before and after, since other work on the machine changes it; the higher one is the limit.
     const std::size_t load_peak = peak_resident_bytes();

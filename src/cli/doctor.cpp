@@ -1,6 +1,8 @@
 // skiff doctor: this machine, and what this build can and cannot use of it.
 #include <dlfcn.h>
+#include <unistd.h>
 
+#include "base/atomic_file.h"
 #include "base/mapped_file.h"
 #include "cli/doctor_training.h"
 #include "cli/format.h"
@@ -8,16 +10,16 @@
 #include "kernels/kernels.h"
 #include "measure/bandwidth.h"
 #include "measure/energy.h"
-#include "measure/scheme_speed.h"
+#include "plan/pack_cache.h"
 
 namespace skiff {
 namespace {
 
 struct DoctorOptions {
-    bool no_measure = false, schemes = false;
+    bool no_measure = false, clear_cache = false;
     void fields(FieldVisitor& visitor) {
         visitor.flag("--no-measure", no_measure, "Skip the bandwidth measurement (about two seconds)");
-        visitor.flag("--schemes", schemes, "Measure every scheme on this machine and say which to use (about half a minute)");
+        visitor.flag("--clear-cache", clear_cache, "Remove the packed weights that earlier runs have kept for a faster start");
     }
 };
 
@@ -34,6 +36,19 @@ std::string huge_pages() {
     return open == std::string::npos || close == std::string::npos ? "unknown" : text->substr(open + 1, close - open - 1);
 }
 
+// What earlier runs have kept for a faster start, and whether this one could.
+Finding pack_cache_finding() {
+    const PackCacheOptions cache = default_pack_cache();
+    if (cache.folder.empty()) return {"packed weights", "not kept", "set SKIFF_CACHE_DIR or HOME, so that the next start need not pack them again"};
+    std::uint64_t total = 0;
+    const auto entries = list_pack_cache(cache.folder);
+    for (const PackCacheEntry& entry : entries) total += entry.size_bytes;
+    std::string state = std::to_string(entries.size()) + " models, " + bytes_text(total) + " of at most " + bytes_text(cache.max_bytes) + ", in " + cache.folder;
+    if (Status status = make_directories(cache.folder); !status.ok() || ::access(cache.folder.c_str(), W_OK) != 0)
+        return {"packed weights", state, "the folder cannot be written, so every start packs them again; set SKIFF_CACHE_DIR to another"};
+    return {"packed weights", state, entries.empty() ? "" : "skiff doctor --clear-cache removes them"};
+}
+
 std::vector<Finding> findings(const CpuInfo& cpu, const Json& training) {
     std::vector<Finding> list;
     const bool fast = best_isa() != Isa::generic;
@@ -43,6 +58,7 @@ std::vector<Finding> findings(const CpuInfo& cpu, const Json& training) {
     if (cpu.cgroup_cpus > 0 && cpu.cgroup_cpus < cpu.n_physical)
         list.push_back({"CPU quota", number_text(cpu.cgroup_cpus, 1) + " of " + std::to_string(cpu.n_physical) + " cores",
                         "threads follow the quota; raise it in the container's settings"});
+    list.push_back(pack_cache_finding());
     const bool driver = library_present("libcuda.so.1");
     list.push_back({"NVIDIA driver", driver ? "found" : "not found", driver ? "this version runs models on the CPU only" : ""});
     const EnergyMeter meter = EnergyMeter::open();
@@ -53,30 +69,11 @@ std::vector<Finding> findings(const CpuInfo& cpu, const Json& training) {
     return list;
 }
 
-// Every preset's speed and error, and whether another is better in all.
-Status add_schemes(Json& document, Terminal& terminal) {
-    SchemeSpeedOptions options;
-    options.n_threads = default_thread_count();
-    options.progress = terminal.progress(" schemes");
-    SKIFF_TRY(const auto speeds, measure_schemes(options));
-    const auto verdicts = judge_schemes(speeds);
-    std::vector<std::vector<std::string>> rows = {{"scheme", "bits/weight", "error", "kernel", "instruction", "GB/s", "decode GMAC/s", "prefill GMAC/s", "here"}};
-    Json list = Json::array();
-    for (std::size_t i = 0; i < speeds.size(); ++i) {
-        const SchemeSpeed& speed = speeds[i];
-        const std::string verdict = verdicts[i].use ? "use" : "avoid, because " + verdicts[i].reason;
-        rows.push_back({speed.scheme, number_text(speed.bits_per_weight, 2), number_text(speed.relative_error * 100, 2) + " %", speed.kernel, speed.instruction, number_text(speed.read_gbps, 1),
-                        number_text(speed.decode_gmacs, 1), number_text(speed.prefill_gmacs, 1), verdict});
-        list.push_back(Json::object({{"scheme", speed.scheme}, {"bits_per_weight", speed.bits_per_weight}, {"relative_error", speed.relative_error}, {"kernel", speed.kernel},
-                                     {"instruction", speed.instruction}, {"gbps", speed.read_gbps}, {"decode_gmacs", speed.decode_gmacs}, {"prefill_gmacs", speed.prefill_gmacs},
-                                     {"use", verdicts[i].use}, {"reason", verdicts[i].reason}}));
-    }
-    terminal.print(table_text(rows, TableStyle::plain));
-    document.set("schemes", list);
-    return {};
-}
-
 Status run_doctor(DoctorOptions& options, Terminal& terminal) {
+    if (options.clear_cache) {
+        const std::string folder = default_pack_cache_folder();
+        if (!folder.empty()) SKIFF_CHECK(clear_pack_cache(folder));
+    }
     const CpuInfo cpu = read_cpu_info();
     Json document = Json::object({{"version", SKIFF_VERSION},
                                   {"cpu", cpu.model_name},
@@ -120,7 +117,6 @@ Status run_doctor(DoctorOptions& options, Terminal& terminal) {
         kernels.push_back(
             {std::string(kernel.name), std::string(kernel.layout), std::to_string(kernel.min_tokens), isa_available(kernel.isa) ? "yes" : "no"});
     terminal.print(table_text(kernels, TableStyle::plain));
-    if (options.schemes) SKIFF_CHECK(add_schemes(document, terminal));
     terminal.result(document);
     return {};
 }
@@ -128,7 +124,7 @@ Status run_doctor(DoctorOptions& options, Terminal& terminal) {
 }  // namespace
 
 std::unique_ptr<Verb> doctor_verb_row() {
-    return make_verb<DoctorOptions>("doctor", "Show this machine and what this build can use of it", {"skiff doctor", "skiff doctor --schemes"}, run_doctor);
+    return make_verb<DoctorOptions>("doctor", "Show this machine and what this build can use of it", {"skiff doctor"}, run_doctor);
 }
 
 }  // namespace skiff

@@ -14,6 +14,7 @@ void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.choice("--state", state, {"f32", "f16", "bf16"}, "Type in which keys and values are kept");
     visitor.option("--isa", isa, "Instruction set of the kernels (generic; on x86-64 avx2, avx2vnni, avx512; on arm64 neon, neon_dot, neon_i8mm); default: the best that this processor has");
     visitor.choice("--kernels", kernels, {"fastest", "reference"}, "reference: float activations and plain loops, for comparison");
+    visitor.option("--pack-cache", pack_cache, "Where packed weights are kept for the next start: on (the user's cache folder), off, or a folder");
     visitor.option("--scheme", scheme, "Quantize plain weights while loading (w8, w4g32 ...), without writing anything");
 }
 
@@ -30,6 +31,8 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     if (!isa.empty()) {
         SKIFF_TRY(options.isa, parse_isa(isa));
     }
+    if (pack_cache != "off") options.pack_cache = default_pack_cache();
+    if (pack_cache != "off" && pack_cache != "on") options.pack_cache.folder = pack_cache;
     if (!scheme.empty()) {
         SKIFF_TRY(options.scheme, parse_scheme(scheme));
     }
@@ -53,6 +56,11 @@ Status SpeculateOptions::apply(EngineOptions& options) const {
                                                      : SpeculationOptions::Source::draft;
     if (options.speculation.source == SpeculationOptions::Source::draft) options.speculation.draft_model = source;
     return {};
+}
+
+void remark_on_cache(const Plan& plan, const ModelOptions& options, Terminal& terminal) {
+    const bool asked_for = options.pack_cache != "on" && options.pack_cache != "off";
+    if (!plan.pack_cache_note.empty() && (asked_for || plan.pack_cache == PackCache::Outcome::written)) terminal.remark(plan.pack_cache_note);
 }
 
 }  // namespace skiff

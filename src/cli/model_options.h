@@ -11,7 +11,7 @@ namespace skiff {
 
 struct ModelOptions {
     std::string model;
-    std::string isa, kernels = "fastest", state = "f32", scheme;
+    std::string isa, kernels = "fastest", state = "f32", scheme, pack_cache = "on";
     std::int64_t threads = 0, context = 0, batch = 256;
 
     void fields(FieldVisitor& visitor);
@@ -27,5 +27,8 @@ struct SpeculateOptions {
     void fields(FieldVisitor& visitor);
     Status apply(EngineOptions& options) const;
 };
+
+// Tells of a cache file that was damaged, and where a folder was named that cannot be used. A default folder that cannot be written is doctor's to tell.
+void remark_on_cache(const Plan& plan, const ModelOptions& options, Terminal& terminal);
 
 }  // namespace skiff

@@ -26,6 +26,7 @@ public:
     const GgufMetadata& metadata() const { return metadata_; }        // of the first part
     const std::vector<GgufTensor>& tensors() const { return tensors_; }  // of all parts, in order
     std::size_t n_parts() const { return files_.size(); }
+    const std::vector<std::shared_ptr<const MappedFile>>& files() const { return files_; }
 
     const GgufTensor* find(std::string_view name) const;
     // Plain types become numbers of the tensor's shape, block types Blocks; one-dimensional blocks become one row.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -40,12 +41,22 @@ struct PackedWeight {
     std::shared_ptr<const void> owner;
 };
 
+// Bytes of each part of a packed weight; 0 where the layout has no such part.
+struct SectionBytes {
+    std::uint64_t data = 0, scales = 0, zeros = 0, super_scales = 0, minimums = 0, super_minimums = 0;
+    std::uint64_t total() const { return data + scales + zeros + super_scales + minimums + super_minimums; }
+};
+
 struct Layout {
     std::string_view name;  // "w4_r8"
     std::int64_t row_unit;  // kernels work on multiples of this many rows (the last may be short)
     bool (*accepts)(const Weight& weight);
     void (*pack)(const Weight& weight, const RowMap& rows, PackedWeight& packed);  // layout, n_rows, n_columns are set by the caller
     void (*row)(const PackedWeight& packed, std::int64_t row, float* target);      // // (n_columns) f32
+    // How many bytes the parts of a weight with these fields have (its pointers are not looked at), or nothing where the fields are none that
+    // this layout packs. A weight that comes back from the cache of packed weights is believed only if this says so. Null: never cached.
+    std::optional<SectionBytes> (*sections)(const PackedWeight& packed) = nullptr;
+    int version = 1;  // one more whenever `pack` gives other bytes than before
 };
 
 // All layouts, in order of preference for a weight they accept. `plain_rows` and `codes_rows` and `blocks_rows` (read as stored) come last.

@@ -32,6 +32,12 @@ void plain_row(const PackedWeight& packed, std::int64_t row, float* target) {
     info.to_float(packed.data + row * packed.n_columns * info.bits / 8, packed.n_columns, target);
 }
 
+std::optional<SectionBytes> plain_sections(const PackedWeight& packed) {
+    const DTypeInfo& info = dtype_info(packed.dtype);
+    if (info.to_float == nullptr || info.bits % 8 != 0) return std::nullopt;
+    return SectionBytes{static_cast<std::uint64_t>(packed.n_rows * packed.n_columns * info.bits / 8)};
+}
+
 bool accepts_codes(const Weight& weight) { return weight.codes() != nullptr; }
 
 // Every section keeps its stored type; `dtype` holds the scales' type.
@@ -64,6 +70,14 @@ void codes_row(const PackedWeight& packed, std::int64_t row, float* target) {
     decode_codes_row(packed.scheme, sections, row, packed.n_columns, target);
 }
 
+std::optional<SectionBytes> codes_sections(const PackedWeight& packed) {
+    if (!decodes(packed.scheme) || packed.dtype != packed.scheme.scale_dtype) return std::nullopt;
+    const CodeRowBytes row = code_row_bytes(packed.scheme, packed.n_columns);
+    const auto all_rows = [&](std::int64_t row_bytes) { return static_cast<std::uint64_t>(row_bytes * packed.n_rows); };
+    return SectionBytes{all_rows(row.packed),       all_rows(row.scales),   all_rows(row.zeros),
+                        all_rows(row.super_scales), all_rows(row.minimums), all_rows(row.super_minimums)};
+}
+
 bool accepts_blocks(const Weight& weight) { return weight.blocks() != nullptr; }
 
 void pack_blocks(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
@@ -77,6 +91,12 @@ void pack_blocks(const Weight& weight, const RowMap& rows, PackedWeight& packed)
     packed.owner = weight.owner;
 }
 
+std::optional<SectionBytes> blocks_sections(const PackedWeight& packed) {
+    const BlockFormat& format = block_format(packed.block_type);
+    if (packed.n_columns % format.block_size != 0) return std::nullopt;
+    return SectionBytes{static_cast<std::uint64_t>(packed.n_rows * (packed.n_columns / format.block_size) * format.block_bytes)};
+}
+
 void blocks_row(const PackedWeight& packed, std::int64_t row, float* target) {
     const BlockFormat& format = block_format(packed.block_type);
     format.decode(packed.data + row * (packed.n_columns / format.block_size) * format.block_bytes, packed.n_columns, target);
@@ -84,8 +104,8 @@ void blocks_row(const PackedWeight& packed, std::int64_t row, float* target) {
 
 }  // namespace
 
-const Layout plain_rows = {"plain_rows", 1, accepts_plain, pack_plain, plain_row};
-const Layout codes_rows = {"codes_rows", 1, accepts_codes, pack_codes_rows, codes_row};
-const Layout blocks_rows = {"blocks_rows", 1, accepts_blocks, pack_blocks, blocks_row};
+const Layout plain_rows = {"plain_rows", 1, accepts_plain, pack_plain, plain_row, plain_sections};
+const Layout codes_rows = {"codes_rows", 1, accepts_codes, pack_codes_rows, codes_row, codes_sections};
+const Layout blocks_rows = {"blocks_rows", 1, accepts_blocks, pack_blocks, blocks_row, blocks_sections};
 
 }  // namespace skiff

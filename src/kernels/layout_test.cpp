@@ -20,6 +20,18 @@ void expect_same_rows(const Layout& layout, const Weight& weight, const RowMap& 
         ASSERT_TRUE(testing::same_bits(row, expected)) << layout.name << ' ' << weight.encoding_name() << " row " << r << " width " << n;
     }
     EXPECT_GT(packed.read_bytes, 0u);
+    if (layout.sections == nullptr) return;
+    const auto sizes = layout.sections(packed);  // what the cache of packed weights keeps
+    ASSERT_TRUE(sizes.has_value()) << layout.name << ' ' << weight.encoding_name() << " width " << n;
+    EXPECT_GE(sizes->total(), packed.read_bytes) << layout.name;
+    EXPECT_EQ(sizes->scales > 0, packed.scales != nullptr) << layout.name;
+    EXPECT_EQ(sizes->zeros > 0, packed.zeros != nullptr) << layout.name;
+    EXPECT_EQ(sizes->super_scales > 0, packed.super_scales != nullptr) << layout.name;
+    EXPECT_EQ(sizes->minimums > 0, packed.minimums != nullptr) << layout.name;
+    EXPECT_EQ(sizes->super_minimums > 0, packed.super_minimums != nullptr) << layout.name;
+    if (packed.buffer.size_bytes() > 0) {
+        EXPECT_LE(packed.data + sizes->data, packed.buffer.data() + packed.buffer.size_bytes()) << layout.name;
+    }
 }
 
 TEST(Layout, rows_come_back_exactly) {

@@ -145,6 +145,9 @@ int code_at(const std::uint8_t* blocks, const TileFormat& format, std::int64_t l
     return code;
 }
 
+// Codes beyond the table, which no checked file has, mean its last level.
+float level_of(const Codebook& book, int code) { return book.levels[std::min(static_cast<std::size_t>(code), book.levels.size() - 1)]; }
+
 void tile_row(const PackedWeight& packed, std::int64_t row, float* target) {
     const TileFormat format = tile_format(packed);
     const auto* tile = reinterpret_cast<const std::uint8_t*>(packed.data) + row / tile_rows * format.tile_bytes;
@@ -162,20 +165,28 @@ void tile_row(const PackedWeight& packed, std::int64_t row, float* target) {
             if (format.zeros != TileNumber::none) zero = static_cast<int>(number_at(tile + format.corrections_at, format.zeros, group, lane));
         }
         const int code = code_at(tile + format.codes_at, format, lane, c);
-        if (packed.scheme.kind == NumberKind::codebook) target[c] = packed.scheme.codebook->levels[static_cast<std::size_t>(code)] * scale;
+        if (packed.scheme.kind == NumberKind::codebook) target[c] = level_of(*packed.scheme.codebook, code) * scale;
         else if (packed.scheme.minimums) target[c] = static_cast<float>(code) * scale - minimum;
         else target[c] = static_cast<float>(code - zero) * scale;
     }
 }
 
+std::optional<SectionBytes> tile_sections(const PackedWeight& packed) {
+    const Scheme& scheme = packed.scheme;
+    const int bits = scheme.bits == 7 ? 8 : scheme.bits;
+    if (!decodes(scheme) || packed.dtype != scheme.scale_dtype || !groups_fit(scheme, packed.n_columns)) return std::nullopt;
+    if (packed.layout->name != "w" + std::to_string(bits) + "_r16") return std::nullopt;
+    return SectionBytes{static_cast<std::uint64_t>(ceil_div(packed.n_rows, tile_rows) * tile_format(packed).tile_bytes)};
+}
+
 }  // namespace
 
-const Layout w1_r16 = {"w1_r16", tile_rows, accepts<1>, pack_tiles, tile_row};
-const Layout w2_r16 = {"w2_r16", tile_rows, accepts<2>, pack_tiles, tile_row};
-const Layout w3_r16 = {"w3_r16", tile_rows, accepts<3>, pack_tiles, tile_row};
-const Layout w4_r16 = {"w4_r16", tile_rows, accepts<4>, pack_tiles, tile_row};
-const Layout w5_r16 = {"w5_r16", tile_rows, accepts<5>, pack_tiles, tile_row};
-const Layout w6_r16 = {"w6_r16", tile_rows, accepts<6>, pack_tiles, tile_row};
-const Layout w8_r16 = {"w8_r16", tile_rows, accepts<8>, pack_tiles, tile_row};
+const Layout w1_r16 = {"w1_r16", tile_rows, accepts<1>, pack_tiles, tile_row, tile_sections};
+const Layout w2_r16 = {"w2_r16", tile_rows, accepts<2>, pack_tiles, tile_row, tile_sections};
+const Layout w3_r16 = {"w3_r16", tile_rows, accepts<3>, pack_tiles, tile_row, tile_sections};
+const Layout w4_r16 = {"w4_r16", tile_rows, accepts<4>, pack_tiles, tile_row, tile_sections};
+const Layout w5_r16 = {"w5_r16", tile_rows, accepts<5>, pack_tiles, tile_row, tile_sections};
+const Layout w6_r16 = {"w6_r16", tile_rows, accepts<6>, pack_tiles, tile_row, tile_sections};
+const Layout w8_r16 = {"w8_r16", tile_rows, accepts<8>, pack_tiles, tile_row, tile_sections};
 
 }  // namespace skiff

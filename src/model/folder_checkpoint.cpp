@@ -1,4 +1,8 @@
 // A Hugging Face folder as a checkpoint: config.json, safetensors (plain or compressed-tensors), tokenizer files, our manifest.
+#include <algorithm>
+
+#include "base/file_identity.h"
+#include "base/hash.h"
 #include "base/mapped_file.h"
 #include "formats/checkpoint_files.h"
 #include "formats/compressed_tensors.h"
@@ -14,8 +18,8 @@ constexpr std::string_view optional_prefixes[] = {"transformer.", "model.", "gpt
 
 class FolderWeights final : public WeightSource {
 public:
-    FolderWeights(CheckpointFiles files, std::optional<QuantizationConfig> quantization)
-        : files_(std::move(files)), quantization_(std::move(quantization)) {}
+    FolderWeights(CheckpointFiles files, std::optional<QuantizationConfig> quantization, std::string quantization_text)
+        : files_(std::move(files)), quantization_(std::move(quantization)), quantization_text_(std::move(quantization_text)) {}
 
     bool contains(const std::string& key) const override { return !name_of(key).empty(); }
     std::vector<std::string> keys() const override { return files_.names(); }
@@ -39,7 +43,15 @@ public:
                 return weight;
             }
         }
-        return read_weight(module_of(name), lookup_in(files_), quantization_ ? &*quantization_ : nullptr);
+        SKIFF_TRY(auto weight, read_weight(module_of(name), lookup_in(files_), quantization_ ? &*quantization_ : nullptr));
+        if (const Codes* codes = weight.codes()) weight.file_backed = in_files(codes->packed.data) && in_files(codes->scales.data);
+        return weight;
+    }
+
+    std::string identity() const override {
+        std::string text = "safetensors";
+        for (const SafetensorsFile& file : files_.files()) text += " " + file_identity(*file.owner());
+        return text + " quantization " + hex64(hash64(std::as_bytes(std::span(quantization_text_))));
     }
 
 private:
@@ -47,6 +59,12 @@ private:
         constexpr std::string_view end = ".weight";
         const bool is_weight = name.size() > end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
         return is_weight ? name.substr(0, name.size() - end.size()) : name;
+    }
+    bool in_files(std::span<const std::byte> bytes) const {
+        return std::any_of(files_.files().begin(), files_.files().end(), [&](const SafetensorsFile& file) {
+            const auto mapped = file.owner()->bytes();
+            return bytes.data() >= mapped.data() && bytes.data() + bytes.size() <= mapped.data() + mapped.size();
+        });
     }
     bool has(const std::string& name) const {
         return files_.contains(name) || (module_of(name) != name && files_.contains(module_of(name) + ".weight_packed"));
@@ -63,6 +81,7 @@ private:
     }
     CheckpointFiles files_;
     std::optional<QuantizationConfig> quantization_;
+    std::string quantization_text_;  // as config.json has it
 };
 
 Result<Json> read_optional_json(const std::string& path) {
@@ -89,7 +108,8 @@ Result<Checkpoint> open_folder_checkpoint(const std::string& path) {
         SKIFF_TRY(quantization, QuantizationConfig::parse(config));
     }
     SKIFF_TRY(auto files, CheckpointFiles::open(path));
-    checkpoint.weights = std::make_shared<FolderWeights>(std::move(files), std::move(quantization));
+    checkpoint.weights =
+        std::make_shared<FolderWeights>(std::move(files), std::move(quantization), checkpoint.config["quantization_config"].dump());
     checkpoint.spec = std::move(*spec);
     SKIFF_CHECK(attach_extra_terms(checkpoint.spec, *checkpoint.weights));
     return checkpoint;

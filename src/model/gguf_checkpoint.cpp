@@ -1,6 +1,7 @@
 // A GGUF file as a checkpoint: names, row orders and norm weights are turned back into Hugging Face's, so that nothing else knows GGUF.
 #include <set>
 
+#include "base/file_identity.h"
 #include "base/mapped_file.h"
 #include "formats/gguf.h"
 #include "model/arch/arch.h"
@@ -45,6 +46,12 @@ public:
         if (place->change == GgufChange::plus_one) return minus_one(weight, tensor->name);
         if (place->change == GgufChange::transposed) return weight.plain() != nullptr && weight.shape.size() == 2 ? transposed(weight) : weight;
         return reordered(weight, place->change, tensor->name);
+    }
+
+    std::string identity() const override {
+        std::string text = "gguf";
+        for (const auto& file : file_.files()) text += " " + file_identity(*file);
+        return text;
     }
 
 private:

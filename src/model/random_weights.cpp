@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "base/cpu_features.h"
 #include "base/hash.h"
 #include "base/rng.h"
 #include "model/weight_source.h"
@@ -53,6 +54,14 @@ public:
         return make_plain_weight(shape, dtype_, std::move(bytes));
     }
 
+    std::string identity() const override {
+        std::string text;
+        for (const auto& [key, declared] : tensors_)
+            text += key + " " + shape_text(declared.shape) + " " + std::to_string(static_cast<int>(declared.role)) + "\n";
+        return "random 1 " + std::string(dtype_info(dtype_).name) + " seed " + std::to_string(seed_) + " shapes " +
+               hex64(hash64(std::as_bytes(std::span(text))));
+    }
+
 private:
     struct Declared {
         Shape shape;
@@ -74,9 +83,19 @@ public:
         const Scheme* scheme = scheme_of_(key);
         if (scheme == nullptr || weight.plain() == nullptr) return weight;
         // Codes are always (outputs, inputs).
-        auto coded = encode_nearest(columns_.count(key) != 0 && scheme->is_coded() ? transposed(weight) : weight, *scheme, rule_);
+        ThreadPool pool(default_thread_count());
+        auto coded = encode_nearest(columns_.count(key) != 0 && scheme->is_coded() ? transposed(weight) : weight, *scheme, rule_, {}, &pool);
         if (!coded.ok()) return coded.take_error().with_context(key);
         return coded;
+    }
+
+    std::string identity() const override {
+        const std::string source = source_->identity();
+        if (source.empty()) return source;
+        std::string text;
+        for (const std::string& key : keys())
+            if (const Scheme* scheme = scheme_of_(key)) text += key + " " + scheme->name() + " " + std::to_string(static_cast<int>(scheme->scale_dtype)) + "\n";
+        return source + ", rounded by rule " + std::to_string(static_cast<int>(rule_)) + " to " + hex64(hash64(std::as_bytes(std::span(text))));
     }
 
 private:

@@ -19,6 +19,8 @@ public:
     // The tensor as stored. Names are those of the spec (Hugging Face's).
     virtual Result<Weight> load(const std::string& key) const = 0;
     virtual std::vector<std::string> keys() const = 0;
+    // Names the numbers that load() gives, across processes: equal names, equal numbers. Empty: they have no name that is cheap to make.
+    virtual std::string identity() const { return {}; }
 };
 
 // Random numbers in the shapes of `spec`: normal with the deviation of a fresh model, norm weights near one. Deterministic by key and seed.

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "base/topology.h"
 #include "base/checked.h"
 #include "plan/fuse.h"
 #include "plan/place_buffers.h"
@@ -325,6 +326,7 @@ const Program& Plan::program_for(std::int64_t n_tokens) const {
 }
 
 Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSource& weights, const PlanOptions& options) {
+    const InterleavedMemory interleaved(this_machine());  // packed weights are read by the threads of all nodes
     auto plan = std::make_shared<Plan>();
     plan->spec = spec;
     plan->isa = options.isa;
@@ -361,6 +363,9 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
     }
     SKIFF_CHECK(place_buffers(*plan, tables, keep));
     plan->weights = pool.all();
+    const PackCache& cache = pool.finish_cache();
+    plan->pack_cache = cache.outcome();
+    plan->pack_cache_note = cache.note();
     for (const auto& weight : plan->weights) plan->weight_bytes += weight->read_bytes;
     return std::shared_ptr<const Plan>(plan);
 }

@@ -14,6 +14,7 @@
 #include "model/spec.h"
 #include "model/weight_source.h"
 #include "plan/fuse_set.h"
+#include "plan/pack_cache.h"
 
 namespace skiff {
 
@@ -94,6 +95,7 @@ struct PlanOptions {
     // A stretch of the model: blocks first_block .. last_block. Its input is blocks[first_block].in, written by the session's caller.
     std::size_t first_block = 0, last_block = SIZE_MAX;
     int n_load_threads = 1;
+    PackCacheOptions pack_cache;  // none, unless a folder is named
     ProgressSink progress;
     FuseSet fuse = FuseSet::all();
     int n_threads = default_thread_count();  // that sessions will mostly have: fused steps are cut for it, results do not depend on it
@@ -129,6 +131,8 @@ struct Plan {
     std::uint64_t weight_bytes = 0;       // packed, each tensor once
     std::uint64_t decode_read_bytes = 0;  // that one token reads: all linear weights, one row of each embedding
     std::vector<std::shared_ptr<const PackedWeight>> weights;
+    PackCache::Outcome pack_cache = PackCache::Outcome::off;
+    std::string pack_cache_note;  // why the cache was not used or not written
 
     const Program& program_for(std::int64_t n_tokens) const;
 };

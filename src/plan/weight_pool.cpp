@@ -10,6 +10,16 @@ std::string ref_key(const TensorRef& ref) {
 
 }  // namespace
 
+PackCache WeightPool::open_cache() const {
+    if (options_.pack_cache.folder.empty()) return {};
+    return PackCache(options_.pack_cache, {source_.identity(), options_.isa, options_.kernels, options_.n_load_threads});
+}
+
+const PackCache& WeightPool::finish_cache() {
+    cache_.finish();
+    return cache_;
+}
+
 Result<Weight> WeightPool::load(const TensorRef& ref) {
     auto loaded = source_.load(ref.key);
     if (!loaded.ok()) return loaded.take_error();
@@ -37,6 +47,7 @@ Result<Weight> WeightPool::load(const TensorRef& ref) {
 Result<std::shared_ptr<const PackedWeight>> WeightPool::packed(const TensorRef& ref, std::int64_t n_rows, std::int64_t n_columns) {
     const std::string key = ref_key(ref);
     if (auto found = packed_.find(key); found != packed_.end()) return found->second;
+    if (auto cached = cache_.find(key, n_rows, n_columns)) return keep(key, std::move(cached));
     SKIFF_TRY(auto weight, load(ref));
     RowMap rows = ref.rows.block == 0 ? RowMap::all(weight.n_rows()) : ref.rows;
     if (rows.n_rows() != n_rows || weight.n_columns() != n_columns || rows.at(rows.n_rows() - 1) >= weight.n_rows())
@@ -44,8 +55,14 @@ Result<std::shared_ptr<const PackedWeight>> WeightPool::packed(const TensorRef& 
                        " x " + std::to_string(n_columns));
     const Layout* layout = choose_layout(weight, options_.isa, options_.kernels);
     if (layout == nullptr) return unsupported("tensor " + ref.key + " (" + weight.encoding_name() + "): no kernel reads this type");
-    auto packed = std::make_shared<const PackedWeight>(pack_weight(*layout, weight, rows));
-    if (packed->buffer.size_bytes() > 0) release_pages(weight);
+    auto packed = std::make_shared<PackedWeight>(pack_weight(*layout, weight, rows));
+    const bool copied = packed->buffer.size_bytes() > 0;
+    if (copied) release_pages(weight);
+    cache_.add(key, packed, copied || !weight.file_backed ? PackRecord::Form::packed : PackRecord::Form::as_stored);
+    return keep(key, std::move(packed));
+}
+
+std::shared_ptr<const PackedWeight> WeightPool::keep(const std::string& key, std::shared_ptr<const PackedWeight> packed) {
     packed_.emplace(key, packed);
     all_.push_back(packed);
     return packed;

@@ -12,7 +12,8 @@ namespace skiff {
 
 class WeightPool {
 public:
-    WeightPool(const ModelSpec& spec, const WeightSource& source, const PlanOptions& options) : spec_(spec), source_(source), options_(options) {}
+    WeightPool(const ModelSpec& spec, const WeightSource& source, const PlanOptions& options)
+        : spec_(spec), source_(source), options_(options), cache_(open_cache()) {}
 
     // The packed weight of a reference; its shape must be (n_rows, n_columns). Tied references give the same one.
     Result<std::shared_ptr<const PackedWeight>> packed(const TensorRef& ref, std::int64_t n_rows, std::int64_t n_columns);
@@ -20,12 +21,17 @@ public:
     Result<std::shared_ptr<const std::vector<float>>> vector(const TensorRef& ref, std::int64_t size, float offset);
 
     const std::vector<std::shared_ptr<const PackedWeight>>& all() const { return all_; }
+    // When all weights were asked for: keeps what was packed for the next start.
+    const PackCache& finish_cache();
 
 private:
     Result<Weight> load(const TensorRef& ref);
+    PackCache open_cache() const;
+    std::shared_ptr<const PackedWeight> keep(const std::string& key, std::shared_ptr<const PackedWeight> packed);
     const ModelSpec& spec_;
     const WeightSource& source_;
     const PlanOptions& options_;
+    PackCache cache_;
     std::map<std::string, std::shared_ptr<const PackedWeight>> packed_;
     std::map<std::string, std::shared_ptr<const std::vector<float>>> vectors_;
     std::vector<std::shared_ptr<const PackedWeight>> all_;

@@ -36,6 +36,8 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     plan_options.fuse = options.fuse;
     plan_options.n_threads = options.n_threads;
     plan_options.progress = options.progress;
+    plan_options.pack_cache = options.pack_cache;
+    plan_options.n_load_threads = options.n_threads;
     SKIFF_TRY(auto plan, lower(model.spec, *weights, plan_options));
     SessionOptions session_options;
     session_options.n_threads = options.n_threads;

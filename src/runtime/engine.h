@@ -34,6 +34,7 @@ struct EngineOptions {
     SpeculationOptions speculation;
     PlanOptions::Merge merge = PlanOptions::Merge::on;
     FuseSet fuse = FuseSet::all();
+    PackCacheOptions pack_cache;  // where packed weights are kept for the next start; none without a folder
     ProgressSink progress;
 };
 

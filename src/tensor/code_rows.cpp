@@ -1,4 +1,6 @@
 // Rows of codes as floats: what every scheme's sections mean.
+#include <algorithm>
+#include <initializer_list>
 #include <vector>
 
 #include "base/checked.h"
@@ -24,6 +26,15 @@ std::int64_t packed_row_bytes(int bits, std::int64_t n_columns) { return ceil_di
 CodeSections sections_of(const Codes& codes) {
     return {codes.packed.data.data(),       codes.scales.data.data(),   codes.zeros.data.data(),
             codes.super_scales.data.data(), codes.minimums.data.data(), codes.super_minimums.data.data()};
+}
+
+bool decodes(const Scheme& scheme) {
+    const auto is_one_of = [](DType dtype, std::initializer_list<DType> list) { return std::find(list.begin(), list.end(), dtype) != list.end(); };
+    const bool codebook = scheme.kind == NumberKind::codebook;
+    if (!scheme.is_coded() || codebook != (scheme.codebook != nullptr) || (codebook && scheme.bits != scheme.codebook->bits)) return false;
+    if (scheme.bits < 1 || scheme.bits > 8 || scheme.group_size < 0 || (scheme.minimums && (codebook || scheme.symmetric))) return false;
+    if (!scheme.relative_scales()) return is_one_of(scheme.scale_dtype, {DType::f16, DType::bf16, DType::f32, DType::f8_e8m0});
+    return scheme.group_size > 0 && scheme.super_size >= 0 && scheme.super_size % scheme.group_size == 0 && is_one_of(scheme.super_dtype, {DType::f16, DType::f32});
 }
 
 CodeRowBytes code_row_bytes(const Scheme& scheme, std::int64_t n_columns) {

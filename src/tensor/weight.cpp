@@ -61,12 +61,25 @@ Weight transposed(const Weight& plain_matrix) {
     return make_plain_weight({n_rows, n_columns}, view.dtype, std::move(bytes));
 }
 
-void release_pages(const Weight& weight) {
-    if (!weight.file_backed || weight.plain() == nullptr) return;
+namespace {
+
+void release(std::span<const std::byte> mapped) {
     const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-    const auto begin = round_up(reinterpret_cast<std::uintptr_t>(weight.plain()->data.data()), page);
-    const auto end = reinterpret_cast<std::uintptr_t>(weight.plain()->data.data() + weight.plain()->data.size()) / page * page;
+    const auto begin = round_up(reinterpret_cast<std::uintptr_t>(mapped.data()), page);
+    const auto end = reinterpret_cast<std::uintptr_t>(mapped.data() + mapped.size()) / page * page;
     if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+}  // namespace
+
+void release_pages(const Weight& weight) {
+    if (!weight.file_backed) return;
+    if (const auto* view = weight.plain()) release(view->data);
+    if (const auto* blocks = weight.blocks()) release(blocks->data);
+    if (const auto* codes = weight.codes()) {
+        release(codes->packed.data);  // zeros may be a copy
+        release(codes->scales.data);
+    }
 }
 
 }  // namespace skiff

@@ -47,6 +47,8 @@ CodeRowBytes code_row_bytes(const Scheme& scheme, std::int64_t n_columns);
 
 // Scale and minimum (0 without minimums) of each group of a row. // (n_groups) f32 each
 void code_row_params(const Scheme& scheme, const CodeSections& sections, std::int64_t row, std::int64_t n_columns, float* scales, float* minimums);
+// Whether the next function knows such a scheme: for schemes that come from a file.
+bool decodes(const Scheme& scheme);
 // One row as floats. // target: (n_columns) f32
 void decode_codes_row(const Scheme& scheme, const CodeSections& sections, std::int64_t row, std::int64_t n_columns, float* target);
 
@@ -59,7 +61,8 @@ struct Weight {
     Shape shape;                                    // logical; codes and blocks are two-dimensional (n_rows, n_columns)
     std::variant<TensorView, Codes, Blocks> store;  // TensorView: plain numbers of this very shape
     std::shared_ptr<const void> owner;              // keeps the bytes alive (a mapped file, a buffer)
-    bool file_backed = false;                       // the bytes are a mapping of a file: their pages may be dropped once they were copied
+    // The numbers, blocks, or codes with their scales are a mapping of a file: their pages may be dropped once they were copied.
+    bool file_backed = false;
 
     std::int64_t n_rows() const { return shape.empty() ? 1 : shape[0]; }
     std::int64_t n_columns() const { return shape.empty() || shape[0] == 0 ? 0 : element_count(shape) / shape[0]; }
