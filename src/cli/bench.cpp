@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "base/hash.h"
+#include "cli/bench_fusion.h"
 #include "cli/bench_speculation.h"
 #include "cli/format.h"
 #include "cli/model_options.h"
@@ -17,7 +18,7 @@ namespace {
 struct BenchOptions {
     ModelOptions model;
     SpeculateOptions speculate;
-    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", merge = "on", fuse = "on", text;
+    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", merge = "on", fuse = "on", fold = "on", text;
     std::int64_t repeats = 5;
     bool profile = false, energy = false;
 
@@ -32,8 +33,9 @@ struct BenchOptions {
         speculate.fields(visitor);
         visitor.option("--text", text, "With --speculate: a text to begin from; default: heldout.txt in the model's folder");
         visitor.flag("--energy", energy, "Also print joules per token, where this machine counts them (RAPL, NVML)");
+        visitor.choice("--fold", fold, {"on", "off"}, "off: scales of inputs stay steps of their own, instead of being folded into the norm in front");
         visitor.option("--fuse", fuse,
-                       "on, off, or the fusions to make, as a list of residual, qkv_rope_state, attention, gate_up, norm_quantize, attention_output, head");
+                       "on, off, each (what every fusion is worth), or the fusions to make, as a list of residual, qkv_rope_state, attention, gate_up, norm_quantize, attention_output, head");
         visitor.flag("--profile", profile, "Also print where the time of decoding goes, step by step");
     }
 };
@@ -123,7 +125,10 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     SKIFF_CHECK(options.speculate.apply(engine_options));
     engine_options.n_sequences = most_together;
     engine_options.merge = options.merge == "off" ? PlanOptions::Merge::off : PlanOptions::Merge::on;
-    SKIFF_TRY(engine_options.fuse, FuseSet::parse(options.fuse));
+    engine_options.fold = options.fold == "off" ? PlanOptions::Fold::off : PlanOptions::Fold::on;
+    if (options.fuse != "each") {
+        SKIFF_TRY(engine_options.fuse, FuseSet::parse(options.fuse));
+    }
     engine_options.progress = terminal.progress("blocks");
     SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));
     terminal.end_progress();
@@ -181,6 +186,10 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     if (speculate) {
         SKIFF_TRY(speculated, bench_speculation(*engine, speculation, terminal));
     }
+    Json fusions;
+    if (options.fuse == "each") {
+        SKIFF_TRY(fusions, bench_fusions(*engine, {options.model.model, engine_options, tests, static_cast<int>(options.repeats)}, terminal));
+    }
     terminal.result(Json::object(
         {{"model",
           Json::object(
@@ -195,6 +204,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
          {"results", list},
          {"speculation", speculated},
          {"energy", energy},
+         {"fusions", fusions},
          {"peak_memory_bytes", peak_bytes},
          {"logits_hash", hex64(hash)}}));
     return {};

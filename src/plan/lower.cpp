@@ -94,6 +94,35 @@ private:
         SKIFF_TRY(step.bias, pool_.vector(detail.bias, step.group_width, 0));
         step.in = in(op, 0);
         step.out = out(op);
+        return fold_input_scale(op, step);
+    }
+
+    // A scale of the input (as AWQ has, Lin et al. 2024) that all readers of a norm share is part of the norm's weight and bias.
+    Status fold_input_scale(const Op& op, NormStep& step) {
+        const std::string& name = spec_.values[static_cast<std::size_t>(op.out)].name;
+        if (options_.fold == PlanOptions::Fold::off || step.over == NormStep::Over::heads) return {};
+        if (std::find(options_.taps.begin(), options_.taps.end(), name) != options_.taps.end()) return {};
+        Vector scale;
+        for (const Block& block : spec_.blocks) {
+            if (block.out == op.out) return {};
+            for (const Op& reader : block.ops) {
+                if (std::find(reader.in.begin(), reader.in.end(), op.out) == reader.in.end()) continue;
+                const auto* linear = std::get_if<LinearOp>(&reader.detail);
+                if (linear == nullptr || linear->transform.kind != InputTransform::Kind::scale) return {};
+                SKIFF_TRY(auto data, pool_.vector(linear->transform.data, step.group_width, 0));
+                if (scale != nullptr && *scale != *data) return {};
+                scale = data;
+            }
+        }
+        if (scale == nullptr) return {};
+        auto times_scale = [&](const Vector& vector) {
+            auto product = std::make_shared<std::vector<float>>(*scale);
+            for (std::size_t i = 0; i < product->size() && !vector->empty(); ++i) (*product)[i] *= (*vector)[i];
+            return product;
+        };
+        step.weight = times_scale(step.weight);
+        if (!step.bias->empty()) step.bias = times_scale(step.bias);
+        scaled_.insert(op.out);
         return {};
     }
 
@@ -127,7 +156,7 @@ private:
 
     Result<int> transformed(const Op& op, const InputTransform& transform) {
         const std::int64_t width = spec_.width(op.in[0]);
-        if (transform.kind == InputTransform::Kind::none) return in(op, 0);
+        if (transform.kind == InputTransform::Kind::none || scaled_.count(op.in[0])) return in(op, 0);
         if (transform.kind == InputTransform::Kind::hadamard) return unsupported("Hadamard input transforms have no kernel yet");
         SKIFF_TRY(auto data, pool_.vector(transform.data, width, 0));
         int target = values_.add_temporary(width, 0, tokens_);
@@ -303,6 +332,7 @@ private:
     StepTokens tokens_ = StepTokens::all;
     std::vector<std::unique_ptr<Step>> steps_;
     std::map<ValueId, int> selected_;
+    std::set<ValueId> scaled_;     // norms that hold the scale of their readers' inputs
     std::map<int, int> prepared_;  // value -> its quantized form
 };
 

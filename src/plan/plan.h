@@ -97,6 +97,7 @@ struct PlanOptions {
     int n_load_threads = 1;
     PackCacheOptions pack_cache;  // none, unless a folder is named
     ProgressSink progress;
+    enum class Fold : std::uint8_t { on, off } fold = Fold::on;  // scales of inputs into the norm in front, where all that read it share them
     FuseSet fuse = FuseSet::all();
     int n_threads = default_thread_count();  // that sessions will mostly have: fused steps are cut for it, results do not depend on it
 };

@@ -33,6 +33,7 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     plan_options.isa = options.isa;
     plan_options.kernels = options.kernels;
     plan_options.merge = options.merge;
+    plan_options.fold = options.fold;
     plan_options.fuse = options.fuse;
     plan_options.n_threads = options.n_threads;
     plan_options.progress = options.progress;

@@ -33,6 +33,7 @@ struct EngineOptions {
     std::optional<Scheme> scheme;  // quantize plain linear weights while loading
     SpeculationOptions speculation;
     PlanOptions::Merge merge = PlanOptions::Merge::on;
+    PlanOptions::Fold fold = PlanOptions::Fold::on;
     FuseSet fuse = FuseSet::all();
     PackCacheOptions pack_cache;  // where packed weights are kept for the next start; none without a folder
     ProgressSink progress;

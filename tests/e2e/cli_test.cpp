@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "cli/verb.h"
+#include "plan/fuse_set.h"
 #include "program_testing.h"
 
 namespace skiff {
@@ -38,6 +39,25 @@ TEST(Help, EveryVerbShowsAnExampleAndItsOptions) {
         EXPECT_NE(help.text.find(verb->examples[0]), std::string::npos) << verb->name;
         EXPECT_NE(help.text.find("--json"), std::string::npos) << verb->name;
     }
+}
+
+TEST(Fusion, IsPrintedAndMeasured) {
+    ProgramOutput plan = skiff("inspect " + pocket + " --plan");
+    EXPECT_EQ(plan.exit, 0);
+    for (const char* part : {"plain steps for 1 to 1 tokens", "fused steps for 1 to 1 tokens", "each thread: norm block0.attn_norm"})
+        EXPECT_NE(plan.text.find(part), std::string::npos) << part;
+    const std::string help = skiff("bench --help").text;
+    const Json each = skiff_json("bench " + pocket + " -p 0 -n 2 -r 1 --fuse each");
+    std::size_t n_rows = 0;
+    for (const FusePassInfo& pass : fuse_passes()) {
+        EXPECT_NE(help.find(pass.name), std::string::npos) << pass.name;
+        for (const Json& row : each["fusions"].items())
+            if (row["fusion"].text() == pass.name) n_rows += row["ratio"].number_or(0) > 0;
+    }
+    EXPECT_EQ(n_rows, fuse_passes().size());
+    const std::string speed = "bench " + pocket + " -p 0 -n 2 -r 1 ";
+    EXPECT_EQ(skiff_json(speed + "--fuse off --fold off")["logits_hash"].text(), skiff_json(speed + "--fuse head,residual")["logits_hash"].text());
+    EXPECT_EQ(skiff(speed + "--fuse nonesuch 2>&1").exit, 2);
 }
 
 TEST(ExitCodes, SayWhatKindOfFailureItWas) {

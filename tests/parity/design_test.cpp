@@ -174,6 +174,41 @@ TEST(Design, FourBitsPlusRankEightBehindAnInputScale) {
     }
 }
 
+// q, k and v behind one norm and one scale, as AWQ leaves them: the scale becomes part of the norm, and they share a step again.
+TEST(Design, AScaleThatAllReadersShareIsFoldedIntoTheNorm) {
+    Model model = open_model("llama");
+    const auto n = static_cast<std::size_t>(model.spec.d_model);
+    Rng rng(4);
+    std::vector<float> scale = random_floats(rng, n, 0.3f), other = random_floats(rng, n, 0.3f);
+    for (float& factor : scale) factor += 1;
+    auto plan_of = [&](PlanOptions::Fold fold, std::vector<std::string> taps) {
+        ModelSpec spec = model.spec;
+        EXPECT_TRUE(attach_extra_terms(spec, *model.weights).ok());
+        PlanOptions options;
+        options.fold = fold;
+        options.fuse = FuseSet::none();
+        options.taps = std::move(taps);
+        return *lower(spec, *model.weights, options);
+    };
+    auto logits_of = [](const std::shared_ptr<const Plan>& plan) {
+        auto session = Session::create(plan, {.n_threads = 1, .n_context = 32});
+        EXPECT_TRUE((*session)->forward(0, std::vector<std::int32_t>{1, 5, 9, 33, 60}, BatchItem::Logits::all).ok());
+        return std::vector<float>((*session)->logits().begin(), (*session)->logits().end());
+    };
+    auto n_steps = [](const std::shared_ptr<const Plan>& plan) { return plan->programs[0].steps.size(); };
+    auto plain = plan_of(PlanOptions::Fold::on, {});
+    const std::string layer = "model.layers.1.self_attn.";
+    for (const char* name : {"q_proj", "k_proj", "v_proj"}) model.weights->weights[layer + name + ".input_scale"] = make_float_weight({model.spec.d_model}, scale);
+    auto folded = plan_of(PlanOptions::Fold::on, {}), apart = plan_of(PlanOptions::Fold::off, {});
+    EXPECT_EQ(n_steps(folded), n_steps(plain));
+    EXPECT_GT(n_steps(apart), n_steps(plain));
+    EXPECT_LE(difference(logits_of(folded), logits_of(apart)), 1e-5f);
+    EXPECT_GT(difference(logits_of(folded), logits_of(plain)), 1e-2f);
+    EXPECT_EQ(n_steps(plan_of(PlanOptions::Fold::on, {"block1.attn_norm"})), n_steps(apart)) << "a norm that somebody watches is left as it is";
+    model.weights->weights[layer + "v_proj.input_scale"] = make_float_weight({model.spec.d_model}, other);
+    EXPECT_LE(difference(logits_of(plan_of(PlanOptions::Fold::on, {})), logits_of(plan_of(PlanOptions::Fold::off, {}))), 1e-6f) << "scales that differ";
+}
+
 TEST(Design, APermutedInputEqualsPermutedColumns) {
     Model model = open_model("llama"), expected = open_model("llama");
     const std::string key = "model.layers.0.mlp.down_proj.weight";
