@@ -54,11 +54,15 @@ constexpr LinearKernel linear_rows[] = {
     SKIFF_TILE_ROWS("avx2", Isa::avx2, avx2, "vpmaddubsw")
     SKIFF_TILE_ROWS("avx2vnni", Isa::avx2vnni, avx2vnni, "vpdpbusd 256")
     SKIFF_TILE_ROWS("avx512", Isa::avx512, avx512, "vpdpbusd 512")
+    SKIFF_TILE_ROWS("amx", Isa::amx, amx, "tdpbsud")
 #endif
 #if defined(__aarch64__)
-    {"linear_plain_neon", "plain_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon},
-    {"linear_codes_neon", "codes_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon},
-    {"linear_blocks_neon", "blocks_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon},
+    {"linear_plain_neon", "plain_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
+    {"linear_codes_neon", "codes_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
+    {"linear_blocks_neon", "blocks_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
+    SKIFF_TILE_ROWS("neon", Isa::neon, neon, "smlal")
+    SKIFF_TILE_ROWS("neon_dot", Isa::neon_dot, neon_dot, "sdot")
+    SKIFF_TILE_ROWS("neon_i8mm", Isa::neon_i8mm, neon_i8mm, "smmla")
 #endif
 };
 
