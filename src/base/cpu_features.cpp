@@ -7,6 +7,7 @@
 #include <sys/auxv.h>
 #endif
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -79,6 +80,15 @@ bool has_avx_vnni() {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
     return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1U << 4)) != 0;
 }
+// AMX-TILE and AMX-INT8, tile state enabled by the system (XCR0), and granted to this process, which has to ask for so much state.
+bool has_amx() {
+    constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA of <asm/prctl.h>
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & bit_OSXSAVE) == 0) return false;
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx >> 24 & 3) != 3) return false;
+    asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    return (eax >> 17 & 3) == 3 && ::syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
 #endif
 
 #if defined(__aarch64__)
@@ -117,6 +127,7 @@ std::string_view isa_name(Isa isa) {
         case Isa::avx2: return "avx2";
         case Isa::avx2vnni: return "avx2vnni";
         case Isa::avx512: return "avx512";
+        case Isa::amx: return "amx";
         case Isa::neon: return "neon";
         case Isa::neon_dot: return "neon_dot";
         case Isa::neon_i8mm: return "neon_i8mm";
@@ -140,9 +151,12 @@ bool isa_available(Isa isa) {
     if (!isa_of_this_build(isa)) return false;
 #if defined(__x86_64__)
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return false;
+    if (isa == Isa::avx2) return true;
     if (isa == Isa::avx2vnni) return has_avx_vnni();
-    return isa == Isa::avx2 || (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                                __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"));
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+    static const bool amx = has_amx();
+    return avx512 && (isa == Isa::avx512 || amx);
 #elif defined(__aarch64__)
     if (isa == Isa::neon) return true;
     const bool dot = (::getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;

@@ -12,7 +12,7 @@ void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
     visitor.option("--batch", batch, "Tokens worked on at a time in a prompt; changes speed and memory, never the result");
     visitor.choice("--state", state, {"f32", "f16", "bf16"}, "Type in which keys and values are kept");
-    visitor.option("--isa", isa, "Instruction set of the kernels (generic; on x86-64 avx2, avx2vnni, avx512; on arm64 neon, neon_dot, neon_i8mm); default: the best that this processor has");
+    visitor.option("--isa", isa, "Instruction set of the kernels (generic; on x86-64 avx2, avx2vnni, avx512, amx; on arm64 neon, neon_dot, neon_i8mm); default: the best that this processor has");
     visitor.choice("--kernels", kernels, {"fastest", "reference"}, "reference: float activations and plain loops, for comparison");
     visitor.option("--pack-cache", pack_cache, "Where packed weights are kept for the next start: on (the user's cache folder), off, or a folder");
     visitor.option("--scheme", scheme, "Quantize plain weights while loading (w8, w4g32 ...), without writing anything");

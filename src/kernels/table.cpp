@@ -38,27 +38,31 @@ constexpr KernelRow<ElementFn> softcap_rows[] = {{"softcap_ref", Isa::generic, s
 constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic, quantize_ref} SKIFF_AVX2("quantize_avx2", quantize_avx2) SKIFF_NEON("quantize_neon", quantize_neon)};
 
 // The rows of one instruction set for all tile layouts.
-#define SKIFF_TILE_ROW(bits, isa_name, isa, suffix) {"linear_w" #bits "_r16_" isa_name, "w" #bits "_r16", isa, ActivationForm::i8_b32, 1, any_tokens, linear_w##bits##_r16_##suffix},
-#define SKIFF_TILE_ROWS(isa_name, isa, suffix)                                                                                                          \
-    SKIFF_TILE_ROW(1, isa_name, isa, suffix) SKIFF_TILE_ROW(2, isa_name, isa, suffix) SKIFF_TILE_ROW(3, isa_name, isa, suffix) SKIFF_TILE_ROW(4, isa_name, isa, suffix) \
-    SKIFF_TILE_ROW(5, isa_name, isa, suffix) SKIFF_TILE_ROW(6, isa_name, isa, suffix) SKIFF_TILE_ROW(8, isa_name, isa, suffix)
+#define SKIFF_TILE_ROW(bits, isa_name, isa, suffix, instruction) {"linear_w" #bits "_r16_" isa_name, "w" #bits "_r16", isa, ActivationForm::i8_b32, 1, any_tokens, linear_w##bits##_r16_##suffix, instruction},
+#define SKIFF_TILE_ROWS(isa_name, isa, suffix, instruction)                                                                                                          \
+    SKIFF_TILE_ROW(1, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(2, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(3, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(4, isa_name, isa, suffix, instruction) \
+    SKIFF_TILE_ROW(5, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(6, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(8, isa_name, isa, suffix, instruction)
 
 constexpr LinearKernel linear_rows[] = {
-    {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
-    {"linear_codes_ref", "codes_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
-    {"linear_blocks_ref", "blocks_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref},
+    {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
+    {"linear_codes_ref", "codes_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
+    {"linear_blocks_ref", "blocks_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
 #if defined(__x86_64__)
-    {"linear_plain_avx2", "plain_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2},
-    {"linear_codes_avx2", "codes_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2},
-    {"linear_blocks_avx2", "blocks_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2},
-    SKIFF_TILE_ROWS("avx2", Isa::avx2, avx2)
-    SKIFF_TILE_ROWS("avx2vnni", Isa::avx2vnni, avx2vnni)
-    SKIFF_TILE_ROWS("avx512", Isa::avx512, avx512)
+    {"linear_plain_avx2", "plain_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
+    {"linear_codes_avx2", "codes_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
+    {"linear_blocks_avx2", "blocks_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
+    SKIFF_TILE_ROWS("avx2", Isa::avx2, avx2, "vpmaddubsw")
+    SKIFF_TILE_ROWS("avx2vnni", Isa::avx2vnni, avx2vnni, "vpdpbusd 256")
+    SKIFF_TILE_ROWS("avx512", Isa::avx512, avx512, "vpdpbusd 512")
+    SKIFF_TILE_ROWS("amx", Isa::amx, amx, "tdpbsud")
 #endif
 #if defined(__aarch64__)
-    {"linear_plain_neon", "plain_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon},
-    {"linear_codes_neon", "codes_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon},
-    {"linear_blocks_neon", "blocks_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon},
+    {"linear_plain_neon", "plain_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
+    {"linear_codes_neon", "codes_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
+    {"linear_blocks_neon", "blocks_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
+    SKIFF_TILE_ROWS("neon", Isa::neon, neon, "smlal")
+    SKIFF_TILE_ROWS("neon_dot", Isa::neon_dot, neon_dot, "sdot")
+    SKIFF_TILE_ROWS("neon_i8mm", Isa::neon_i8mm, neon_i8mm, "smmla")
 #endif
 };
 

@@ -36,6 +36,13 @@ void linear_w4_r16_avx512(const LinearArgs& args, Range rows);
 void linear_w5_r16_avx512(const LinearArgs& args, Range rows);
 void linear_w6_r16_avx512(const LinearArgs& args, Range rows);
 void linear_w8_r16_avx512(const LinearArgs& args, Range rows);
+void linear_w1_r16_amx(const LinearArgs& args, Range rows);
+void linear_w2_r16_amx(const LinearArgs& args, Range rows);
+void linear_w3_r16_amx(const LinearArgs& args, Range rows);
+void linear_w4_r16_amx(const LinearArgs& args, Range rows);
+void linear_w5_r16_amx(const LinearArgs& args, Range rows);
+void linear_w6_r16_amx(const LinearArgs& args, Range rows);
+void linear_w8_r16_amx(const LinearArgs& args, Range rows);
 void linear_rows_avx2(const LinearArgs& args, Range rows);  // any layout: plain_rows read as stored, others row by row
 
 void norm_neon(const NormArgs& args, Range items);
@@ -48,6 +55,27 @@ void add_neon(const ElementArgs& args, Range elements);
 void scale_neon(const ElementArgs& args, Range elements);
 void softcap_neon(const ElementArgs& args, Range elements);
 void quantize_neon(const QuantizeArgs& args, Range tokens);
+void linear_w1_r16_neon(const LinearArgs& args, Range rows);
+void linear_w2_r16_neon(const LinearArgs& args, Range rows);
+void linear_w3_r16_neon(const LinearArgs& args, Range rows);
+void linear_w4_r16_neon(const LinearArgs& args, Range rows);
+void linear_w5_r16_neon(const LinearArgs& args, Range rows);
+void linear_w6_r16_neon(const LinearArgs& args, Range rows);
+void linear_w8_r16_neon(const LinearArgs& args, Range rows);
+void linear_w1_r16_neon_dot(const LinearArgs& args, Range rows);
+void linear_w2_r16_neon_dot(const LinearArgs& args, Range rows);
+void linear_w3_r16_neon_dot(const LinearArgs& args, Range rows);
+void linear_w4_r16_neon_dot(const LinearArgs& args, Range rows);
+void linear_w5_r16_neon_dot(const LinearArgs& args, Range rows);
+void linear_w6_r16_neon_dot(const LinearArgs& args, Range rows);
+void linear_w8_r16_neon_dot(const LinearArgs& args, Range rows);
+void linear_w1_r16_neon_i8mm(const LinearArgs& args, Range rows);
+void linear_w2_r16_neon_i8mm(const LinearArgs& args, Range rows);
+void linear_w3_r16_neon_i8mm(const LinearArgs& args, Range rows);
+void linear_w4_r16_neon_i8mm(const LinearArgs& args, Range rows);
+void linear_w5_r16_neon_i8mm(const LinearArgs& args, Range rows);
+void linear_w6_r16_neon_i8mm(const LinearArgs& args, Range rows);
+void linear_w8_r16_neon_i8mm(const LinearArgs& args, Range rows);
 void linear_rows_neon(const LinearArgs& args, Range rows);  // as linear_rows_avx2
 
 }  // namespace skiff

@@ -1,0 +1,354 @@
+// Micro-kernels over tiles in NEON's vectors of 128 bits, for tile_driver.h. A vector of 64 bytes of a tile is four quarters of four rows. Included by the
+// linear_tiles_neon*.cpp units, and by them alone; they differ in how four products are added:
+//
+//   widening   Armv8-A: smull and smlal make two products of each column pair in 16 bits (2 x 128 x 127 = 32512), sadalp widens and adds them
+//   dot        sdot adds four products in 32 bits; the four codes are a lane of a register that holds sixteen of them
+//   matrix     smmla multiplies two rows by two tokens, eight columns deep, so blocks are expanded into pairs of rows; few tokens take sdot
+//
+// Products are signed: levels beyond 127 are taken less 128, which the start of the sums makes good.
+// One tile times four tokens are 16 sums, two levels and four registers of codes, of 32 (widening: one token, 8 sums); 8 pairs of rows times 3 pairs of tokens
+// are 24 sums, a pair of rows and three of tokens.
+// The shapes follow from the number of registers: there was no arm64 machine to measure them on.
+#pragma once
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/simd_neon.h"
+#include "kernels/cpu/tile_driver.h"
+
+namespace skiff {
+namespace {
+
+enum class Products { widening, dot, matrix };
+
+// Calls f<0>() ... f<N - 1>(): shifts and lanes must be constants.
+template <int N, int I = 0, class F>
+inline __attribute__((always_inline)) void each(F f) {
+    if constexpr (I < N) {
+        f.template operator()<I>();
+        each<N, I + 1>(f);
+    }
+}
+// Loads stay behind it: left free, g++ 12 loads ahead and spills the sums.
+#define SKIFF_IN_ORDER() asm volatile("" ::: "memory")
+#define SKIFF_EACH(n, i, ...) each<n>([&]<int i>() __attribute__((always_inline)) { __VA_ARGS__ })
+
+template <int N>
+inline uint8x16_t shift_right(uint8x16_t x) {
+    if constexpr (N > 0) return vshrq_n_u8(x, N);
+    else if constexpr (N < 0) return vshlq_n_u8(x, -N);
+    else return x;
+}
+// `Count` bits at `Shift` of every byte.
+template <int Shift, int Count>
+inline uint8x16_t field(uint8x16_t plane) {
+    if constexpr (Shift + Count == 8) return shift_right<Shift>(plane);
+    else return vandq_u8(shift_right<Shift>(plane), vdupq_n_u8((1 << Count) - 1));
+}
+// The same bits moved up to bit To, joined with a code of as many bits.
+template <int Shift, int Count, int To>
+inline uint8x16_t join(uint8x16_t low, uint8x16_t plane) {
+    return vorrq_u8(low, vandq_u8(shift_right<Shift - To>(plane), vdupq_n_u8(((1 << Count) - 1) << To)));
+}
+
+// Quarter `quarter` of vector V of a stored block as codes.
+template <int Bits, int V>
+inline uint8x16_t codes_of(const Byte* block, int quarter) {
+    const auto plane = [&](int byte) { return vld1q_u8(block + byte + quarter * 16); };
+    if constexpr (Bits == 1) return field<V, 1>(plane(0));
+    else if constexpr (Bits == 2) return field<V / 2 * 2, 2>(plane(V % 2 * 64));
+    else if constexpr (Bits == 3) return join<V, 1, 2>(codes_of<2, V>(block, quarter), plane(128));
+    else if constexpr (Bits == 4) return field<V / 4 * 4, 4>(plane(V % 4 * 64));
+    else if constexpr (Bits == 5) return join<V, 1, 4>(codes_of<4, V>(block, quarter), plane(256));
+    else if constexpr (Bits == 6) return join<V / 2 * 2, 2, 4>(codes_of<4, V>(block, quarter), plane(256 + V % 2 * 64));
+    else return plane(V * 64);
+}
+
+// Codes to signed levels: less 128 where the largest is beyond 127.
+template <int Bits, int Table>
+struct NeonLevels {
+    int8x16_t table;
+    explicit NeonLevels(const TileFormat& format) : table(vreinterpretq_s8_u8(vsubq_u8(vld1q_u8(format.levels), vdupq_n_u8(static_cast<std::uint8_t>(base(format)))))) {}
+    static std::int32_t base(const TileFormat& format) { return (Table ? format.largest_level > 127 : Bits == 8) ? 128 : 0; }
+
+    template <int V>
+    int8x16_t level(const Byte* block, int quarter) const {
+        const uint8x16_t codes = codes_of<Bits, V>(block, quarter);
+        if constexpr (Table) return vqtbl1q_s8(table, codes);
+        else if constexpr (Bits == 8) return vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(128)));
+        else return vreinterpretq_s8_u8(codes);
+    }
+};
+
+// Sums of products of four rows with one token.
+template <Products how>
+struct NeonSum {
+    std::int32_t start;
+    int32x4_t low, high;  // rows 0, 0, 1, 1 and 2, 2, 3, 3: two sums each
+
+    void begin(const std::int32_t* first) { start = *first, low = high = vdupq_n_s32(0); }
+    // Vectors 2P and 2P + 1 of a block with lanes of the sixteen codes around them.
+    template <int P>
+    void add(int8x16_t first, int8x16_t second, int8x16_t codes) {
+        const int8x16_t a = vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(codes), P % 2 * 2));
+        const int8x16_t b = vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(codes), P % 2 * 2 + 1));
+        low = vpadalq_s16(low, vmlal_s8(vmull_s8(vget_low_s8(first), vget_low_s8(a)), vget_low_s8(second), vget_low_s8(b)));
+        high = vpadalq_s16(high, vmlal_high_s8(vmull_high_s8(first, a), second, b));
+    }
+    int32x4_t total() const { return vaddq_s32(vpaddq_s32(low, high), vdupq_n_s32(start)); }
+};
+
+#if defined(__ARM_FEATURE_DOTPROD)
+template <>
+struct NeonSum<Products::dot> {
+    int32x4_t sum;
+
+    void begin(const std::int32_t* first) { sum = vld1q_dup_s32(first); }
+    template <int P>
+    void add(int8x16_t first, int8x16_t second, int8x16_t codes) {
+        sum = vdotq_laneq_s32(sum, first, codes, P % 2 * 2);
+        sum = vdotq_laneq_s32(sum, second, codes, P % 2 * 2 + 1);
+    }
+    int32x4_t total() const { return sum; }
+};
+#endif
+
+// sum += dot * scale * activation scale: one unit's integer sum becomes part of the float sum.
+inline float32x4_t add_unit(float32x4_t sum, int32x4_t dot, float32x4_t scale, float activation_scale) {
+    return vfmaq_f32(sum, vcvtq_f32_s32(dot), vmulq_n_f32(scale, activation_scale));
+}
+
+// The four sums of a quarter and token, in memory, += what a unit adds.
+inline void finish_unit(const Stretch& stretch, const Tokens& x, std::int64_t block, std::int64_t unit, int quarter, std::int64_t token, int32x4_t dot, float* sums) {
+    const std::int64_t at = unit * tile_rows + quarter * 4;
+    if (x.code_sums != nullptr) dot = vmlsq_n_s32(dot, vld1q_s32(reinterpret_cast<const std::int32_t*>(stretch.corrections + at)), x.code_sums[unit * x.stride + token]);
+    float32x4_t sum = add_unit(vld1q_f32(sums), dot, vld1q_f32(stretch.scales + at), x.scales[block * x.stride + token]);
+    if (x.sums != nullptr) sum = vfmsq_f32(sum, vld1q_f32(stretch.corrections + at), vdupq_n_f32(x.sums[unit * x.stride + token]));
+    vst1q_f32(sums, sum);
+}
+
+// sums (N, stride) += N tokens times blocks: stored ones, or expanded ones.
+template <Products how, int Bits, int Table, int Units, int N>
+__attribute__((noinline)) void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
+    constexpr bool stored = Bits > 0;
+    const NeonLevels<Bits, Table> expand(*stretch.format);
+    const Byte* block = stretch.codes;
+    for (std::int64_t b = 0; b < stretch.n_blocks; ++b, block += stored ? 64 * Bits : expanded_block_bytes, x.codes += tile_block) {
+        NeonSum<how> dot[N][4];
+        const auto begin = [&](std::int64_t unit) {
+            SKIFF_UNROLL
+            for (int t = 0; t < N; ++t) {
+                SKIFF_UNROLL
+                for (int q = 0; q < 4; ++q) dot[t][q].begin(x.start + unit * x.stride + t);
+            }
+        };
+        const auto finish = [&](std::int64_t unit) {
+            SKIFF_UNROLL
+            for (int q = 0; q < 4; ++q) {
+                SKIFF_UNROLL
+                for (int t = 0; t < N; ++t) finish_unit(stretch, x, b, unit, q, t, dot[t][q].total(), sums + t * stride + q * 4);
+            }
+        };
+        begin(b * Units);
+        SKIFF_EACH(2, half, {
+            if (Units == 2 && half == 1) finish(b * 2), begin(b * 2 + 1);
+            int8x16_t codes[N];
+            SKIFF_UNROLL
+            for (int t = 0; t < N; ++t) codes[t] = vld1q_s8(x.codes + t * x.code_stride + half * 16);
+            SKIFF_EACH(2, pair, {
+                constexpr int p = half * 2 + pair;
+                SKIFF_UNROLL
+                for (int q = 0; q < 4; ++q) {
+                    int8x16_t first, second;
+                    if constexpr (stored) {
+                        first = expand.template level<2 * p>(block, q), second = expand.template level<2 * p + 1>(block, q);
+                    } else {
+                        const auto* level = reinterpret_cast<const std::int8_t*>(block) + p * 128 + q * 16;
+                        first = vld1q_s8(level), second = vld1q_s8(level + 64);
+                    }
+                    SKIFF_UNROLL
+                    for (int t = 0; t < N; ++t) dot[t][q].template add<p>(first, second, codes[t]);
+                }
+            });
+        });
+        finish(b * Units + Units - 1);
+    }
+}
+
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+// sums (2 P, stride) += blocks expanded into pairs of rows, times P pairs of tokens; of the last pair the second token may be missing.
+template <int P, int Units>
+__attribute__((noinline)) void multiply_pairs(const Stretch& stretch, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+    constexpr int octets = 4 / Units;
+    const Byte* block = stretch.codes;
+    const std::int64_t last = n_tokens - 1;
+    for (std::int64_t b = 0; b < stretch.n_blocks; ++b, x.codes += tile_block) {
+        for (int unit = 0; unit < Units; ++unit) {
+            int32x4_t dot[8][P];  // (row 0, token 0), (0, 1), (1, 0), (1, 1)
+            SKIFF_UNROLL
+            for (int p = 0; p < P; ++p) {
+                const std::int32_t* start = x.start + (b * Units + unit) * x.stride;
+                const int32x2_t both = {start[2 * p], start[p == P - 1 ? last : 2 * p + 1]};
+                SKIFF_UNROLL
+                for (int i = 0; i < 8; ++i) dot[i][p] = vcombine_s32(both, both);
+            }
+            for (int octet = 0; octet < octets; ++octet, block += 128) {
+                int8x16_t codes[P];
+                SKIFF_UNROLL
+                for (int p = 0; p < P; ++p) {
+                    const std::int8_t* from = x.codes + (unit * octets + octet) * 8;
+                    codes[p] = vcombine_s8(vld1_s8(from + 2 * p * x.code_stride), vld1_s8(from + (p == P - 1 ? last : 2 * p + 1) * x.code_stride));
+                }
+                SKIFF_UNROLL
+                for (int i = 0; i < 8; ++i) {
+                    const int8x16_t level = vld1q_s8(reinterpret_cast<const std::int8_t*>(block) + i * 16);
+                    SKIFF_UNROLL
+                    for (int p = 0; p < P; ++p) dot[i][p] = vmmlaq_s32(dot[i][p], level, codes[p]);
+                    SKIFF_IN_ORDER();
+                }
+            }
+            SKIFF_UNROLL
+            for (int p = 0; p < P; ++p) {
+                SKIFF_UNROLL
+                for (int q = 0; q < 4; ++q) {
+                    float* at = sums + 2 * p * stride + q * 4;
+                    finish_unit(stretch, x, b, b * Units + unit, q, 2 * p, vuzp1q_s32(dot[2 * q][p], dot[2 * q + 1][p]), at);
+                    if (p < P - 1 || last == 2 * p + 1)
+                        finish_unit(stretch, x, b, b * Units + unit, q, 2 * p + 1, vuzp2q_s32(dot[2 * q][p], dot[2 * q + 1][p]), at + stride);
+                }
+            }
+        }
+    }
+}
+#endif
+
+template <Products how, int Bits, int Table>
+struct MicroNeon {
+    static constexpr std::int64_t max_direct = 4, tiles_at_once = 1;
+    static constexpr Products few = how == Products::matrix ? Products::dot : how;
+
+    static float32x4_t numbers4(TileNumber type, const Byte* p, int quarter) {
+        const auto bytes = [&] { return vld1_u8(p + quarter / 2 * 8); };
+        const auto half = [&](auto words) { return quarter % 2 == 0 ? vget_low_u16(words) : vget_high_u16(words); };
+        switch (type) {
+            case TileNumber::f16: return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p) + quarter * 4)));
+            case TileNumber::i8: return vcvtq_f32_s32(vmovl_s16(vreinterpret_s16_u16(half(vreinterpretq_u16_s16(vmovl_s8(vreinterpret_s8_u8(bytes())))))));
+            case TileNumber::u8: return vcvtq_f32_u32(vmovl_u16(half(vmovl_u8(bytes()))));
+            case TileNumber::e8m0: {  // 2^(byte - 127); byte 0 is 2^-127, a subnormal, and 255 is NaN
+                const uint32x4_t byte = vmovl_u16(half(vmovl_u8(bytes())));
+                const auto pick = [&](uint32x4_t otherwise, std::uint32_t key, std::uint32_t bits) { return vbslq_u32(vceqq_u32(byte, vdupq_n_u32(key)), vdupq_n_u32(bits), otherwise); };
+                return vreinterpretq_f32_u32(pick(pick(vshlq_n_u32(byte, 23), 0, 0x00400000), 255, 0x7fc00000));
+            }
+            default: return vld1q_f32(reinterpret_cast<const float*>(p) + quarter * 4);
+        }
+    }
+    static void numbers16(TileNumber type, const Byte* p, float* target) {
+        for (int q = 0; q < 4; ++q) vst1q_f32(target + q * 4, numbers4(type, p, q));
+    }
+    static void copy16(const float* source, float* target) {
+        for (int q = 0; q < 16; q += 4) vst1q_f32(target + q, vld1q_f32(source + q));
+    }
+
+    // Stored numbers to what finish_unit takes: levels count from the offset, so a minimum or a zero does too.
+    static void finish_scales(const TileFormat& format, const float* super_scale, const float* super_minimum, float* scale, float* correction) {
+        for (int i = 0; i < 16; i += 4) {
+            float32x4_t s = vld1q_f32(scale + i);
+            if (format.relative_scales) s = vmulq_f32(s, vld1q_f32(super_scale + i));
+            s = vmulq_n_f32(s, format.level_scale);
+            vst1q_f32(scale + i, s);
+            if (!format.has_corrections()) continue;
+            float32x4_t c = vld1q_f32(correction + i);
+            if (format.zeros != TileNumber::none) {
+                vst1q_s32(reinterpret_cast<std::int32_t*>(correction + i), vsubq_s32(vcvtnq_s32_f32(c), vdupq_n_s32(format.offset)));
+                continue;
+            }
+            if (format.relative_minimums) c = vmulq_f32(c, vld1q_f32(super_minimum + i));
+            vst1q_f32(correction + i, vfmsq_f32(c, vdupq_n_f32(static_cast<float>(format.offset)), s));
+        }
+    }
+
+    static Start start(const TileFormat& format) { return {format.offset - NeonLevels<Bits, Table>::base(format), false}; }
+
+    static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add_to, float* y) {
+        for (std::int64_t r = 0; r < n_rows; r += 8) {
+            const std::int64_t n = n_rows - r;
+            F8 value = load(sums + r);
+            if (bias != nullptr) value = add(value, load_tail(bias + r, n));
+            if (add_to) value = add(load_tail(y + r, n), value);
+            store_tail(y + r, n, value);
+        }
+    }
+
+    template <int StoredBits, int Units>
+    static void tokens(const Stretch& stretch, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+        constexpr int table = StoredBits == 0 ? 0 : Table;
+        constexpr int most = few == Products::dot ? 4 : 1;  // widening needs twice the sums, and two tokens would spill them
+        while (n_tokens > 0) {
+            const std::int64_t n = n_tokens < most ? n_tokens : most;
+            switch (n) {
+                case 1: multiply_blocks<few, StoredBits, table, Units, 1>(stretch, x, sums, stride); break;
+                case 2: multiply_blocks<few, StoredBits, table, Units, most == 1 ? 1 : 2>(stretch, x, sums, stride); break;
+                case 3: multiply_blocks<few, StoredBits, table, Units, most == 1 ? 1 : 3>(stretch, x, sums, stride); break;
+                default: multiply_blocks<few, StoredBits, table, Units, most>(stretch, x, sums, stride);
+            }
+            x = from(x, n, 0, Units);
+            n_tokens -= n;
+            sums += n * stride;
+        }
+    }
+    static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
+        if (stretch.format->units_per_block() == 2) tokens<Bits, 2>(stretch, x, n_tokens, sums, tile_rows);
+        else tokens<Bits, 1>(stretch, x, n_tokens, sums, tile_rows);
+    }
+
+    static void expand(const TileFormat& format, const Byte* block, std::int64_t n_blocks, Byte* target) {
+        const NeonLevels<Bits, Table> levels(format);
+        for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
+            SKIFF_EACH(4, pair, {
+                for (int q = 0; q < 4; ++q) {
+                    const int32x4_t first = vreinterpretq_s32_s8(levels.template level<2 * pair>(block, q)), second = vreinterpretq_s32_s8(levels.template level<2 * pair + 1>(block, q));
+                    auto* at = reinterpret_cast<std::int32_t*>(target + pair * 128);
+                    if constexpr (how == Products::matrix) {  // eight columns of a row side by side
+                        vst1q_s32(at + q * 8, vzip1q_s32(first, second)), vst1q_s32(at + q * 8 + 4, vzip2q_s32(first, second));
+                    } else {
+                        vst1q_s32(at + q * 4, first), vst1q_s32(at + 16 + q * 4, second);
+                    }
+                }
+            });
+        }
+    }
+
+    template <int Units>
+    static void multiply_units(const Stretch& stretch, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+        if constexpr (how == Products::matrix) {
+            while (n_tokens > 0) {
+                const std::int64_t n = n_tokens < 6 ? n_tokens : 6;
+                switch ((n + 1) / 2) {
+                    case 1: multiply_pairs<1, Units>(stretch, x, n, sums, stride); break;
+                    case 2: multiply_pairs<2, Units>(stretch, x, n, sums, stride); break;
+                    default: multiply_pairs<3, Units>(stretch, x, n, sums, stride);
+                }
+                x = from(x, n, 0, Units);
+                n_tokens -= n;
+                sums += n * stride;
+            }
+            return;
+        }
+#endif
+        tokens<0, Units>(stretch, x, n_tokens, sums, stride);
+    }
+    static void multiply(const Stretch* tiles, std::int64_t, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+        if (tiles[0].format->units_per_block() == 2) multiply_units<2>(tiles[0], x, n_tokens, sums, stride);
+        else multiply_units<1>(tiles[0], x, n_tokens, sums, stride);
+    }
+};
+
+template <Products how, int Bits>
+void linear_neon(const LinearArgs& args, Range rows) {
+    if constexpr (Bits <= 4)
+        if (tile_format(*args.weight).has_levels) return linear_tiles<MicroNeon<how, Bits, 1>>(args, rows);
+    linear_tiles<MicroNeon<how, Bits, 0>>(args, rows);
+}
+
+}  // namespace
+}  // namespace skiff
