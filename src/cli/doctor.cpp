@@ -10,15 +10,17 @@
 #include "kernels/kernels.h"
 #include "measure/bandwidth.h"
 #include "measure/energy.h"
+#include "measure/scheme_speed.h"
 #include "plan/pack_cache.h"
 
 namespace skiff {
 namespace {
 
 struct DoctorOptions {
-    bool no_measure = false, clear_cache = false;
+    bool no_measure = false, schemes = false, clear_cache = false;
     void fields(FieldVisitor& visitor) {
         visitor.flag("--no-measure", no_measure, "Skip the bandwidth measurement (about two seconds)");
+        visitor.flag("--schemes", schemes, "Measure every scheme on this machine and say which to use (about half a minute)");
         visitor.flag("--clear-cache", clear_cache, "Remove the packed weights that earlier runs have kept for a faster start");
     }
 };
@@ -69,6 +71,29 @@ std::vector<Finding> findings(const CpuInfo& cpu, const Json& training) {
     return list;
 }
 
+// Every preset's speed and error, and whether another is better in all.
+Status add_schemes(Json& document, Terminal& terminal) {
+    SchemeSpeedOptions options;
+    options.n_threads = default_thread_count();
+    options.progress = terminal.progress(" schemes");
+    SKIFF_TRY(const auto speeds, measure_schemes(options));
+    const auto verdicts = judge_schemes(speeds);
+    std::vector<std::vector<std::string>> rows = {{"scheme", "bits/weight", "error", "kernel", "instruction", "GB/s", "decode GMAC/s", "prefill GMAC/s", "here"}};
+    Json list = Json::array();
+    for (std::size_t i = 0; i < speeds.size(); ++i) {
+        const SchemeSpeed& speed = speeds[i];
+        const std::string verdict = verdicts[i].use ? "use" : "avoid, because " + verdicts[i].reason;
+        rows.push_back({speed.scheme, number_text(speed.bits_per_weight, 2), number_text(speed.relative_error * 100, 2) + " %", speed.kernel, speed.instruction, number_text(speed.read_gbps, 1),
+                        number_text(speed.decode_gmacs, 1), number_text(speed.prefill_gmacs, 1), verdict});
+        list.push_back(Json::object({{"scheme", speed.scheme}, {"bits_per_weight", speed.bits_per_weight}, {"relative_error", speed.relative_error}, {"kernel", speed.kernel},
+                                     {"instruction", speed.instruction}, {"gbps", speed.read_gbps}, {"decode_gmacs", speed.decode_gmacs}, {"prefill_gmacs", speed.prefill_gmacs},
+                                     {"use", verdicts[i].use}, {"reason", verdicts[i].reason}}));
+    }
+    terminal.print(table_text(rows, TableStyle::plain));
+    document.set("schemes", list);
+    return {};
+}
+
 Status run_doctor(DoctorOptions& options, Terminal& terminal) {
     if (options.clear_cache) {
         const std::string folder = default_pack_cache_folder();
@@ -117,6 +142,7 @@ Status run_doctor(DoctorOptions& options, Terminal& terminal) {
         kernels.push_back(
             {std::string(kernel.name), std::string(kernel.layout), std::to_string(kernel.min_tokens), isa_available(kernel.isa) ? "yes" : "no"});
     terminal.print(table_text(kernels, TableStyle::plain));
+    if (options.schemes) SKIFF_CHECK(add_schemes(document, terminal));
     terminal.result(document);
     return {};
 }
@@ -124,7 +150,7 @@ Status run_doctor(DoctorOptions& options, Terminal& terminal) {
 }  // namespace
 
 std::unique_ptr<Verb> doctor_verb_row() {
-    return make_verb<DoctorOptions>("doctor", "Show this machine and what this build can use of it", {"skiff doctor"}, run_doctor);
+    return make_verb<DoctorOptions>("doctor", "Show this machine and what this build can use of it", {"skiff doctor", "skiff doctor --schemes"}, run_doctor);
 }
 
 }  // namespace skiff

@@ -115,6 +115,7 @@ struct LinearKernel {
     ActivationForm form;
     std::int64_t min_tokens, max_tokens;  // the bucket it is meant for; the reference takes all
     LinearFn fn;
+    std::string_view instruction = "";    // that does its products, for people
 };
 
 // ---- prepares an activation in the form i8_b32
