@@ -99,7 +99,7 @@ TEST(Attention, bits_do_not_depend_on_the_split_of_units) {
     for (const Case& c : cases)
         for (const StateSchemeInfo& info : state_schemes()) {
             const Scene scene(c, info.scheme);
-            for_each_row(attention_kernels(), [&](const auto& row) {
+            for_each_row(attention_kernels().subspan(1), [&](const auto& row) {
                 std::vector<float> whole, parts;
                 const std::int64_t n = attention_n_units(scene.args(whole));
                 row.fn(scene.args(whole), {0, n});
@@ -122,7 +122,7 @@ TEST(Attention, bits_do_not_depend_on_the_tile) {
         for (const StateSchemeInfo& info : state_schemes()) {
             Scene scene(c, info.scheme);
             scene.positions = {253, 254, 255, 256, 257, 258, 259, 300, 510, 511};
-            for_each_row(attention_kernels(), [&](const auto& row) {
+            for_each_row(attention_kernels().subspan(1), [&](const auto& row) {
                 std::vector<float> together, alone;
                 const auto args = scene.args(together);
                 row.fn(args, {0, attention_n_units(args)});
@@ -226,7 +226,7 @@ TEST(RotateHead, is_its_own_inverse_and_keeps_products) {
         rotate_head(b.data(), d);
         for (std::size_t i = 0; i < a.size(); ++i) rotated += a[i] * b[i];
         EXPECT_NEAR(rotated, product, 1e-5 * static_cast<double>(d)) << d;
-        if (d > 3) EXPECT_FALSE(same_bits(a, before));
+        EXPECT_EQ(same_bits(a, before), d == 1);
         rotate_head(a.data(), d);
         EXPECT_LE(relative_error(a, before, 1.0), 1e-6) << d;
     }

@@ -10,9 +10,10 @@
 namespace skiff {
 namespace {
 
-struct Lanes {
+struct Lanes8x2 {
     __m256 a, b;
 };
+using Lanes = Lanes8x2;
 inline Lanes set_lanes(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Lanes load_lanes(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline std::int64_t within(std::int64_t n) { return n < 0 ? 0 : n > 8 ? 8 : n; }

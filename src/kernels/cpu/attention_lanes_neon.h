@@ -10,9 +10,10 @@
 namespace skiff {
 namespace {
 
-struct Lanes {
+struct Lanes4x4 {
     F8 a, b;
 };
+using Lanes = Lanes4x4;
 inline Lanes set_lanes(float x) { return {same(x), same(x)}; }
 inline Lanes load_lanes(const float* p) { return {load(p), load(p + 8)}; }
 inline std::int64_t within(std::int64_t n) { return n < 0 ? 0 : n > 8 ? 8 : n; }
@@ -109,19 +110,19 @@ void float_product(const FloatProduct& p, const float* x, std::int64_t panel, fl
 }
 
 // Bytes of 4 lanes as words: those of even and of odd number, or of the nibbles.
-struct Words {
+struct WordRow {
     int16x8_t even, odd;
 };
-inline Words bytes_of(uint16x8_t row) { return {vreinterpretq_s16_u16(vandq_u16(row, vdupq_n_u16(255))), vreinterpretq_s16_u16(vshrq_n_u16(row, 8))}; }
-inline Words low_nibbles_of(uint16x8_t row) { return bytes_of(vandq_u16(row, vdupq_n_u16(0x0f0f))); }
-inline Words high_nibbles_of(uint16x8_t row) { return bytes_of(vandq_u16(vshrq_n_u16(row, 4), vdupq_n_u16(0x0f0f))); }
+inline WordRow bytes_of(uint16x8_t row) { return {vreinterpretq_s16_u16(vandq_u16(row, vdupq_n_u16(255))), vreinterpretq_s16_u16(vshrq_n_u16(row, 8))}; }
+inline WordRow low_nibbles_of(uint16x8_t row) { return bytes_of(vandq_u16(row, vdupq_n_u16(0x0f0f))); }
+inline WordRow high_nibbles_of(uint16x8_t row) { return bytes_of(vandq_u16(vshrq_n_u16(row, 4), vdupq_n_u16(0x0f0f))); }
 inline uint16x8_t read(const std::byte* p) { return vreinterpretq_u16_u8(vld1q_u8(reinterpret_cast<const std::uint8_t*>(p))); }
 
 // Four numbers x meet four lanes: sums of the first and the last two lanes' products, two each.
 struct WordSum {
     int32x4_t first, last;
 };
-inline WordSum multiply_words(WordSum sum, Words row, const std::byte* x) {
+inline WordSum multiply_words(WordSum sum, WordRow row, const std::byte* x) {
     std::int32_t pair[2];
     __builtin_memcpy(pair, x, 8);
     const int16x8_t even = vreinterpretq_s16_s32(vdupq_n_s32(pair[0])), odd = vreinterpretq_s16_s32(vdupq_n_s32(pair[1]));
