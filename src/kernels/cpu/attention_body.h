@@ -42,10 +42,10 @@ void merge(const Partial& sum, const Partial& part, std::int64_t width) {
 }
 
 // Turns the scores of positions begin .. end - 1 of a chunk into e^(score - highest), and those around them, in from .. to (multiples of 16), into zeros.
-struct Stretch {
+struct Positions {
     std::int64_t begin, end;
 };
-void exponentiate(float* scores, Stretch own, Stretch all, float softcap, float* highest, float* total) {
+void exponentiate(float* scores, Positions own, Positions all, float softcap, float* highest, float* total) {
     const Lanes nothing = set_lanes(-__builtin_inff());
     Lanes top = nothing, sum = set_lanes(0);
     const std::int64_t from = own.begin / state_lanes * state_lanes;
@@ -72,7 +72,7 @@ void exponentiate(float* scores, Stretch own, Stretch all, float softcap, float*
 }
 
 // x, times factors where given, as codes of 14 bits: from multiples of 16 to multiples of 16. Returns their sum.
-std::int32_t encode(const float* x, const std::uint16_t* factors, Stretch all, std::byte* codes, std::int64_t length, float* worth) {
+std::int32_t encode(const float* x, const std::uint16_t* factors, Positions all, std::byte* codes, std::int64_t length, float* worth) {
     Lanes size = set_lanes(0);
     for (std::int64_t i = all.begin; i < all.end; i += state_lanes) {
         const Lanes value = load_lanes(x + i);
@@ -109,7 +109,7 @@ struct Work {
     std::int32_t code_sums[at_once];
 };
 
-void score(const StateLayout& layout, const Queries& queries, std::int64_t from, std::int64_t n, const std::byte* block, Stretch all, Work& work) {
+void score(const StateLayout& layout, const Queries& queries, std::int64_t from, std::int64_t n, const std::byte* block, Positions all, Work& work) {
     const std::int64_t panel = all.begin / state_lanes, n_panels = (all.end - all.begin) / state_lanes, steps = layout.key.panel_bytes / layout.key.step_bytes;
     const std::byte* panels = block + panel * layout.key.panel_bytes;
     if (!has_codes(layout.scheme)) {
@@ -127,7 +127,7 @@ void score(const StateLayout& layout, const Queries& queries, std::int64_t from,
 }
 
 // part: (n, part_stride)
-void weigh(const StateLayout& layout, std::int64_t n, const std::byte* block, Stretch all, float* part, std::int64_t part_stride, Work& work) {
+void weigh(const StateLayout& layout, std::int64_t n, const std::byte* block, Positions all, float* part, std::int64_t part_stride, Work& work) {
     const std::int64_t panel_bytes = layout.value.panel_bytes, n_panels = layout.value.n_panels;
     if (!has_codes(layout.scheme)) {
         const std::int64_t numbers = layout.scheme == StateScheme::bf16 ? 2 : 1, first = all.begin / numbers, steps = all.end / numbers - first;
@@ -152,11 +152,25 @@ void weigh(const StateLayout& layout, std::int64_t n, const std::byte* block, St
     }
 }
 
+// The processor fetches ahead along a stream that it has seen, not at the start of one: asks for the first bytes of what is read next.
+inline void fetch(const std::byte* p, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+void fetch_values(const StateBlock& value, const std::byte* block, Positions all) {
+    const std::int64_t begin = all.begin * value.panel_bytes / attention_chunk, n = least((all.end - all.begin) * value.panel_bytes / attention_chunk, 1024);
+    for (std::int64_t panel = 0; panel < least(value.n_panels, 4); ++panel) fetch(block + panel * value.panel_bytes + begin, n);
+    fetch(block + value.scales_offset, value.n_groups > 0 ? attention_chunk * 2 : 0);
+}
+void fetch_keys(const StateBlock& key, const std::byte* block) {
+    fetch(block, least(2 * key.panel_bytes, 4096));
+    fetch(block + key.scales_offset, key.n_groups > 0 ? attention_chunk * 2 : 0);
+}
+
 // Chunk `chunk` for queries from .. from + n - 1; part[k], highest[k], total[k] get what they see there. Returns false where none sees any of it.
 bool attend_chunk(const AttentionArgs& args, const StateLayout& layout, const Queries& queries, std::int64_t kv_head, std::int64_t chunk, std::int64_t from, std::int64_t n,
                   float* part, std::int64_t part_stride, float* highest, float* total, Work& work) {
     const std::int64_t base = chunk * attention_chunk, block = chunk * layout.n_kv_heads + kv_head;
-    Stretch own[at_once], all{attention_chunk, 0};
+    Positions own[at_once], all{attention_chunk, 0};
     for (std::int64_t k = 0; k < n; ++k) {
         own[k] = {most(queries.first[from + k] - base, 0), least(queries.last[from + k] + 1 - base, attention_chunk)};
         if (own[k].begin >= own[k].end) continue;
@@ -165,6 +179,8 @@ bool attend_chunk(const AttentionArgs& args, const StateLayout& layout, const Qu
     if (all.begin >= all.end) return false;
     all = {all.begin / state_lanes * state_lanes, padded(all.end, state_lanes)};
     score(layout, queries, from, n, queries.keys + block * layout.key.size_bytes, all, work);
+    const std::byte* values = queries.values + block * layout.value.size_bytes;
+    fetch_values(layout.value, values, all);
     for (std::int64_t k = 0; k < n; ++k) {
         float* scores = work.scores + k * attention_chunk;
         if (own[k].begin < own[k].end) {
@@ -174,7 +190,8 @@ bool attend_chunk(const AttentionArgs& args, const StateLayout& layout, const Qu
         for (std::int64_t p = all.begin; p < all.end; p += state_lanes) store_lanes(scores + p, set_lanes(0));
         highest[k] = -__builtin_inff(), total[k] = 0;
     }
-    weigh(layout, n, queries.values + block * layout.value.size_bytes, all, part, part_stride, work);
+    if (base + attention_chunk <= queries.last[from]) fetch_keys(layout.key, queries.keys + (block + layout.n_kv_heads) * layout.key.size_bytes);
+    weigh(layout, n, values, all, part, part_stride, work);
     return true;
 }
 
