@@ -18,7 +18,7 @@ namespace {
 struct BenchOptions {
     ModelOptions model;
     SpeculateOptions speculate;
-    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", merge = "on", fuse = "on", fold = "on", text;
+    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", depth = "0", merge = "on", fuse = "on", fold = "on", text;
     std::int64_t repeats = 5;
     bool profile = false, energy = false;
 

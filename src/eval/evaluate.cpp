@@ -135,7 +135,7 @@ Result<EvalReport> evaluate(const EvalOptions& options) {
     report.text_sha256 = inputs.text_sha256;
     report.isa = isa_name(options.engine.isa);
     report.kernels = options.engine.kernels == KernelChoice::reference ? "reference" : "fastest";
-    report.state = options.engine.state_dtype == DType::f32 ? "f32" : options.engine.state_dtype == DType::f16 ? "f16" : "bf16";
+    report.state = state_scheme_info(options.engine.state_scheme).name;
     if (options.engine.scheme) report.scheme_on_load = options.engine.scheme->name();
     SKIFF_TRY(report.model, identity_of(inputs.model));
     SKIFF_TRY(auto parent, prepare_parent(inputs, options));

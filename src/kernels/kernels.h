@@ -9,6 +9,7 @@
 #include "base/cpu_features.h"
 #include "base/thread_pool.h"
 #include "kernels/layout.h"
+#include "kernels/state_layout.h"
 
 namespace skiff {
 
@@ -45,27 +46,49 @@ struct RopeArgs {
 using RopeFn = void (*)(const RopeArgs& args, Range tokens);
 
 // ---- attention over a state (KV cache). Keys of positions 0 .. position of the token's own sequence, the newest included.
+// Its work is cut into units: of one KV head, one tile (neighbouring tokens of one sequence, attention_tile) and one chunk of 256 positions. A range
+// that holds all units of a tile and head writes y at once. Otherwise each chunk's result waits in `partials`, and who finishes the last one merges
+// them in order of position: the same bits however the units are dealt.
 struct AttentionArgs {
     const float* q;                    // (n_tokens, n_heads * head_dim) f32
-    const std::byte* const* keys;      // (n_tokens) -> (capacity, n_kv_heads * head_dim) of state_dtype
-    const std::byte* const* values;    // (n_tokens) -> (capacity, n_kv_heads * head_dim) of state_dtype
+    const std::byte* const* keys;      // (n_tokens) -> keys of the token's sequence, as state_layout.h says
+    const std::byte* const* values;    // (n_tokens) -> its values
     const std::int32_t* positions;     // (n_tokens)
     float* y;                          // (n_tokens, n_heads * head_dim) f32
     std::int64_t n_tokens, n_heads, n_kv_heads, head_dim;
     std::int64_t window;               // 0 = all; else positions > p - window are seen
     float scale, softcap;              // softcap 0 = none; scores become softcap * tanh(score / softcap)
-    DType state_dtype;                 // f32, f16 or bf16
+    StateScheme scheme;
+    float* partials;                   // (n_units, attention_partial_floats) f32; null when no tile and head is split
+    std::int32_t* arrivals;            // (tiles * n_kv_heads) units done; zero before and after
 };
-using AttentionFn = void (*)(const AttentionArgs& args, Range items);  // items: token * n_kv_heads + kv_head
-inline constexpr std::int64_t attention_chunk = 256;                  // positions whose partial softmax is merged at a time, in order
+using AttentionFn = void (*)(const AttentionArgs& args, Range units);
+
+// Neighbouring tokens that share what is read: of one sequence, eight query heads of a KV head together or the heads of one token.
+struct AttentionTile {
+    std::int64_t first_token, n_tokens;
+    std::int64_t first_chunk, n_chunks;  // that any of its tokens sees
+};
+AttentionTile attention_tile(const AttentionArgs& args, std::int64_t first_token);
+std::int64_t attention_n_units(const AttentionArgs& args);  // order: KV head, tile, chunk
+// One thread's share, by the positions that it reads. Tiles are split only while there are less than attention_split_limit per thread.
+Range attention_share(const AttentionArgs& args, int thread, int n_threads);
+inline constexpr std::int64_t attention_split_limit = 16;
+// What partials and arrivals must hold for attention_share's splits.
+std::int64_t attention_partial_floats(std::int64_t n_heads, std::int64_t n_kv_heads, std::int64_t head_dim);
+std::int64_t attention_max_split_units(std::int64_t capacity, int n_threads);
+inline std::int64_t attention_max_split_tiles(int n_threads) { return attention_split_limit * n_threads; }
 
 // ---- writes keys or values into the state
 struct StateWriteArgs {
-    const float* x;                 // (n_tokens, width) f32
-    std::byte* const* rows;         // (n_tokens) -> state base of the token's sequence
+    const float* x;                 // (n_tokens, x_stride) f32: in each row the heads to write
+    std::int64_t x_stride;
+    std::byte* const* rows;         // (n_tokens) -> keys or values of the token's sequence
     const std::int32_t* positions;  // (n_tokens)
-    std::int64_t width;
-    DType state_dtype;
+    std::int64_t n_kv_heads, head_dim;
+    Range heads;                    // of the n_kv_heads
+    StateScheme scheme;
+    StatePart part;
 };
 using StateWriteFn = void (*)(const StateWriteArgs& args, Range tokens);
 

@@ -10,8 +10,21 @@
 namespace skiff {
 namespace {
 
-Result<double> run_once(Session& session, const SpeedTest& test) {
+// Empties all sequences, then gives those of the test the state that its depth asks for.
+Status fill(Session& session, const SpeedTest& test) {
     for (std::int64_t sequence = 0; sequence < session.state().n_sequences(); ++sequence) SKIFF_CHECK(session.state().truncate(sequence, 0));
+    if (test.depth == 0) return {};
+    Rng rng(1);
+    std::vector<std::int32_t> tokens;
+    for (std::int64_t i = 0; i < std::min(test.depth, attention_chunk); ++i) tokens.push_back(static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(session.plan().spec.n_vocab))));
+    SKIFF_CHECK(session.forward(0, tokens, BatchItem::Logits::none));
+    if (test.depth > attention_chunk) session.state().repeat(0, test.depth);
+    for (std::int64_t sequence = 1; sequence < test.n_sequences; ++sequence) session.state().fork(0, sequence);
+    return {};
+}
+
+Result<double> run_once(Session& session, const SpeedTest& test) {
+    SKIFF_CHECK(fill(session, test));
     Rng rng(static_cast<std::uint64_t>(test.n_tokens));
     auto random_token = [&] { return static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(session.plan().spec.n_vocab))); };
     // By sequence; the first one's tokens do not depend on how many there are.
@@ -84,7 +97,8 @@ Result<std::vector<SpeedResult>> measure_speed(Session& session, const std::vect
         if (tests[i].kind == SpeedTest::Kind::prefill)  // the head works on the last token only
             result.macs_per_token -= head_macs(plan.spec) * (1 - 1.0 / static_cast<double>(tests[i].n_tokens));
         else
-            result.bytes_per_token = static_cast<double>(plan.decode_read_bytes) / static_cast<double>(tests[i].n_sequences) + static_cast<double>(session.state().bytes_per_token()) * static_cast<double>(tests[i].n_tokens - 1) / 2;
+            result.bytes_per_token = static_cast<double>(plan.decode_read_bytes) / static_cast<double>(tests[i].n_sequences) + 
+                static_cast<double>(session.state().bytes_per_token()) * (static_cast<double>(tests[i].depth) + static_cast<double>(tests[i].n_tokens - 1) / 2);
         results.push_back(result);
     }
     for (std::int64_t sequence = 0; sequence < session.state().n_sequences(); ++sequence) SKIFF_CHECK(session.state().truncate(sequence, 0));

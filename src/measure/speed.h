@@ -21,8 +21,10 @@ struct SpeedTest {
     enum class Kind : std::uint8_t { prefill, decode } kind = Kind::prefill;
     std::int64_t n_tokens = 0;
     std::int64_t n_sequences = 1;  // decode: that are worked on together
+    std::int64_t depth = 0;        // tokens in the state of each before
     std::string name() const {
-        return (kind == Kind::prefill ? "pp" : "tg") + std::to_string(n_tokens) + (n_sequences > 1 ? "x" + std::to_string(n_sequences) : "");
+        return (kind == Kind::prefill ? "pp" : "tg") + std::to_string(n_tokens) + (n_sequences > 1 ? "x" + std::to_string(n_sequences) : "") +
+               (depth > 0 ? " @ d" + std::to_string(depth) : "");
     }
 };
 
@@ -36,6 +38,7 @@ struct SpeedResult {
     double gmac_per_s() const { return tokens_per_s.median * macs_per_token / 1e9; }
 };
 
+// The state that a depth asks for is that of 256 tokens, repeated: its numbers do not matter to the speed.
 // Each test `repeats` times, the tests taking turns, after one run of each to warm up. Tokens are pseudo-random and the same every time.
 // `logits_hash` gets the hash of the last logits of the last run: the same for the same model, instruction set and scheme.
 // The session has as many sequences as the tests want. `meter` may be null.

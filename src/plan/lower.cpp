@@ -257,7 +257,7 @@ private:
     Status add(const Op& op, const AttentionOp& detail, std::vector<StateNeed>& states) {
         auto known = std::find_if(states.begin(), states.end(), [&](const StateNeed& need) { return need.name == op.name; });
         const int state = static_cast<int>(known - states.begin());
-        if (known == states.end()) states.push_back({detail.state, op.name});
+        if (known == states.end()) states.push_back({detail.state, op.name, detail.n_heads, detail.n_kv_heads, detail.head_dim});
         const auto& write_row = choose_kernel(state_write_kernels(), options_.isa);
         auto& write = push<StateWriteStep>(op, std::string(write_row.name));
         write.kind = "state write";

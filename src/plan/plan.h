@@ -28,7 +28,9 @@ struct RunContext {
     const std::int32_t* selected;   // (n_selected): tokens whose logits are wanted
     std::byte* const* const* keys;  // by state number: (n_tokens) -> base of the token's sequence
     std::byte* const* const* values;
-    DType state_dtype;
+    StateScheme state_scheme;
+    float* attention_partials;         // of attention split over threads: as AttentionArgs says
+    std::int32_t* attention_arrivals;
     std::int64_t n_tokens, n_selected;
     std::int64_t capacity;  // tokens that a sequence of this session may reach
     int thread, n_threads;
@@ -85,6 +87,7 @@ struct BufferNeed {
 struct StateNeed {
     StateSpec spec;
     std::string name;  // of the operator
+    std::int64_t n_heads = 0, n_kv_heads = 0, head_dim = 0;
 };
 
 struct PlanOptions {

@@ -21,7 +21,7 @@ Session::Session(std::shared_ptr<const Plan> plan, const SessionOptions& options
 Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<const Plan> plan, const SessionOptions& options) {
     if (options.max_batch < 1 || options.n_threads < 1) return usage_error("a session needs at least one thread and one token per run");
     const std::int64_t capacity = std::min(options.n_context, plan->max_positions);
-    SKIFF_TRY(auto state, StateCache::create(plan->states, options.state_dtype, options.n_sequences, capacity));
+    SKIFF_TRY(auto state, StateCache::create(plan->states, options.state_scheme, options.n_sequences, capacity));
     std::unique_ptr<Session> session(new Session(std::move(plan), options, std::move(state)));
     SKIFF_CHECK(session->reserve_buffers());
     return session;
@@ -48,6 +48,13 @@ Status Session::reserve_buffers() {
             prepared_pointers_[thread].push_back(prepared);
         }
     }
+    std::int64_t partial_floats = 0;
+    for (const StateNeed& need : plan_->states)
+        partial_floats = std::max(partial_floats, attention_partial_floats(need.n_heads, need.n_kv_heads, need.head_dim));
+    const int n_threads = pool_.n_threads();
+    const auto partial_bytes = static_cast<std::size_t>(partial_floats * attention_max_split_units(state_.capacity(), n_threads)) * sizeof(float);
+    SKIFF_TRY(partials_, LazyMemory::reserve(n_threads > 1 ? partial_bytes : 0));
+    arrivals_.assign(static_cast<std::size_t>(attention_max_split_tiles(n_threads)), 0);
     return {};
 }
 
@@ -100,7 +107,9 @@ void Session::run(const Chunk& chunk) {
                        chunk.selected.data(),
                        keys.data(),
                        values.data(),
-                       state_.dtype(),
+                       state_.scheme(),
+                       reinterpret_cast<float*>(partials_.data()),
+                       arrivals_.data(),
                        n_tokens,
                        static_cast<std::int64_t>(chunk.selected.size()),
                        state_.capacity(),

@@ -19,7 +19,7 @@ struct SessionOptions {
     std::int64_t n_sequences = 1;
     std::int64_t n_context = 2048;  // tokens of state per sequence; no more than the model has learned positions for
     std::int64_t max_batch = 256;   // tokens per run; longer input is cut into chunks, with the same result
-    DType state_dtype = DType::f32;
+    StateScheme state_scheme = StateScheme::f32;
 };
 
 // Tokens of one or several sequences, each continuing where its sequence's state ends.
@@ -71,6 +71,8 @@ private:
     StateCache state_;
     ThreadPool pool_;
     std::vector<LazyMemory> memory_;
+    LazyMemory partials_;  // of attention split over threads
+    std::vector<std::int32_t> arrivals_;
     // By thread, by buffer number: most are the same for all threads.
     std::vector<std::vector<float*>> float_pointers_;
     std::vector<std::vector<std::byte*>> prepared_pointers_;

@@ -49,8 +49,8 @@ std::vector<std::int32_t> some_tokens(std::size_t n, std::uint64_t seed = 1) {
 }
 
 std::vector<float> all_logits(std::shared_ptr<const Plan> plan, const std::vector<std::int32_t>& tokens, int n_threads, std::int64_t max_batch,
-                              DType state = DType::f32) {
-    auto session = Session::create(std::move(plan), {.n_threads = n_threads, .n_context = 1024, .max_batch = max_batch, .state_dtype = state});
+                              StateScheme state = StateScheme::f32) {
+    auto session = Session::create(std::move(plan), {.n_threads = n_threads, .n_context = 1024, .max_batch = max_batch, .state_scheme = state});
     EXPECT_TRUE((*session)->forward(0, tokens, BatchItem::Logits::all).ok());
     return {(*session)->logits().begin(), (*session)->logits().end()};
 }

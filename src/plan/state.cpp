@@ -30,21 +30,22 @@ LazyMemory::~LazyMemory() {
     if (data_ != nullptr) ::munmap(data_, size_bytes_);
 }
 
-Result<StateCache> StateCache::create(const std::vector<StateNeed>& needs, DType dtype, std::int64_t n_sequences, std::int64_t capacity) {
-    if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) return usage_error("the state is kept in f32, f16 or bf16");
+Result<StateCache> StateCache::create(const std::vector<StateNeed>& needs, StateScheme scheme, std::int64_t n_sequences, std::int64_t capacity) {
     if (n_sequences < 1 || capacity < 1) return usage_error("a session needs room for at least one sequence of one token");
     StateCache cache;
     cache.needs_ = needs;
-    cache.dtype_ = dtype;
+    cache.scheme_ = scheme;
     cache.capacity_ = capacity;
     cache.lengths_.assign(static_cast<std::size_t>(n_sequences), 0);
     for (const StateNeed& need : needs) {
-        for (std::int64_t width : {need.spec.key_width, need.spec.value_width}) {
-            const std::int64_t factors[] = {n_sequences, capacity, cache.row_bytes(width)};
-            auto size = checked_product(factors);
-            if (!size) return resource_error("the state of " + need.name + " would be too large; ask for a shorter context");
-            SKIFF_TRY(auto memory, LazyMemory::reserve(static_cast<std::size_t>(*size)));
-            (cache.keys_.size() == cache.values_.size() ? cache.keys_ : cache.values_).push_back(std::move(memory));
+        cache.layouts_.push_back(state_layout(scheme, need.n_kv_heads, need.head_dim));
+        for (StatePart part : {StatePart::keys, StatePart::values}) {
+            const std::int64_t token_bytes = ceil_div<std::int64_t>(need.n_kv_heads * cache.layouts_.back().part(part).size_bytes, attention_chunk);
+            const std::int64_t factors[] = {n_sequences, round_up<std::int64_t>(capacity, attention_chunk), token_bytes};
+            if (!checked_product(factors)) return resource_error("the state of " + need.name + " would be too large; ask for a shorter context");
+            const std::int64_t size = n_sequences * state_region_bytes(cache.layouts_.back(), part, capacity);
+            SKIFF_TRY(auto memory, LazyMemory::reserve(static_cast<std::size_t>(size)));
+            (part == StatePart::keys ? cache.keys_ : cache.values_).push_back(std::move(memory));
         }
     }
     return cache;
@@ -52,16 +53,16 @@ Result<StateCache> StateCache::create(const std::vector<StateNeed>& needs, DType
 
 std::uint64_t StateCache::bytes_per_token() const {
     std::int64_t total = 0;
-    for (const StateNeed& need : needs_) total += row_bytes(need.spec.key_width) + row_bytes(need.spec.value_width);
-    return static_cast<std::uint64_t>(total);
+    for (const StateLayout& layout : layouts_) total += layout.n_kv_heads * (layout.key.size_bytes + layout.value.size_bytes);
+    return static_cast<std::uint64_t>(ceil_div<std::int64_t>(total, attention_chunk));
 }
 
 std::byte* StateCache::keys(std::size_t state, std::int64_t sequence) const {
-    return keys_[state].data() + sequence * capacity_ * row_bytes(needs_[state].spec.key_width);
+    return keys_[state].data() + sequence * state_region_bytes(layouts_[state], StatePart::keys, capacity_);
 }
 
 std::byte* StateCache::values(std::size_t state, std::int64_t sequence) const {
-    return values_[state].data() + sequence * capacity_ * row_bytes(needs_[state].spec.value_width);
+    return values_[state].data() + sequence * state_region_bytes(layouts_[state], StatePart::values, capacity_);
 }
 
 Status StateCache::truncate(std::int64_t sequence, std::int64_t n_tokens) {
@@ -71,40 +72,58 @@ Status StateCache::truncate(std::int64_t sequence, std::int64_t n_tokens) {
     return {};
 }
 
+// Calls use(state, part, offset, size_bytes) for what the first n_tokens of a sequence occupy.
+template <class Use>
+void StateCache::for_each_piece(std::int64_t n_tokens, Use use) const {
+    for (std::size_t state = 0; state < needs_.size(); ++state)
+        for (StatePart part : {StatePart::keys, StatePart::values})
+            for_each_state_piece(layouts_[state], part, n_tokens, [&](std::int64_t offset, std::int64_t size_bytes) { use(state, part, offset, size_bytes); });
+}
+
+std::byte* StateCache::region(std::size_t state, StatePart part, std::int64_t sequence) const {
+    return part == StatePart::keys ? keys(state, sequence) : values(state, sequence);
+}
+
 void StateCache::fork(std::int64_t from, std::int64_t to) {
     if (from == to) return;
-    const std::int64_t n = length(from);
-    for (std::size_t state = 0; state < needs_.size(); ++state) {
-        std::memcpy(keys(state, to), keys(state, from), static_cast<std::size_t>(n * row_bytes(needs_[state].spec.key_width)));
-        std::memcpy(values(state, to), values(state, from), static_cast<std::size_t>(n * row_bytes(needs_[state].spec.value_width)));
-    }
-    lengths_[static_cast<std::size_t>(to)] = n;
+    for_each_piece(length(from), [&](std::size_t state, StatePart part, std::int64_t offset, std::int64_t size_bytes) {
+        std::memcpy(region(state, part, to) + offset, region(state, part, from) + offset, static_cast<std::size_t>(size_bytes));
+    });
+    lengths_[static_cast<std::size_t>(to)] = length(from);
+}
+
+void StateCache::repeat(std::int64_t sequence, std::int64_t n_tokens) {
+    for (std::size_t state = 0; state < needs_.size(); ++state)
+        for (StatePart part : {StatePart::keys, StatePart::values}) {
+            std::byte* base = region(state, part, sequence);
+            const std::int64_t chunk = state_region_bytes(layouts_[state], part, attention_chunk);
+            for (std::int64_t i = length(sequence) / attention_chunk; i * attention_chunk < n_tokens; ++i)
+                if (i > 0) std::memcpy(base + i * chunk, base, static_cast<std::size_t>(chunk));
+        }
+    lengths_[static_cast<std::size_t>(sequence)] = n_tokens;
 }
 
 StateSnapshot StateCache::snapshot(std::int64_t sequence) const {
     StateSnapshot snapshot;
     snapshot.n_tokens = length(sequence);
-    for (std::size_t state = 0; state < needs_.size(); ++state) {
-        const std::byte* key = keys(state, sequence);
-        const std::byte* value = values(state, sequence);
-        snapshot.bytes.insert(snapshot.bytes.end(), key, key + snapshot.n_tokens * row_bytes(needs_[state].spec.key_width));
-        snapshot.bytes.insert(snapshot.bytes.end(), value, value + snapshot.n_tokens * row_bytes(needs_[state].spec.value_width));
-    }
+    for_each_piece(snapshot.n_tokens, [&](std::size_t state, StatePart part, std::int64_t offset, std::int64_t size_bytes) {
+        const std::byte* source = region(state, part, sequence) + offset;
+        snapshot.bytes.insert(snapshot.bytes.end(), source, source + size_bytes);
+    });
     return snapshot;
 }
 
 Status StateCache::restore(std::int64_t sequence, const StateSnapshot& snapshot) {
-    if (snapshot.n_tokens > capacity_ || snapshot.bytes.size() != static_cast<std::size_t>(snapshot.n_tokens) * bytes_per_token())
+    std::int64_t expected = 0;
+    if (snapshot.n_tokens >= 0 && snapshot.n_tokens <= capacity_)
+        for_each_piece(snapshot.n_tokens, [&](std::size_t, StatePart, std::int64_t, std::int64_t size_bytes) { expected += size_bytes; });
+    if (snapshot.n_tokens < 0 || snapshot.n_tokens > capacity_ || snapshot.bytes.size() != static_cast<std::size_t>(expected))
         return usage_error("the snapshot was taken from another model or a longer context");
     const std::byte* source = snapshot.bytes.data();
-    for (std::size_t state = 0; state < needs_.size(); ++state) {
-        for (auto [target, width] :
-             {std::pair(keys(state, sequence), needs_[state].spec.key_width), std::pair(values(state, sequence), needs_[state].spec.value_width)}) {
-            const auto size = static_cast<std::size_t>(snapshot.n_tokens * row_bytes(width));
-            std::memcpy(target, source, size);
-            source += size;
-        }
-    }
+    for_each_piece(snapshot.n_tokens, [&](std::size_t state, StatePart part, std::int64_t offset, std::int64_t size_bytes) {
+        std::memcpy(region(state, part, sequence) + offset, source, static_cast<std::size_t>(size_bytes));
+        source += size_bytes;
+    });
     lengths_[static_cast<std::size_t>(sequence)] = snapshot.n_tokens;
     return {};
 }

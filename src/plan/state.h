@@ -32,29 +32,34 @@ struct StateSnapshot {
 
 class StateCache {
 public:
-    static Result<StateCache> create(const std::vector<StateNeed>& needs, DType dtype, std::int64_t n_sequences, std::int64_t capacity);
+    static Result<StateCache> create(const std::vector<StateNeed>& needs, StateScheme scheme, std::int64_t n_sequences, std::int64_t capacity);
 
-    DType dtype() const { return dtype_; }
+    StateScheme scheme() const { return scheme_; }
     std::int64_t capacity() const { return capacity_; }  // tokens of a sequence
     std::int64_t n_sequences() const { return static_cast<std::int64_t>(lengths_.size()); }
     std::int64_t length(std::int64_t sequence) const { return lengths_[static_cast<std::size_t>(sequence)]; }
-    std::uint64_t bytes_per_token() const;
+    std::uint64_t bytes_per_token() const;  // that a long sequence takes
 
-    std::byte* keys(std::size_t state, std::int64_t sequence) const;    // (capacity, key_width)
-    std::byte* values(std::size_t state, std::int64_t sequence) const;  // (capacity, value_width)
+    std::byte* keys(std::size_t state, std::int64_t sequence) const;    // as kernels/state_layout.h says
+    std::byte* values(std::size_t state, std::int64_t sequence) const;
 
     void append(std::int64_t sequence, std::int64_t n_tokens) { lengths_[static_cast<std::size_t>(sequence)] += n_tokens; }
     Status truncate(std::int64_t sequence, std::int64_t n_tokens);  // forgets all behind the first n_tokens
     void fork(std::int64_t from, std::int64_t to);                  // `to` becomes a copy
+    // For measurements at a depth: the sequence has at least attention_chunk tokens; their state is repeated until it has n_tokens.
+    void repeat(std::int64_t sequence, std::int64_t n_tokens);
     StateSnapshot snapshot(std::int64_t sequence) const;
     Status restore(std::int64_t sequence, const StateSnapshot& snapshot);
 
 private:
-    std::int64_t row_bytes(std::int64_t width) const { return width * dtype_info(dtype_).bits / 8; }
+    std::byte* region(std::size_t state, StatePart part, std::int64_t sequence) const;
+    template <class Use>
+    void for_each_piece(std::int64_t n_tokens, Use use) const;
+    std::vector<StateLayout> layouts_;
     std::vector<StateNeed> needs_;
     std::vector<LazyMemory> keys_, values_;
     std::vector<std::int64_t> lengths_;
-    DType dtype_ = DType::f32;
+    StateScheme scheme_ = StateScheme::f32;
     std::int64_t capacity_ = 0;
 };
 

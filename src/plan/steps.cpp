@@ -146,33 +146,32 @@ Uses StateWriteStep::uses() {
     return uses;
 }
 
-void StateWriteStep::run(const RunContext& context) const {
-    const Range share = my_share(context.n_tokens, context);
-    fn({context.buffers[keys], context.keys[state], context.positions, key_width, context.state_dtype}, share);
-    fn({context.buffers[values], context.values[state], context.positions, value_width, context.state_dtype}, share);
-}
+void StateWriteStep::run(const RunContext& context) const { run_tile(context, {my_share(context.n_tokens, context), {0, width()}}); }
 
 void StateWriteStep::run_tile(const RunContext& context, const Tile& tile) const {
     if (keys >= 0 && values >= 0) {  // whole tokens
-        write_tile(context, {tile.tokens, {0, key_width}}, keys, key_width, context.keys[state]);
-        write_tile(context, {tile.tokens, {0, value_width}}, values, value_width, context.values[state]);
-    } else if (keys >= 0) {
-        write_tile(context, tile, keys, key_width, context.keys[state]);
+        write_tile(context, {tile.tokens, {0, key_width}}, StatePart::keys);
+        write_tile(context, {tile.tokens, {0, value_width}}, StatePart::values);
     } else {
-        write_tile(context, tile, values, value_width, context.values[state]);
+        write_tile(context, tile, keys >= 0 ? StatePart::keys : StatePart::values);
     }
 }
 
-void StateWriteStep::write_tile(const RunContext& context, const Tile& tile, int value, std::int64_t row_width, std::byte* const* bases) const {
-    const Corner x = corner_of(value, row_width, tile, context);
-    const std::int64_t bytes = dtype_info(context.state_dtype).bits / 8;
-    for (std::int64_t i = 0; i < tile_tokens(tile); ++i) {
-        // Some heads of a row: a row of its own, at its place.
-        const std::int64_t token = tile.tokens.begin + i;
-        const std::int32_t first = 0;
-        std::byte* row = bases[token] + (context.positions[token] * row_width + tile.columns.begin) * bytes;
-        fn({x.row(i), &row, &first, tile_columns(tile), context.state_dtype}, {0, 1});
-    }
+void StateWriteStep::write_tile(const RunContext& context, const Tile& tile, StatePart part) const {
+    const bool key = part == StatePart::keys;
+    const std::int64_t row_width = key ? key_width : value_width;
+    const Corner x = corner_of(key ? keys : values, row_width, tile, context);
+    StateWriteArgs args{};
+    args.x = x.data;
+    args.x_stride = x.stride;
+    args.rows = (key ? context.keys : context.values)[state] + tile.tokens.begin;
+    args.positions = context.positions + tile.tokens.begin;
+    args.n_kv_heads = row_width / head_dim;
+    args.head_dim = head_dim;
+    args.heads = {tile.columns.begin / head_dim, tile.columns.end / head_dim};
+    args.scheme = context.state_scheme;
+    args.part = part;
+    fn(args, {0, tile_tokens(tile)});
 }
 
 static AttentionArgs attention_args(const AttentionOp& op, int state, const float* q, float* y, const RunContext& context) {
@@ -189,26 +188,25 @@ static AttentionArgs attention_args(const AttentionOp& op, int state, const floa
     args.window = op.window;
     args.scale = op.scale;
     args.softcap = op.softcap;
-    args.state_dtype = context.state_dtype;
+    args.scheme = context.state_scheme;
+    args.partials = context.attention_partials;
+    args.arrivals = context.attention_arrivals;
     return args;
 }
 
 void AttentionStep::run(const RunContext& context) const {
     const AttentionArgs args = attention_args(op, state, context.buffers[q], context.buffers[out], context);
-    // Later tokens see more positions: deal the tokens round-robin, so that threads finish together. One token: split its heads.
-    const std::int64_t n = context.n_tokens, n_kv = op.n_kv_heads;
-    if (n < context.n_threads * 2) {
-        fn(args, my_share(n * n_kv, context));
-        return;
-    }
-    for (std::int64_t token = context.thread; token < n; token += context.n_threads) fn(args, {token * n_kv, (token + 1) * n_kv});
+    fn(args, attention_share(args, context.thread, context.n_threads));
 }
 
+// All units of some KV heads, of some tokens.
 void AttentionStep::run_tile(const RunContext& context, const Tile& tile) const {
-    const AttentionArgs args = attention_args(op, state, context.buffers[q], context.buffers[out], context);
-    const std::int64_t unit = column_unit(), n_kv = op.n_kv_heads;
-    for (std::int64_t token = tile.tokens.begin; token < tile.tokens.end; ++token)
-        fn(args, {token * n_kv + tile.columns.begin / unit, token * n_kv + tile.columns.end / unit});
+    const std::int64_t token_width = op.n_heads * op.head_dim, first = tile.tokens.begin, unit = column_unit();
+    AttentionArgs args = attention_args(op, state, context.buffers[q] + first * token_width, context.buffers[out] + first * token_width, context);
+    args.keys += first, args.values += first, args.positions += first;
+    args.n_tokens = tile_tokens(tile);
+    const std::int64_t units_of_head = attention_n_units(args) / op.n_kv_heads;
+    fn(args, {tile.columns.begin / unit * units_of_head, tile.columns.end / unit * units_of_head});
 }
 
 void ElementStep::run(const RunContext& context) const {

@@ -112,7 +112,7 @@ struct StateWriteStep final : Step {
     std::int64_t column_unit() const override { return head_dim; }
 
 private:
-    void write_tile(const RunContext& context, const Tile& tile, int value, std::int64_t row_width, std::byte* const* bases) const;
+    void write_tile(const RunContext& context, const Tile& tile, StatePart part) const;
 };
 
 struct AttentionStep final : Step {

@@ -46,7 +46,7 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     session_options.n_context =
         options.n_context > 0 ? options.n_context : std::min<std::int64_t>(4096, std::max<std::int64_t>(1, model.spec.max_positions));
     session_options.max_batch = options.max_batch;
-    session_options.state_dtype = options.state_dtype;
+    session_options.state_scheme = options.state_scheme;
     SKIFF_TRY(engine->session_, Session::create(std::move(plan), session_options));
     SKIFF_CHECK(engine->start_stream(options));
     return engine;

@@ -29,7 +29,7 @@ struct EngineOptions {
     std::int64_t n_context = 0;  // 0: what the model was trained for, at most 4096
     std::int64_t n_sequences = 1;
     std::int64_t max_batch = 256;
-    DType state_dtype = DType::f32;
+    StateScheme state_scheme = StateScheme::f32;
     std::optional<Scheme> scheme;  // quantize plain linear weights while loading
     SpeculationOptions speculation;
     PlanOptions::Merge merge = PlanOptions::Merge::on;

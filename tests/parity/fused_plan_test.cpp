@@ -60,7 +60,7 @@ std::vector<std::int32_t> tokens_of(const ModelSpec& spec) {
 }
 
 std::vector<float> logits(const std::shared_ptr<const Plan>& plan, int n_threads, std::int64_t chunk) {
-    auto session = Session::create(plan, {.n_threads = n_threads, .n_context = 128, .max_batch = chunk, .state_dtype = DType::f16});
+    auto session = Session::create(plan, {.n_threads = n_threads, .n_context = 128, .max_batch = chunk, .state_scheme = StateScheme::f16});
     EXPECT_TRUE((*session)->forward(0, tokens_of(plan->spec), BatchItem::Logits::all).ok());
     return {(*session)->logits().begin(), (*session)->logits().end()};
 }

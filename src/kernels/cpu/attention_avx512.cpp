@@ -1,0 +1,12 @@
+// Attention for AVX-512 with VNNI.
+#include "kernels/cpu/attention_lanes_avx512.h"
+
+#include "kernels/cpu/attention_body.h"
+#include "kernels/cpu/cpu.h"
+
+namespace skiff {
+
+void attention_avx512(const AttentionArgs& args, Range units) { attention(args, units); }
+void state_write_avx512(const StateWriteArgs& args, Range tokens) { state_write(args, tokens); }
+
+}  // namespace skiff

@@ -1,0 +1,413 @@
+// Attention and the writing of its state, written once; each attention_<isa>.cpp includes the lanes and products of its instruction set first.
+// A unit is a chunk of 256 positions for the queries of a tile and KV head: scores = q K, softmax of the chunk alone, part = weights V. The chunks of a
+// query are merged in order of position, with their highest scores, so its bits depend on its positions alone, not on batch, tile or threads.
+// Both products read panels whose lanes are results, so no sum crosses lanes and each runs in the order of the panel (Q x V sums in registers).
+#pragma once
+
+#include "kernels/cpu/scratch.h"
+#include "kernels/ref/ref.h"
+#include "tensor/dtype.h"
+
+namespace skiff {
+namespace {
+
+constexpr std::int64_t at_once = 8;          // queries of a pass over a chunk
+constexpr float code_limit = 16256.0f;       // 127 * 128: the largest code of 14 bits
+constexpr std::int64_t max_code_head = 512;  // 255 * 16256 * 512 fits 32 bits
+
+inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+inline std::int64_t padded(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
+inline bool has_codes(StateScheme scheme) { return scheme == StateScheme::int8 || scheme == StateScheme::int4; }
+
+float exp_of(float x) {
+    alignas(64) float result[state_lanes];
+    store_lanes(result, exp_lanes(set_lanes(x)));
+    return result[0];
+}
+
+// What is known of a query over a stretch of positions: the weighted values less e^highest, and that sum of weights.
+struct Partial {
+    float* values;  // (width)
+    float *highest, *total;
+};
+
+void merge(const Partial& sum, const Partial& part, std::int64_t width) {
+    const float top = *part.highest > *sum.highest ? *part.highest : *sum.highest;
+    const float keep = exp_of(*sum.highest - top), take = exp_of(*part.highest - top);
+    for (std::int64_t i = 0; i < width; i += state_lanes)
+        store_lanes(sum.values + i, fma(load_lanes(sum.values + i), set_lanes(keep), mul(load_lanes(part.values + i), set_lanes(take))));
+    *sum.total = *sum.total * keep + *part.total * take;
+    *sum.highest = top;
+}
+
+// Turns the scores of positions begin .. end - 1 of a chunk into e^(score - highest), and those around them, in from .. to (multiples of 16), into zeros.
+struct Positions {
+    std::int64_t begin, end;
+};
+void exponentiate(float* scores, Positions own, Positions all, float softcap, float* highest, float* total) {
+    const Lanes nothing = set_lanes(-__builtin_inff());
+    Lanes top = nothing, sum = set_lanes(0);
+    const std::int64_t from = own.begin / state_lanes * state_lanes;
+    for (std::int64_t p = all.begin; p < from; p += state_lanes) store_lanes(scores + p, set_lanes(0));
+    std::int64_t p = from;
+    for (; p < own.end; p += state_lanes) {
+        Lanes score = load_lanes(scores + p);
+        if (softcap > 0) score = mul(set_lanes(softcap), tanh_lanes(div(score, set_lanes(softcap))));
+        if (p < own.begin || own.end - p < state_lanes) score = between(score, most(own.begin - p, 0), least(own.end - p, state_lanes), nothing);
+        store_lanes(scores + p, score);
+        top = greater(top, score);
+    }
+    const std::int64_t to = p;
+    for (; p < all.end; p += state_lanes) store_lanes(scores + p, set_lanes(0));
+    *highest = highest_of(top);
+    const Lanes lowered = set_lanes(-*highest);
+    for (p = from; p < to; p += state_lanes) {
+        Lanes weight = exp_lanes(add(load_lanes(scores + p), lowered));
+        if (p < own.begin || own.end - p < state_lanes) weight = between(weight, most(own.begin - p, 0), least(own.end - p, state_lanes), set_lanes(0));
+        store_lanes(scores + p, weight);
+        sum = add(sum, weight);
+    }
+    *total = sum_of(sum);
+}
+
+// x, times factors where given, as codes of 14 bits: from multiples of 16 to multiples of 16. Returns their sum.
+std::int32_t encode(const float* x, const std::uint16_t* factors, Positions all, std::byte* codes, std::int64_t length, float* worth) {
+    Lanes size = set_lanes(0);
+    for (std::int64_t i = all.begin; i < all.end; i += state_lanes) {
+        const Lanes value = load_lanes(x + i);
+        size = greater(size, magnitude(factors != nullptr ? mul(value, load_f16(factors + i)) : value));
+    }
+    const float largest = highest_of(size), inverse = largest > 1e-30f ? code_limit / largest : 0;
+    *worth = largest / code_limit;
+    CodeSum sum = no_codes();
+    for (std::int64_t i = all.begin; i < all.end; i += state_lanes) {
+        const Lanes value = load_lanes(x + i);
+        sum = put_codes(factors != nullptr ? mul(value, load_f16(factors + i)) : value, inverse, codes, i, length, sum);
+    }
+    return total_of(sum);
+}
+
+// The queries of a tile and KV head, and what is known of each so far.
+struct Queries {
+    std::int64_t n, stride;        // stride: head_dim in whole groups
+    const std::byte *keys, *values;
+    std::int64_t* first;           // (n) positions that are seen
+    std::int64_t* last;
+    float* q;                      // (n, stride) scaled, rotated for int4, zeros behind
+    std::byte* codes;              // (n, 2 * stride) of q, where the scheme wants codes
+    float* worth;                  // (n)
+    std::int32_t* code_sums;       // (n, n_groups)
+    float *sum, *highest, *total;  // (n, stride), (n), (n)
+};
+
+// Work space of one pass over a chunk.
+struct Work {
+    alignas(64) float scores[at_once * attention_chunk];                // then weights
+    alignas(64) std::byte codes[at_once * 2 * attention_chunk];         // of weights
+    float worth[at_once];
+    std::int32_t code_sums[at_once];
+};
+
+void score(const StateLayout& layout, const Queries& queries, std::int64_t from, std::int64_t n, const std::byte* block, Positions all, Work& work) {
+    const std::int64_t panel = all.begin / state_lanes, n_panels = (all.end - all.begin) / state_lanes, steps = layout.key.panel_bytes / layout.key.step_bytes;
+    const std::byte* panels = block + panel * layout.key.panel_bytes;
+    if (!has_codes(layout.scheme)) {
+        const FloatProduct product{panels, layout.key.panel_bytes, n_panels, 0, steps, queries.q + from * queries.stride, queries.stride, work.scores + all.begin, attention_chunk};
+        if (layout.scheme == StateScheme::f32) multiply_floats<StateScheme::f32>(product, n);
+        else if (layout.scheme == StateScheme::f16) multiply_floats<StateScheme::f16>(product, n);
+        else multiply_floats<StateScheme::bf16>(product, n);
+        return;
+    }
+    const auto* scales = reinterpret_cast<const std::uint16_t*>(block + layout.key.scales_offset) + all.begin;
+    const CodeProduct product{panels, layout.key.panel_bytes, n_panels, 0, steps, queries.codes + from * 2 * queries.stride, 2 * queries.stride, queries.stride,
+                              queries.worth + from, queries.code_sums + from * layout.key.n_groups, layout.key.n_groups, scales, work.scores + all.begin, attention_chunk};
+    if (layout.scheme == StateScheme::int8) multiply_int8(product, n);
+    else multiply_int4_keys(product, n);
+}
+
+// part: (n, part_stride)
+void weigh(const StateLayout& layout, std::int64_t n, const std::byte* block, Positions all, float* part, std::int64_t part_stride, Work& work) {
+    const std::int64_t panel_bytes = layout.value.panel_bytes, n_panels = layout.value.n_panels;
+    if (!has_codes(layout.scheme)) {
+        const std::int64_t numbers = layout.scheme == StateScheme::bf16 ? 2 : 1, first = all.begin / numbers, steps = all.end / numbers - first;
+        const FloatProduct product{block, panel_bytes, n_panels, first, steps, work.scores, attention_chunk, part, part_stride};
+        if (layout.scheme == StateScheme::f32) multiply_floats<StateScheme::f32>(product, n);
+        else if (layout.scheme == StateScheme::f16) multiply_floats<StateScheme::f16>(product, n);
+        else multiply_floats<StateScheme::bf16>(product, n);
+        return;
+    }
+    const auto* scales = reinterpret_cast<const std::uint16_t*>(block + layout.value.scales_offset);
+    for (std::int64_t group = 0; group < layout.value.n_groups; ++group) {
+        for (std::int64_t k = 0; k < n; ++k)
+            work.code_sums[k] = encode(work.scores + k * attention_chunk, scales + group * attention_chunk, all, work.codes + k * 2 * attention_chunk, attention_chunk, work.worth + k);
+        CodeProduct product{block, panel_bytes, n_panels, all.begin / 4, (all.end - all.begin) / 4, work.codes, 2 * attention_chunk, attention_chunk,
+                            work.worth, work.code_sums, 1, nullptr, part, part_stride};
+        if (layout.scheme == StateScheme::int8) {
+            multiply_int8(product, n);
+        } else {
+            product.panels = block + group * panel_bytes, product.n_panels = 1, product.out = part + group * state_group;
+            multiply_int4_values(product, n);
+        }
+    }
+}
+
+// The processor fetches ahead along a stream that it has seen, not at the start of one: asks for the first bytes of what is read next.
+inline void fetch(const std::byte* p, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+void fetch_values(const StateBlock& value, const std::byte* block, Positions all) {
+    const std::int64_t begin = all.begin * value.panel_bytes / attention_chunk, n = least((all.end - all.begin) * value.panel_bytes / attention_chunk, 1024);
+    for (std::int64_t panel = 0; panel < least(value.n_panels, 4); ++panel) fetch(block + panel * value.panel_bytes + begin, n);
+    fetch(block + value.scales_offset, value.n_groups > 0 ? attention_chunk * 2 : 0);
+}
+void fetch_keys(const StateBlock& key, const std::byte* block) {
+    fetch(block, least(2 * key.panel_bytes, 4096));
+    fetch(block + key.scales_offset, key.n_groups > 0 ? attention_chunk * 2 : 0);
+}
+
+// Chunk `chunk` for queries from .. from + n - 1; part[k], highest[k], total[k] get what they see there. Returns false where none sees any of it.
+bool attend_chunk(const AttentionArgs& args, const StateLayout& layout, const Queries& queries, std::int64_t kv_head, std::int64_t chunk, std::int64_t from, std::int64_t n,
+                  float* part, std::int64_t part_stride, float* highest, float* total, Work& work) {
+    const std::int64_t base = chunk * attention_chunk, block = chunk * layout.n_kv_heads + kv_head;
+    Positions own[at_once], all{attention_chunk, 0};
+    for (std::int64_t k = 0; k < n; ++k) {
+        own[k] = {most(queries.first[from + k] - base, 0), least(queries.last[from + k] + 1 - base, attention_chunk)};
+        if (own[k].begin >= own[k].end) continue;
+        all = {least(all.begin, own[k].begin), most(all.end, own[k].end)};
+    }
+    if (all.begin >= all.end) return false;
+    all = {all.begin / state_lanes * state_lanes, padded(all.end, state_lanes)};
+    score(layout, queries, from, n, queries.keys + block * layout.key.size_bytes, all, work);
+    const std::byte* values = queries.values + block * layout.value.size_bytes;
+    fetch_values(layout.value, values, all);
+    for (std::int64_t k = 0; k < n; ++k) {
+        float* scores = work.scores + k * attention_chunk;
+        if (own[k].begin < own[k].end) {
+            exponentiate(scores, own[k], all, args.softcap, highest + k, total + k);
+            continue;
+        }
+        for (std::int64_t p = all.begin; p < all.end; p += state_lanes) store_lanes(scores + p, set_lanes(0));
+        highest[k] = -__builtin_inff(), total[k] = 0;
+    }
+    if (base + attention_chunk <= queries.last[from]) fetch_keys(layout.key, queries.keys + (block + layout.n_kv_heads) * layout.key.size_bytes);
+    weigh(layout, n, values, all, part, part_stride, work);
+    return true;
+}
+
+// Queries of a tile and KV head, in this thread's scratch, with room for the parts of a pass.
+struct Prepared {
+    Queries queries;
+    float* part;  // (at_once, stride)
+};
+Prepared prepare(const AttentionArgs& args, const StateLayout& layout, const AttentionTile& tile, std::int64_t kv_head) {
+    const std::int64_t group = args.n_heads / args.n_kv_heads, n = tile.n_tokens * group, d = args.head_dim, stride = padded(d, state_group);
+    const std::int64_t n_groups = stride / state_group;
+    float* space = thread_scratch((n * 2 + at_once) * stride + n * (stride / 2 + n_groups) + padded(n, 16) * 7 + 64);
+    const auto take = [&](std::int64_t floats) {
+        float* result = space;
+        space += padded(floats, 16);
+        return result;
+    };
+    Prepared prepared{};
+    Queries& queries = prepared.queries;
+    queries.n = n, queries.stride = stride;
+    queries.keys = args.keys[tile.first_token], queries.values = args.values[tile.first_token];
+    queries.q = take(n * stride), queries.sum = take(n * stride), prepared.part = take(at_once * stride);
+    queries.codes = reinterpret_cast<std::byte*>(take(n * stride / 2));
+    queries.first = reinterpret_cast<std::int64_t*>(take(n * 2)), queries.last = reinterpret_cast<std::int64_t*>(take(n * 2));
+    queries.worth = take(n), queries.highest = take(n), queries.total = take(n);
+    queries.code_sums = reinterpret_cast<std::int32_t*>(take(n * n_groups));
+    for (std::int64_t k = 0; k < n; ++k) {
+        const std::int64_t token = tile.first_token + k / group, last = args.positions[token];
+        const float* source = args.q + (token * args.n_heads + kv_head * group + k % group) * d;
+        float *q = queries.q + k * stride, *sum = queries.sum + k * stride;
+        for (std::int64_t i = 0; i < stride; i += state_lanes) {
+            const std::int64_t left = most(least(d - i, state_lanes), 0);
+            store_lanes(q + i, left == 0 ? set_lanes(0) : mul(load_first(source + i, left), set_lanes(args.scale)));
+            store_lanes(sum + i, set_lanes(0));
+        }
+        queries.first[k] = args.window > 0 ? most(last - args.window + 1, 0) : 0;
+        queries.last[k] = last;
+        queries.highest[k] = -__builtin_inff(), queries.total[k] = 0;
+        if (args.scheme == StateScheme::int4) rotate_head(q, d);
+        if (!has_codes(args.scheme)) continue;
+        queries.code_sums[k * layout.key.n_groups] = encode(q, nullptr, {0, stride}, queries.codes + k * 2 * stride, stride, queries.worth + k);
+        if (args.scheme != StateScheme::int4) continue;
+        for (std::int64_t g = 0; g < n_groups; ++g)
+            queries.code_sums[k * n_groups + g] = sum_codes(queries.codes + k * 2 * stride, g * state_group, state_group, stride);
+    }
+    return prepared;
+}
+
+void write_result(const AttentionArgs& args, const AttentionTile& tile, std::int64_t kv_head, std::int64_t k, float* sum, float total) {
+    const std::int64_t group = args.n_heads / args.n_kv_heads, d = args.head_dim;
+    float* y = args.y + ((tile.first_token + k / group) * args.n_heads + kv_head * group + k % group) * d;
+    const Lanes inverse = set_lanes(1.0f / total);
+    for (std::int64_t i = 0; i < d; i += state_lanes) store_lanes(sum + i, mul(load_lanes(sum + i), inverse));
+    if (args.scheme == StateScheme::int4) rotate_head(sum, d);
+    for (std::int64_t i = 0; i < d; i += state_lanes) store_first(y + i, least(d - i, state_lanes), load_lanes(sum + i));
+}
+
+// Chunks begin .. end - 1 of those of a tile and KV head; `unit` is the number of the first of all.
+void attend(const AttentionArgs& args, const StateLayout& layout, const AttentionTile& tile, std::int64_t tile_number, std::int64_t kv_head, std::int64_t unit,
+            std::int64_t begin, std::int64_t end, Work& work) {
+    const Prepared prepared = prepare(args, layout, tile, kv_head);
+    const Queries& queries = prepared.queries;
+    const bool whole = begin == 0 && end == tile.n_chunks;
+    const std::int64_t slot_floats = attention_partial_floats(args.n_heads, args.n_kv_heads, args.head_dim), stride = queries.stride;
+    const auto slot = [&](std::int64_t chunk, std::int64_t k) {  // values, then highest and total
+        float* base = args.partials + (unit + chunk) * slot_floats + k * (stride + state_lanes);
+        return Partial{base, base + stride, base + stride + 1};
+    };
+    const auto known = [&](std::int64_t k) { return Partial{queries.sum + k * stride, queries.highest + k, queries.total + k}; };
+    for (std::int64_t chunk = begin; chunk < end; ++chunk)
+        for (std::int64_t from = 0; from < queries.n; from += at_once) {
+            const std::int64_t n = least(queries.n - from, at_once);
+            float highest[at_once], total[at_once];
+            float* part = whole ? prepared.part : slot(chunk, from).values;
+            const std::int64_t part_stride = whole ? stride : stride + state_lanes;
+            const bool seen = attend_chunk(args, layout, queries, kv_head, tile.first_chunk + chunk, from, n, part, part_stride, highest, total, work);
+            for (std::int64_t k = 0; k < n; ++k) {
+                if (whole) {
+                    if (seen && total[k] > 0) merge(known(from + k), {part + k * part_stride, highest + k, total + k}, stride);
+                    continue;
+                }
+                const Partial target = slot(chunk, from + k);
+                *target.highest = seen ? highest[k] : 0, *target.total = seen ? total[k] : 0;
+            }
+        }
+    if (!whole) {
+        std::int32_t* arrived = args.arrivals + tile_number;
+        if (__atomic_add_fetch(arrived, static_cast<std::int32_t>(end - begin), __ATOMIC_ACQ_REL) != tile.n_chunks) return;
+        __atomic_store_n(arrived, 0, __ATOMIC_RELAXED);
+        for (std::int64_t k = 0; k < queries.n; ++k)
+            for (std::int64_t chunk = 0; chunk < tile.n_chunks; ++chunk)
+                if (*slot(chunk, k).total > 0) merge(known(k), slot(chunk, k), stride);
+    }
+    for (std::int64_t k = 0; k < queries.n; ++k) write_result(args, tile, kv_head, k, queries.sum + k * stride, queries.total[k]);
+}
+
+void attention(const AttentionArgs& args, Range units) {
+    if (has_codes(args.scheme) && args.head_dim > max_code_head) return attention_ref(args, units);
+    if (units.begin >= units.end) return;
+    const StateLayout layout = state_layout(args.scheme, args.n_kv_heads, args.head_dim);
+    Work work;
+    std::int64_t unit = 0, tile_number = 0;
+    for (std::int64_t kv_head = 0; kv_head < args.n_kv_heads && unit < units.end; ++kv_head)
+        for (std::int64_t token = 0; token < args.n_tokens && unit < units.end; ++tile_number) {
+            const AttentionTile tile = attention_tile(args, token);
+            const std::int64_t begin = most(units.begin - unit, 0), end = least(units.end - unit, tile.n_chunks);
+            if (begin < end) attend(args, layout, tile, tile_number, kv_head, unit, begin, end, work);
+            unit += tile.n_chunks;
+            token += tile.n_tokens;
+        }
+}
+
+// ---- writing
+
+struct RowWork {
+    alignas(64) float x[max_code_head];  // rotated, zeros behind
+    alignas(64) std::uint16_t halves[max_code_head];
+    alignas(64) std::uint8_t codes[max_code_head];
+};
+
+// Codes of a head at one position, and its scales `attention_chunk` apart; zeros behind the head's last.
+void encode_head(StateScheme scheme, const float* x, std::int64_t d, std::uint16_t* scales, RowWork& work) {
+    const std::int64_t whole = padded(d, state_group);
+    for (std::int64_t i = 0; i < whole; i += state_lanes) {
+        const std::int64_t left = most(least(d - i, state_lanes), 0);
+        store_lanes(work.x + i, left == 0 ? set_lanes(0) : load_first(x + i, left));
+    }
+    if (scheme == StateScheme::f16) {
+        for (std::int64_t i = 0; i < d; i += state_lanes) put_f16(load_lanes(work.x + i), work.halves + i);
+    } else if (scheme == StateScheme::bf16) {
+        for (std::int64_t i = 0; i < d; i += state_lanes) put_bf16(load_lanes(work.x + i), work.halves + i);
+    } else if (scheme == StateScheme::int8) {
+        Lanes size = set_lanes(0);
+        for (std::int64_t i = 0; i < d; i += state_lanes) size = greater(size, magnitude(load_lanes(work.x + i)));
+        const StateScale scale = state_scale_int8(highest_of(size));
+        scales[0] = scale.bits;
+        for (std::int64_t i = 0; i < d; i += state_lanes) put_bytes(load_lanes(work.x + i), scale.inverse, -127, 127, 128, work.codes + i);
+    } else if (scheme == StateScheme::int4) {
+        rotate_head(work.x, d);
+        for (std::int64_t i = 0; i < d; i += state_group) {
+            const Lanes a = load_lanes(work.x + i), b = load_lanes(work.x + i + state_lanes);
+            const float highest = highest_of(greater(a, b)), lowest = -highest_of(greater(mul(a, set_lanes(-1)), mul(b, set_lanes(-1))));
+            const StateScale scale = state_scale_int4(highest > 0 ? highest : 0, lowest < 0 ? lowest : 0);
+            scales[i / state_group * attention_chunk] = scale.bits;
+            put_bytes(a, scale.inverse, -8, 7, 8, work.codes + i);
+            put_bytes(b, scale.inverse, -8, 7, 8, work.codes + i + state_lanes);
+        }
+    }
+}
+
+void store_key(const StateLayout& layout, std::byte* block, std::int64_t p, const RowWork& work) {
+    const std::int64_t d = layout.head_dim, lane = p % state_lanes;
+    std::byte* panel = block + p / state_lanes * layout.key.panel_bytes;
+    switch (layout.scheme) {
+        case StateScheme::f32: {
+            auto* target = reinterpret_cast<float*>(panel) + lane;
+            for (std::int64_t i = 0; i < d; ++i) target[i * state_lanes] = work.x[i];
+            break;
+        }
+        case StateScheme::f16: {
+            auto* target = reinterpret_cast<std::uint16_t*>(panel) + lane;
+            for (std::int64_t i = 0; i < d; ++i) target[i * state_lanes] = work.halves[i];
+            break;
+        }
+        case StateScheme::bf16: {
+            auto* target = reinterpret_cast<std::uint32_t*>(panel) + lane;
+            for (std::int64_t i = 0; i < d; i += 2) target[i / 2 * state_lanes] = work.halves[i] | static_cast<std::uint32_t>(work.halves[i + 1]) << 16;
+            break;
+        }
+        case StateScheme::int8:
+            for (std::int64_t i = 0; i < d; i += 4) __builtin_memcpy(panel + i / 4 * 64 + lane * 4, work.codes + i, 4);
+            break;
+        case StateScheme::int4:
+            for (std::int64_t i = 0; i < d; i += 8)
+                for (std::int64_t k = 0; k < 4; ++k) panel[i / 8 * 64 + lane * 4 + k] = static_cast<std::byte>(work.codes[i + k] | work.codes[i + 4 + k] << 4);
+            break;
+    }
+}
+
+void store_value(const StateLayout& layout, std::byte* block, std::int64_t p, const RowWork& work) {
+    const std::int64_t d = layout.head_dim, panel_bytes = layout.value.panel_bytes;
+    switch (layout.scheme) {
+        case StateScheme::f32:
+            for (std::int64_t i = 0; i < d; ++i) __builtin_memcpy(block + i / 16 * panel_bytes + p * 64 + i % 16 * 4, work.x + i, 4);
+            break;
+        case StateScheme::f16:
+            for (std::int64_t i = 0; i < d; ++i) __builtin_memcpy(block + i / 16 * panel_bytes + p * 32 + i % 16 * 2, work.halves + i, 2);
+            break;
+        case StateScheme::bf16:
+            for (std::int64_t i = 0; i < d; ++i) __builtin_memcpy(block + i / 16 * panel_bytes + p / 2 * 64 + i % 16 * 4 + p % 2 * 2, work.halves + i, 2);
+            break;
+        case StateScheme::int8:
+            for (std::int64_t i = 0; i < d; ++i) block[i / 16 * panel_bytes + p / 4 * 64 + i % 16 * 4 + p % 4] = static_cast<std::byte>(work.codes[i]);
+            break;
+        case StateScheme::int4:
+            for (std::int64_t i = 0; i < d; i += 32)
+                for (std::int64_t k = 0; k < 16; ++k)
+                    block[i / 32 * panel_bytes + p / 4 * 64 + k * 4 + p % 4] = static_cast<std::byte>(work.codes[i + k] | work.codes[i + 16 + k] << 4);
+            break;
+    }
+}
+
+void state_write(const StateWriteArgs& args, Range tokens) {
+    if (args.head_dim > max_code_head) return state_write_ref(args, tokens);
+    const StateLayout layout = state_layout(args.scheme, args.n_kv_heads, args.head_dim);
+    const StateBlock& part = layout.part(args.part);
+    RowWork work;
+    for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
+        for (std::int64_t head = args.heads.begin; head < args.heads.end; ++head) {
+            const std::int64_t position = args.positions[token], p = position % attention_chunk;
+            std::byte* block = args.rows[token] + (position / attention_chunk * args.n_kv_heads + head) * part.size_bytes;
+            encode_head(args.scheme, args.x + token * args.x_stride + (head - args.heads.begin) * args.head_dim, args.head_dim, reinterpret_cast<std::uint16_t*>(block + part.scales_offset) + p, work);
+            if (args.part == StatePart::keys) store_key(layout, block, p, work);
+            else store_value(layout, block, p, work);
+        }
+}
+
+}  // namespace
+}  // namespace skiff

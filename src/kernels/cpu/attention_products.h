@@ -1,0 +1,35 @@
+// The operands of products between queries and panels of the state; part of attention_lanes_*.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace skiff {
+namespace {
+
+// f32 numbers x times panels of f32, f16 or bf16.
+struct FloatProduct {
+    const std::byte* panels;
+    std::int64_t panel_bytes, n_panels, first_step, n_steps;
+    const float* x;  // (queries, x_stride): along the panels, from their first step on
+    std::int64_t x_stride;
+    float* out;      // (queries, out_stride): 16 numbers of each panel
+    std::int64_t out_stride;
+};
+
+// Codes of 14 bits times panels of int8 or int4.
+struct CodeProduct {
+    const std::byte* panels;
+    std::int64_t panel_bytes, n_panels, first_step, n_steps;
+    const std::byte* codes;  // (queries, code_stride bytes): put_codes
+    std::int64_t code_stride, code_length;
+    const float* factors;    // (queries) what a code of x is worth
+    const std::int32_t* sums;  // (queries, sum_stride): of codes; keys of 4 bit: of each group of 32
+    std::int64_t sum_stride;
+    const std::uint16_t* lane_scales;  // f16, of the panels' lanes; keys of 4 bit: (groups, 256); null: none
+    float* out;
+    std::int64_t out_stride;
+};
+
+}  // namespace
+}  // namespace skiff
