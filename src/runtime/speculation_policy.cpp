@@ -7,6 +7,9 @@ namespace {
 
 constexpr double least_gain = 1.03;     // below that, the estimates are not worth a risk
 constexpr double allowed_loss = 0.005;  // of the time so far
+// A proposer that cannot be watched has to be used to be known, and somebody asked for it: it gets more tries before it is given up.
+constexpr double first_loss[] = {4, 1};    // plain passes; of a costly proposer, of a free one
+constexpr double prior_weight[] = {8, 3};  // trials
 constexpr double most_credit = 8;       // plain passes that earlier gains may pay for
 constexpr std::int64_t stale_after = 256;  // passes after which a time of several columns is to be measured anew
 
@@ -28,9 +31,9 @@ SpeculationPolicy::SpeculationPolicy(int always, const Proposer& proposer) : alw
 
 double SpeculationPolicy::expected_tokens(int evidence, int n_guesses) const {
     const auto e = static_cast<std::size_t>(evidence);
-    double tokens = 1, reached = first_[e].value(guesses_[e]);
+    double tokens = 1, weight = prior_weight[is_free_], reached = first_[e].value(guesses_[e], weight);
     // Whatever let the first guess be right mostly holds for the next one.
-    const double later = later_[e].value(0.5 + guesses_[e] / 2);
+    const double later = later_[e].value(0.5 + guesses_[e] / 2, weight);
     for (int i = 0; i < n_guesses; ++i, reached *= later) tokens += reached;
     return tokens;
 }
@@ -56,12 +59,14 @@ int SpeculationPolicy::choose(int evidence, int limit) {
     if (always_ > 0) return std::min(always_, limit);
     const double plain = pass_times_[0].median;
     if (plain == 0) return 0;
+    // What everything is compared with must not rest on a few old times.
+    if (n_passes_ - pass_times_[0].last_pass >= (pass_times_[0].n < 8 ? 3 : 32)) return 0;
     int largest_known = 1;
     for (int n = 2; n <= max_proposed + 1; ++n)
         if (pass_times_[static_cast<std::size_t>(n - 1)].n > 0) largest_known = n;
     // The unknown is approached in steps: four columns, then eight.
     limit = std::min(limit, (largest_known < 4 ? 4 : 8) - 1);
-    const double may_lose = balance_ + allowed_loss * elapsed_ + plain;
+    const double may_lose = balance_ + allowed_loss * elapsed_ + first_loss[is_free_] * plain;
     const double guess = guess_times_.median;
     int best = 0;
     double best_speed = least_gain / plain;

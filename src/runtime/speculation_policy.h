@@ -34,12 +34,12 @@ public:
     double pass_seconds(int n_columns) const;  // as estimated now; 0: nothing is known
 
 private:
-    // A share of successes in which a trial of n trials ago counts 0.97^n, and a guess beforehand as much as three trials.
+    // A share of successes in which a trial of n trials ago counts 0.97^n, and a guess beforehand as much as `weight` trials.
     struct Share {
         double hits = 0, trials = 0;
         void count(bool hit) { hits = 0.97 * hits + (hit ? 1 : 0), trials = 0.97 * trials + 1; }
         void fade() { hits *= 0.995, trials *= 0.995; }
-        double value(double guess) const { return (hits + 3 * guess) / (trials + 3); }
+        double value(double guess, double weight) const { return (hits + weight * guess) / (trials + weight); }
     };
     // The median of the last times, so that a neighbour's burst does not count.
     struct Times {
