@@ -135,6 +135,7 @@ Status Planner::add_tokenizer() {
     auto tokenizer = checkpoint_.load_tokenizer();
     if (!tokenizer.ok() && tokenizer.error().code == ErrorCode::not_found) {
         out_.notes.push_back("the model has no tokenizer, so other programs can only measure its speed");
+        out_.layout.metadata.set("tokenizer.ggml.model", std::string("no_vocab"));  // without the key they refuse the file
         return {};
     }
     if (!tokenizer.ok()) return tokenizer.take_error();

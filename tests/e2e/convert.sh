@@ -37,6 +37,7 @@ cp "$model/tokenizer.json" "$work/folder/"
 # any shape, one tensor at a time
 "$SKIFF" convert "random:$model/config.json" --to gguf --type Q4_0 -o "$work/random.gguf" > "$work/out"
 grep -q "no tokenizer" "$work/out" || fail "no word of the missing tokenizer"
+grep -aq "tokenizer.ggml.model.*no_vocab" "$work/random.gguf" || fail "other programs refuse a file that does not say so"
 "$SKIFF" inspect "$work/random.gguf" > /dev/null
 
 # what cannot be done is said, and nothing is left behind
