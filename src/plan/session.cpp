@@ -51,10 +51,9 @@ Status Session::reserve_buffers() {
     std::int64_t partial_floats = 0;
     for (const StateNeed& need : plan_->states)
         partial_floats = std::max(partial_floats, attention_partial_floats(need.n_heads, need.n_kv_heads, need.head_dim));
-    const int n_threads = pool_.n_threads();
-    const auto partial_bytes = static_cast<std::size_t>(partial_floats * attention_max_split_units(state_.capacity(), n_threads)) * sizeof(float);
+    const auto partial_bytes = static_cast<std::size_t>(partial_floats * attention_max_split_units(state_.capacity(), pool_.n_threads())) * sizeof(float);
     SKIFF_TRY(partials_, LazyMemory::reserve(n_threads > 1 ? partial_bytes : 0));
-    arrivals_.assign(static_cast<std::size_t>(attention_max_split_tiles(n_threads)), 0);
+    arrivals_.assign(static_cast<std::size_t>(attention_max_split_tiles(pool_.n_threads())), 0);
     return {};
 }
 
