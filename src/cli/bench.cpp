@@ -28,6 +28,7 @@ struct BenchOptions {
         visitor.option("-p,--prompt-tokens", n_prompt, "Lengths of the prompts to prefill, as a list: 512,2048; 0: none");
         visitor.option("-n,--gen-tokens", n_generate, "Numbers of tokens to decode one by one, as a list; 0: none");
         visitor.option("--sequences", n_sequences, "Numbers of sequences to decode together, a token of each in one pass, as a list: 1,2,4,8");
+        visitor.option("-d,--depth", depth, "Tokens in the state of each sequence before a test begins, as a list: 0,4096");
         visitor.option("-r,--repeats", repeats, "Runs of each test, after one to warm up");
         visitor.choice("--merge", merge, {"on", "off"}, "off: one step per linear operator, to see what merging q, k, v and gate, up is worth");
         speculate.fields(visitor);
@@ -48,7 +49,7 @@ Result<std::vector<std::int64_t>> number_list(const std::string& list, const cha
         const long value = std::strtol(part.c_str(), &end, 10);
         if (part.empty() || *end != '\0' || value < 0 || value > most)
             return usage_error(std::string(flag) + " " + list + ": expected numbers from 0 to " + std::to_string(most) + ", separated by commas");
-        if (value > 0) numbers.push_back(value);
+        numbers.push_back(value);
     }
     return numbers;
 }
@@ -58,10 +59,15 @@ Result<std::vector<SpeedTest>> wanted_tests(const BenchOptions& options) {
     SKIFF_TRY(const auto prompts, number_list(options.n_prompt, "-p", most_tokens));
     SKIFF_TRY(const auto lengths, number_list(options.n_generate, "-n", most_tokens));
     SKIFF_TRY(const auto sequences, number_list(options.n_sequences, "--sequences", most_sequences));
+    SKIFF_TRY(const auto depths, number_list(options.depth, "-d", most_tokens));
     std::vector<SpeedTest> tests;
-    for (std::int64_t n : prompts) tests.push_back({SpeedTest::Kind::prefill, n});
-    for (std::int64_t n : lengths)
-        for (std::int64_t together : sequences) tests.push_back({SpeedTest::Kind::decode, n, together});
+    for (std::int64_t depth : depths) {
+        for (std::int64_t n : prompts)
+            if (n > 0) tests.push_back({SpeedTest::Kind::prefill, n, 1, depth});
+        for (std::int64_t n : lengths)
+            for (std::int64_t together : sequences)
+                if (n > 0 && together > 0) tests.push_back({SpeedTest::Kind::decode, n, together, depth});
+    }
     if (tests.empty()) return usage_error("nothing to measure: give -p or -n a number above 0");
     return tests;
 }
@@ -112,7 +118,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     std::int64_t longest = 1, most_together = 1, longest_decode = 0;
     SpeculationBench speculation{{}, options.text, static_cast<int>(options.repeats)};
     for (const SpeedTest& test : tests) {
-        longest = std::max(longest, test.n_tokens);
+        longest = std::max(longest, test.depth + test.n_tokens);
         most_together = std::max(most_together, test.n_sequences);
         if (test.kind != SpeedTest::Kind::decode) continue;
         longest_decode = std::max(longest_decode, test.n_tokens);

@@ -102,7 +102,7 @@ void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) 
     packed.buffer = AlignedBuffer(static_cast<std::size_t>(n_tiles * format.tile_bytes));
     packed.data = packed.buffer.data();
     packed.read_bytes = static_cast<std::uint64_t>(n_tiles * format.tile_bytes);
-    const auto row_bytes = static_cast<std::int64_t>(blocks != nullptr ? blocks->data.size() : 0) / weight.n_rows();
+    const std::int64_t row_bytes = blocks == nullptr ? 0 : packed.n_columns / block_format(blocks->type).block_size * block_format(blocks->type).block_bytes;
     CodeRow converted;  // blocks: one row at a time, so that no second copy of the weight is made
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(format.n_blocks * tile_block));
     for (std::int64_t row = 0; row < packed.n_rows; ++row) {

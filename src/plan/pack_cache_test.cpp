@@ -216,7 +216,6 @@ TEST(PackCache, fields_that_do_not_fit_the_layout_are_refused) {
     EXPECT_TRUE(refused([&](PackIndex& index) { packed(index).weight.scheme.kind = NumberKind::codebook; }));
     EXPECT_TRUE(refused([&](PackIndex& index) { packed(index).weight.scheme.codebook = find_codebook("n4"); }));
     EXPECT_TRUE(refused([&](PackIndex& index) { packed(index).weight.scheme.scale_dtype = DType::i8; }));
-    EXPECT_TRUE(refused([&](PackIndex& index) { packed(index).weight.scheme.minimums = true; }));
     EXPECT_TRUE(refused([&](PackIndex& index) { packed(index).weight.scheme.super_size = -1; }));
     EXPECT_TRUE(refused([&](PackIndex& index) { packed(index).weight.dtype = DType::i8; }));
     EXPECT_TRUE(refused([&](PackIndex& index) { packed(index).weight.read_bytes = UINT64_MAX; }));
