@@ -118,6 +118,26 @@ TEST(Linear, extreme_codes_do_not_overflow) {
             }
 }
 
+// The last block of 33 columns in groups of 16 has a second half without a group. Behind the last group's scales lie codes, here such that they would be NaN.
+TEST(Linear, a_half_block_without_a_group_reads_no_scale) {
+    Scheme scheme = *parse_scheme("w8g16");
+    scheme.scale_dtype = DType::f32;
+    for (std::int64_t n_columns : {1, 33, 76}) {
+        Weight weight = testing::random_codes(16, n_columns, scheme, 82);
+        const std::int64_t row_bytes = packed_row_bytes(8, n_columns);
+        const std::vector<std::byte> all_ones(static_cast<std::size_t>(16 * row_bytes), std::byte{255});
+        std::get<Codes>(weight.store).packed.data = all_ones;
+        for (const Layout* layout : layout_table()) {
+            if (!layout->accepts(weight)) continue;
+            const PackedWeight packed = pack_weight(*layout, weight, RowMap::all(16));
+            for_each_row(linear_kernels(), [&](const LinearKernel& kernel) {
+                if (kernel.layout != layout->name) return;
+                for (std::int64_t n_tokens : {1, 20}) expect_near_reference(kernel, packed, n_tokens);
+            });
+        }
+    }
+}
+
 // One instruction set gives one result: a token alone, among others, or in another chunk.
 TEST(Linear, bits_do_not_depend_on_the_number_of_tokens) {
     for (std::int64_t width : {33, 172, 1600})

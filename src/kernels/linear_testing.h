@@ -96,7 +96,7 @@ inline const Scheme all_schemes[] = {
 
 // More, by name: every number of bits, relative scales, codebooks whose levels need each kind of sum, the forms of GGUF's K-quants.
 inline constexpr const char* more_schemes[] = {"w1g32",  "w2g64a", "w3g32",    "w4g32r",   "w7g32",       "w4g32mrs256", "w2g16mrs256", "w3g16rs256", "w6g16rs256", "w5g32mrs256",
-                                               "w4g32m", "n4g32r", "n3g32r",   "n2g16r",   "iq4nlg32",    "nf4g64",      "e2m1g32",     "ternaryg64", "binaryg128", "iq4nlg32rs256"};
+                                               "w4g32m", "w4g16",  "w4g16a", "w2g16", "n4g32r", "n3g32r",   "n2g16r",   "iq4nlg32",    "nf4g64",      "e2m1g32",     "ternaryg64", "binaryg128", "iq4nlg32rs256"};
 
 // One weight of every kind that is stored; some are accepted by several layouts.
 inline std::vector<Weight> weights_of_all_kinds(std::int64_t n_rows, std::int64_t n_columns) {

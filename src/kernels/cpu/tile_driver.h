@@ -76,6 +76,7 @@ void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first,
         if (format.relative_minimums) M::numbers16(format.supers, tile + format.super_minimums_at + super * super_bytes, super_minimum);
     };
     if (format.n_supers > 0) load_super();
+    std::int64_t groups_left = format.n_groups - first_group - 1;  // a short last block may have a second half without a group, which no column reads
     bool fresh = true;
     for (std::int64_t unit = 0; unit < n_units; ++unit) {
         float *scale = stretch.scales + unit * tile_rows, *correction = stretch.corrections + unit * tile_rows;
@@ -89,7 +90,7 @@ void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first,
         }
         group_left -= unit_columns, super_left -= unit_columns;
         if (super_left == 0) super_left = format.super_size, ++super, super < format.n_supers ? load_super() : void();
-        fresh = group_left == 0;
+        fresh = group_left == 0 && groups_left-- > 0;
         if (fresh) group_left = format.group_size, scales += scale_bytes, corrections += correction_bytes;
     }
     stretch.format = &format;
