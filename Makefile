@@ -7,14 +7,13 @@ GENERATOR = $(if $(wildcard $(BUILD)/Makefile),Unix Makefiles,Ninja)
 CONFIGURE = cmake -S . -B $(BUILD) -G "$(GENERATOR)"
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test bench dist arm64 test-arm64 fuzz lint sizes clean
+.PHONY: help run build test bench dist arm64 fuzz lint sizes clean
 
 help:
 	@echo "make run     build skiff, then compress, prove and run the small model in models/pocket (a few minutes)"
 	@echo "make test    build everything and run every test"
 	@echo "make bench   measure prefill and decode speed on the small model and on a shape of 0.1 billion parameters"
 	@echo "make dist    a source archive and a program archive with checksums in out/"
-	@echo "make test-arm64   builds for arm64 Linux and runs that in an emulator (many minutes)"
 	@echo "make arm64   the program for arm64 Linux, built here: one static file, $(BUILD)/arm64/skiff-arm64"
 	@echo "make fuzz    fuzz the parsers; FUZZ_SECONDS=600 for ten minutes in all"
 	@echo "make build   only the program: $(BUILD)/bin/skiff"
@@ -44,13 +43,7 @@ test:
 	@bash tools/setup.sh test
 	$(CONFIGURE) -DSKIFF_TESTS=ON || bash tools/setup.sh explain test
 	cmake --build $(BUILD) -j$(JOBS)
-	ctest --test-dir $(BUILD) --output-on-failure -j$(JOBS) -LE cross
-
-test-arm64:
-	@bash tools/setup.sh test
-	@bash tools/setup.sh arm64
-	$(CONFIGURE) -DSKIFF_TESTS=ON || bash tools/setup.sh explain test
-	ctest --test-dir $(BUILD) --output-on-failure -j$(JOBS) -L cross --verbose
+	ctest --test-dir $(BUILD) --output-on-failure -j$(JOBS)
 
 fuzz:
 	@bash tools/setup.sh test
