@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "base/thread_pool.h"
+#include "compress/calibrate/statistics.h"
 #include "tensor/weight.h"
 
 namespace skiff {
@@ -16,12 +17,14 @@ struct MethodInput {
     const Scheme& scheme;
     ScaleRule scale_rule = ScaleRule::search;
     ThreadPool& pool;
+    const InputStatistics* inputs = nullptr;  // of the operators that read this weight; null: the method needs none, or nothing was measured (an embedding)
 };
 
 struct WeightMethod {
     std::string_view name, summary;
     Status (*defined_on)(const Scheme& scheme);        // an error that says why not
     Result<Weight> (*encode)(const MethodInput& input);
+    StatisticsNeed needs = StatisticsNeed::none;       // of the calibration text; without inputs it does what `nearest` does
 };
 
 std::span<const WeightMethod> weight_methods();
