@@ -9,9 +9,9 @@ namespace skiff {
 namespace {
 
 struct QuantizeOptions {
-    std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest";
+    std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration;
     bool compat = false, force = false, dry_run = false, restart = false, requantize = false, verbose = false;
-    std::int64_t threads = 0, max_shard_mb = 5000;
+    std::int64_t threads = 0, max_shard_mb = 5000, calibration_samples = 32, calibration_tokens = 512;
 
     void fields(FieldVisitor& visitor) {
         std::string schemes = "What the weights of linear layers become: ";
@@ -26,6 +26,9 @@ struct QuantizeOptions {
         visitor.option("--embedding", embedding, "Scheme of the embedding table; default: w8 where --scheme has fewer bits; keep: as it is");
         visitor.flag("--compat", compat, "Write only what other programs load: head and embedding keep their type, no short groups");
         visitor.choice("--method", method, methods, "How codes are chosen");
+        visitor.option("--calibration", calibration, "Text that methods which look at the data are shown, .txt or .jsonl; default: a few pages that the program holds. Never the text of an evaluation");
+        visitor.option("--calibration-samples", calibration_samples, "Stretches of that text");
+        visitor.option("--calibration-tokens", calibration_tokens, "Tokens of each");
         visitor.choice("--scale-rule", scale_rule, {"search", "min-max"},
                        "search: the scale with the least squared error; min-max: the extremes as they are");
         visitor.flag("--allow-requantize", requantize, "Accept weights that are quantized already; rounding twice loses twice");
@@ -66,6 +69,7 @@ Result<std::optional<Scheme>> table_scheme(const std::string& text, const std::o
 Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& parent) {
     QuantizeStep step;
     step.method = options.method;
+    step.calibration = {options.calibration, options.calibration_samples, options.calibration_tokens};
     step.scale_rule = options.scale_rule == "search" ? ScaleRule::search : ScaleRule::min_max;
     step.quantized = options.requantize ? QuantizeStep::Quantized::requantize : QuantizeStep::Quantized::refuse;
     SKIFF_TRY(const auto scheme, parse_scheme(options.scheme));

@@ -4,7 +4,10 @@
 
 #include "base/hash.h"
 #include "base/mapped_file.h"
+#include "compress/algebra/algebra.h"
+#include "compress/calibrate/block_work.h"
 #include "compress/journal.h"
+#include "compress/method.h"
 #include "compress/parent_files.h"
 #include "compress/survey.h"
 #include "formats/compressed_tensors.h"
@@ -30,8 +33,9 @@ public:
         SKIFF_TRY(plan_, plan_tensors(parent_, step_, pool_, options_.progress));
         if (parent_.kind == Checkpoint::Kind::gguf)
             plan_.remarks.push_back("the tokenizer of a GGUF file is not written; put the tokenizer.json of the model that it was made from into the folder");
+        SKIFF_CHECK(prepare_walk());
         report_.remarks = plan_.remarks;
-        SKIFF_TRY(report_.estimate, estimate(parent_, plan_, step_, options_.output, pool_));
+        SKIFF_TRY(report_.estimate, estimate(parent_, plan_, step_, block_work_ ? &block_work_->text() : nullptr, options_.output, pool_));
         if (options_.on_plan) options_.on_plan(plan_, report_.estimate);
         if (options_.work == CompressOptions::Work::estimate_only) return std::move(report_);
         SKIFF_CHECK(describe_parent());
@@ -53,6 +57,19 @@ private:
         if (options_.output.empty()) return usage_error("give the folder to write with -o");
         if (options_.if_exists == AtomicDirectory::IfExists::refuse && (is_directory(options_.output) || file_exists(options_.output)))
             return usage_error(options_.output + ": already exists; give another -o, remove it, or add --force");
+        return {};
+    }
+
+    // A method that looks at the data works block by block.
+    Status prepare_walk() {
+        SKIFF_TRY(const WeightMethod* method, find_weight_method(step_.method));
+        if (method->needs == StatisticsNeed::none) return {};
+        SKIFF_CHECK(algebra_available());
+        SKIFF_TRY(auto text, load_calibration(parent_, step_.calibration));
+        plan_.remarks.insert(plan_.remarks.end(), text.remarks.begin(), text.remarks.end());
+        report_.manifest.steps.back().set("calibration", text.json());
+        order_by_block(parent_.spec, plan_);
+        block_work_.emplace(parent_, std::move(text), method->needs, pool_.n_threads());
         return {};
     }
 
@@ -154,22 +171,55 @@ private:
             report_.manifest.tensors.push_back(std::move(finished));
         }
         report_.n_resumed = n_done;
-        for (std::size_t i = n_done; i < plan_.tensors.size(); ++i) {
-            const PlannedTensor& planned = plan_.tensors[i];
-            if (interrupt_requested()) return interrupted();
-            auto finished = one_tensor(planned);
-            if (!finished.ok()) {
-                if (finished.error().code == ErrorCode::interrupted) return interrupted();
-                return finished.take_error().with_context("tensor " + planned.key);
-            }
-            SKIFF_CHECK(journal_->append(tensor_json(*finished)));
-            done += planned.bytes_before;
-            if (options_.on_tensor) options_.on_tensor(*finished);
-            if (options_.progress) options_.progress({"quantize", planned.key, done >> 20, std::max<std::uint64_t>(1, total >> 20)});
-            report_.manifest.tensors.push_back(std::move(*finished));
+        std::size_t begin = n_done;
+        while (begin > 0 && begin < plan_.tensors.size() && !begins_unit(begin)) --begin;  // a block that was begun is done again, with the same result
+        if (block_work_ && begin > 0 && begin < plan_.tensors.size()) SKIFF_CHECK(block_work_->restore(working_path_, *plan_.tensors[begin].block));
+        for (std::size_t end; begin < plan_.tensors.size(); begin = end) {
+            end = begin + 1;
+            while (end < plan_.tensors.size() && !begins_unit(end)) ++end;
+            SKIFF_CHECK(one_unit(begin, end, n_done, [&](const PlannedTensor& planned) {
+                done += planned.bytes_before;
+                if (options_.progress) options_.progress({"quantize", planned.key, std::min(done, total) >> 20, std::max<std::uint64_t>(1, total >> 20)});
+            }));
         }
         return {};
     }
+
+    // Tensors that are finished together: those of a block where the data are looked at, else each by itself.
+    bool begins_unit(std::size_t i) const { return i == 0 || !block_work_ || plan_.tensors[i].block != plan_.tensors[i - 1].block; }
+
+    Status one_unit(std::size_t begin, std::size_t end, std::size_t n_done, const std::function<void(const PlannedTensor&)>& on_done) {
+        std::vector<ManifestTensor> finished;
+        const std::size_t block = plan_.tensors[begin].block.value_or(0);
+        const auto context = [&](Status status, const std::string& what) -> Status {
+            if (status.ok()) return {};
+            if (status.error().code == ErrorCode::interrupted) return interrupted();
+            return status.take_error().with_context(what);
+        };
+        if (block_work_) SKIFF_CHECK(context(block_work_->enter(block), "observing " + block_name(block)));
+        for (std::size_t i = begin; i < end; ++i) {
+            const PlannedTensor& planned = plan_.tensors[i];
+            if (interrupt_requested()) return interrupted();
+            auto tensor = one_tensor(planned);
+            SKIFF_CHECK(context(tensor.ok() ? Status() : Status(tensor.take_error()), "tensor " + planned.key));
+            finished.push_back(std::move(*tensor));
+            on_done(planned);
+        }
+        if (block_work_) {
+            SKIFF_CHECK(context(block_work_->leave(block), "running " + block_name(block)));
+            if (end < plan_.tensors.size()) SKIFF_CHECK(block_work_->save(working_path_, *plan_.tensors[end].block));
+        }
+        for (std::size_t i = std::max(begin, n_done); i < end; ++i) {
+            ManifestTensor& tensor = finished[i - begin];
+            SKIFF_CHECK(journal_->append(tensor_json(tensor)));
+            if (options_.on_tensor) options_.on_tensor(tensor);
+            report_.manifest.tensors.push_back(std::move(tensor));
+        }
+        if (block_work_ && begin > 0) SKIFF_CHECK(block_work_->forget(working_path_, block));
+        return {};
+    }
+
+    std::string block_name(std::size_t block) const { return block < parent_.spec.blocks.size() ? parent_.spec.blocks[block].name : "tensors that no block reads"; }
 
     Error interrupted() const {
         return {ErrorCode::interrupted, "interrupted; " + std::to_string(report_.manifest.tensors.size()) + " of " + std::to_string(plan_.tensors.size()) +
@@ -177,7 +227,8 @@ private:
     }
 
     Result<ManifestTensor> one_tensor(const PlannedTensor& planned) {
-        SKIFF_TRY(const auto result, make_planned(parent_, planned, step_, pool_));
+        const WeightSource& weights = block_work_ ? block_work_->weights() : *parent_.weights;
+        SKIFF_TRY(const auto result, make_planned(weights, planned, step_, block_work_ ? block_work_->inputs(planned.key) : nullptr, pool_));
         const bool is_codes = result.codes() != nullptr;
         std::vector<StoredTensor> parts = {{planned.key, is_codes ? DType::i32 : result.plain()->dtype, result.shape, is_codes ? std::span<const std::byte>() : result.plain()->data, result.owner}};
         if (is_codes) {
@@ -186,10 +237,12 @@ private:
         for (const StoredTensor& part : parts) SKIFF_CHECK(staged_->write(part.name, part.bytes));
         SKIFF_CHECK(staged_->sync());
         ManifestTensor done{planned.key, planned.from, planned.name(), planned.n_elements, planned.bytes_after, 0};
-        if (!planned.scheme) return done;
-        SKIFF_TRY(const auto source, load_as_rows(parent_, planned));
-        if (!planned.turn_result()) done.relative_squared_error = relative_squared_error(source, result, pool_);
-        release_pages(source);
+        if (planned.scheme) {
+            SKIFF_TRY(const auto source, load_as_rows(weights, planned));
+            if (!planned.turn_result()) done.relative_squared_error = relative_squared_error(source, result, pool_);
+            release_pages(source);
+            if (block_work_) block_work_->replace(planned.key, planned.turn_source() ? transposed(as_floats(result, pool_)) : result, pool_);
+        }
         return done;
     }
 
@@ -214,6 +267,7 @@ private:
     std::string working_path_;
     std::optional<StagedCheckpoint> staged_;
     std::optional<Journal> journal_;
+    std::optional<BlockWork> block_work_;
     bool complete_ = false;
 };
 

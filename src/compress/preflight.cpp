@@ -1,6 +1,7 @@
 #include "compress/preflight.h"
 
 #include "base/atomic_file.h"
+#include "compress/calibrate/walk_cost.h"
 #include "compress/method.h"
 
 namespace skiff {
@@ -14,7 +15,7 @@ std::string megabytes(std::uint64_t bytes) { return std::to_string((bytes + (1 <
 // Seconds per element, measured on a few rows of a tensor.
 Result<double> time_sample(const Checkpoint& parent, const PlannedTensor& planned, const QuantizeStep& step, ThreadPool& pool) {
     constexpr std::int64_t sample_elements = 1 << 18;
-    SKIFF_TRY(const auto weight, load_as_rows(parent, planned));
+    SKIFF_TRY(const auto weight, load_as_rows(*parent.weights, planned));
     const std::int64_t n_columns = weight.n_columns(), n_rows = std::clamp<std::int64_t>(sample_elements / std::max<std::int64_t>(1, n_columns), 1, weight.n_rows());
     std::vector<float> values(static_cast<std::size_t>(n_rows * n_columns));
     for (std::int64_t row = 0; row < n_rows; ++row) weight.row(row, values.data() + row * n_columns);
@@ -28,7 +29,7 @@ Result<double> time_sample(const Checkpoint& parent, const PlannedTensor& planne
 
 }  // namespace
 
-Result<WorkEstimate> estimate(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step, const std::string& output_folder, ThreadPool& pool) {
+Result<WorkEstimate> estimate(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step, const CalibrationText* text, const std::string& output_folder, ThreadPool& pool) {
     WorkEstimate estimate;
     estimate.bytes_before = plan.bytes_before;
     estimate.bytes_after = plan.bytes_after;
@@ -46,6 +47,13 @@ Result<WorkEstimate> estimate(const Checkpoint& parent, const TensorPlan& plan, 
     if (largest != nullptr) {
         SKIFF_TRY(const double seconds_per_element, time_sample(parent, *largest, step, pool));
         estimate.seconds = seconds_per_element * static_cast<double>(n_elements);
+    }
+    if (text != nullptr) {
+        SKIFF_TRY(const WeightMethod* method, find_weight_method(step.method));
+        const WalkCost cost = walk_cost(parent.spec, *text, method->needs, pool);
+        estimate.seconds += cost.seconds;
+        estimate.memory_bytes += cost.memory_bytes;
+        estimate.disk_bytes += cost.disk_bytes;
     }
     return estimate;
 }

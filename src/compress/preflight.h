@@ -16,8 +16,8 @@ struct WorkEstimate {
     double seconds = 0;              // about; 0 when unknown
 };
 
-// Times a small part of the largest tensor for the seconds. `output_folder` need not exist.
-Result<WorkEstimate> estimate(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step, const std::string& output_folder, ThreadPool& pool);
+// Times a small part of the largest tensor for the seconds, and counts the walk where there is a calibration text. `output_folder` need not exist.
+Result<WorkEstimate> estimate(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step, const CalibrationText* text, const std::string& output_folder, ThreadPool& pool);
 // An error with both figures when the disk is too small.
 Status check_disk(const WorkEstimate& estimate, const std::string& output_folder);
 

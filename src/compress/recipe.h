@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "compress/calibrate/calibration_text.h"
 #include "model/scheme_choice.h"
 
 namespace skiff {
@@ -20,6 +21,7 @@ struct QuantizeStep {
     enum class Loadable : std::uint8_t { here, elsewhere } loadable = Loadable::here;
     // What to do with weights that are quantized already: refuse, or dequantize and round them again, which loses twice.
     enum class Quantized : std::uint8_t { refuse, requantize } quantized = Quantized::refuse;
+    CalibrationOptions calibration;  // for methods that look at the data
 };
 
 using RecipeStep = std::variant<QuantizeStep>;

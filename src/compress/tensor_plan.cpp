@@ -1,11 +1,13 @@
 #include "compress/tensor_plan.h"
 
+#include <algorithm>
 #include <set>
 
 #include "base/checked.h"
 #include "compress/method.h"
 #include "compress/survey.h"
 #include "formats/compressed_tensors.h"
+#include "model/axes.h"
 
 namespace skiff {
 namespace {
@@ -175,16 +177,27 @@ Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& st
     return Planner(parent, step, pool).run(progress);
 }
 
-Result<Weight> load_as_rows(const Checkpoint& parent, const PlannedTensor& planned) {
-    SKIFF_TRY(auto weight, parent.weights->load(planned.key));
+void order_by_block(const ModelSpec& spec, TensorPlan& plan) {
+    std::map<std::string, std::size_t> first;
+    for (std::size_t i = 0; i < spec.blocks.size(); ++i)
+        for (Op op : spec.blocks[i].ops) for_each_tensor_ref(op, [&](const TensorRef& ref) { first.emplace(ref.key, i); });
+    for (PlannedTensor& tensor : plan.tensors) {
+        const auto found = first.find(tensor.key);
+        tensor.block = found != first.end() ? found->second : spec.blocks.size();
+    }
+    std::stable_sort(plan.tensors.begin(), plan.tensors.end(), [](const PlannedTensor& a, const PlannedTensor& b) { return *a.block < *b.block; });
+}
+
+Result<Weight> load_as_rows(const WeightSource& weights, const PlannedTensor& planned) {
+    SKIFF_TRY(auto weight, weights.load(planned.key));
     return planned.turn_source() ? transposed(weight) : weight;
 }
 
-Result<Weight> make_planned(const Checkpoint& parent, const PlannedTensor& planned, const QuantizeStep& step, ThreadPool& pool) {
-    SKIFF_TRY(const auto source, load_as_rows(parent, planned));
+Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& planned, const QuantizeStep& step, const InputStatistics* inputs, ThreadPool& pool) {
+    SKIFF_TRY(const auto source, load_as_rows(weights, planned));
     if (!planned.scheme) return source;
     SKIFF_TRY(const WeightMethod* method, find_weight_method(step.method));
-    SKIFF_TRY(auto result, method->encode({source, *planned.scheme, step.scale_rule, pool}));
+    SKIFF_TRY(auto result, method->encode({source, *planned.scheme, step.scale_rule, pool, inputs}));
     // Codes and blocks of the parent are (outputs, inputs) where a plain tensor is stored as columns.
     return planned.turn_result() ? transposed(result) : result;
 }

@@ -7,6 +7,7 @@
 
 #include "base/progress.h"
 #include "base/thread_pool.h"
+#include "compress/calibrate/statistics.h"
 #include "compress/recipe.h"
 #include "formats/safetensors.h"
 #include "model/checkpoint.h"
@@ -23,6 +24,7 @@ struct PlannedTensor {
     std::uint64_t n_elements = 0, bytes_before = 0, bytes_after = 0;
     std::vector<TensorDeclaration> declarations;
     bool parent_is_plain = true;
+    std::optional<std::size_t> block;  // of the spec, where a method that looks at the data works block by block: the first that reads the tensor
     std::string name() const { return scheme ? scheme->name() : from; }
     bool becomes_codes() const { return scheme && scheme->is_coded(); }
     // Which side must be turned. Shapes do not tell: a matrix may be square.
@@ -31,7 +33,7 @@ struct PlannedTensor {
 };
 
 struct TensorPlan {
-    std::vector<PlannedTensor> tensors;  // in order of their keys
+    std::vector<PlannedTensor> tensors;  // in order of their keys, within each block
     std::vector<std::string> remarks;    // what was done otherwise than asked, and why
     std::uint64_t bytes_before = 0, bytes_after = 0, n_elements = 0;
     std::uint64_t largest_working_set_bytes = 0;  // source and result of one tensor
@@ -40,10 +42,13 @@ struct TensorPlan {
 // Reads every weight once: finds numbers that are not finite or do not fit, and the type that scales need. Errors name the tensor.
 Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, const ProgressSink& progress);
 
-// The tensor that the plan describes. // as shape of `planned`
-Result<Weight> make_planned(const Checkpoint& parent, const PlannedTensor& planned, const QuantizeStep& step, ThreadPool& pool);
-// The parent's weight with the rows that the method works on; those of the result too, unless that is turned afterwards.
-Result<Weight> load_as_rows(const Checkpoint& parent, const PlannedTensor& planned);
+// Groups the tensors by the block that reads them first, in the order of the blocks; those that nothing reads come last.
+void order_by_block(const ModelSpec& spec, TensorPlan& plan);
+
+// The tensor that the plan describes, from the parent's weights or edited ones. `inputs`: of the operators that read it, or null. // as shape of `planned`
+Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& planned, const QuantizeStep& step, const InputStatistics* inputs, ThreadPool& pool);
+// A weight with the rows that the method works on; those of the result too, unless that is turned afterwards.
+Result<Weight> load_as_rows(const WeightSource& weights, const PlannedTensor& planned);
 
 // The parent's config.json with what the plan changes: quantization_config, or the type of the weights.
 Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step);

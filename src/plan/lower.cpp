@@ -208,7 +208,7 @@ private:
         };
         if (wants(ActivationForm::i8_b32)) segment.prepared = prepare(op, x, n_in);
         if (!wants(ActivationForm::f32)) segment.in = -1;
-        auto* last = dynamic_cast<LinearStep*>(steps_.back().get());
+        auto* last = steps_.empty() ? nullptr : dynamic_cast<LinearStep*>(steps_.back().get());
         bool joins = last != nullptr && options_.merge == PlanOptions::Merge::on && write == LinearArgs::Write::replace &&
                      last->segments[0].in == segment.in && last->segments[0].prepared == segment.prepared &&
                      last->segments[0].write == LinearArgs::Write::replace && last->tokens == tokens_;

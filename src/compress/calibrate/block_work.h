@@ -1,0 +1,44 @@
+// What the pipeline keeps while a method that looks at the data goes through a model: the walk, the block's statistics, and what became of its weights.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "compress/calibrate/walk.h"
+
+namespace skiff {
+
+class BlockWork {
+public:
+    BlockWork(const Checkpoint& parent, CalibrationText text, StatisticsNeed need, int n_threads)
+        : spec_(parent.spec), text_(std::move(text)), need_(need), walk_(spec_, text_, n_threads), weights_(parent.weights) {}
+
+    const CalibrationText& text() const { return text_; }
+
+    // Measures what the block's operators are fed. The embedding and the head are not measured: their tables are rounded without data.
+    Status enter(std::size_t block);
+    const InputStatistics* inputs(const std::string& key) const;  // null: not measured in this block
+    // The parent's weights, but for those of this block that were replaced.
+    const WeightSource& weights() const { return weights_; }
+    // What became of a weight of this block, as it is stored; a matrix that is stored as columns has been turned back. Later readers in the block see it.
+    void replace(const std::string& key, const Weight& result, ThreadPool& pool);
+    // Sends the hidden states through the block as it is now.
+    Status leave(std::size_t block);
+
+    // Between two blocks: the states that enter `next`, in a file beside the journal. One file at a time stays.
+    Status save(const std::string& folder, std::size_t next) const;
+    Status forget(const std::string& folder, std::size_t next) const;
+    Status restore(const std::string& folder, std::size_t next);
+
+private:
+    bool is_decoder_block(std::size_t block) const { return block > 0 && block + 1 < walk_.n_blocks(); }
+
+    const ModelSpec& spec_;
+    CalibrationText text_;
+    StatisticsNeed need_;
+    CalibrationWalk walk_;
+    EditedWeights weights_;
+    BlockInputs inputs_;
+};
+
+}  // namespace skiff

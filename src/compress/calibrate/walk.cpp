@@ -1,0 +1,152 @@
+#include "compress/calibrate/walk.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/atomic_file.h"
+#include "base/hash.h"
+#include "base/mapped_file.h"
+#include "base/progress.h"
+#include "compress/calibrate/observe_inputs.h"
+
+namespace skiff {
+namespace {
+
+constexpr char hidden_magic[8] = {'s', 'k', 'i', 'f', 'f', 'h', 'i', 'd'};
+
+struct HiddenHeader {
+    char magic[8];
+    std::uint64_t n_floats, text_hash, data_hash;
+};
+
+std::uint64_t hash_of(const std::string& text) { return hash64(std::as_bytes(std::span(text))); }
+
+}  // namespace
+
+std::map<std::string, ValueId> linear_inputs(const Block& block) {
+    std::map<std::string, ValueId> inputs;
+    for (const Op& op : block.ops) {
+        const auto* linear = std::get_if<LinearOp>(&op.detail);
+        if (linear == nullptr || linear->transform.kind != InputTransform::Kind::none) continue;
+        for (const LinearTerm& term : linear->terms)
+            if (term.kind == LinearTerm::Kind::packed) inputs.emplace(term.weight.key, op.in[0]);
+    }
+    return inputs;
+}
+
+Result<Weight> EditedWeights::load(const std::string& key) const {
+    const auto edited = edits_.find(key);
+    if (edited != edits_.end()) return edited->second;
+    return base_->load(key);
+}
+
+Weight as_floats(const Weight& weight, ThreadPool& pool) {
+    std::vector<float> values(static_cast<std::size_t>(element_count(weight.shape)));
+    pool.run([&](int thread) {
+        const Range rows = share_of(weight.n_rows(), thread, pool.n_threads());
+        for (std::int64_t row = rows.begin; row < rows.end; ++row) weight.row(row, values.data() + row * weight.n_columns());
+    });
+    return make_float_weight(weight.shape, std::move(values));
+}
+
+Status CalibrationWalk::embed(const WeightSource& weights) {
+    hidden_.clear();
+    return run(0, weights, {}, nullptr, Outputs::kept);
+}
+
+Status CalibrationWalk::advance(std::size_t block, const WeightSource& weights) { return run(block, weights, {}, nullptr, Outputs::kept); }
+
+Status CalibrationWalk::watch(std::size_t block, const WeightSource& weights, std::span<const ValueId> ids, const ValueSink& sink) {
+    return run(block, weights, ids, sink, Outputs::dropped);
+}
+
+Status CalibrationWalk::run(std::size_t block, const WeightSource& weights, std::span<const ValueId> ids, const ValueSink& sink, Outputs outputs) {
+    const Block& stretch = spec_.blocks.at(block);
+    PlanOptions plan_options;
+    plan_options.first_block = plan_options.last_block = block;
+    plan_options.n_threads = plan_options.n_load_threads = n_threads_;
+    for (ValueId id : ids)
+        if (id != stretch.in) plan_options.taps.push_back(spec_.values[static_cast<std::size_t>(id)].name);
+    SKIFF_TRY(auto plan, lower(spec_, weights, plan_options));
+    SessionOptions session_options;
+    session_options.n_threads = n_threads_;
+    session_options.n_context = session_options.max_batch = text_.longest();
+    SKIFF_TRY(auto session, Session::create(plan, session_options));
+
+    const bool keep = outputs == Outputs::kept;
+    if (keep && block == 0) hidden_.resize(static_cast<std::size_t>(text_.n_tokens() * plan->output_width));
+    float* at = hidden_.data();
+    std::vector<float> output;
+    std::vector<std::span<const float>> values(ids.size());
+    for (std::size_t sample = 0; sample < text_.samples.size(); ++sample) {
+        if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
+        const auto& tokens = text_.samples[sample];
+        const std::span<float> input{at, tokens.size() * static_cast<std::size_t>(block == 0 ? plan->output_width : plan->input_width)};
+        if (block == 0) {
+            SKIFF_CHECK(session->forward(0, tokens, BatchItem::Logits::all));
+            std::copy(session->logits().begin(), session->logits().end(), input.begin());
+        } else {
+            SKIFF_CHECK(session->forward_hidden(0, input, output));
+        }
+        for (std::size_t i = 0; i < ids.size(); ++i) values[i] = ids[i] == stretch.in ? input : session->tap(spec_.values[static_cast<std::size_t>(ids[i])].name);
+        if (sink) SKIFF_CHECK(sink(static_cast<std::int64_t>(sample), values, session->pool()));
+        if (keep && block > 0) {
+            for (float x : output)
+                if (!std::isfinite(x)) return runtime_error(stretch.name + " gives numbers that are not finite on sample " + std::to_string(sample) + " of the calibration text; the weights before it overflow");
+            std::copy(output.begin(), output.end(), input.begin());
+        }
+        at += input.size();
+        SKIFF_CHECK(session->state().truncate(0, 0));
+    }
+    return {};
+}
+
+Result<BlockInputs> CalibrationWalk::observe(std::size_t block, const WeightSource& weights, StatisticsNeed need) {
+    const auto readers = linear_inputs(spec_.blocks.at(block));
+    std::vector<ValueId> ids;
+    std::vector<std::shared_ptr<InputObserver>> observers;
+    std::map<ValueId, std::size_t> place;
+    for (const auto& [key, id] : readers)
+        if (place.emplace(id, ids.size()).second) {
+            ids.push_back(id);
+            observers.push_back(std::make_shared<InputObserver>(spec_.width(id), need));
+        }
+    SKIFF_CHECK(watch(block, weights, ids, [&](std::int64_t, std::span<const std::span<const float>> values, ThreadPool& pool) -> Status {
+        for (std::size_t i = 0; i < values.size(); ++i) observers[i]->add(values[i], pool);
+        return {};
+    }));
+    std::vector<std::shared_ptr<const InputStatistics>> finished;
+    for (const auto& observer : observers) finished.push_back(std::make_shared<InputStatistics>(observer->finish()));
+    BlockInputs inputs;
+    for (const auto& [key, id] : readers) inputs[key] = finished[place.at(id)];
+    return inputs;
+}
+
+Status CalibrationWalk::save(const std::string& path) const {
+    HiddenHeader header{};
+    std::memcpy(header.magic, hidden_magic, sizeof hidden_magic);
+    header.n_floats = hidden_.size();
+    header.text_hash = hash_of(text_.sha256);
+    header.data_hash = hash64(std::as_bytes(std::span(hidden_)));
+    SKIFF_TRY(auto file, AtomicFile::create(path));
+    SKIFF_CHECK(file.write(std::as_bytes(std::span(&header, 1))));
+    SKIFF_CHECK(file.write(std::as_bytes(std::span(hidden_))));
+    return file.commit();
+}
+
+Status CalibrationWalk::restore(const std::string& path) {
+    SKIFF_TRY(const auto file, MappedFile::open(path));
+    HiddenHeader header{};
+    if (file->bytes().size() < sizeof header) return corrupt(path + ": too short for hidden states; add --restart");
+    std::memcpy(&header, file->bytes().data(), sizeof header);
+    const auto data = file->bytes().subspan(sizeof header);
+    const bool is_ours = std::memcmp(header.magic, hidden_magic, sizeof hidden_magic) == 0 && header.text_hash == hash_of(text_.sha256) &&
+                         header.n_floats == static_cast<std::uint64_t>(text_.n_tokens() * spec_.d_model) && data.size() == header.n_floats * sizeof(float) && header.data_hash == hash64(data);
+    if (!is_ours) return corrupt(path + ": not the hidden states of this model on this calibration text; add --restart");
+    hidden_.resize(header.n_floats);
+    std::memcpy(hidden_.data(), data.data(), data.size());
+    return {};
+}
+
+}  // namespace skiff
