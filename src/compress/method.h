@@ -2,7 +2,9 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "base/thread_pool.h"
@@ -11,6 +13,18 @@
 
 namespace skiff {
 
+// What may be said of how a method goes about it. Each reads what concerns it.
+struct MethodOptions {
+    // Of the columns, when each makes up for the errors of those before it. GPTQ's "act-order" takes those first whose inputs are largest; the groups
+    // stay where they are, so that it costs nothing at run time.
+    enum class Order : std::uint8_t { by_inputs, as_stored } order = Order::by_inputs;
+    double damping = 0.01;   // added to the diagonal of the second moments, times its mean
+    int refine_passes = 4;   // over codes and scales of a group with all others held, after they were chosen; 0: none
+    int n_iterations = 200;  // of learnt rounding
+    bool operator==(const MethodOptions&) const = default;
+};
+inline const MethodOptions default_method_options;
+
 // One weight and what it shall become. The result has exactly this scheme, its scale type included; its bits do not depend on the pool.
 struct MethodInput {
     const Weight& weight;
@@ -18,6 +32,8 @@ struct MethodInput {
     ScaleRule scale_rule = ScaleRule::search;
     ThreadPool& pool;
     const InputStatistics* inputs = nullptr;  // of the operators that read this weight; null: the method needs none, or nothing was measured (an embedding)
+    const MethodOptions& options = default_method_options;
+    std::vector<std::string>* remarks = nullptr;  // what was done otherwise than asked, and why; may be null
 };
 
 struct WeightMethod {
@@ -32,6 +48,12 @@ Result<const WeightMethod*> find_weight_method(std::string_view name);  // a usa
 
 // ---- the methods, one file each
 Status nearest_defined_on(const Scheme& scheme);
+Status codes_defined_on(const Scheme& scheme);  // nearest's, where codes are left to choose: no floating schemes
 Result<Weight> nearest_encode(const MethodInput& input);
+Result<Weight> weighted_encode(const MethodInput& input);
+Result<Weight> hqq_encode(const MethodInput& input);
+Status gptq_defined_on(const Scheme& scheme);
+Result<Weight> gptq_encode(const MethodInput& input);
+Result<Weight> autoround_encode(const MethodInput& input);
 
 }  // namespace skiff

@@ -58,7 +58,7 @@ private:
         SKIFF_TRY(const WeightMethod* method, find_weight_method(step_.method));
         SKIFF_CHECK(method->defined_on(step_.schemes.linear));
         for (const auto& scheme : {step_.schemes.embedding, step_.schemes.head})
-            if (scheme) SKIFF_CHECK(method->defined_on(*scheme));
+            if (scheme && scheme->is_coded()) SKIFF_CHECK(method->defined_on(*scheme));  // floating tables are rounded to nearest by every method
         for (const auto& scheme : {std::optional<Scheme>(step_.schemes.linear), step_.schemes.embedding, step_.schemes.head})
             if (elsewhere() && scheme && scheme->is_coded() && !is_public_form(*scheme))
                 return usage_error(scheme->name() + " is a form of our own that other programs do not load; take an integer scheme such as w4g32, mxfp4, or leave --compat out");

@@ -14,6 +14,11 @@ Status nearest_defined_on(const Scheme& scheme) {
     return {};
 }
 
+Status codes_defined_on(const Scheme& scheme) {
+    if (scheme.kind == NumberKind::floating) return unsupported("each number of " + scheme.name() + " is rounded by itself, so that no choice is left to a method; take --method nearest");
+    return nearest_defined_on(scheme);
+}
+
 Result<Weight> nearest_encode(const MethodInput& input) {
     SKIFF_TRY(auto weight, encode_nearest(input.weight, input.scheme, input.scale_rule, {}, &input.pool));
     if (const Codes* codes = weight.codes(); codes != nullptr && codes->scheme.scale_dtype != input.scheme.scale_dtype)

@@ -1,0 +1,108 @@
+// GPTQ (Frantar et al. 2022): columns are rounded one after another, and what rounding one loses is made up for by those not yet rounded, as far as their
+// inputs go together. Scales are fitted before, with the weights as they were, so that the columns can be visited in any order ("static groups").
+#include <cmath>
+
+#include "compress/algebra/algebra.h"
+#include "compress/quantize/refine.h"
+#include "compress/quantize/weighted.h"
+
+namespace skiff {
+namespace {
+
+constexpr std::int64_t tile_rows = 64, block_columns = 128;
+
+class Sweep {
+public:
+    Sweep(const Grid& grid, const Scheme& scheme, const Feedback& feedback, std::span<const float> importance, MethodOptions::Order order)
+        : grid_(grid), scheme_(scheme), feedback_(feedback), importance_(importance), updates_scales_(order == MethodOptions::Order::as_stored && scheme.group_size != 0),
+          block_(updates_scales_ ? scheme.group_size * std::max<std::int64_t>(1, block_columns / scheme.group_size) : block_columns) {}
+
+    void run(RowTile& tile) const {
+        const std::int64_t n = tile.n_columns;
+        std::vector<float> original(tile.values.size()), error(tile.values.size());  // in the order of the visit
+        for (std::int64_t row = 0; row < tile.n_rows; ++row) {
+            RowChoice& choice = tile.choices[static_cast<std::size_t>(row)];
+            fit_row(grid_, scheme_, tile.row(row), importance_, choice.params);
+            for (std::int64_t k = 0; k < n; ++k) original[static_cast<std::size_t>(row * n + k)] = tile.row(row)[static_cast<std::size_t>(feedback_.order[static_cast<std::size_t>(k)])];
+        }
+        std::vector<float> moved(static_cast<std::size_t>(tile.n_rows * block_));
+        for (std::int64_t begin = 0; begin < n; begin += block_) {
+            const std::int64_t size = std::min(block_, n - begin);
+            for (std::int64_t row = 0; row < tile.n_rows; ++row) std::copy_n(original.data() + row * n + begin, size, moved.data() + row * size);
+            if (begin > 0)
+                multiply({.m = tile.n_rows, .n = size, .k = begin, .a = error.data(), .a_stride = n, .b = feedback_.factor.data() + begin, .b_stride = n, .c = moved.data(), .c_stride = size, .factor = 1, .keep = 1});
+            for (std::int64_t row = 0; row < tile.n_rows; ++row)
+                one_block(begin, size, original.data() + row * n + begin, moved.data() + row * size, error.data() + row * n + begin, tile.choices[static_cast<std::size_t>(row)]);
+        }
+    }
+
+private:
+    // `moved` holds the weights of the block with the errors of the blocks before it made up for. // (size) each
+    void one_block(std::int64_t begin, std::int64_t size, const float* original, float* moved, float* error, RowChoice& choice) const {
+        const auto n = static_cast<std::int64_t>(feedback_.order.size());
+        for (std::int64_t k = 0; k < size; ++k) {
+            const std::int64_t column = feedback_.order[static_cast<std::size_t>(begin + k)];
+            if (updates_scales_ && column % scheme_.group_size == 0) fit_group(column, original + k, moved + k, std::min(scheme_.group_size, size - k), choice);
+            const GroupParams& params = choice.params.groups[static_cast<std::size_t>(scheme_.group_of(column))];
+            const std::int32_t code = grid_.round(moved[k], params);
+            choice.codes[static_cast<std::size_t>(column)] = static_cast<std::uint8_t>(code);
+            error[k] = original[k] - grid_.value(code, params);
+            const float* factor = feedback_.factor.data() + (begin + k) * n + begin;
+            const float own = error[k];
+            for (std::int64_t i = k + 1; i < size; ++i) moved[i] += own * factor[i];
+        }
+    }
+
+    // The group's weights as they would be if none of them were rounded: each moves by what those before it moved.
+    void fit_group(std::int64_t column, const float* original, const float* moved, std::int64_t size, RowChoice& choice) const {
+        const auto n = static_cast<std::int64_t>(feedback_.order.size());
+        std::vector<float> free(moved, moved + size);
+        for (std::int64_t k = 0; k < size; ++k) {
+            const float own = original[k] - free[static_cast<std::size_t>(k)];
+            const float* factor = feedback_.factor.data() + (column + k) * n + column;
+            for (std::int64_t i = k + 1; i < size; ++i) free[static_cast<std::size_t>(i)] += own * factor[i];
+        }
+        GroupParams& params = choice.params.groups[static_cast<std::size_t>(scheme_.group_of(column))];
+        const auto importance = importance_.subspan(static_cast<std::size_t>(column), static_cast<std::size_t>(size));
+        const GroupParams fitted = grid_.fit(free, importance);
+        params = scheme_.relative_scales() ? grid_.fit_under(super_scale_of(scheme_, choice.params, column), fitted, free, importance) : fitted;
+    }
+
+    const Grid& grid_;
+    const Scheme& scheme_;
+    const Feedback& feedback_;
+    const std::span<const float> importance_;
+    const bool updates_scales_;
+    const std::int64_t block_;
+};
+
+}  // namespace
+
+Status gptq_defined_on(const Scheme& scheme) {
+    SKIFF_CHECK(algebra_available());
+    return codes_defined_on(scheme);
+}
+
+Result<Weight> gptq_encode(const MethodInput& input) {
+    if (input.scheme.kind == NumberKind::floating) return nearest_encode(input);
+    if (const std::string why = why_not_calibrated(input, StatisticsNeed::gram); !why.empty()) {
+        remark(input, "no GPTQ: " + why);
+        return weighted_encode(input);
+    }
+    SKIFF_CHECK(check_statistics(input));
+    const auto feedback = make_feedback(*input.inputs, input.options);
+    if (!feedback) {
+        remark(input, "no GPTQ: the second moments of its inputs are not positive definite; searched with weights instead");
+        return weighted_encode(input);
+    }
+    if (feedback->damping > input.options.damping * 1.0001) remark(input, "GPTQ with damping " + std::to_string(feedback->damping) + ": with less, the second moments of its inputs are not positive definite");
+    const auto grid = make_grid(input.scheme, input.scale_rule);
+    const SecondMoments moments = second_moments(*input.inputs, feedback->damping);
+    const Sweep sweep(*grid, input.scheme, *feedback, moments.diagonal, input.options.order);
+    return encode_tiles(input, tile_rows, [&](RowTile& tile) {
+        sweep.run(tile);
+        refine({*grid, input.scheme, moments, input.options.refine_passes}, tile);
+    });
+}
+
+}  // namespace skiff
