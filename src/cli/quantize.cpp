@@ -146,6 +146,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     SKIFF_TRY(const auto step, step_of(options, parent));
     recipe.steps.push_back(step);
 
+    std::size_t n_remarks = 0;  // that were printed before the work
     CompressOptions compress;
     compress.output = options.output.empty() ? "." : options.output;
     compress.if_exists = options.force ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse;
@@ -157,6 +158,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     compress.on_plan = [&](const TensorPlan& plan, const WorkEstimate& estimate) {
         compress.progress = terminal.progress(" MiB");  // the clock of the work itself
         for (const std::string& remark : plan.remarks) terminal.remark("note: " + remark);
+        n_remarks = plan.remarks.size();
         if (options.dry_run) terminal.print(estimate_text(estimate));
         else terminal.remark(estimate_text(estimate));
     };
@@ -167,6 +169,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
         };
     SKIFF_TRY(const auto report, run_recipe(parent, recipe, compress));
     terminal.end_progress();
+    for (std::size_t i = n_remarks; i < report.remarks.size(); ++i) terminal.remark("note: " + report.remarks[i]);
     Json document = Json::object({{"estimate", estimate_json(report.estimate)}});
     if (!options.dry_run) {
         if (report.n_resumed > 0) terminal.remark("went on with an unfinished run: " + std::to_string(report.n_resumed) + " tensors were done");

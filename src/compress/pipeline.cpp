@@ -7,8 +7,8 @@
 #include "compress/algebra/algebra.h"
 #include "compress/calibrate/block_work.h"
 #include "compress/journal.h"
-#include "compress/method.h"
 #include "compress/parent_files.h"
+#include "compress/step_work.h"
 #include "compress/survey.h"
 #include "formats/compressed_tensors.h"
 #include "formats/staged_checkpoint.h"
@@ -20,22 +20,22 @@ constexpr const char* journal_file_name = "journal";
 
 class Run {
 public:
-    Run(const Checkpoint& parent, const Recipe& recipe, const QuantizeStep& step, const CompressOptions& options)
-        : parent_(parent), step_(step), options_(options), pool_(std::max(1, options.n_threads)) {
+    Run(const Checkpoint& parent, const RecipeStep& step, std::uint64_t seed, const CompressOptions& options) : parent_(parent), step_(step), options_(options), pool_(std::max(1, options.n_threads)) {
         report_.manifest.tool = std::string("skiff ") + SKIFF_VERSION;
-        report_.manifest.seed = recipe.seed;
-        for (const RecipeStep& each : recipe.steps) report_.manifest.steps.push_back(step_json(each));
+        report_.manifest.seed = seed;
+        report_.manifest.steps.push_back(step_json(step));
     }
 
     Result<CompressReport> run() {
         const double begin = monotonic_seconds();
         if (options_.work == CompressOptions::Work::full) SKIFF_CHECK(check_output());
-        SKIFF_TRY(plan_, plan_tensors(parent_, step_, pool_, options_.progress));
+        SKIFF_TRY(work_, make_step_work(parent_, step_));
+        SKIFF_TRY(plan_, work_->plan(pool_, options_.progress));
         if (parent_.kind == Checkpoint::Kind::gguf)
             plan_.remarks.push_back("the tokenizer of a GGUF file is not written; put the tokenizer.json of the model that it was made from into the folder");
         SKIFF_CHECK(prepare_walk());
         report_.remarks = plan_.remarks;
-        SKIFF_TRY(report_.estimate, estimate(parent_, plan_, step_, block_work_ ? &block_work_->text() : nullptr, options_.output, pool_));
+        SKIFF_TRY(report_.estimate, estimate(parent_, plan_, *work_, block_work_ ? &block_work_->text() : nullptr, options_.output, pool_));
         if (options_.on_plan) options_.on_plan(plan_, report_.estimate);
         if (options_.work == CompressOptions::Work::estimate_only) return std::move(report_);
         SKIFF_CHECK(describe_parent());
@@ -60,16 +60,15 @@ private:
         return {};
     }
 
-    // A method that looks at the data works block by block.
+    // A step that looks at the data works block by block.
     Status prepare_walk() {
-        SKIFF_TRY(const WeightMethod* method, find_weight_method(step_.method));
-        if (method->needs == StatisticsNeed::none) return {};
+        if (work_->needs() == StatisticsNeed::none) return {};
         SKIFF_CHECK(algebra_available());
-        SKIFF_TRY(auto text, load_calibration(parent_, step_.calibration));
+        SKIFF_TRY(auto text, load_calibration(parent_, work_->calibration()));
         plan_.remarks.insert(plan_.remarks.end(), text.remarks.begin(), text.remarks.end());
         report_.manifest.steps.back().set("calibration", text.json());
         order_by_block(parent_.spec, plan_);
-        block_work_.emplace(parent_, std::move(text), method->needs, pool_.n_threads());
+        block_work_.emplace(parent_, std::move(text), work_->needs(), pool_.n_threads());
         return {};
     }
 
@@ -196,7 +195,10 @@ private:
             if (status.error().code == ErrorCode::interrupted) return interrupted();
             return status.take_error().with_context(what);
         };
-        if (block_work_) SKIFF_CHECK(context(block_work_->enter(block), "observing " + block_name(block)));
+        if (block_work_) {
+            SKIFF_CHECK(context(block_work_->enter(block), "observing " + block_name(block)));
+            SKIFF_CHECK(context(work_->begin_block(block, *block_work_, pool_), block_name(block)));
+        }
         for (std::size_t i = begin; i < end; ++i) {
             const PlannedTensor& planned = plan_.tensors[i];
             if (interrupt_requested()) return interrupted();
@@ -228,28 +230,22 @@ private:
 
     Result<ManifestTensor> one_tensor(const PlannedTensor& planned) {
         const WeightSource& weights = block_work_ ? block_work_->weights() : *parent_.weights;
-        SKIFF_TRY(const auto result, make_planned(weights, planned, step_, block_work_ ? block_work_->inputs(planned.key) : nullptr, pool_));
-        const bool is_codes = result.codes() != nullptr;
-        std::vector<StoredTensor> parts = {{planned.key, is_codes ? DType::i32 : result.plain()->dtype, result.shape, is_codes ? std::span<const std::byte>() : result.plain()->data, result.owner}};
-        if (is_codes) {
-            SKIFF_TRY(parts, weight_tensors(module_of_key(planned.key), result));
-        }
-        for (const StoredTensor& part : parts) SKIFF_CHECK(staged_->write(part.name, part.bytes));
+        SKIFF_TRY(const auto made, work_->make(planned, weights, block_work_ ? block_work_->inputs(planned.key) : nullptr, pool_, report_.remarks));
+        for (const StoredTensor& part : made.parts) SKIFF_CHECK(staged_->write(part.name, part.bytes));
         SKIFF_CHECK(staged_->sync());
         ManifestTensor done{planned.key, planned.from, planned.name(), planned.n_elements, planned.bytes_after, 0};
-        if (planned.scheme) {
-            SKIFF_TRY(const auto source, load_as_rows(weights, planned));
-            if (!planned.turn_result()) done.relative_squared_error = relative_squared_error(source, result, pool_);
-            release_pages(source);
-            if (block_work_) block_work_->replace(planned.key, planned.turn_source() ? transposed(as_floats(result, pool_)) : result, pool_);
-        }
+        if (!made.changed) return done;
+        SKIFF_TRY(const auto source, weights.load(planned.key));
+        if (source.shape == made.effective.shape && !planned.turn_result()) done.relative_squared_error = relative_squared_error(source, made.effective, pool_);
+        release_pages(source);
+        if (block_work_) block_work_->replace(planned.key, made.effective, pool_);
         return done;
     }
 
     Status finish() {
         SKIFF_CHECK(remove_temporaries(working_path_));
         SKIFF_CHECK(staged_->finish());
-        SKIFF_TRY(const auto config, planned_config(parent_, plan_, step_));
+        SKIFF_TRY(const auto config, work_->config(plan_));
         SKIFF_CHECK(write_file_atomic(join_path(working_path_, "config.json"), config.dump(2) + "\n"));
         SKIFF_CHECK(copy_parent_files(parent_, working_path_));
         SKIFF_CHECK(write_file_atomic(join_path(working_path_, manifest_file_name), manifest_json(report_.manifest).dump(1) + "\n"));
@@ -259,9 +255,10 @@ private:
     }
 
     const Checkpoint& parent_;
-    const QuantizeStep& step_;
+    const RecipeStep& step_;
     const CompressOptions& options_;
     ThreadPool pool_;
+    std::unique_ptr<StepWork> work_;
     TensorPlan plan_;
     CompressReport report_;
     std::string working_path_;
@@ -273,9 +270,66 @@ private:
 
 }  // namespace
 
+namespace {
+
+// Where the result of step `i` of several waits for the next; gone when all are done.
+std::string between_path(const std::string& output, std::size_t i) { return output + ".step" + std::to_string(i + 1); }
+
+// A finished step of an earlier run counts when it was this very step on this very parent.
+Result<bool> already_done(const std::string& folder, const Checkpoint& parent, const RecipeStep& step, std::uint64_t seed) {
+    const std::string path = join_path(folder, manifest_file_name);
+    if (!file_exists(path)) return false;
+    SKIFF_TRY(const auto found, read_json_file(path));
+    SKIFF_TRY(const auto hash, parent.content_hash());
+    Json theirs = found["steps"].size() == 1 ? found["steps"].items()[0] : Json();
+    theirs.erase("calibration");  // of the text, which the step's own fields name
+    const bool same = found["parent"]["content_hash"].dump() == Json(hash).dump() && found["seed"].dump() == Json(seed).dump() && theirs.dump() == step_json(step).dump();
+    if (!same) return usage_error(folder + ": holds the result of another step; remove it, or add --restart");
+    return true;
+}
+
+}  // namespace
+
 Result<CompressReport> run_recipe(const Checkpoint& parent, const Recipe& recipe, const CompressOptions& options) {
-    if (recipe.steps.size() != 1) return usage_error("a recipe holds one step today; this one has " + std::to_string(recipe.steps.size()));
-    return Run(parent, recipe, std::get<QuantizeStep>(recipe.steps[0]), options).run();
+    if (recipe.steps.empty()) return usage_error("the recipe has no steps");
+    if (recipe.steps.size() == 1) return Run(parent, recipe.steps[0], recipe.seed, options).run();
+    if (options.work == CompressOptions::Work::estimate_only) return usage_error("the sizes after the first of several steps are not known beforehand; --dry-run works on recipes of one step");
+    const Checkpoint* source = &parent;
+    std::optional<Checkpoint> between;
+    std::vector<std::string> remarks;
+    double seconds = 0;
+    std::size_t n_resumed = 0;
+    for (std::size_t i = 0; i < recipe.steps.size(); ++i) {
+        const bool last = i + 1 == recipe.steps.size();
+        CompressOptions mine = options;
+        mine.output = last ? options.output : between_path(options.output, i);
+        if (!last) {
+            if (options.unfinished == CompressOptions::Unfinished::restart) SKIFF_CHECK(remove_all(mine.output));
+            SKIFF_TRY(const bool done, already_done(mine.output, *source, recipe.steps[i], recipe.seed));
+            if (!done) {
+                auto report = Run(*source, recipe.steps[i], recipe.seed, mine).run();
+                if (!report.ok()) return report.take_error().with_context("step " + std::to_string(i + 1));
+                remarks.insert(remarks.end(), report->remarks.begin(), report->remarks.end());
+                seconds += report->seconds;
+            } else {
+                ++n_resumed;
+            }
+            SKIFF_TRY(auto next, Checkpoint::open(mine.output));
+            next.name = parent.name;
+            between.emplace(std::move(next));
+            source = &*between;
+            continue;
+        }
+        auto report = Run(*source, recipe.steps[i], recipe.seed, mine).run();
+        if (!report.ok()) return report.take_error().with_context("step " + std::to_string(i + 1));
+        report->remarks.insert(report->remarks.begin(), remarks.begin(), remarks.end());
+        report->seconds += seconds;
+        report->n_resumed += n_resumed;
+        between.reset();
+        for (std::size_t k = 0; k < i; ++k) SKIFF_CHECK(remove_all(between_path(options.output, k)));
+        return report;
+    }
+    return runtime_error("a recipe without a last step");
 }
 
 }  // namespace skiff

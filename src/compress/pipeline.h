@@ -36,7 +36,7 @@ struct CompressReport {
     double seconds = 0;
 };
 
-// Today a recipe holds exactly one step.
+// The steps one after the other; between two the model waits in a folder beside the output ("OUT.step1"), which a later run goes on from.
 Result<CompressReport> run_recipe(const Checkpoint& parent, const Recipe& recipe, const CompressOptions& options);
 
 }  // namespace skiff

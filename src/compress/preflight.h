@@ -7,6 +7,9 @@
 
 namespace skiff {
 
+class StepWork;
+struct CalibrationText;
+
 struct WorkEstimate {
     std::uint64_t bytes_before = 0, bytes_after = 0;
     double bits_per_weight = 0;
@@ -16,8 +19,8 @@ struct WorkEstimate {
     double seconds = 0;              // about; 0 when unknown
 };
 
-// Times a small part of the largest tensor for the seconds, and counts the walk where there is a calibration text. `output_folder` need not exist.
-Result<WorkEstimate> estimate(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step, const CalibrationText* text, const std::string& output_folder, ThreadPool& pool);
+// The step says how long it takes itself; the walk is counted where there is a calibration text. `output_folder` need not exist.
+Result<WorkEstimate> estimate(const Checkpoint& parent, const TensorPlan& plan, StepWork& work, const CalibrationText* text, const std::string& output_folder, ThreadPool& pool);
 // An error with both figures when the disk is too small.
 Status check_disk(const WorkEstimate& estimate, const std::string& output_folder);
 

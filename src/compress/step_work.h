@@ -1,0 +1,53 @@
+// One step of a recipe at work on a checkpoint: what a kind of step has to say for itself. All that steps have in common (one tensor or block in memory at
+// a time, the calibration walk, journal, resume, manifest, atomic output) is the pipeline's.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "compress/calibrate/block_work.h"
+#include "compress/recipe.h"
+#include "compress/tensor_plan.h"
+#include "formats/compressed_tensors.h"
+
+namespace skiff {
+
+// What became of a tensor.
+struct MadeTensor {
+    std::vector<StoredTensor> parts;  // exactly the planned declarations, in any order
+    // What the model computes with from now on, in the parent's shape: where a step removes rows or columns, zeros stand for them. The calibration walk goes on with it.
+    Weight effective;
+    bool changed = false;             // and an error is worth reporting
+};
+
+class StepWork {
+public:
+    virtual ~StepWork() = default;
+
+    // What becomes of each tensor: known before the work, and the same for the same model and step. Errors name the tensor.
+    virtual Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) = 0;
+
+    // What it must know of the calibration text; none: tensors are made one by one in the order of their keys.
+    virtual StatisticsNeed needs() const { return StatisticsNeed::none; }
+    virtual CalibrationOptions calibration() const { return {}; }
+    // Once before the tensors of a block, when its inputs have been measured: here weights of the block may be replaced before they are made.
+    virtual Status begin_block(std::size_t block, BlockWork& work, ThreadPool& pool) {
+        (void)block, (void)work, (void)pool;
+        return {};
+    }
+
+    // One tensor, from the parent's weights or edited ones. `inputs`: of the operators that read it, or null. What was done otherwise than asked goes to `remarks`.
+    virtual Result<MadeTensor> make(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>& remarks) = 0;
+
+    virtual Result<Json> config(const TensorPlan& plan) const = 0;                // config.json of the result
+    virtual Result<double> seconds(const TensorPlan& plan, ThreadPool& pool) = 0;  // about, without the walk; 0: next to nothing
+};
+
+// The parent must outlive the work.
+Result<std::unique_ptr<StepWork>> make_step_work(const Checkpoint& parent, const RecipeStep& step);
+
+// ---- the kinds, one file each
+Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const QuantizeStep& step);
+
+}  // namespace skiff
