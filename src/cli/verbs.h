@@ -7,6 +7,7 @@ namespace skiff {
 
 std::unique_ptr<Verb> bench_verb_row();
 std::unique_ptr<Verb> completion_verb_row();
+std::unique_ptr<Verb> compress_verb_row();
 std::unique_ptr<Verb> convert_verb_row();
 std::unique_ptr<Verb> demo_verb_row();
 std::unique_ptr<Verb> doctor_verb_row();

@@ -40,6 +40,7 @@ Json manifest_json(const Manifest& manifest) {
                                      {"elements", count(parent.n_elements)},
                                      {"bytes", count(parent.bytes)}});
     if (!parent.steps.is_null()) parent_json.set("steps", parent.steps);
+    if (!parent.origin.is_null()) parent_json.set("origin", parent.origin);
     std::uint64_t n_elements = 0, bytes = 0;
     Json::Array tensors;
     for (const ManifestTensor& tensor : manifest.tensors) {

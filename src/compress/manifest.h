@@ -22,7 +22,8 @@ Result<ManifestTensor> parse_tensor_json(const Json& json);
 struct ManifestParent {
     std::string name, content_hash, architecture;
     std::uint64_t n_elements = 0, bytes = 0;
-    Json steps;  // of its own manifest; null: it is an original
+    Json steps;   // that made it, the first first; null: it is an original
+    Json origin;  // the model before those steps: name, content_hash
 };
 
 struct Manifest {

@@ -79,7 +79,14 @@ private:
         parent.architecture = parent_.spec.architecture;
         parent.n_elements = plan_.n_elements;
         parent.bytes = plan_.bytes_before;
-        if (parent_.manifest["steps"].is_array()) parent.steps = parent_.manifest["steps"];
+        // What made the parent, from the original on.
+        const Json& before = parent_.manifest["parent"];
+        Json::Array steps = before["steps"].is_array() ? before["steps"].items() : Json::Array();
+        for (const Json& step : parent_.manifest["steps"].items()) steps.push_back(step);
+        if (!steps.empty()) {
+            parent.steps = Json(std::move(steps));
+            parent.origin = before["origin"].is_object() ? before["origin"] : Json::object({{"name", before["name"]}, {"content_hash", before["content_hash"]}});
+        }
         return {};
     }
 
@@ -270,66 +277,9 @@ private:
 
 }  // namespace
 
-namespace {
-
-// Where the result of step `i` of several waits for the next; gone when all are done.
-std::string between_path(const std::string& output, std::size_t i) { return output + ".step" + std::to_string(i + 1); }
-
-// A finished step of an earlier run counts when it was this very step on this very parent.
-Result<bool> already_done(const std::string& folder, const Checkpoint& parent, const RecipeStep& step, std::uint64_t seed) {
-    const std::string path = join_path(folder, manifest_file_name);
-    if (!file_exists(path)) return false;
-    SKIFF_TRY(const auto found, read_json_file(path));
-    SKIFF_TRY(const auto hash, parent.content_hash());
-    Json theirs = found["steps"].size() == 1 ? found["steps"].items()[0] : Json();
-    theirs.erase("calibration");  // of the text, which the step's own fields name
-    const bool same = found["parent"]["content_hash"].dump() == Json(hash).dump() && found["seed"].dump() == Json(seed).dump() && theirs.dump() == step_json(step).dump();
-    if (!same) return usage_error(folder + ": holds the result of another step; remove it, or add --restart");
-    return true;
-}
-
-}  // namespace
-
 Result<CompressReport> run_recipe(const Checkpoint& parent, const Recipe& recipe, const CompressOptions& options) {
-    if (recipe.steps.empty()) return usage_error("the recipe has no steps");
-    if (recipe.steps.size() == 1) return Run(parent, recipe.steps[0], recipe.seed, options).run();
-    if (options.work == CompressOptions::Work::estimate_only) return usage_error("the sizes after the first of several steps are not known beforehand; --dry-run works on recipes of one step");
-    const Checkpoint* source = &parent;
-    std::optional<Checkpoint> between;
-    std::vector<std::string> remarks;
-    double seconds = 0;
-    std::size_t n_resumed = 0;
-    for (std::size_t i = 0; i < recipe.steps.size(); ++i) {
-        const bool last = i + 1 == recipe.steps.size();
-        CompressOptions mine = options;
-        mine.output = last ? options.output : between_path(options.output, i);
-        if (!last) {
-            if (options.unfinished == CompressOptions::Unfinished::restart) SKIFF_CHECK(remove_all(mine.output));
-            SKIFF_TRY(const bool done, already_done(mine.output, *source, recipe.steps[i], recipe.seed));
-            if (!done) {
-                auto report = Run(*source, recipe.steps[i], recipe.seed, mine).run();
-                if (!report.ok()) return report.take_error().with_context("step " + std::to_string(i + 1));
-                remarks.insert(remarks.end(), report->remarks.begin(), report->remarks.end());
-                seconds += report->seconds;
-            } else {
-                ++n_resumed;
-            }
-            SKIFF_TRY(auto next, Checkpoint::open(mine.output));
-            next.name = parent.name;
-            between.emplace(std::move(next));
-            source = &*between;
-            continue;
-        }
-        auto report = Run(*source, recipe.steps[i], recipe.seed, mine).run();
-        if (!report.ok()) return report.take_error().with_context("step " + std::to_string(i + 1));
-        report->remarks.insert(report->remarks.begin(), remarks.begin(), remarks.end());
-        report->seconds += seconds;
-        report->n_resumed += n_resumed;
-        between.reset();
-        for (std::size_t k = 0; k < i; ++k) SKIFF_CHECK(remove_all(between_path(options.output, k)));
-        return report;
-    }
-    return runtime_error("a recipe without a last step");
+    if (recipe.steps.size() != 1) return usage_error("a run is one step; this one has " + std::to_string(recipe.steps.size()));
+    return Run(parent, recipe.steps[0], recipe.seed, options).run();
 }
 
 }  // namespace skiff

@@ -36,7 +36,7 @@ struct CompressReport {
     double seconds = 0;
 };
 
-// The steps one after the other; between two the model waits in a folder beside the output ("OUT.step1"), which a later run goes on from.
+// The recipe holds one step. Several are runs of their own, each on the result of the one before.
 Result<CompressReport> run_recipe(const Checkpoint& parent, const Recipe& recipe, const CompressOptions& options);
 
 }  // namespace skiff
