@@ -23,10 +23,8 @@ Result<std::optional<DType>> parse_type(const std::string& name) {
 
 bool is_float_type(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
 
-// Blocks and codes of a matrix that is declared the other way round are held as (outputs, inputs).
-bool is_turned(const Weight& weight, const Shape& shape) {
-    return weight.plain() == nullptr && shape.size() == 2 && weight.shape != shape && weight.shape == Shape{shape[1], shape[0]};
-}
+// Blocks and codes of a matrix that is declared the other way round are held as (outputs, inputs). (A square one does not show it.)
+bool is_turned(const Weight& weight, const std::string& key, const std::set<std::string>& columns) { return weight.plain() == nullptr && columns.count(key) != 0; }
 
 Result<Weight> as_floats(const Weight& weight) {
     std::vector<float> values(static_cast<std::size_t>(element_count(weight.shape)));
@@ -38,9 +36,8 @@ Result<Weight> as_floats(const Weight& weight) {
     return make_float_weight(weight.shape, std::move(values));
 }
 
-Status write_tensor(CheckpointWriter& writer, const TensorDeclaration& declared, Weight weight) {
+Status write_tensor(CheckpointWriter& writer, const TensorDeclaration& declared, Weight weight, bool turned) {
     if (weight.plain() != nullptr && weight.plain()->dtype == declared.dtype) return writer.write(declared.name, weight.plain()->data);
-    const bool turned = is_turned(weight, declared.shape);
     SKIFF_TRY(auto floats, as_floats(weight));
     if (turned) floats = transposed(floats);
     if (declared.dtype == DType::f32) return writer.write(declared.name, floats.plain()->data);
@@ -114,13 +111,15 @@ Result<HfExport> plan_hf_export(const Checkpoint& checkpoint, const HfExportOpti
 
 Status write_hf_export(const Checkpoint& checkpoint, const HfExport& plan, const std::string& folder, const ProgressSink& progress) {
     SKIFF_TRY(auto writer, CheckpointWriter::create(folder, plan.tensors));
+    const std::set<std::string> columns = keys_stored_as_columns(checkpoint.spec);
     std::uint64_t done = 0;
     for (const TensorDeclaration& declared : plan.tensors) {
         SKIFF_TRY(auto weight, checkpoint.weights->load(declared.name));
-        if (weight.shape != declared.shape && !is_turned(weight, declared.shape))
+        const bool turned = is_turned(weight, declared.name, columns);
+        if (weight.shape != (turned ? Shape{declared.shape[1], declared.shape[0]} : declared.shape))
             return corrupt("tensor " + declared.name + " has shape " + shape_text(weight.shape) + ", the config implies " +
                            shape_text(declared.shape));
-        auto status = write_tensor(writer, declared, std::move(weight));
+        auto status = write_tensor(writer, declared, std::move(weight), turned);
         if (!status.ok()) return status.take_error().with_context("tensor " + declared.name);
         done += static_cast<std::uint64_t>(dtype_bytes(declared.dtype, element_count(declared.shape)).value_or(0));
         if (progress) progress({"convert", declared.name, done, plan.data_bytes});
