@@ -8,7 +8,9 @@
 #include "cli/verbs.h"
 #include "compress/export_gguf.h"
 #include "compress/export_hf.h"
+#include "compress/export_quantized.h"
 #include "compress/onnx/onnx_export.h"
+#include "model/input_order.h"
 
 namespace skiff {
 namespace {
@@ -21,9 +23,9 @@ struct ConvertOptions {
 
     void fields(FieldVisitor& visitor) {
         visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
-        visitor.choice("--to", to, {"gguf", "hf", "onnx"},
+        visitor.choice("--to", to, {"gguf", "hf", "onnx", "gptq", "awq"},
                        "gguf: one file for llama.cpp and its relatives; hf: a Hugging Face folder of plain weights; onnx: a graph with keys and values in and "
-                       "out, for onnxruntime and what is built on it");
+                       "out, for onnxruntime and what is built on it; gptq, awq: a folder of integer codes as they are, for a model that is quantized already");
         visitor.option("-o,--output", output, "The file or folder to write; it appears when it is complete");
         visitor.option("--type", type,
                        "Type of the weights: auto (as they are, where the format can), F32, F16, BF16; GGUF also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, "
@@ -116,6 +118,33 @@ Status to_gguf(const ConvertOptions& options, const Checkpoint& checkpoint, Term
     return {};
 }
 
+Status to_quantized(const ConvertOptions& options, const Checkpoint& checkpoint, Terminal& terminal) {
+    if (options.type != "auto") return usage_error("--type is not for --to " + options.to + ": codes are written as they are");
+    SKIFF_TRY(const auto plan, plan_quantized_export(checkpoint, options.to));
+    Outcome outcome;
+    outcome.output = options.output;
+    outcome.notes = plan.notes;
+    std::map<std::string, Count> counts;
+    for (const auto& [key, dtype] : plan.plain) {
+        const std::int64_t n = element_count(checkpoint.spec.shape(checkpoint.spec.tensors.at(key)));
+        Count& count = counts[std::string(dtype_info(dtype).name)];
+        ++count.tensors;
+        count.weights += n;
+        count.bytes += static_cast<std::uint64_t>(dtype_bytes(dtype, n).value_or(0));
+    }
+    for (const auto& [module, scheme] : plan.modules) {
+        Count& count = counts[scheme.name()];
+        ++count.tensors;
+        count.weights += element_count(checkpoint.spec.shape(checkpoint.spec.tensors.at(module + ".weight")));
+        count.bytes += plan.module_bytes.at(module);
+    }
+    fill(outcome, counts);
+    if (!options.dry_run)
+        SKIFF_CHECK(write_folder(options, terminal, [&](const std::string& folder) { return write_quantized_export(checkpoint, plan, folder, terminal.progress("bytes")); }));
+    report(options, outcome, terminal);
+    return {};
+}
+
 Status to_hf(const ConvertOptions& options, const Checkpoint& checkpoint, Terminal& terminal) {
     SKIFF_TRY(const auto plan, plan_hf_export(checkpoint, {options.type}));
     Outcome outcome;
@@ -195,7 +224,9 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
     if (options.to == "onnx") {
         SKIFF_TRY(onnx, onnx_options(options));
     }
-    SKIFF_TRY(const auto checkpoint, Checkpoint::open(options.model));
+    SKIFF_TRY(auto checkpoint, Checkpoint::open(options.model));
+    if (find_quantized_form(options.to) != nullptr) return to_quantized(options, checkpoint, terminal);
+    checkpoint = with_inputs_in_order(std::move(checkpoint));
     if (options.to == "onnx") return to_onnx(options, onnx, checkpoint, terminal);
     return options.to == "gguf" ? to_gguf(options, checkpoint, terminal) : to_hf(options, checkpoint, terminal);
 }
@@ -206,7 +237,7 @@ std::unique_ptr<Verb> convert_verb_row() {
     return make_verb<ConvertOptions>(
         "convert", "Write a model in another file format",
         {"skiff convert models/pocket --to gguf --type Q4_K -o pocket-q4k.gguf", "skiff convert MODEL.gguf --to hf -o FOLDER",
-         "skiff convert MODEL --to onnx -o FOLDER"}, run_convert);
+         "skiff convert MODEL --to onnx -o FOLDER", "skiff convert QUANTIZED --to gptq -o FOLDER"}, run_convert);
 }
 
 }  // namespace skiff

@@ -5,6 +5,7 @@
 #include "compress/pipeline.h"
 #include "compress/quantize/block_transform.h"
 #include "measure/scheme_speed.h"
+#include "model/input_order.h"
 
 namespace skiff {
 namespace {
@@ -162,7 +163,8 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
         SKIFF_TRY(const auto known, parse_scheme(options.scheme));  // before the model is opened
         (void)known;
     }
-    SKIFF_TRY(const auto parent, Checkpoint::open(options.model));
+    SKIFF_TRY(auto opened, Checkpoint::open(options.model));
+    const Checkpoint parent = with_inputs_in_order(std::move(opened));
     if (options.scheme.empty()) {
         SKIFF_TRY(options.scheme, fastest_scheme(terminal));
     }

@@ -67,3 +67,24 @@ if [ -f "$stories" ]; then
     found=$("$SKIFF" run "$stories" -p "" -n 200 --temp 0 --raw -q | head -n 3)
     [ "$expected" = "$found" ] || fail "stories260K.gguf tells another story"
 fi
+
+# quantized forms of other programs: the same codes, zeros and scales, and what a form has no words for is said
+"$SKIFF" quantize "$model" --scheme w4g32a --head keep --embedding keep -o "$work/w4" > /dev/null 2>&1
+"$SKIFF" quantize "$model" --scheme w8 --compat -o "$work/w8" > /dev/null 2>&1
+"$SKIFF" quantize "$model" --scheme w4g32r --head keep --embedding keep -o "$work/w4r" > /dev/null 2>&1
+values() { "$SKIFF" inspect "$1" --hash | grep hash; }
+for form in gptq awq; do
+    "$SKIFF" convert "$work/w4" --to $form -o "$work/$form" > "$work/out"
+    grep -q "w4g32a" "$work/out" || fail "no table of schemes: $(cat "$work/out")"
+    [ "$(values "$work/w4")" = "$(values "$work/$form")" ] || fail "$form holds other numbers"
+done
+grep -q gptq_v2 "$work/gptq/quantize_config.json" || fail "zeros need the second form"
+"$SKIFF" convert "$work/gptq" --to awq -o "$work/again" > /dev/null
+cmp "$work/awq/model.safetensors" "$work/again/model.safetensors" || fail "GPTQ to AWQ changed numbers"
+"$SKIFF" convert "$work/w8" --to gptq -o "$work/gptq8" > /dev/null
+[ "$(text "$work/w8")" = "$(text "$work/gptq8")" ] || fail "8 bits continue differently"
+for arguments in "$work/w8 --to awq" "$work/w4r --to gptq" "$model --to gptq" "$work/w4 --to gptq --type F16"; do
+    if "$SKIFF" convert $arguments -o "$work/x" > /dev/null 2> "$work/err"; then fail "accepted: $arguments"; fi
+    grep -q -- "--scheme\|--type" "$work/err" || fail "no way out in: $(cat "$work/err")"
+done
+[ ! -e "$work/x" ] || fail "left-overs"
