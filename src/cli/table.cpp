@@ -6,6 +6,7 @@ std::vector<std::unique_ptr<Verb>> verb_table() {
     std::vector<std::unique_ptr<Verb>> verbs;
     verbs.push_back(run_verb_row());
     verbs.push_back(quantize_verb_row());
+    verbs.push_back(rotate_verb_row());
     verbs.push_back(compress_verb_row());
     verbs.push_back(convert_verb_row());
     verbs.push_back(eval_verb_row());

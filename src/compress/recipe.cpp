@@ -34,6 +34,11 @@ Json fields_of(const QuantizeStep& step) {
                          {"requantize", step.quantized == QuantizeStep::Quantized::requantize}});
 }
 
+Json fields_of(const RotateStep& step) {
+    const RotationOptions::What what = step.options.what;
+    return Json::object({{"kind", "rotate"}, {"what", what == RotationOptions::What::all ? "all" : what == RotationOptions::What::heads ? "heads" : "residual"}, {"rotation_seed", step.options.seed}});
+}
+
 }  // namespace
 
 Json step_json(const RecipeStep& step) {

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "compress/calibrate/calibration_text.h"
 #include "compress/method_options.h"
+#include "compress/quantize/rotation.h"
 #include "model/scheme_choice.h"
 
 namespace skiff {
@@ -27,7 +28,12 @@ struct QuantizeStep {
     std::vector<std::string> transforms;  // of blocks before their weights are rounded (quantize/block_transform.h), in this order
 };
 
-using RecipeStep = std::variant<QuantizeStep>;
+// Folds rotations into the weights (quantize/rotation.h).
+struct RotateStep {
+    RotationOptions options;
+};
+
+using RecipeStep = std::variant<QuantizeStep, RotateStep>;
 
 struct Recipe {
     std::vector<RecipeStep> steps;

@@ -5,6 +5,8 @@ namespace {
 
 Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const QuantizeStep& step) { return begin_quantize(parent, step); }
 
+Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const RotateStep& step) { return begin_rotate(parent, step); }
+
 }  // namespace
 
 Result<std::unique_ptr<StepWork>> make_step_work(const Checkpoint& parent, const RecipeStep& step) {

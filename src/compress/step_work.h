@@ -49,5 +49,6 @@ Result<std::unique_ptr<StepWork>> make_step_work(const Checkpoint& parent, const
 
 // ---- the kinds, one file each
 Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const QuantizeStep& step);
+Result<std::unique_ptr<StepWork>> begin_rotate(const Checkpoint& parent, const RotateStep& step);
 
 }  // namespace skiff
