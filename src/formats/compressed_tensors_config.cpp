@@ -38,6 +38,14 @@ Result<WeightArguments> read_extensions(const Json& weights, Scheme scheme, cons
         if (scheme.group_size == 0 || scheme.super_size < 0 || scheme.super_size % scheme.group_size != 0) return wrong(where, "skiff_super_size must be whole groups, or 0 for the row");
         scheme.scale_dtype = DType::i8;  // or u8: the tensor tells
     }
+    if (const Json& scale_book = weights["skiff_scale_codebook"]; scale_book.is_string()) {
+        if (super_size.is_null()) return wrong(where, "skiff_scale_codebook needs skiff_super_size");
+        scheme.scale_book = find_scale_book(scale_book.text());
+        if (scheme.scale_book == nullptr) return WeightArguments{std::nullopt, "scales of the table \"" + scale_book.text().substr(0, 80) + "\""};
+        if (minimums.bool_or(false)) return wrong(where, "scales of a table have no minimums");
+        scheme.scale_dtype = DType::u8;
+        scheme.super_dtype = DType::bf16;
+    }
     scheme.minimums = minimums.bool_or(false);
     if (scheme.minimums && (scheme.symmetric || book.is_string())) return wrong(where, "skiff_minimums needs integers with symmetric false");
     return WeightArguments{scheme, {}};
@@ -108,6 +116,7 @@ Json group_json(const Scheme& scheme, Json::Array targets) {
     if (is_public && book) weights.set("scale_dtype", "torch.uint8");
     if (!is_public && book) weights.set("skiff_codebook", std::string(scheme.codebook->name));
     if (scheme.relative_scales()) weights.set("skiff_super_size", scheme.super_size);
+    if (scheme.scale_book != nullptr) weights.set("skiff_scale_codebook", std::string(scheme.scale_book->name));
     if (scheme.minimums) weights.set("skiff_minimums", true);
     return Json::object({{"targets", std::move(targets)},
                          {"weights", std::move(weights)},
@@ -211,7 +220,7 @@ Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule
         if (!module.scheme.is_coded()) return usage_error("module " + name + ": only schemes of codes have a quantization_config, not " + module.scheme.name());
         Scheme scheme = module.scheme;
         // The types of scales are not part of the config: the tensors tell.
-        scheme.scale_dtype = scheme.relative_scales() ? DType::i8 : scheme.scale_dtype == DType::f8_e8m0 ? DType::f8_e8m0 : DType::f16;
+        scheme.scale_dtype = scheme.scale_book != nullptr ? DType::u8 : scheme.relative_scales() ? DType::i8 : scheme.scale_dtype == DType::f8_e8m0 ? DType::f8_e8m0 : DType::f16;
         scheme.super_dtype = DType::f32;
         if (scheme.group_size != 0 && module.n_columns % scheme.group_size != 0) short_last_group = true;
         auto place = std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.scheme == scheme; });

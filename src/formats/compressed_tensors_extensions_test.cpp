@@ -107,6 +107,19 @@ TEST(CompressedTensorsExtensions, MinimumsReturn) {
         }
 }
 
+TEST(CompressedTensorsExtensions, ScalesOfATableReturn) {
+    for (const char* name : {"n4g16t", "n3g16t", "n2g16ts64", "w4g32t", "w3g16at"})
+        for (std::int64_t n_columns : {256, 80}) {
+            const Stored stored = store(coded(name, 5, n_columns));
+            EXPECT_EQ(stored.tensors.at("m.weight_scale").dtype, DType::u8);
+            EXPECT_EQ(stored.tensors.at("m.weight_super_scale").dtype, DType::bf16);
+            auto back = read_weight("m", lookup_of(stored.tensors), &stored.config);
+            ASSERT_TRUE(back.ok()) << back.error().to_string();
+            EXPECT_EQ(back->codes()->scheme, stored.weight.codes()->scheme) << name;
+            expect_same_rows(stored.weight, *back);
+        }
+}
+
 TEST(CompressedTensorsExtensions, OtherProgramsAreToldByTheFormat) {
     for (const auto& [name, format] : {std::pair("w4g32", "pack-quantized"), std::pair("n4g32r", "skiff-quantized"), std::pair("w4g32r", "skiff-quantized"),
                                        std::pair("iq4nl", "skiff-quantized"), std::pair("mxfp4", "mxfp4-pack-quantized")}) {
@@ -169,6 +182,10 @@ TEST(CompressedTensorsExtensions, RefusesTensorsThatDisagree) {
     expect("n4g32r", scale, tensor(scale, DType::i8, {5, 7}, zeros), "weight_scale is I8 [5, 7], expected I8 [5, 8]");
     expect("n4g32r", packed, tensor(packed, DType::i32, {5, 31}, zeros), "weight_packed is I32 [5, 31]");
     expect("n4g32r", packed, tensor(packed, DType::u8, {5, 128}, zeros), "weight_packed of type U8");
+    expect("n4g16t", scale, tensor(scale, DType::i8, {5, 16}, zeros), "weight_scale is I8 [5, 16], expected U8 [5, 8]");
+    expect("n4g16t", scale, tensor(scale, DType::u8, {5, 16}, zeros), "expected U8 [5, 8]");
+    expect("n4g16t", super_scale, std::nullopt, "needs the tensor weight_super_scale");
+    expect("n4g16t", super_scale, tensor(super_scale, DType::bf16, {5, 1}, ones), "weight_super_scale holds NaN");
     expect("n4g32", scale, tensor(scale, DType::i8, {5, 8}, zeros), "expected F16, BF16 or F32");
     expect("ternary", packed, tensor(packed, DType::i32, {5, 16}, ones), "row 0 holds the code 3, but the codebook ternary has 3 levels");
     expect("w4g32m", minimum, std::nullopt, "needs the tensor weight_minimum");
@@ -195,13 +212,16 @@ TEST(CompressedTensorsExtensions, RefusesConfigsThatMeanNothing) {
         {R"({"num_bits":4,"type":"int","skiff_super_size":0})", "must be whole groups"},
         {R"({"num_bits":4,"type":"int","group_size":32,"skiff_super_size":"32"})", "skiff_super_size"},
         {R"({"num_bits":4,"type":"int","group_size":32,"symmetric":true,"skiff_minimums":true})", "needs integers"},
+        {R"({"num_bits":4,"type":"int","group_size":16,"skiff_scale_codebook":"t"})", "needs skiff_super_size"},
+        {R"({"num_bits":4,"type":"int","group_size":16,"symmetric":false,"skiff_super_size":0,"skiff_minimums":true,"skiff_scale_codebook":"t"})", "no minimums"},
     };
     for (const auto& [text, message] : bad) {
         auto config = QuantizationConfig::parse(*group(text));
         ASSERT_FALSE(config.ok()) << text;
         EXPECT_NE(config.error().message.find(message), std::string::npos) << config.error().message;
     }
-    for (const char* text : {R"({"num_bits":4,"type":"codebook","group_size":32,"skiff_codebook":"n9"})", R"({"num_bits":4,"type":"codebook","group_size":32})"}) {
+    for (const char* text : {R"({"num_bits":4,"type":"codebook","group_size":32,"skiff_codebook":"n9"})", R"({"num_bits":4,"type":"codebook","group_size":32})",
+                             R"({"num_bits":4,"type":"int","group_size":16,"skiff_super_size":0,"skiff_scale_codebook":"u"})"}) {
         auto config = QuantizationConfig::parse(*group(text));  // fails for the modules it concerns
         ASSERT_TRUE(config.ok());
         EXPECT_EQ(config->scheme_of("x").error().code, ErrorCode::unsupported);

@@ -50,7 +50,7 @@ std::vector<TensorDeclaration> code_tensors(const std::string& module, const Sch
         return tensors;
     }
     std::vector<TensorDeclaration> tensors = {{module + ".weight_packed", DType::i32, {n_rows, packed_row_bytes(scheme.bits, n_columns) / 4}},
-                                              {module + ".weight_scale", scheme.scale_dtype, {n_rows, n_groups}},
+                                              {module + ".weight_scale", scheme.scale_dtype, {n_rows, scheme.scale_book != nullptr ? ceil_div<std::int64_t>(n_groups, 2) : n_groups}},
                                               {module + ".weight_shape", DType::i64, {2}}};
     if (scheme.stores_zeros()) tensors.push_back({module + ".weight_zero_point", DType::i32, {packed_row_bytes(scheme.bits, n_rows) / 4, n_groups}});
     if (scheme.relative_scales()) tensors.push_back({module + ".weight_super_scale", scheme.super_dtype, {n_rows, n_supers}});

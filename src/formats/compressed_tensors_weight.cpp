@@ -73,11 +73,15 @@ Status check_supers(const Parts& parts, const TensorView& view, const char* name
 }
 
 Status take_relative_scales(const Parts& parts, Codes& codes) {
-    const DType dtype = parts.scale.view.dtype;
+    const bool table = parts.scheme.scale_book != nullptr;
+    const DType dtype = table ? DType::u8 : parts.scale.view.dtype;
     if (dtype != DType::i8 && dtype != DType::u8) return mismatch(parts, "weight_scale", parts.scale.view, "I8 or U8, relative to weight_super_scale");
     codes.scheme.scale_dtype = dtype;
-    SKIFF_TRY(codes.scales, exactly(parts, parts.scale, "weight_scale", dtype, {parts.n_rows, parts.n_groups}));
-    if (parts.super_scale) codes.scheme.super_dtype = parts.super_scale->view.dtype == DType::f16 ? DType::f16 : DType::f32;
+    SKIFF_TRY(codes.scales, exactly(parts, parts.scale, "weight_scale", dtype, {parts.n_rows, table ? ceil_div<std::int64_t>(parts.n_groups, 2) : parts.n_groups}));
+    if (parts.super_scale) {
+        const DType super = parts.super_scale->view.dtype;
+        codes.scheme.super_dtype = super == DType::f16 || (super == DType::bf16 && table) ? super : DType::f32;
+    }
     const Shape supers = {parts.n_rows, parts.scheme.n_supers(parts.n_columns)};
     SKIFF_TRY(codes.super_scales, exactly(parts, parts.super_scale, "weight_super_scale", codes.scheme.super_dtype, supers));
     return check_supers(parts, codes.super_scales, "weight_super_scale");

@@ -36,7 +36,7 @@ bool accepts(const Weight& weight) {
 
 // Numbers of one row of a section, as the tiles store them: the stored type where tiles have it, else f32.
 void place_numbers(const TensorView& view, std::int64_t row, TileNumber type, std::int64_t lane, std::uint8_t* section) {
-    const std::int64_t n = view.row_elements(), source_bytes = dtype_info(view.dtype).bits / 8, size = tile_number_bytes(type);
+    const std::int64_t n = view.row_elements(), source_bytes = dtype_info(view.dtype).bits / 8, size = tile_numbers_bytes(type) / tile_rows;
     const std::byte* source = view.data.data() + row * n * source_bytes;
     for (std::int64_t i = 0; i < n; ++i) {
         std::uint8_t* target = section + (i * tile_rows + lane) * size;
@@ -47,6 +47,15 @@ void place_numbers(const TensorView& view, std::int64_t row, TileNumber type, st
         } else {
             std::memcpy(target, source + i * source_bytes, static_cast<std::size_t>(size));
         }
+    }
+}
+
+// Codes of a table of scales: two groups to a byte become two rows to a byte, in tiles that were zero.
+void place_table_codes(const TensorView& view, std::int64_t row, std::int64_t n_groups, std::int64_t lane, std::uint8_t* section) {
+    const auto* source = reinterpret_cast<const std::uint8_t*>(view.data.data()) + row * view.row_elements();
+    for (std::int64_t group = 0; group < n_groups; ++group) {
+        std::uint8_t& target = section[group * 8 + lane % 8];
+        target = static_cast<std::uint8_t>(target | (source[group / 2] >> group % 2 * 4 & 15) << lane / 8 * 4);
     }
 }
 
@@ -86,7 +95,8 @@ void place_codes(const std::uint8_t* codes, const TileFormat& format, std::int64
 // codes: (n_blocks * 32) of one row, whose numbers are row `row` of the sections of `source`.
 void place_row(const Codes& source, std::int64_t row, const std::uint8_t* codes, const TileFormat& format, std::int64_t lane, std::uint8_t* tile) {
     place_codes(codes, format, lane, tile + format.codes_at);
-    place_numbers(source.scales, row, format.scales, lane, tile + format.scales_at);
+    if (format.scales == TileNumber::table) place_table_codes(source.scales, row, format.n_groups, lane, tile + format.scales_at);
+    else place_numbers(source.scales, row, format.scales, lane, tile + format.scales_at);
     if (format.relative_scales) place_numbers(source.super_scales, row, format.supers, lane, tile + format.super_scales_at);
     if (format.relative_minimums) place_numbers(source.super_minimums, row, format.supers, lane, tile + format.super_minimums_at);
     if (format.minimums != TileNumber::none) place_numbers(source.minimums, row, format.minimums, lane, tile + format.corrections_at);
@@ -120,7 +130,7 @@ void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) 
 }
 
 float number_at(const std::uint8_t* section, TileNumber type, std::int64_t index, std::int64_t lane) {
-    const std::uint8_t* at = section + (index * tile_rows + lane) * tile_number_bytes(type);
+    const std::uint8_t* at = section + index * tile_numbers_bytes(type) + lane * tile_numbers_bytes(type) / tile_rows;
     float value = 0;
     switch (type) {
         case TileNumber::none: return 0;
@@ -129,6 +139,7 @@ float number_at(const std::uint8_t* section, TileNumber type, std::int64_t index
         case TileNumber::i8: return static_cast<float>(static_cast<std::int8_t>(*at));
         case TileNumber::u8: return static_cast<float>(*at);
         case TileNumber::e8m0: dtype_info(DType::f8_e8m0).to_float(at, 1, &value); return value;
+        case TileNumber::table: return static_cast<float>(section[index * 8 + lane % 8] >> lane / 8 * 4 & 15);  // the code
     }
     return value;
 }
@@ -159,6 +170,7 @@ void tile_row(const PackedWeight& packed, std::int64_t row, float* target) {
         if (c / format.group_size != group) {
             group = c / format.group_size;
             scale = number_at(tile + format.scales_at, format.scales, group, lane);
+            if (format.scales == TileNumber::table) scale = packed.scheme.scale_book->levels[static_cast<std::size_t>(scale)];
             if (format.relative_scales) scale *= number_at(tile + format.super_scales_at, format.supers, c / format.super_size, lane);
             minimum = number_at(tile + format.corrections_at, format.minimums, group, lane);
             if (format.relative_minimums) minimum *= number_at(tile + format.super_minimums_at, format.supers, c / format.super_size, lane);

@@ -51,9 +51,10 @@ inline Weight random_codes(std::int64_t n_rows, std::int64_t n_columns, const Sc
             codes[static_cast<std::size_t>(c)] = static_cast<std::uint8_t>(std::to_integer<unsigned>(bytes[static_cast<std::size_t>(row * n_columns + c)]) % n_codes);
         pack_codes(codes.data(), scheme.bits, n_columns, owner->packed.data() + row * row_bytes);
     }
-    owner->scales = random_numbers(n_rows * n_groups, scheme.scale_dtype, seed + 1, 0.02f);
-    Codes result = {scheme, {DType::i32, {n_rows, row_bytes / 4}, owner->packed}, {scheme.scale_dtype, {n_rows, n_groups}, owner->scales}};
-    const float super_deviation = 0.02f / 128;
+    const std::int64_t n_scales = scheme.scale_book != nullptr ? code_row_bytes(scheme, n_columns).scales : n_groups;
+    owner->scales = random_numbers(n_rows * n_scales, scheme.scale_dtype, seed + 1, 0.02f);
+    Codes result = {scheme, {DType::i32, {n_rows, row_bytes / 4}, owner->packed}, {scheme.scale_dtype, {n_rows, n_scales}, owner->scales}};
+    const float super_deviation = scheme.scale_book != nullptr ? 0.02f : 0.02f / 128;
     if (scheme.relative_scales()) {
         owner->super_scales = random_numbers(n_rows * n_supers, scheme.super_dtype, seed + 3, super_deviation);
         result.super_scales = {scheme.super_dtype, {n_rows, n_supers}, owner->super_scales};
@@ -96,7 +97,8 @@ inline const Scheme all_schemes[] = {
 
 // More, by name: every number of bits, relative scales, codebooks whose levels need each kind of sum, the forms of GGUF's K-quants.
 inline constexpr const char* more_schemes[] = {"w1g32",  "w2g64a", "w3g32",    "w4g32r",   "w7g32",       "w4g32mrs256", "w2g16mrs256", "w3g16rs256", "w6g16rs256", "w5g32mrs256",
-                                               "w4g32m", "w4g16",  "w4g16a", "w2g16", "n4g32r", "n3g32r",   "n2g16r",   "iq4nlg32",    "nf4g64",      "e2m1g32",     "ternaryg64", "binaryg128", "iq4nlg32rs256"};
+                                               "w4g32m", "w4g16",  "w4g16a", "w2g16", "n4g32r", "n3g32r",   "n2g16r",   "iq4nlg32",    "nf4g64",      "e2m1g32",     "ternaryg64", "binaryg128", "iq4nlg32rs256",
+                                               "n4g16t", "n3g16t", "n2g16t",   "w4g32t",  "w6g16at",     "n4g32ts256", "nf4g16ts64"};
 
 // One weight of every kind that is stored; some are accepted by several layouts.
 inline std::vector<Weight> weights_of_all_kinds(std::int64_t n_rows, std::int64_t n_columns) {

@@ -51,8 +51,8 @@ TileFormat tile_format(const PackedWeight& packed) {
     format.block_bytes = expanded_block_bytes * format.bits / 8;
     format.n_groups = scheme.n_groups(n_columns);
     format.group_size = format.n_groups == 1 ? format.n_blocks * tile_block : scheme.group_size;
-    format.scales = tile_number(packed.dtype);
-    format.relative_scales = format.scales == TileNumber::i8 || format.scales == TileNumber::u8;
+    format.scales = scheme.scale_book != nullptr ? TileNumber::table : tile_number(packed.dtype);
+    format.relative_scales = format.scales == TileNumber::i8 || format.scales == TileNumber::u8 || format.scales == TileNumber::table;
     format.level_scale = 1;
     if (scheme.minimums) {
         format.minimums = tile_number(scheme.minimum_dtype());
@@ -71,13 +71,17 @@ TileFormat tile_format(const PackedWeight& packed) {
         format.offset = 1 << (scheme.bits - 1);
         format.largest_level = (1 << scheme.bits) - 1;
     }
-    const std::int64_t super_bytes = format.n_supers * tile_rows * tile_number_bytes(format.supers);
+    if (scheme.scale_book != nullptr) {
+        for (std::size_t code = 0; code < scheme.scale_book->levels.size(); ++code) format.scale_levels[code] = static_cast<std::int8_t>(scheme.scale_book->levels[code] * 128);
+        format.level_scale /= 128;
+    }
+    const std::int64_t super_bytes = format.n_supers * tile_numbers_bytes(format.supers);
     const TileNumber corrections = scheme.minimums ? format.minimums : format.zeros;
     format.super_scales_at = 0;
     format.super_minimums_at = format.relative_scales ? super_bytes : 0;
     format.scales_at = format.super_minimums_at + (format.relative_minimums ? super_bytes : 0);
-    format.corrections_at = format.scales_at + format.n_groups * tile_rows * tile_number_bytes(format.scales);
-    format.codes_at = round_up(format.corrections_at + format.n_groups * tile_rows * tile_number_bytes(corrections), tile_vector_bytes);
+    format.corrections_at = format.scales_at + format.n_groups * tile_numbers_bytes(format.scales);
+    format.codes_at = round_up(format.corrections_at + format.n_groups * tile_numbers_bytes(corrections), tile_vector_bytes);
     format.tile_bytes = format.codes_at + format.n_blocks * format.block_bytes;
     return format;
 }

@@ -3,7 +3,7 @@
 // A tile holds 16 rows. First what scales its codes, then the codes; both parts begin at multiples of 64 bytes:
 //     super scales     n_supers x 16, f16 or f32      where group scales are relative to them
 //     super minimums   n_supers x 16, f16 or f32      where minimums are relative
-//     scales           n_groups x 16, f16, f32, i8, u8 or e8m0
+//     scales           n_groups x 16, f16, f32, i8, u8, e8m0, or codes of 4 bits of a table: rows 0-7 in the low halves of 8 bytes, rows 8-15 in the high ones
 //     zeros, or minimums   n_groups x 16, u8; or f16, f32, u8
 //     codes            n_blocks blocks of 16 rows x 32 columns
 //
@@ -24,7 +24,7 @@ namespace skiff {
 
 inline constexpr std::int64_t tile_rows = 16, tile_block = 32, tile_vector_bytes = 64, expanded_block_bytes = 512;
 
-enum class TileNumber : std::uint8_t { none, f16, f32, i8, u8, e8m0 };
+enum class TileNumber : std::uint8_t { none, f16, f32, i8, u8, e8m0, table };
 
 struct TileFormat {
     int bits;                                     // of a stored code: 1, 2, 3, 4, 5, 6 or 8
@@ -39,6 +39,7 @@ struct TileFormat {
     bool has_levels;                              // level = levels[code], else the code
     std::uint8_t levels[16];
     float level_scale;                            // value = (level - offset) * scale * level_scale
+    std::int8_t scale_levels[16];                 // scales of a table: what their codes mean, to be multiplied by 2^-7, which level_scale holds
 
     int units_per_block() const { return group_size == 16 ? 2 : 1; }  // runs of columns with one scale, at most a block
     bool has_corrections() const { return zeros != TileNumber::none || minimums != TileNumber::none; }
@@ -47,8 +48,9 @@ struct TileFormat {
 // Of a packed weight, or one that is about to be: scheme, levels, types of the sections and the number of columns are read.
 TileFormat tile_format(const PackedWeight& packed);
 
-inline constexpr std::int64_t tile_number_bytes(TileNumber type) {
-    return type == TileNumber::none ? 0 : type == TileNumber::f32 ? 4 : type == TileNumber::f16 ? 2 : 1;
+// Bytes of the numbers of 16 rows.
+inline constexpr std::int64_t tile_numbers_bytes(TileNumber type) {
+    return type == TileNumber::none ? 0 : type == TileNumber::f32 ? 64 : type == TileNumber::f16 ? 32 : type == TileNumber::table ? 8 : 16;
 }
 
 // Where a code of the expanded block lies in the stored one: `n_planes` bit fields, lowest bits first.

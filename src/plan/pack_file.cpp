@@ -33,6 +33,7 @@ public:
     template <class E>
         requires std::is_enum_v<E> void choice(const E& value, E) { (*this)(static_cast<std::uint8_t>(value)); }
     void operator()(const Codebook* const& codebook) { (*this)(codebook == nullptr ? std::string() : std::string(codebook->name)); }
+    void scale_book(const Codebook* const& book) { (*this)(book); }
 };
 
 class Reader {
@@ -77,6 +78,12 @@ public:
         codebook = find_codebook(name);
         if (codebook == nullptr && !name.empty()) fail("no codebook is called " + name.substr(0, 64));
     }
+    void scale_book(const Codebook*& book) {
+        std::string name;
+        (*this)(name);
+        book = find_scale_book(name);
+        if (book == nullptr && !name.empty()) fail("no table of scales is called " + name.substr(0, 64));
+    }
     void fail(std::string what) {
         if (status.ok()) status = corrupt(what + " in the index");
     }
@@ -100,6 +107,7 @@ void fields(Archive& archive, Packed& weight) {
     archive(weight.scheme.minimums);
     archive(weight.scheme.super_size);
     archive.choice(weight.scheme.super_dtype, DType::u64);
+    archive.scale_book(weight.scheme.scale_book);
     archive.choice(weight.dtype, DType::u64);
     archive.choice(weight.block_type, BlockType::tq2_0);
     archive(weight.read_bytes);

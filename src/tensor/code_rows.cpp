@@ -19,6 +19,11 @@ void multiply_by_supers(const Scheme& scheme, const std::byte* supers, std::int6
         params[group] = values[static_cast<std::size_t>(scheme.super_of(group * scheme.group_size))] * params[group];
 }
 
+// Codes of a table of scales, two to a byte.
+void look_scales_up(const Codebook& book, const std::byte* codes, std::int64_t n_groups, float* scales) {
+    for (std::int64_t group = 0; group < n_groups; ++group) scales[group] = book.levels[std::to_integer<std::size_t>(codes[group / 2]) >> group % 2 * 4 & 15];
+}
+
 }  // namespace
 
 std::int64_t packed_row_bytes(int bits, std::int64_t n_columns) { return ceil_div<std::int64_t>(n_columns * bits, 32) * 4; }
@@ -33,15 +38,16 @@ bool decodes(const Scheme& scheme) {
     const bool codebook = scheme.kind == NumberKind::codebook;
     if (!scheme.is_coded() || codebook != (scheme.codebook != nullptr) || (codebook && scheme.bits != scheme.codebook->bits)) return false;
     if (scheme.bits < 1 || scheme.bits > 8 || scheme.group_size < 0 || (scheme.minimums && (codebook || scheme.symmetric))) return false;
+    if (scheme.scale_book != nullptr && (scheme.scale_dtype != DType::u8 || scheme.minimums)) return false;
     if (!scheme.relative_scales()) return is_one_of(scheme.scale_dtype, {DType::f16, DType::bf16, DType::f32, DType::f8_e8m0});
-    return scheme.group_size > 0 && scheme.super_size >= 0 && scheme.super_size % scheme.group_size == 0 && is_one_of(scheme.super_dtype, {DType::f16, DType::f32});
+    return scheme.group_size > 0 && scheme.super_size >= 0 && scheme.super_size % scheme.group_size == 0 && is_one_of(scheme.super_dtype, {DType::f16, DType::bf16, DType::f32});
 }
 
 CodeRowBytes code_row_bytes(const Scheme& scheme, std::int64_t n_columns) {
     const std::int64_t n_groups = scheme.n_groups(n_columns), super_bytes = scheme.n_supers(n_columns) * dtype_info(scheme.super_dtype).bits / 8;
     CodeRowBytes bytes;
     bytes.packed = packed_row_bytes(scheme.bits, n_columns);
-    bytes.scales = n_groups * dtype_info(scheme.scale_dtype).bits / 8;
+    bytes.scales = ceil_div<std::int64_t>(n_groups * scheme.scale_bits(), 8);
     if (scheme.stores_zeros()) bytes.zeros = n_groups;
     if (scheme.relative_scales()) bytes.super_scales = super_bytes;
     if (scheme.minimums) bytes.minimums = n_groups * dtype_info(scheme.minimum_dtype()).bits / 8;
@@ -52,7 +58,8 @@ CodeRowBytes code_row_bytes(const Scheme& scheme, std::int64_t n_columns) {
 void code_row_params(const Scheme& scheme, const CodeSections& sections, std::int64_t row, std::int64_t n_columns, float* scales, float* minimums) {
     const CodeRowBytes bytes = code_row_bytes(scheme, n_columns);
     const std::int64_t n_groups = scheme.n_groups(n_columns);
-    dtype_info(scheme.scale_dtype).to_float(sections.scales + row * bytes.scales, n_groups, scales);
+    if (scheme.scale_book != nullptr) look_scales_up(*scheme.scale_book, sections.scales + row * bytes.scales, n_groups, scales);
+    else dtype_info(scheme.scale_dtype).to_float(sections.scales + row * bytes.scales, n_groups, scales);
     if (scheme.relative_scales()) multiply_by_supers(scheme, sections.super_scales + row * bytes.super_scales, n_columns, scales);
     if (!scheme.minimums) {
         std::fill_n(minimums, n_groups, 0.0f);

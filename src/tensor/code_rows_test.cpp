@@ -35,6 +35,12 @@ float number_at(const TensorView& view, std::int64_t index) {
     return value;
 }
 
+// Of a table, two codes to a byte.
+float table_scale(const Codes& codes, std::int64_t row, std::int64_t group) {
+    const auto byte = std::to_integer<unsigned>(codes.scales.data[static_cast<std::size_t>(row * codes.scales.shape[1] + group / 2)]);
+    return codes.scheme.scale_book->levels[group % 2 == 0 ? byte & 15 : byte >> 4];
+}
+
 struct Sections {
     std::vector<std::byte> packed, scales, zeros, super_scales, minimums, super_minimums;
 };
@@ -43,11 +49,12 @@ Weight random_weight(const Scheme& scheme, std::mt19937& random) {
     const std::int64_t n_groups = scheme.n_groups(n_columns), n_supers = scheme.n_supers(n_columns);
     auto owner = std::make_shared<Sections>();
     owner->packed = random_bytes(n_rows * packed_row_bytes(scheme.bits, n_columns), random);
-    owner->scales = random_numbers(scheme.scale_dtype, n_rows * n_groups, random);
+    const std::int64_t n_scales = scheme.scale_book != nullptr ? (n_groups + 1) / 2 : n_groups;
+    owner->scales = random_numbers(scheme.scale_dtype, n_rows * n_scales, random);
     Codes codes;
     codes.scheme = scheme;
     codes.packed = {DType::i32, {n_rows, packed_row_bytes(scheme.bits, n_columns) / 4}, owner->packed};
-    codes.scales = {scheme.scale_dtype, {n_rows, n_groups}, owner->scales};
+    codes.scales = {scheme.scale_dtype, {n_rows, n_scales}, owner->scales};
     if (scheme.stores_zeros()) {
         owner->zeros = random_bytes(n_rows * n_groups, random);
         codes.zeros = {DType::u8, {n_rows, n_groups}, owner->zeros};
@@ -69,7 +76,7 @@ Weight random_weight(const Scheme& scheme, std::mt19937& random) {
 
 std::vector<Scheme> all_kinds() {
     std::vector<Scheme> schemes;
-    for (const char* name : {"w4g32", "w3g32a", "w5g16m", "w8", "w4g32r", "w6g16rs32", "w2g16mrs32", "n4g32r", "n3g16", "nf4g64", "ternaryg32", "binaryg32r", "mxfp4"}) {
+    for (const char* name : {"w4g32", "w3g32a", "w5g16m", "w8", "w4g32r", "w6g16rs32", "w2g16mrs32", "n4g32r", "n3g16", "nf4g64", "ternaryg32", "binaryg32r", "mxfp4", "n4g16t", "w5g16ats32"}) {
         auto scheme = parse_scheme(name);
         if (name == std::string("mxfp4")) {
             scheme = Scheme{NumberKind::codebook, DType::bf16, 4, true, 32, DType::f8_e8m0};
@@ -81,7 +88,7 @@ std::vector<Scheme> all_kinds() {
         if (scheme->relative_scales()) {
             schemes.push_back(*scheme);
             schemes.back().super_dtype = DType::f16;
-            schemes.push_back(*scheme);
+            if (scheme->scale_book == nullptr) schemes.push_back(*scheme);
             schemes.back().scale_dtype = DType::u8;
         } else if (scheme->scale_dtype == DType::f16) {
             schemes.push_back(*scheme);
@@ -107,7 +114,7 @@ TEST(CodeRows, DecodeAsTheFormulasSay) {
             unpack_codes(codes.packed.data.data() + r * packed_row_bytes(scheme.bits, n_columns), scheme.bits, n_columns, code.data());
             for (std::int64_t c = 0; c < n_columns; ++c) {
                 const std::int64_t group = scheme.group_of(c), at = r * n_groups + group, super = r * n_supers + scheme.super_of(c);
-                float scale = number_at(codes.scales, at), minimum = scheme.minimums ? number_at(codes.minimums, at) : 0;
+                float scale = scheme.scale_book != nullptr ? table_scale(codes, r, group) : number_at(codes.scales, at), minimum = scheme.minimums ? number_at(codes.minimums, at) : 0;
                 if (scheme.relative_scales()) {
                     scale = number_at(codes.super_scales, super) * scale;
                     if (scheme.minimums) minimum = number_at(codes.super_minimums, super) * minimum;

@@ -17,4 +17,8 @@ struct Codebook {
 std::span<const Codebook> codebooks();
 const Codebook* find_codebook(std::string_view name);  // null for an unknown name
 
+// Tables of scales: 16 numbers k / 128 of either sign, k an integer, so that a product with a scale of few bits is exact.
+std::span<const Codebook> scale_books();
+const Codebook* find_scale_book(std::string_view name);
+
 }  // namespace skiff

@@ -14,8 +14,17 @@ constexpr float negligible = 0x1p-100f;  // as in grid_parts.h: such a group has
 bool scales_can_be_chosen(const Scheme& scheme) {
     const DType dtype = scheme.scale_dtype;
     const bool fine = dtype == DType::f16 || dtype == DType::bf16 || dtype == DType::f32 || (dtype == DType::f8_e8m0 && scheme.kind == NumberKind::codebook);
-    const bool supers = scheme.group_size > 0 && scheme.super_size % scheme.group_size == 0 && (scheme.super_dtype == DType::f32 || scheme.super_dtype == DType::f16);
-    return fine || (dtype == DType::i8 && supers);
+    const DType super = scheme.super_dtype;
+    const bool supers = scheme.group_size > 0 && scheme.super_size % scheme.group_size == 0 && (super == DType::f32 || super == DType::f16 || super == DType::bf16);
+    return fine || (supers && (scheme.scale_book != nullptr ? dtype == DType::u8 : dtype == DType::i8));
+}
+
+// Codes of a table of scales, two to a byte.
+void store_table_codes(const RowParams& params, std::byte* target) {
+    for (std::size_t group = 0; group < params.groups.size(); ++group) {
+        const auto code = static_cast<std::byte>(params.groups[group].scale_code << group % 2 * 4);
+        target[group / 2] = group % 2 == 0 ? code : target[group / 2] | code;
+    }
 }
 
 }  // namespace
@@ -53,7 +62,8 @@ void CodesBuilder::set_row(std::int64_t row, std::span<const std::uint8_t> codes
     const auto store = [row](DType dtype, const std::vector<float>& values, std::byte* section, std::int64_t row_bytes) {
         if (row_bytes > 0) dtype_info(dtype).from_float(values.data(), static_cast<std::int64_t>(values.size()), section + row * row_bytes);
     };
-    store(scheme_.scale_dtype, scales, buffer_->scales, row_bytes_.scales);
+    if (scheme_.scale_book != nullptr) store_table_codes(params, buffer_->scales + row * row_bytes_.scales);
+    else store(scheme_.scale_dtype, scales, buffer_->scales, row_bytes_.scales);
     store(scheme_.super_dtype, params.super_scales, buffer_->super_scales, row_bytes_.super_scales);
 }
 
@@ -64,7 +74,7 @@ Weight CodesBuilder::finish() {
     Codes codes;
     codes.scheme = scheme_;
     codes.packed = view(DType::i32, row_bytes_.packed / 4, buffer_->packed, row_bytes_.packed);
-    codes.scales = view(scheme_.scale_dtype, scheme_.n_groups(n_columns_), buffer_->scales, row_bytes_.scales);
+    codes.scales = view(scheme_.scale_dtype, scheme_.scale_book != nullptr ? row_bytes_.scales : scheme_.n_groups(n_columns_), buffer_->scales, row_bytes_.scales);
     if (scheme_.stores_zeros()) codes.zeros = view(DType::u8, scheme_.n_groups(n_columns_), buffer_->zeros, row_bytes_.zeros);
     if (scheme_.relative_scales()) codes.super_scales = view(scheme_.super_dtype, scheme_.n_supers(n_columns_), buffer_->super_scales, row_bytes_.super_scales);
     return Weight{{n_rows_, n_columns_}, std::move(codes), std::move(buffer_)};

@@ -86,7 +86,7 @@ public:
     IntegerGrid(const Scheme& scheme, ScaleRule rule) : scheme_(scheme), rule_(rule), last_(static_cast<float>((1 << scheme.bits) - 1)) {}
 
     GroupParams fit(std::span<const float> group, std::span<const float> importance) const override;
-    GroupParams fit_under(float super_scale, const GroupParams& wanted, std::span<const float> group, std::span<const float> importance) const override;
+    GroupUnder fit_under(float super_scale, const GroupParams& wanted, std::span<const float> group, std::span<const float> importance) const override;
     void round_group(std::span<const float> group, const GroupParams& params, std::uint8_t* codes) const override;
     std::int32_t round(float x, const GroupParams& params) const override {
         if (params.scale == 0) return params.zero;
@@ -228,12 +228,12 @@ GroupParams IntegerGrid::fit(std::span<const float> values, std::span<const floa
     return params(std::ldexp(chosen.scale, group.exponent), -chosen.low);
 }
 
-GroupParams IntegerGrid::fit_under(float super_scale, const GroupParams& wanted, std::span<const float> values, std::span<const float> importance) const {
+GroupUnder IntegerGrid::fit_under(float super_scale, const GroupParams& wanted, std::span<const float> values, std::span<const float> importance) const {
     const NormalGroup normal(values, importance);
-    if (normal.empty()) return {0, wanted.zero, 0};
-    return best_near(super_scale, wanted, [&](float scale) {
+    if (normal.empty()) return nothing_under(scheme_, super_scale, wanted.zero);
+    return best_under(scheme_, super_scale, wanted, [&](float scale) {
         if (scale == 0) return std::numeric_limits<double>::infinity();
-        return judge(normal.group(), with_zero(std::ldexp(scale, -normal.group().exponent), static_cast<float>(wanted.zero))).error;
+        return judge(normal.group(), with_zero(std::ldexp(scale, -normal.group().exponent), static_cast<float>(wanted.zero))).error * normal.unit();
     });
 }
 
@@ -257,7 +257,7 @@ class FloatGrid final : public Grid {
 public:
     explicit FloatGrid(DType dtype) : info_(dtype_info(dtype)) {}
     GroupParams fit(std::span<const float>, std::span<const float>) const override { return {}; }
-    GroupParams fit_under(float, const GroupParams& wanted, std::span<const float>, std::span<const float>) const override { return wanted; }
+    GroupUnder fit_under(float, const GroupParams& wanted, std::span<const float>, std::span<const float>) const override { return {wanted, 0}; }
     void round_group(std::span<const float>, const GroupParams&, std::uint8_t*) const override {}  // its codes are wider than a byte
     std::int32_t round(float x, const GroupParams&) const override {
         std::int32_t code = 0;
@@ -281,30 +281,6 @@ std::unique_ptr<Grid> make_grid(const Scheme& scheme, ScaleRule rule) {
     if (scheme.kind == NumberKind::floating) return std::make_unique<FloatGrid>(scheme.dtype);
     if (scheme.kind == NumberKind::codebook) return make_codebook_grid(scheme, rule);
     return std::make_unique<IntegerGrid>(scheme, rule);
-}
-
-void fit_row(const Grid& grid, const Scheme& scheme, std::span<const float> row, std::span<const float> importance, RowParams& params) {
-    const auto n_columns = static_cast<std::int64_t>(row.size()), n_groups = scheme.n_groups(n_columns), n_supers = scheme.n_supers(n_columns);
-    const std::int64_t group_size = scheme.group_size == 0 ? n_columns : scheme.group_size;
-    const auto part = [&](std::span<const float> whole, std::int64_t group) {
-        const std::int64_t begin = group * group_size;
-        return whole.empty() ? whole : whole.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(std::min(group_size, n_columns - begin)));
-    };
-    params.groups.resize(static_cast<std::size_t>(n_groups));
-    params.super_scales.assign(static_cast<std::size_t>(scheme.relative_scales() ? n_supers : 0), 0.0f);
-    for (std::int64_t group = 0; group < n_groups; ++group) {
-        GroupParams& own = params.groups[static_cast<std::size_t>(group)];
-        own = grid.fit(part(row, group), part(importance, group));
-        if (!scheme.relative_scales()) continue;
-        float& largest = params.super_scales[static_cast<std::size_t>(scheme.super_of(group * group_size))];
-        largest = std::max(largest, std::fabs(own.scale));
-    }
-    if (!scheme.relative_scales()) return;
-    for (float& super_scale : params.super_scales) super_scale = round_to(scheme.super_dtype, super_scale / static_cast<float>(largest_scale_code));
-    for (std::int64_t group = 0; group < n_groups; ++group) {
-        GroupParams& own = params.groups[static_cast<std::size_t>(group)];
-        own = grid.fit_under(params.super_scales[static_cast<std::size_t>(scheme.super_of(group * group_size))], own, part(row, group), part(importance, group));
-    }
 }
 
 bool scale_is_storable(float scale, DType dtype, int bits) {

@@ -197,7 +197,7 @@ class CodebookGrid final : public Grid {
 public:
     CodebookGrid(const Scheme& scheme, ScaleRule rule);
     GroupParams fit(std::span<const float> group, std::span<const float> importance) const override;
-    GroupParams fit_under(float super_scale, const GroupParams& wanted, std::span<const float> group, std::span<const float> importance) const override;
+    GroupUnder fit_under(float super_scale, const GroupParams& wanted, std::span<const float> group, std::span<const float> importance) const override;
     void round_group(std::span<const float> group, const GroupParams& params, std::uint8_t* codes) const override {
         if (params.scale == 0) std::fill_n(codes, group.size(), zero_code_);
         else search_.round(levels_, group, params.scale, codes);
@@ -218,7 +218,7 @@ private:
     float stored(const Group& group, float scale) const {  // as it will be read back, in the group's units
         return std::ldexp(round_to(scheme_.scale_dtype, std::ldexp(scale, group.exponent)), -group.exponent);
     }
-    bool positive_only() const { return scheme_.scale_dtype == DType::f8_e8m0 || scheme_.scale_dtype == DType::u8; }
+    bool positive_only() const { return scheme_.scale_dtype == DType::f8_e8m0 || (scheme_.scale_dtype == DType::u8 && scheme_.scale_book == nullptr); }
     float unclipped(const Group& group, float sign) const;
     float min_max(const Group& group) const;
     int propose(const Group& group, Candidate* candidates) const;
@@ -359,13 +359,13 @@ GroupParams CodebookGrid::fit(std::span<const float> values, std::span<const flo
     return {std::ldexp(scale, group.exponent), 0, 0};
 }
 
-GroupParams CodebookGrid::fit_under(float super_scale, const GroupParams& wanted, std::span<const float> values, std::span<const float> importance) const {
+GroupUnder CodebookGrid::fit_under(float super_scale, const GroupParams& wanted, std::span<const float> values, std::span<const float> importance) const {
     const NormalGroup normal(values, importance);
-    if (normal.empty()) return {0, 0, 0};
-    return best_near(super_scale, wanted, [&](float scale) {
+    if (normal.empty()) return nothing_under(scheme_, super_scale, 0);
+    return best_under(scheme_, super_scale, wanted, [&](float scale) {
         Judgement judgement;
         if (scale != 0) search_.judge(levels_, normal.group(), std::ldexp(scale, -normal.group().exponent), judgement);
-        return judgement.error;
+        return static_cast<double>(judgement.error) * normal.unit();
     });
 }
 

@@ -41,11 +41,13 @@ public:
     bool empty() const { return !(magnitude_ > flushed_to_zero) || std::isinf(magnitude_); }
     bool constant() const { return constant_; }  // all weights are equal
     float magnitude() const { return magnitude_; }
+    double unit() const { return unit_; }  // squared errors here times this are those of the group as it was given
     const Group& group() const { return group_; }
 
 private:
     static constexpr std::size_t on_stack = 256;
     float magnitude_ = 0;
+    double unit_ = 1;
     bool constant_ = true;
     float stack_[2 * on_stack];
     std::vector<float> heap_;
@@ -70,6 +72,7 @@ inline NormalGroup::NormalGroup(std::span<const float> group, std::span<const fl
     float heaviest = 0;
     for (float w : importance) heaviest = w > heaviest ? w : heaviest;
     const bool weighted = heaviest > 0 && std::isfinite(heaviest);
+    unit_ = std::ldexp(weighted ? static_cast<double>(heaviest) : 1.0, 2 * exponent);
     for (std::size_t i = 0; i < group.size(); ++i) {
         const float share = weighted ? importance[i] / heaviest : 1.0f;
         weight[i] = share > 0 ? share : 0;
@@ -77,25 +80,51 @@ inline NormalGroup::NormalGroup(std::span<const float> group, std::span<const fl
     group_ = {x, weight, static_cast<std::int64_t>(group.size()), minimum * factor, maximum * factor, exponent};
 }
 
-// The scale code under `super_scale` with the least error(scale) around the wanted scale: each code's rounding changes which weight takes
-// which level, so that the nearest is not always the best.
+// The scale under `super_scale` with the least error(scale) around the wanted scale: each code's rounding changes which weight takes which level, so that the nearest is not
+// always the best. error(0) is that of a group of zeros.
 template <class Error>
-GroupParams best_near(float super_scale, const GroupParams& wanted, Error error) {
+GroupUnder best_near(float super_scale, const GroupParams& wanted, Error error) {
     constexpr int reach = 2;
-    GroupParams best = {0, wanted.zero, 0};
+    GroupUnder best = {{0, wanted.zero, 0}, error(0.0f)};
     if (super_scale == 0) return best;
     const int nearest = static_cast<int>(std::nearbyint(std::fmin(std::fmax(wanted.scale / super_scale, -largest_scale_code), largest_scale_code)));
-    auto least = error(0.0f);
     for (int code = nearest - reach; code <= nearest + reach; ++code) {
         if (code == 0 || code < -largest_scale_code || code > largest_scale_code) continue;
         const float scale = super_scale * static_cast<float>(code);
         if (scale == 0) continue;
-        const auto own = error(scale);
-        if (!(own < least)) continue;
-        least = own;
-        best = {scale, wanted.zero, code};
+        const double own = error(scale);
+        if (own < best.error) best = {{scale, wanted.zero, code}, own};
     }
     return best;
+}
+
+// The same among a table of scales: those of either sign within a third of the wanted one, and the nearest. No scale of a table is zero.
+template <class Error>
+GroupUnder best_of_table(const Codebook& book, float super_scale, const GroupParams& wanted, Error error) {
+    constexpr float reach = 1.34f;
+    if (super_scale == 0) return {{0, wanted.zero, 0}, error(0.0f)};
+    const float size = std::fabs(wanted.scale / super_scale);
+    float closest = std::numeric_limits<float>::infinity();
+    for (float level : book.levels) closest = std::fmin(closest, std::fabs(std::fabs(level) - size));
+    GroupUnder best = {{super_scale * book.levels[0], wanted.zero, 0}, std::numeric_limits<double>::infinity()};
+    for (std::size_t code = 0; code < book.levels.size(); ++code) {
+        const float level = std::fabs(book.levels[code]);
+        if ((level > size * reach || level * reach < size) && std::fabs(level - size) > closest) continue;
+        const float scale = super_scale * book.levels[code];
+        const double own = error(scale);
+        if (own < best.error) best = {{scale, wanted.zero, static_cast<std::int32_t>(code)}, own};
+    }
+    return best;
+}
+
+// For a group of zeros. A table has no scale zero: they become what is next to zero.
+inline GroupUnder nothing_under(const Scheme& scheme, float super_scale, std::int32_t zero) {
+    return {{scheme.scale_book != nullptr ? super_scale * scheme.scale_book->levels[0] : 0, zero, 0}, 0};
+}
+
+template <class Error>
+GroupUnder best_under(const Scheme& scheme, float super_scale, const GroupParams& wanted, Error error) {
+    return scheme.scale_book != nullptr ? best_of_table(*scheme.scale_book, super_scale, wanted, error) : best_near(super_scale, wanted, error);
 }
 
 std::unique_ptr<Grid> make_codebook_grid(const Scheme& scheme, ScaleRule rule);

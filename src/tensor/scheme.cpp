@@ -1,6 +1,7 @@
 #include "tensor/scheme.h"
 
 #include <charconv>
+#include <cmath>
 
 #include "base/checked.h"
 
@@ -71,8 +72,14 @@ bool parse_coded_scheme(std::string_view text, Scheme& scheme) {
         scheme.minimums = take_letter(text, 'm');
         scheme.symmetric = !scheme.minimums && !take_letter(text, 'a');
     }
-    if (take_letter(text, 'r')) {
-        scheme.scale_dtype = DType::i8;
+    if (take_letter(text, 't')) {
+        scheme.scale_dtype = DType::u8;
+        scheme.scale_book = find_scale_book("t");
+        scheme.super_dtype = DType::bf16;  // 8 bits suffice: the codes are chosen under the rounded one
+        if (scheme.minimums) return false;
+    }
+    if (scheme.scale_book != nullptr || take_letter(text, 'r')) {
+        if (scheme.scale_book == nullptr) scheme.scale_dtype = DType::i8;
         if (scheme.group_size == 0) return false;
         if (take_letter(text, 's') && (!take_number(text, scheme.super_size) || scheme.super_size > max_group_size || scheme.super_size % scheme.group_size != 0)) return false;
     }
@@ -88,7 +95,7 @@ std::string Scheme::name() const {
     if (group_size != 0 || kind == NumberKind::codebook) text += "g" + std::to_string(group_size);
     if (minimums) text += "m";
     if (stores_zeros()) text += "a";
-    if (relative_scales()) text += "r";
+    if (relative_scales()) text += scale_book != nullptr ? std::string(scale_book->name) : "r";
     if (relative_scales() && super_size != 0) text += "s" + std::to_string(super_size);
     return text;
 }
@@ -98,7 +105,7 @@ double Scheme::bits_per_weight(std::int64_t n_columns) const {
     if (n_columns <= 0) return bits;
     const auto groups = static_cast<double>(n_groups(n_columns)), supers = static_cast<double>(n_supers(n_columns));
     double row_bits = static_cast<double>(ceil_div<std::int64_t>(n_columns * bits, 32) * 32);
-    row_bits += groups * (dtype_info(scale_dtype).bits + (minimums ? dtype_info(minimum_dtype()).bits : stores_zeros() ? bits : 0));
+    row_bits += std::ceil(groups * scale_bits() / 8) * 8 + groups * ((minimums ? dtype_info(minimum_dtype()).bits : stores_zeros() ? bits : 0));
     if (relative_scales()) row_bits += supers * dtype_info(super_dtype).bits * (minimums ? 2 : 1);
     return row_bits / static_cast<double>(n_columns);
 }
@@ -115,8 +122,8 @@ Result<Scheme> parse_scheme(std::string_view name) {
     std::string known, books;
     for (const auto& preset : scheme_presets()) known += (known.empty() ? "" : ", ") + std::string(preset.name);
     for (const auto& codebook : codebooks()) books += (books.empty() ? "" : "|") + std::string(codebook.name);
-    return usage_error("no scheme is called \"" + std::string(name.substr(0, 64)) + "\"; the presets are " + known + "; any w<1-8 bits>[g<group size>][a|m][r] and any <" +
-                       books + ">g<group size>[r] may be named too");
+    return usage_error("no scheme is called \"" + std::string(name.substr(0, 64)) + "\"; the presets are " + known + "; any w<1-8 bits>[g<group size>][a|m][r|t] and any <" +
+                       books + ">g<group size>[r|t] may be named too");
 }
 
 }  // namespace skiff

@@ -31,14 +31,17 @@ struct Scheme {
     const Codebook* codebook = nullptr;
     bool minimums = false;           // integer, not symmetric: code * scale - minimum instead of a zero. Relative (u8) where scales are.
     std::int64_t super_size = 0;     // relative scales: columns that share a super scale, whole groups of them; 0 = the whole row
-    DType super_dtype = DType::f32;  // relative scales: type of the super scales and super minimums, f16 or f32
+    DType super_dtype = DType::f32;  // relative scales: type of the super scales and super minimums, f16, bf16 or f32
+    const Codebook* scale_book = nullptr;  // relative scales (u8) of 4 bits: a group's scale is the super scale times one of this table
 
     bool operator==(const Scheme&) const = default;
-    // Its content: "w4g32", "w4g32a", "w8", "n4g32r" (codebook n4, relative scales), "w4g32mrs256" (minimums, relative to super scales per 256), "mxfp4", "bf16".
+    // Its content: "w4g32", "w4g32a", "w8", "n4g32r" (codebook n4, relative scales), "w4g32mrs256" (minimums, relative to super scales per 256), "n4g16t" (relative scales
+    // of the table t), "mxfp4", "bf16".
     std::string name() const;
     bool is_coded() const { return kind != NumberKind::floating; }  // codes and scales, not plain numbers
     bool stores_zeros() const { return kind == NumberKind::integer && !symmetric && !minimums; }
     bool relative_scales() const { return is_coded() && (scale_dtype == DType::i8 || scale_dtype == DType::u8); }
+    int scale_bits() const { return scale_book != nullptr ? scale_book->bits : dtype_info(scale_dtype).bits; }
     DType minimum_dtype() const { return relative_scales() ? DType::u8 : scale_dtype; }
     std::int64_t n_supers(std::int64_t n_columns) const { return super_size == 0 ? 1 : (n_columns + super_size - 1) / super_size; }
     std::int64_t super_of(std::int64_t column) const { return super_size == 0 ? 0 : column / super_size; }
@@ -62,7 +65,13 @@ std::optional<Scheme> scheme_of_content(std::string_view name);  // what Scheme:
 struct GroupParams {
     float scale = 1;
     std::int32_t zero = 0;        // integers
-    std::int32_t scale_code = 0;  // relative scales: scale = super scale * this
+    std::int32_t scale_code = 0;  // relative scales: scale = super scale * this; of a table: its code there
+};
+
+// A group under a super scale, and what it loses: the weighted squared error.
+struct GroupUnder {
+    GroupParams params;
+    double error = 0;
 };
 
 // Relative scales are found as -127..127, so that the largest scale of a row is within a unit of exact with either sign.
@@ -76,7 +85,7 @@ public:
     // type; where scales are relative it is not, and fit_row() goes on from there.
     virtual GroupParams fit(std::span<const float> group, std::span<const float> importance) const = 0;
     // Relative scales: the best multiple of `super_scale` for a group whose fit() was `wanted`.
-    virtual GroupParams fit_under(float super_scale, const GroupParams& wanted, std::span<const float> group, std::span<const float> importance) const = 0;
+    virtual GroupUnder fit_under(float super_scale, const GroupParams& wanted, std::span<const float> group, std::span<const float> importance) const = 0;
     virtual std::int32_t round(float x, const GroupParams& params) const = 0;
     virtual void round_group(std::span<const float> group, const GroupParams& params, std::uint8_t* codes) const = 0;  // round() of each, codes of 8 bits at most
     virtual float value(std::int32_t code, const GroupParams& params) const = 0;

@@ -38,7 +38,7 @@ float super_scale_of(const Scheme& scheme, const RowParams& params, std::int64_t
 }
 
 GroupParams stored_scale(const Grid& grid, const Scheme& scheme, float super_scale, const GroupParams& wanted, std::span<const float> values) {
-    if (scheme.relative_scales()) return grid.fit_under(super_scale, wanted, values, {});
+    if (scheme.relative_scales()) return grid.fit_under(super_scale, wanted, values, {}).params;
     GroupParams stored = wanted;
     stored.scale = grids::round_to(scheme.scale_dtype, wanted.scale);
     return stored;

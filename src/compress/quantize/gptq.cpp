@@ -65,7 +65,7 @@ private:
         GroupParams& params = choice.params.groups[static_cast<std::size_t>(scheme_.group_of(column))];
         const auto importance = importance_.subspan(static_cast<std::size_t>(column), static_cast<std::size_t>(size));
         const GroupParams fitted = grid_.fit(free, importance);
-        params = scheme_.relative_scales() ? grid_.fit_under(super_scale_of(scheme_, choice.params, column), fitted, free, importance) : fitted;
+        params = scheme_.relative_scales() ? grid_.fit_under(super_scale_of(scheme_, choice.params, column), fitted, free, importance).params : fitted;
     }
 
     const Grid& grid_;

@@ -182,6 +182,13 @@ struct Micro256 {
             _mm256_store_ps(target + half * 8, numbers);
         }
     }
+    // 16 codes of 4 bits, the first eight in the low halves.
+    static void table16(const std::int8_t* levels, const Byte* p, float* target) {
+        const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), both = _mm_unpacklo_epi64(codes, _mm_srli_epi16(codes, 4));
+        const __m128i found = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(levels)), _mm_and_si128(both, _mm_set1_epi8(15)));
+        _mm256_store_ps(target, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(found)));
+        _mm256_store_ps(target + 8, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(found, found))));
+    }
     static void copy16(const float* source, float* target) {
         _mm256_store_ps(target, _mm256_load_ps(source));
         _mm256_store_ps(target + 8, _mm256_load_ps(source + 8));

@@ -5,7 +5,7 @@
 //     max_direct         up to so many tokens work from the stored codes (decode); above, blocks are expanded once for all tokens
 //     tiles_at_once      tiles whose expanded blocks a micro-kernel multiplies together, 1 or 2
 //     start              how the integer sums of a unit begin
-//     numbers16, finish_scales, copy16, write16   16 numbers of a section as floats; what they scale; moving them
+//     numbers16, table16, finish_scales, copy16, write16   16 numbers of a section as floats, or by a table; what they scale; moving them
 //     direct             sums of some tokens += blocks straight from the stored codes
 //     expand             blocks to levels, one byte each
 //     multiply           sums of some tokens += expanded blocks of one or two tiles
@@ -65,8 +65,8 @@ template <class M>
 void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first, std::int64_t n_blocks, Stretch& stretch) {
     const std::int64_t per_block = format.units_per_block(), unit_columns = tile_block / per_block, n_units = n_blocks * per_block, begin = first * tile_block;
     const TileNumber correction_type = format.minimums != TileNumber::none ? format.minimums : format.zeros;
-    const std::int64_t scale_bytes = tile_rows * tile_number_bytes(format.scales), correction_bytes = tile_rows * tile_number_bytes(correction_type);
-    const std::int64_t super_bytes = tile_rows * tile_number_bytes(format.supers);
+    const std::int64_t scale_bytes = tile_numbers_bytes(format.scales), correction_bytes = tile_numbers_bytes(correction_type);
+    const std::int64_t super_bytes = tile_numbers_bytes(format.supers);
     const std::int64_t first_group = begin / format.group_size, first_super = format.n_supers > 0 ? begin / format.super_size : 0;
     const Byte *scales = tile + format.scales_at + first_group * scale_bytes, *corrections = tile + format.corrections_at + first_group * correction_bytes;
     std::int64_t group_left = (first_group + 1) * format.group_size - begin, super = first_super, super_left = format.n_supers > 0 ? (first_super + 1) * format.super_size - begin : INT64_MAX;
@@ -81,7 +81,8 @@ void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first,
     for (std::int64_t unit = 0; unit < n_units; ++unit) {
         float *scale = stretch.scales + unit * tile_rows, *correction = stretch.corrections + unit * tile_rows;
         if (fresh) {
-            M::numbers16(format.scales, scales, scale);
+            if (format.scales == TileNumber::table) M::table16(format.scale_levels, scales, scale);
+            else M::numbers16(format.scales, scales, scale);
             if (format.has_corrections()) M::numbers16(correction_type, corrections, correction);
             M::finish_scales(format, super_scale, super_minimum, scale, correction);
         } else {

@@ -244,6 +244,14 @@ struct MicroNeon {
     static void numbers16(TileNumber type, const Byte* p, float* target) {
         for (int q = 0; q < 4; ++q) vst1q_f32(target + q * 4, numbers4(type, p, q));
     }
+    // 16 codes of 4 bits, the first eight in the low halves.
+    static void table16(const std::int8_t* levels, const Byte* p, float* target) {
+        const uint8x8_t codes = vld1_u8(p);
+        const int8x16_t found = vqtbl1q_s8(vld1q_s8(levels), vcombine_u8(vand_u8(codes, vdup_n_u8(15)), vshr_n_u8(codes, 4)));
+        std::int8_t bytes[16];
+        vst1q_s8(bytes, found);
+        numbers16(TileNumber::i8, reinterpret_cast<const Byte*>(bytes), target);
+    }
     static void copy16(const float* source, float* target) {
         for (int q = 0; q < 16; q += 4) vst1q_f32(target + q, vld1q_f32(source + q));
     }
