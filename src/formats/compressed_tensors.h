@@ -22,6 +22,10 @@
 
 namespace skiff {
 
+struct Fp8Blocks {
+    std::int64_t rows = 128, columns = 128;  // of an FP8 weight, that share a scale where the scales are a matrix of blocks
+};
+
 // The quantization_config of a checkpoint that was read.
 class QuantizationConfig {
 public:
@@ -33,6 +37,7 @@ public:
 
     // Our own addition to the format: the last group of a row may be shorter.
     bool short_last_group() const { return short_last_group_; }
+    const Fp8Blocks& fp8_blocks() const { return fp8_blocks_; }
     // What the config asks for beyond weights, which is not done here: quantized activations, a quantized cache. One line each.
     const std::vector<std::string>& notes() const { return notes_; }
 
@@ -48,12 +53,14 @@ private:
     };
     static Result<Pattern> compile(const std::string& text);
     static Result<bool> matches(const Pattern& pattern, std::string_view name);
+    Status take_blocks(const Json& sides, const std::string& where);
     Status add_group(const std::string& group, const Json& value, const std::string& whole_format, std::map<std::string, Target>& targets);
 
     std::vector<Target> targets_;  // names first, then patterns, each sorted
     std::vector<Pattern> ignore_;
     std::vector<std::string> notes_;
-    bool short_last_group_ = false;
+    bool short_last_group_ = false, has_blocks_ = false;
+    Fp8Blocks fp8_blocks_;
 };
 
 // Whether the public format can say it: integers with scales of their own, and MXFP4. Other programs refuse the rest by the format's name.
@@ -92,8 +99,12 @@ Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, cons
 using TensorLookup = std::function<Result<std::optional<FoundTensor>>(const std::string& name)>;
 TensorLookup lookup_in(const CheckpointFiles& files);  // which must outlive it
 
-// Reads the weight of a module, plain or packed (pack-quantized, int-quantized, mxfp4-pack-quantized, ours), and checks every shape. `config` may be null.
+// Reads the weight of a module, plain or packed (pack-quantized, int-quantized, mxfp4-pack-quantized, nvfp4-pack-quantized, ours), and checks every shape.
+// `config` may be null.
 Result<Weight> read_weight(const std::string& module, const TensorLookup& lookup, const QuantizationConfig* config,
                            std::string_view module_class = "Linear");
+
+// The input that each column of such a weight belongs to, by `<module>.weight_g_idx`; empty: its own. // (n_columns) i32
+Result<std::vector<std::int32_t>> weight_input_order(const std::string& module, const TensorLookup& lookup, const Scheme& scheme);
 
 }  // namespace skiff

@@ -6,7 +6,7 @@ namespace skiff {
 namespace {
 
 constexpr std::size_t max_groups = 10'000, max_targets = 1'000'000, max_patterns = 10'000;
-constexpr const char *ours = "skiff-quantized", *mixed = "mixed-precision", *mxfp4_format = "mxfp4-pack-quantized";
+constexpr const char *ours = "skiff-quantized", *mixed = "mixed-precision", *mxfp4_format = "mxfp4-pack-quantized", *nvfp4_format = "nvfp4-pack-quantized";
 
 Error wrong(const std::string& where, const std::string& what) { return corrupt("quantization_config " + where + ": " + what); }
 
@@ -71,6 +71,9 @@ Result<WeightArguments> read_arguments(const Json& weights, const std::string& f
     const bool is_ours = format == ours;
     if (format == mxfp4_format && type == "float" && bits == 4 && strategy == "group" && scheme.group_size == 32 && scheme.symmetric) {
         arguments.scheme = scheme_of_content("mxfp4");
+    } else if (format == nvfp4_format && type == "float" && bits == 4 && strategy == "tensor_group" && scheme.group_size == 16 && scheme.symmetric) {
+        arguments.scheme = scheme_of_content("e2m1g16");  // with scales in F32: those of the groups over that of the tensor
+        arguments.scheme->scale_dtype = DType::f32;
     } else if (!type.empty() && type != "int" && !(is_ours && type == "codebook" && weights["skiff_codebook"].is_string())) {
         arguments.unsupported = "weights of type \"" + type + "\"";
     } else if (bits < 1 || bits > 8) {
@@ -79,8 +82,6 @@ Result<WeightArguments> read_arguments(const Json& weights, const std::string& f
         arguments.unsupported = "weights with scales per \"" + strategy + "\"";
     } else if (strategy != "group" && scheme.group_size != 0) {
         return wrong(where, "group_size needs the strategy \"group\", not \"" + strategy + "\"");
-    } else if (weights["actorder"].text() == "group" || weights["actorder"].text() == "dynamic") {
-        arguments.unsupported = "columns reordered by activation (actorder \"group\")";
     } else {
         scheme.bits = static_cast<int>(bits);
         if (is_ours) return read_extensions(weights, scheme, where);
@@ -149,8 +150,9 @@ Status QuantizationConfig::add_group(const std::string& group, const Json& value
     const std::string format = value["format"].is_string() ? value["format"].text() : whole_format;
     SKIFF_TRY(auto arguments, read_arguments(value["weights"], format, where + ".weights"));
     const char* known[] = {"", "pack-quantized", "int-quantized", "naive-quantized", mixed, ours};
-    const bool is_mxfp4 = format == mxfp4_format && arguments.scheme && arguments.scheme->kind == NumberKind::codebook;
-    if (arguments.scheme && !is_mxfp4 && std::find(std::begin(known), std::end(known), format) == std::end(known))
+    const bool is_four_bit_float = (format == mxfp4_format || format == nvfp4_format) && arguments.scheme && arguments.scheme->kind == NumberKind::codebook;
+    SKIFF_CHECK(take_blocks(value["weights"]["block_structure"], where));
+    if (arguments.scheme && !is_four_bit_float && std::find(std::begin(known), std::end(known), format) == std::end(known))
         arguments = {std::nullopt, "weights in the format \"" + format + "\""};
     if (value["input_activations"].is_object() || value["output_activations"].is_object())
         notes_.push_back(where + " asks for quantized activations; they stay floating");
@@ -159,6 +161,19 @@ Status QuantizationConfig::add_group(const std::string& group, const Json& value
         SKIFF_TRY(auto pattern, compile(text));
         targets[text] = {std::move(pattern), arguments.scheme, arguments.unsupported};
     }
+    return {};
+}
+
+// Blocks of FP8 weights: one size for the whole checkpoint.
+Status QuantizationConfig::take_blocks(const Json& sides, const std::string& where) {
+    if (sides.is_null()) return {};
+    const auto& items = sides.items();
+    const auto good = [](const Json& side) { return side.int_or(0) >= 1 && side.int_or(0) <= (1 << 24); };
+    if (items.size() != 2 || !good(items[0]) || !good(items[1])) return wrong(where, "block_structure must be two positive integers");
+    const Fp8Blocks blocks = {items[0].int_or(1), items[1].int_or(1)};
+    if (has_blocks_ && (blocks.rows != fp8_blocks_.rows || blocks.columns != fp8_blocks_.columns)) return unsupported("quantization_config " + where + ": blocks of two sizes in one checkpoint");
+    fp8_blocks_ = blocks;
+    has_blocks_ = true;
     return {};
 }
 

@@ -16,12 +16,19 @@ public:
         if (!packed) {
             SKIFF_TRY(const auto scale, lookup(module + ".weight_scale"));
             if (!plain) return corrupt("module " + module + ": there is no tensor \"" + module + ".weight\"");
-            SKIFF_TRY(auto floating, read_fp8_weight(module, lookup, {}));
+            SKIFF_TRY(auto floating, read_fp8_weight(module, lookup, config_ ? config_->fp8_blocks() : Fp8Blocks()));
             // An int8 weight with scales beside it is a quantized one, not plain integers.
             if (floating || plain->view.dtype != DType::i8 || !scale) return floating;
         }
         SKIFF_TRY(auto weight, read_weight(module, lookup, config_ ? &*config_ : nullptr));
         return std::optional<Weight>(std::move(weight));
+    }
+
+    Result<std::vector<std::int32_t>> input_order(const std::string& module, const TensorLookup& lookup) const override {
+        SKIFF_TRY(const auto g_idx, lookup(module + ".weight_g_idx"));
+        if (!g_idx || !config_) return std::vector<std::int32_t>();
+        SKIFF_TRY(const auto scheme, config_->scheme_of(module));
+        return scheme ? weight_input_order(module, lookup, *scheme) : std::vector<std::int32_t>();
     }
 
 private:

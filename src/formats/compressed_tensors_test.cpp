@@ -198,8 +198,7 @@ TEST(QuantizationConfig, RefusesWhatItCannotRead) {
         ASSERT_FALSE(config.ok()) << text;
         EXPECT_NE(config.error().message.find(message), std::string::npos) << config.error().message;
     }
-    const char* unsupported[] = {R"({"num_bits":8,"type":"float"})", R"({"num_bits":16})", R"({"num_bits":8,"strategy":"block"})",
-                                 R"({"num_bits":4,"group_size":32,"actorder":"group"})"};
+    const char* unsupported[] = {R"({"num_bits":8,"type":"float"})", R"({"num_bits":16})", R"({"num_bits":8,"strategy":"block"})"};
     for (const char* weights : unsupported) {  // fails only for the modules it concerns
         auto config = QuantizationConfig::parse(json(group(weights)));
         ASSERT_TRUE(config.ok()) << config.error().message;
@@ -247,7 +246,10 @@ TEST(CompressedTensors, RefusesTensorsThatDisagree) {
     expect("w4g32a", with("w4g32a.weight_zero_point", tensor(DType::i32, {37, 3})), "weight_zero_point is I32 [37, 3]");
     expect("w4g32a", with("w4g32a.weight_packed", tensor(DType::u8, {37, 48})), "weight_packed of type U8");
     expect("w4g32a", with("w4g32a.weight_packed", tensor(DType::i32, {444})), "a matrix");
-    expect("w4g32a", with("w4g32a.weight_g_idx", tensor(DType::i32, {96})), "reordered by activation");
+    expect("w4g32a", with("w4g32a.weight_g_idx", tensor(DType::i32, {96})), "has 96 inputs, not 32");
+    expect("w4g32a", with("w4g32a.weight_g_idx", tensor(DType::i64, {96})), "weight_g_idx is I64");
+    expect("w4g32a", with("w4g32a.weight_g_idx", tensor(DType::i32, {48, 2})), "weight_g_idx is I32 [48, 2]");
+    expect("w4g32a", with("w4g32a.weight_g_idx", tensor(DType::i32, {32})), "weight_g_idx is I32 [32], expected I32 [96]");
     auto no_config = read_weight("w8", good, nullptr);
     ASSERT_FALSE(no_config.ok());
     EXPECT_NE(no_config.error().message.find("has no quantization_config"), std::string::npos);

@@ -4,6 +4,7 @@
 
 #include "base/checked.h"
 #include "formats/compressed_tensors.h"
+#include "formats/packed_inputs.h"
 
 namespace skiff {
 namespace {
@@ -15,6 +16,7 @@ struct Parts {
     FoundTensor codes;  // weight_packed, or weight of integers
     FoundTensor scale;
     std::optional<FoundTensor> zero, super_scale, minimum, super_minimum;
+    std::vector<std::int32_t> order;  // the input of each column; empty: its own
     std::int64_t n_rows = 0, n_columns = 0, n_groups = 0;
 };
 
@@ -130,6 +132,13 @@ Status take_zeros(const Parts& parts, Owners& owners, Codes& codes) {
             unpack_codes(column.data(), bits, parts.n_rows, values.data());
             for (std::int64_t row = 0; row < parts.n_rows; ++row) zeros[row * parts.n_groups + group] = values[static_cast<std::size_t>(row)];
         }
+    } else if (const std::int64_t n_padded = ceil_div<std::int64_t>(parts.n_rows, 32 / bits); view.dtype == DType::i32 && view.shape == Shape{n_padded, parts.n_groups}) {
+        for (std::int64_t row = 0; row < parts.n_rows; ++row)  // as repack_padded()
+            for (std::int64_t group = 0; group < parts.n_groups; ++group) {
+                std::uint32_t word;
+                std::memcpy(&word, view.data.data() + (row / (32 / bits) * parts.n_groups + group) * 4, 4);
+                zeros[row * parts.n_groups + group] = static_cast<std::uint8_t>(word >> (row % (32 / bits) * bits) & ((1u << bits) - 1));
+            }
     } else if (view.dtype == DType::i8 && (view.shape == unpacked || view.n_elements() == 1)) {
         const bool one = view.shape != unpacked;
         for (std::size_t i = 0; i < owners.zeros.size(); ++i) {
@@ -211,17 +220,22 @@ Status check_codes(const Parts& parts, const Codes& codes) {
     return {};
 }
 
-// mxfp4-pack-quantized: two codes to a byte, the even column in the low four bits; one exponent per group.
-Status take_mxfp4(const Parts& parts, Owners& owners, Codes& codes) {
+// Two codes to a byte, the even column in the low four bits.
+Status take_byte_pairs(const Parts& parts, Owners& owners, Codes& codes) {
     const std::int64_t file_bytes = ceil_div<std::int64_t>(parts.n_columns, 2), row_bytes = packed_row_bytes(4, parts.n_columns);
     SKIFF_TRY(const auto packed, exactly(parts, parts.codes, "weight_packed", DType::u8, {parts.n_rows, file_bytes}));
     codes.packed = {DType::i32, {parts.n_rows, row_bytes / 4}, packed.data};
-    if (file_bytes != row_bytes) {
-        owners.packed.resize(static_cast<std::size_t>(parts.n_rows * row_bytes));
-        for (std::int64_t row = 0; row < parts.n_rows; ++row)
-            std::memcpy(owners.packed.data() + row * row_bytes, packed.data.data() + row * file_bytes, static_cast<std::size_t>(file_bytes));
-        codes.packed.data = owners.packed;
-    }
+    if (file_bytes == row_bytes) return {};
+    owners.packed.resize(static_cast<std::size_t>(parts.n_rows * row_bytes));
+    for (std::int64_t row = 0; row < parts.n_rows; ++row)
+        std::memcpy(owners.packed.data() + row * row_bytes, packed.data.data() + row * file_bytes, static_cast<std::size_t>(file_bytes));
+    codes.packed.data = owners.packed;
+    return {};
+}
+
+// mxfp4-pack-quantized: one exponent per group.
+Status take_mxfp4(const Parts& parts, Owners& owners, Codes& codes) {
+    SKIFF_CHECK(take_byte_pairs(parts, owners, codes));
     SKIFF_TRY(const auto scales, exactly(parts, parts.scale, "weight_scale", DType::u8, {parts.n_rows, parts.n_groups}));
     // Our levels are doubled, so the exponent is one less.
     owners.scales.assign(scales.data.begin(), scales.data.end());
@@ -238,6 +252,25 @@ Status take_mxfp4(const Parts& parts, Owners& owners, Codes& codes) {
         if (std::any_of(row.begin() + group * 32, end, [](float value) { return value != 0; }))
             return unsupported("module " + parts.module + ": weight_scale holds 2^-127, smaller than what is read here");
     }
+    return {};
+}
+
+// nvfp4-pack-quantized: codes as MXFP4's, scales in F8_E4M3 per 16 columns over one scale of the tensor.
+Status take_nvfp4(const Parts& parts, const TensorLookup& lookup, Owners& owners, Codes& codes) {
+    SKIFF_CHECK(take_byte_pairs(parts, owners, codes));
+    SKIFF_TRY(const auto scales, exactly(parts, parts.scale, "weight_scale", DType::f8_e4m3, {parts.n_rows, parts.n_groups}));
+    SKIFF_TRY(const auto global, required_tensor(lookup, parts.module, "weight_global_scale", {DType::f32}));
+    std::vector<float> divisor, values;
+    if (global.view.n_elements() != 1 || !to_floats(global.view, divisor)) return mismatch(parts, "weight_global_scale", global.view, "one number");
+    if (!std::isfinite(divisor[0]) || divisor[0] <= 0) return corrupt("module " + parts.module + ": weight_global_scale is " + std::to_string(divisor[0]));
+    to_floats(scales, values);
+    owners.scales.resize(values.size() * 4);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        const float scale = values[i] / divisor[0], half = scale * 0.5f;  // our levels are doubled
+        if (half + half != scale) return unsupported("module " + parts.module + ": weight_scale over weight_global_scale is " + std::to_string(scale) + ", which is not read here");
+        std::memcpy(owners.scales.data() + 4 * i, &half, 4);
+    }
+    codes.scales = {DType::f32, {parts.n_rows, parts.n_groups}, owners.scales};
     return {};
 }
 
@@ -269,18 +302,21 @@ Result<Weight> read_codes(Parts parts, const TensorLookup& lookup) {
     for (const auto& [name, part] : optional_parts) {
         SKIFF_TRY(*part, lookup(parts.module + name));
     }
-    SKIFF_TRY(const auto order, lookup(parts.module + ".weight_g_idx"));
-    if (order) return unsupported("module " + parts.module + ": columns reordered by activation (weight_g_idx) cannot be read");
     SKIFF_TRY(auto shape, shape_of(parts, lookup));
     parts.n_rows = shape[0];
     parts.n_columns = shape[1];
     SKIFF_CHECK(check_groups(parts));
+    SKIFF_TRY(const auto g_idx, lookup(parts.module + ".weight_g_idx"));
+    if (g_idx && g_idx->view.shape != Shape{parts.n_columns}) return mismatch(parts, "weight_g_idx", g_idx->view, "I32 " + shape_text({parts.n_columns}));
+    SKIFF_TRY(parts.order, weight_input_order(parts.module, lookup, parts.scheme));
     auto owners = std::make_shared<Owners>();
     Codes codes;
     codes.scheme = parts.scheme;
     // Packed codes first: their size bounds what weight_shape may claim.
     if (parts.scheme.scale_dtype == DType::f8_e8m0) {
         SKIFF_CHECK(take_mxfp4(parts, *owners, codes));
+    } else if (parts.codes.view.dtype == DType::u8) {
+        SKIFF_CHECK(take_nvfp4(parts, lookup, *owners, codes));
     } else {
         if (parts.codes.view.dtype == DType::i8 && parts.scheme.kind == NumberKind::integer) SKIFF_CHECK(pack_signed_bytes(parts, *owners, codes));
         else SKIFF_CHECK(take_packed(parts, *owners, codes));
@@ -288,6 +324,11 @@ Result<Weight> read_codes(Parts parts, const TensorLookup& lookup) {
         SKIFF_CHECK(take_zeros(parts, *owners, codes));
         SKIFF_CHECK(take_minimums(parts, codes));
         SKIFF_CHECK(check_codes(parts, codes));
+    }
+    if (!parts.order.empty()) {
+        if (owners->packed.empty()) owners->packed.assign(codes.packed.data.begin(), codes.packed.data.end());
+        take_columns(parts.order, codes.scheme.bits, parts.n_rows, owners->packed);
+        codes.packed.data = owners->packed;
     }
     owners->files = {parts.codes.owner, parts.scale.owner};
     for (const auto& [name, part] : optional_parts)
@@ -303,6 +344,17 @@ TensorLookup lookup_in(const CheckpointFiles& files) {
         SKIFF_TRY(auto found, files.tensor(name));
         return std::optional<FoundTensor>(std::move(found));
     };
+}
+
+Result<std::vector<std::int32_t>> weight_input_order(const std::string& module, const TensorLookup& lookup, const Scheme& scheme) {
+    SKIFF_TRY(auto g_idx, lookup(module + ".weight_g_idx"));
+    if (!g_idx) return std::vector<std::int32_t>();
+    SKIFF_TRY(g_idx, required_tensor(lookup, module, "weight_g_idx", {DType::i32}));
+    if (g_idx->view.shape.size() != 1) return tensor_mismatch(module, "weight_g_idx", g_idx->view, "I32 of one dimension");
+    std::int32_t first;
+    std::memcpy(&first, g_idx->view.data.data(), 4);
+    if (first == -1) return std::vector<std::int32_t>();  // the package's sign that nothing was reordered
+    return order_by_group(module, g_idx->view, scheme.group_size);
 }
 
 Result<Weight> read_weight(const std::string& module, const TensorLookup& lookup, const QuantizationConfig* config, std::string_view module_class) {
@@ -321,7 +373,7 @@ Result<Weight> read_weight(const std::string& module, const TensorLookup& lookup
     if (config == nullptr) return corrupt("module " + module + " is quantized, but config.json has no quantization_config");
     SKIFF_TRY(const auto scheme, config->scheme_of(module, module_class));
     if (!scheme) return corrupt("module " + module + " is quantized, but quantization_config does not say how");
-    if (bytes && scheme->scale_dtype != DType::f8_e8m0) return unsupported("module " + module + ": weight_packed of type U8 cannot be read yet");
+    if (bytes && scheme->name() != "mxfp4" && scheme->name() != "e2m1g16") return unsupported("module " + module + ": weight_packed of type U8 cannot be read yet");
     Parts parts;
     parts.module = module;
     parts.scheme = *scheme;
