@@ -4,7 +4,10 @@ Usage: onnx_run.py SKIFF WORK greedy MODEL[:form,...]...   64 greedy tokens agai
        onnx_run.py SKIFF WORK logits [CASE...]     the cases of tests/data/models: logits against those of transformers, whole, token by token and padded left
        onnx_run.py SKIFF WORK forms [CASE:SCHEME...]  the cases quantized, head and embedding too: logits of each form against those of the same weights
                                                    as floats (`convert --to hf --type F32`, then onnx); QONNX executed by the qonnx package
-       onnx_run.py SKIFF WORK golden               logits and forms of all; if they are right, tests/data/onnx/graphs.json
+       onnx_run.py SKIFF WORK mlp                  the MLP of parity_onnx_mlp, which must be built beside SKIFF, in the qonnx package
+       onnx_run.py SKIFF WORK golden               these three; where they are right, the files of tests/data/onnx
+       onnx_run.py SKIFF WORK teacher MODEL[:int8]...  64 greedy tokens in the qonnx package
+       onnx_run.py SKIFF WORK children MODEL       greedy and teacher for MODEL, a random qwen2 and what they are quantized to
 Needs: numpy, onnx, onnxruntime, qonnx, safetensors, tokenizers. WORK is a folder for outputs.
 """
 import hashlib
@@ -62,9 +65,9 @@ def size_mb(folder):
 FORMS = {"nbits": [], "qdq": ["--form", "qdq"], "f16": ["--type", "F16"], "densify": ["--densify"]}
 
 
-def structure(folder):
+def structure(path):
     """As onnx_structure() in src/formats/onnx/onnx_testing.h writes it; its hash."""
-    model = onnx.load(os.path.join(folder, "model.onnx"), load_external_data=False)
+    model = onnx.load(path, load_external_data=False)
     graph, lines = model.graph, []
     text = lambda items: ",".join(str(item) for item in items)
     for opset in model.opset_import:
@@ -84,6 +87,12 @@ def structure(folder):
     return hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
 
 
+def said_by_skiff(skiff, model, kernels):
+    said = subprocess.run([skiff, "run", model, "--raw", "-p", PROMPT, "-n", "64", "--temp", "0", "-q", "--kernels", kernels, "--speculate", "off", "--json"],
+                          capture_output=True, text=True, check=True).stdout
+    return json.loads(said)["tokens"]
+
+
 def greedy(skiff, work, models):
     """MODEL or MODEL:form,form"""
     from tokenizers import Tokenizer
@@ -91,8 +100,7 @@ def greedy(skiff, work, models):
     for argument in models:
         model, _, forms = argument.partition(":")
         tokenizer = Tokenizer.from_file(os.path.join(model, "tokenizer.json"))
-        said = json.loads(subprocess.run([skiff, "run", model, "--raw", "-p", PROMPT, "-n", "64", "--temp", "0", "-q", "--kernels", "reference",
-                                          "--speculate", "off", "--json"], capture_output=True, text=True, check=True).stdout)
+        said = said_by_skiff(skiff, model, "reference")
         for form in forms.split(",") if forms else ["nbits", "qdq"]:
             folder = os.path.join(work, "onnx")
             made = convert(skiff, model, folder, *FORMS[form])
@@ -104,10 +112,10 @@ def greedy(skiff, work, models):
             decoder = Decoder(folder)
             logits = decoder.forward([tokenizer.encode(PROMPT).ids])
             tokens = []
-            for expected in said["tokens"]:
+            for _ in said:
                 tokens.append(int(logits[0, -1].argmax()))
                 logits = decoder.forward([[tokens[-1]]])
-            n = next((i for i, (a, b) in enumerate(zip(tokens, said["tokens"])) if a != b), len(tokens))
+            n = next((i for i, (a, b) in enumerate(zip(tokens, said)) if a != b), len(tokens))
             failures += n < len(tokens)
             print(f"{model} {form}: {n} of {len(tokens)} greedy tokens equal, {size_mb(folder):.1f} MB")
     return failures
@@ -126,7 +134,7 @@ def logits_of_cases(skiff, work, names, graphs=None):
             continue
         onnx.checker.check_model(os.path.join(folder, "model.onnx"), full_check=True)
         if graphs is not None:
-            graphs[name] = structure(folder)
+            graphs[name] = structure(os.path.join(folder, "model.onnx"))
         golden = load_file(os.path.join(data, name, "golden.safetensors"))
         ids, expected = golden["input_ids"].reshape(1, -1), golden["logits"].reshape(golden["input_ids"].size, -1)
         decoder = Decoder(folder)
@@ -192,7 +200,7 @@ def forms(skiff, work, arguments, graphs=None):
                 onnx.checker.check_model(os.path.join(folder, "model.onnx"), full_check=True)
             found = run_qonnx(folder, ids) if form == "qonnx" else Decoder(folder).forward(ids)
             if graphs is not None and case != "mixtral":
-                graphs[f"{case} {scheme} {form}"] = structure(folder)
+                graphs[f"{case} {scheme} {form}"] = structure(os.path.join(folder, "model.onnx"))
             errors[form] = np.abs(found - expected).max() / np.abs(expected).max()
         good = all(error < 1e-5 for error in errors.values())
         failures += not good
@@ -200,17 +208,93 @@ def forms(skiff, work, arguments, graphs=None):
     return failures
 
 
+def teacher(skiff, work, models):
+    """QONNX is executed node by node: one run over prompt and continuation tells whether each of its tokens is the likeliest there."""
+    from tokenizers import Tokenizer
+    failures = 0
+    for argument in models:
+        model, _, activations = argument.partition(":")
+        kernels = "fastest" if activations == "int8" else "reference"
+        said = said_by_skiff(skiff, model, kernels)
+        folder = os.path.join(work, "onnx")
+        made = convert(skiff, model, folder, "--form", "qonnx", "--activations", activations or "real")
+        assert made.returncode == 0, made.stderr
+        prompt = Tokenizer.from_file(os.path.join(model, "tokenizer.json")).encode(PROMPT).ids
+        logits = run_qonnx(folder, np.array([prompt + said[:-1]], np.int64))[0, len(prompt) - 1:]
+        n = int((logits.argmax(1) == np.array(said)).sum())
+        # How much likelier the graph finds another token, in parts of the span of its logits: int8 activations turn near ties around.
+        gap = ((logits.max(1) - logits[np.arange(len(said)), said]) / (logits.max(1) - logits.min(1))).max()
+        failures += gap > (1e-2 if activations == "int8" else 0)
+        print(f"{model} qonnx, activations {activations or 'real'}: {n} of {len(said)} greedy tokens equal those of the {kernels} kernels"
+              + (f", the others within {gap:.1e} of the span of logits" if n < len(said) else ""), flush=True)
+    return failures
+
+
+def mlp(skiff, work, _, graphs=None):
+    """The MLP of tests/parity/onnx_mlp_test.cpp."""
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+    program = os.path.join(os.path.dirname(os.path.abspath(skiff)), "..", "tests", "parity_onnx_mlp")
+    subprocess.run([program], env={**os.environ, "SKIFF_KEEP_FILES": work}, check=True, capture_output=True)
+    failures = 0
+    for activations, tolerance in (("real", 1e-6), ("int8", 1e-3)):
+        path = os.path.join(work, f"mlp_{activations}.onnx")
+        x, y = (np.fromfile(path[:-4] + part, np.float32).reshape(6, -1) for part in "xy")
+        model = ModelWrapper(onnx.load(path)).transform(InferShapes())
+        found = execute_onnx(model, {"x": x})[model.graph.output[0].name]
+        error = np.abs(found - y).max() / np.abs(y).max()
+        failures += not error < tolerance
+        print(f"MLP, activations {activations}: largest difference / largest output {error:.1e}", flush=True)
+        if graphs is not None:
+            graphs[activations] = structure(path)
+    return failures
+
+
 def golden(skiff, work, _):
-    """Both of the above, and where all is right the hashes of the graphs, for the tests."""
-    graphs = {}
-    failures = logits_of_cases(skiff, work, [], graphs) + forms(skiff, work, [], graphs)
-    if failures == 0:
-        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "onnx", "graphs.json"), "w") as file:
-            file.write(json.dumps(graphs, indent=1) + "\n")
+    """The cases, the forms and the MLP, and where all is right the hashes of the graphs, for the tests."""
+    data = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "onnx")
+    failures = 0
+    for name, run in (("mlp", mlp), ("graphs", lambda *arguments: logits_of_cases(*arguments) + forms(*arguments))):
+        graphs = {}
+        wrong = run(skiff, work, [], graphs)
+        failures += wrong
+        if wrong == 0:
+            with open(os.path.join(data, name + ".json"), "w") as file:
+                file.write(json.dumps(graphs, indent=1) + "\n")
+    return failures
+
+
+def random_qwen2(skiff, work, model):
+    """A random qwen2 of three blocks with MODEL's tokenizer: biases, two KV heads, widths that no block divides."""
+    folder, config = os.path.join(work, "random_qwen2"), os.path.join(work, "random_qwen2.json")
+    with open(config, "w") as file:
+        json.dump({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 120, "intermediate_size": 200, "num_hidden_layers": 3,
+                   "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 4096, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+                   "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False}, file)
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([skiff, "convert", "random:" + config, "--to", "hf", "--type", "F32", "-o", folder], check=True, capture_output=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(os.path.join(model, name), folder)
+    return folder
+
+
+def children(skiff, work, models):
+    """Each model and a random qwen2, plain, and quantized to each scheme: greedy() of all."""
+    failures = 0
+    for model in [*models, random_qwen2(skiff, work, models[0])]:
+        failures += greedy(skiff, work, [model + ":nbits,f16"])
+        for scheme in ("w8", "w4g32", "w4g128", "w4g32a", "w8a", "w8g32a", "w6g32r", "w5g32r", "w4g32r", "w3g32r", "w2g32r", "ternary", "binary", "mxfp4", "n4g32r", "iq4nl"):
+            child = os.path.join(work, os.path.basename(model) + "-" + scheme)
+            shutil.rmtree(child, ignore_errors=True)
+            subprocess.run([skiff, "quantize", model, "--scheme", scheme, "-o", child], check=True, capture_output=True)
+            failures += greedy(skiff, work, [child])
+            failures += teacher(skiff, work, [child]) if scheme in ("w8", "w4g32", "ternary", "binary", "w2g32r") else 0
+            failures += teacher(skiff, work, [child + ":int8"]) if scheme in ("w8", "w4g32") else 0
     return failures
 
 
 if __name__ == "__main__":
     program, place, what, *rest = sys.argv[1:]
     os.makedirs(place, exist_ok=True)
-    sys.exit(1 if {"greedy": greedy, "logits": logits_of_cases, "forms": forms, "golden": golden}[what](program, place, rest) else 0)
+    sys.exit(1 if {"greedy": greedy, "logits": logits_of_cases, "forms": forms, "golden": golden, "mlp": mlp, "teacher": teacher, "children": children}[what](program, place, rest) else 0)
