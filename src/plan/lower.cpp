@@ -405,6 +405,7 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
     }
     SKIFF_CHECK(place_buffers(*plan, tables, keep));
     plan->weights = pool.all();
+    plan->remarks = pool.remarks();
     const PackCache& cache = pool.finish_cache();
     plan->pack_cache = cache.outcome();
     plan->pack_cache_note = cache.note();
