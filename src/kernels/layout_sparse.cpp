@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 
+#include "base/checked.h"
 #include "kernels/layouts.h"
 #include "kernels/sparse_tiles.h"
 #include "kernels/tile_pack.h"

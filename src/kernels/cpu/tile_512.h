@@ -225,28 +225,73 @@ inline void multiply_placed(const Stretch* tile, const Tokens& x, std::int64_t n
     else multiply_tokens<1, 1, Corrections::none, true>(tile, x, n_tokens, sums, stride);
 }
 
-// Masks and codes (sparse_tiles.h) to levels: vpexpandb puts the codes where bits are set, the level for zero elsewhere.
+// The levels of vector v of a block out of its mask and codes (sparse_tiles.h), which move on: vpexpandb puts the codes where bits are set, the level for
+// zero elsewhere. Its form with a memory operand takes many times as long on Zen 4 and 5, so the codes are loaded before.
+template <int Bits, int MaskRows>
+inline __m512i masked_levels(const Byte* masks, int v, const Byte*& codes, __m512i zero) {
+    std::uint64_t mask;
+#if defined(__BMI2__)
+    std::uint16_t nibbles;
+    __builtin_memcpy(&nibbles, masks + v * 2, 2);
+    if constexpr (MaskRows == 4) mask = _pdep_u64(nibbles, 0x000f000f000f000f) * 0x1111;
+    else
+#endif
+        mask = mask_of(masks, v, MaskRows);
+    const auto n = static_cast<std::int64_t>(__builtin_popcountll(mask));
+    __m512i packed;
+    if constexpr (Bits == 8) {
+        packed = load64(codes);
+        codes += n;
+    } else {  // b to (b & 15, b >> 4)
+        const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+        packed = _mm512_ternarylogic_epi32(pairs, _mm512_slli_epi16(pairs, 4), _mm512_set1_epi8(15), 0xa8);  // (a | b) & c
+        codes += (n + 1) / 2;
+    }
+    SKIFF_KEEP(packed);
+    // Masks and codes of a stretch take turns in one stream: each runs ahead over its own part of it.
+    if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(codes + 8192), _MM_HINT_T0);
+    if (v == 0) _mm_prefetch(reinterpret_cast<const char*>(masks + 8192), _MM_HINT_T0);
+    return _mm512_mask_expand_epi8(zero, mask, packed);
+}
+
 template <int Bits, int MaskRows>
 void expand_masked_blocks(const TileFormat& format, const Byte* masks, const Byte* codes, std::int64_t n_blocks, Byte* target) {
     const __m512i zero = _mm512_set1_epi8(static_cast<char>(format.offset));
     for (std::int64_t b = 0; b < n_blocks; ++b, masks += mask_block_bytes(MaskRows), target += expanded_block_bytes) {
         SKIFF_UNROLL
-        for (int v = 0; v < 8; ++v) {
-            const std::uint64_t mask = mask_of(masks, v, MaskRows);
-            const auto n = static_cast<std::int64_t>(__builtin_popcountll(mask));
-            __m512i packed;
-            if constexpr (Bits == 8) {
-                packed = load64(codes);
-                codes += n;
-            } else {  // b to (b & 15, b >> 4)
-                const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
-                packed = _mm512_ternarylogic_epi32(pairs, _mm512_slli_epi16(pairs, 4), _mm512_set1_epi8(15), 0xa8);  // (a | b) & c
-                codes += (n + 1) / 2;
-            }
-            if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(codes + 4096), _MM_HINT_T0);
-            _mm512_store_si512(target + v * 64, _mm512_mask_expand_epi8(zero, mask, packed));
-        }
+        for (int v = 0; v < 8; ++v) _mm512_store_si512(target + v * 64, masked_levels<Bits, MaskRows>(masks, v, codes, zero));
     }
+}
+
+// sums (N, 16) += masked blocks times N tokens, straight from masks and codes. Pruned weights are symmetric.
+template <int Bits, int MaskRows, int Units, int N>
+void direct_masked_blocks(const Stretch& stretch, const Byte* masks, const Byte* codes, const Tokens& x, float* sums) {
+    const __m512i zero = _mm512_set1_epi8(static_cast<char>(stretch.format->offset));
+    const float* scales = stretch.scales;
+    __m512 sum[N];
+    SKIFF_UNROLL
+    for (int t = 0; t < N; ++t) sum[t] = _mm512_load_ps(sums + t * 16);
+    for (std::int64_t b = 0; b < stretch.n_blocks; ++b, masks += mask_block_bytes(MaskRows)) {
+        const auto add = [&](int unit) __attribute__((always_inline)) {
+            __m512i dot[N];
+            SKIFF_UNROLL
+            for (int t = 0; t < N; ++t) dot[t] = _mm512_set1_epi32(x.start[(b * Units + unit) * x.stride + t]);
+            SKIFF_UNROLL
+            for (int v = unit * 8 / Units; v < (unit + 1) * 8 / Units; ++v) {
+                const __m512i level = masked_levels<Bits, MaskRows>(masks, v, codes, zero);
+                SKIFF_UNROLL
+                for (int t = 0; t < N; ++t) dot[t] = _mm512_dpbusd_epi32(dot[t], level, broadcast4(x.codes + t * x.code_stride + b * tile_block + v * 4));
+            }
+            const __m512 scale = _mm512_load_ps(scales);
+            scales += 16;
+            SKIFF_UNROLL
+            for (int t = 0; t < N; ++t) sum[t] = add_unit(sum[t], dot[t], scale, x.scales[b * x.stride + t]);
+        };
+        add(0);
+        if constexpr (Units == 2) add(1);
+    }
+    SKIFF_UNROLL
+    for (int t = 0; t < N; ++t) _mm512_store_ps(sums + t * 16, sum[t]);
 }
 
 template <int Bits, int Levels>
@@ -295,6 +340,33 @@ struct Avx512 {
         _mm512_store_ps(correction, _mm512_fnmadd_ps(_mm512_set1_ps(static_cast<float>(format.offset)), s, c));
     }
 
+    // The bits that numbers16 and finish_scales give.
+    static void scale_blocks(const TileFormat& format, const Byte* super, const Byte* scales, std::int64_t n_blocks, float* target) {
+        const __m512 level_scale = _mm512_set1_ps(format.level_scale);
+        alignas(64) float super_scale[16];
+        if (super != nullptr) numbers16(format.supers, super, super_scale);
+        const __m512 times = super != nullptr ? _mm512_load_ps(super_scale) : _mm512_setzero_ps();
+        switch (format.scales) {
+            case TileNumber::f16:
+                for (std::int64_t b = 0; b < n_blocks; ++b) {
+                    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales) + b));
+                    _mm512_store_ps(target + b * 16, _mm512_mul_ps(scale, level_scale));
+                }
+                return;
+            case TileNumber::i8:
+                for (std::int64_t b = 0; b < n_blocks; ++b) {
+                    const __m512 scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales) + b)));
+                    _mm512_store_ps(target + b * 16, _mm512_mul_ps(_mm512_mul_ps(scale, times), level_scale));
+                }
+                return;
+            default:
+                for (std::int64_t b = 0; b < n_blocks; ++b) {
+                    numbers16(format.scales, scales + b * 16 * tile_number_bytes(format.scales), target + b * 16);
+                    finish_scales(format, super_scale, nullptr, target + b * 16, nullptr);
+                }
+        }
+    }
+
     static Start start(const TileFormat& format) { return {format.offset, false}; }
 
     static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add, float* y) {
@@ -309,6 +381,22 @@ struct Avx512 {
     template <int MaskRows>
     static void expand_masked(const TileFormat& format, const Byte* masks, const Byte* codes, std::int64_t n_blocks, Byte* target) {
         expand_masked_blocks<Bits, MaskRows>(format, masks, codes, n_blocks, target);
+    }
+
+    static constexpr std::int64_t max_direct_masked = 4;
+    template <int MaskRows, int Units>
+    static void direct_masked_units(const Stretch& stretch, const Byte* masks, const Byte* codes, const Tokens& x, std::int64_t n_tokens, float* sums) {
+        switch (n_tokens) {
+            case 1: return direct_masked_blocks<Bits, MaskRows, Units, 1>(stretch, masks, codes, x, sums);
+            case 2: return direct_masked_blocks<Bits, MaskRows, Units, 2>(stretch, masks, codes, x, sums);
+            case 3: return direct_masked_blocks<Bits, MaskRows, Units, 3>(stretch, masks, codes, x, sums);
+            default: return direct_masked_blocks<Bits, MaskRows, Units, 4>(stretch, masks, codes, x, sums);
+        }
+    }
+    template <int MaskRows>
+    static void direct_masked(const Stretch& stretch, const Byte* masks, const Byte* codes, const Tokens& x, std::int64_t n_tokens, float* sums) {
+        if (stretch.format->units_per_block() == 2) direct_masked_units<MaskRows, 2>(stretch, masks, codes, x, n_tokens, sums);
+        else direct_masked_units<MaskRows, 1>(stretch, masks, codes, x, n_tokens, sums);
     }
 
     template <int Units, bool Placed>

@@ -6,6 +6,7 @@
 //     tiles_at_once      tiles whose expanded blocks a micro-kernel multiplies together, 1 or 2
 //     start              how the integer sums of a unit begin
 //     numbers16, table16, finish_scales, copy16, write16   16 numbers of a section as floats, or by a table; what they scale; moving them
+//     scale_blocks       the same for scales of consecutive blocks that have one each and nothing beside it
 //     direct             sums of some tokens += blocks straight from the stored codes
 //     expand             blocks to levels, one byte each
 //     multiply           sums of some tokens += expanded blocks of one or two tiles
@@ -65,6 +66,12 @@ inline Tokens from(const Tokens& x, std::int64_t token, std::int64_t block, std:
 // divisions for each took longer than its products.
 template <class M>
 void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first, std::int64_t n_blocks, Stretch& stretch) {
+    stretch.format = &format;
+    stretch.n_blocks = n_blocks;
+    if (format.group_size == tile_block && format.n_supers <= 1 && !format.has_corrections()) {  // the commonest form, in one loop: a scale for each block
+        const Byte* super = format.relative_scales ? tile + format.super_scales_at : nullptr;
+        return M::scale_blocks(format, super, tile + format.scales_at + first * tile_rows * tile_number_bytes(format.scales), n_blocks, stretch.scales);
+    }
     const std::int64_t per_block = format.units_per_block(), unit_columns = tile_block / per_block, n_units = n_blocks * per_block, begin = first * tile_block;
     const TileNumber correction_type = format.minimums != TileNumber::none ? format.minimums : format.zeros;
     const std::int64_t scale_bytes = tile_numbers_bytes(format.scales), correction_bytes = tile_numbers_bytes(correction_type);
@@ -96,8 +103,6 @@ void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first,
         fresh = group_left == 0 && groups_left-- > 0;
         if (fresh) group_left = format.group_size, scales += scale_bytes, corrections += correction_bytes;
     }
-    stretch.format = &format;
-    stretch.n_blocks = n_blocks;
 }
 
 // What the integer sums of a unit begin with, out of the sums of its codes at columns 0, 1 (mod 4) and at 2, 3 (mod 4): less `offset` for every level.
@@ -239,7 +244,7 @@ void linear_tiles(const LinearArgs& args, Range rows) {
     const auto* data = reinterpret_cast<const Byte*>(args.weight->data);
     if (args.weight->tiles == TileForm::skip) return skip_tokens<M>(args, rows, format, x, scratch);
     if constexpr (M::masked)
-        if (args.weight->tiles == TileForm::mask) return many_tokens<M>(args, rows, format, MaskedTiles<M>{data, format, args.weight->mask_rows}, x, scratch);
+        if (args.weight->tiles == TileForm::mask) return masked_tokens<M>(args, rows, format, x, scratch);
     if (args.n_tokens <= M::max_direct) few_tokens<M>(args, rows, format, x);
     else many_tokens<M>(args, rows, format, DenseTiles<M>{data, format}, x, scratch);
 }

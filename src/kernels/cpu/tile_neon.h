@@ -276,6 +276,15 @@ struct MicroNeon {
         }
     }
 
+    static void scale_blocks(const TileFormat& format, const Byte* super, const Byte* scales, std::int64_t n_blocks, float* target) {
+        alignas(64) float super_scale[16];
+        if (super != nullptr) numbers16(format.supers, super, super_scale);
+        for (std::int64_t b = 0; b < n_blocks; ++b) {
+            numbers16(format.scales, scales + b * 16 * tile_number_bytes(format.scales), target + b * 16);
+            finish_scales(format, super_scale, nullptr, target + b * 16, nullptr);
+        }
+    }
+
     static Start start(const TileFormat& format) { return {format.offset - NeonLevels<Bits, Table>::base(format), false}; }
 
     static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add_to, float* y) {
@@ -329,6 +338,7 @@ struct MicroNeon {
         }
     }
 
+    static constexpr std::int64_t max_direct_masked = 0;
     static constexpr bool masked = how != Products::matrix && Table == 0 && (Bits == 4 || Bits == 8);
     // Eight codes at a time go where a byte of the mask says, through a table of shuffles; codes count from the offset meanwhile, so that nothing is zero.
     template <int MaskRows>
