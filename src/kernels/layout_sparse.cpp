@@ -26,6 +26,9 @@ bool accepts_skip(const Weight& weight) {
     const Sparse* sparse = weight.sparse();
     if (sparse == nullptr || !is_tiled(*sparse, weight.n_columns()) || (sparse->scheme.bits == 7 ? 8 : sparse->scheme.bits) != Bits) return false;
     if (sparse->scheme.n_supers(weight.n_columns()) > 1) return false;  // super scales of parts of a row would have to be left out too
+    PackedWeight packed;
+    packed.scheme = sparse->scheme, packed.dtype = sparse->scheme.scale_dtype, packed.n_columns = weight.n_columns();
+    if (tile_format(packed).has_levels) return false;  // kernels for looked-up levels do not skip
     return sparse->pattern.unit_rows % tile_rows == 0 && sparse->pattern.unit_columns % tile_block == 0 && density(weight) <= most_of_dense;
 }
 
@@ -258,6 +261,49 @@ void mask_row(const PackedWeight& packed, std::int64_t row, float* target) {
     }
 }
 
+// ---- outliers: u32 of each row, where it begins (and one more); columns u16; values f32
+
+bool accepts_outliers(const Weight& weight) { return weight.outliers() != nullptr && weight.n_columns() <= 65536 && weight.outliers()->values.n_elements() <= (std::int64_t{1} << 31); }
+
+void pack_outliers(const Weight& weight, const RowMap& map, PackedWeight& packed) {
+    const Outliers& outliers = *weight.outliers();
+    const auto begin_of = [&](std::int64_t row) {
+        std::int64_t begin;
+        std::memcpy(&begin, outliers.rows.data.data() + row * 8, 8);
+        return begin;
+    };
+    std::int64_t n = 0;
+    for (std::int64_t row = 0; row < packed.n_rows; ++row) n += begin_of(map.at(row) + 1) - begin_of(map.at(row));
+    const std::int64_t columns_at = round_up<std::int64_t>((packed.n_rows + 1) * 4, tile_vector_bytes), values_at = columns_at + round_up<std::int64_t>(n * 2, tile_vector_bytes);
+    packed.buffer = AlignedBuffer(static_cast<std::size_t>(values_at + n * 4));
+    packed.data = packed.buffer.data();
+    packed.scales = packed.data + columns_at;
+    packed.zeros = packed.data + values_at;
+    packed.read_bytes = static_cast<std::uint64_t>((packed.n_rows + 1) * 4 + n * 6);
+    auto* begins = packed.buffer.as<std::uint32_t>();
+    auto* columns = reinterpret_cast<std::uint16_t*>(packed.buffer.data() + columns_at);
+    auto* values = reinterpret_cast<float*>(packed.buffer.data() + values_at);
+    const DTypeInfo& info = dtype_info(outliers.values.dtype);
+    std::uint32_t at = 0;
+    for (std::int64_t row = 0; row < packed.n_rows; ++row) {
+        begins[row] = at;
+        const std::int64_t end = begin_of(map.at(row) + 1);
+        for (std::int64_t i = begin_of(map.at(row)); i < end; ++i, ++at) {
+            std::int32_t column;
+            std::memcpy(&column, outliers.columns.data.data() + i * 4, 4);
+            columns[at] = static_cast<std::uint16_t>(column);
+            info.to_float(outliers.values.data.data() + i * info.bits / 8, 1, values + at);
+        }
+    }
+    begins[packed.n_rows] = at;
+}
+
+void outlier_row(const PackedWeight& packed, std::int64_t row, float* target) {
+    const auto* begins = reinterpret_cast<const std::uint32_t*>(packed.data);
+    std::fill_n(target, packed.n_columns, 0.0f);
+    for (std::uint32_t i = begins[row]; i < begins[row + 1]; ++i) target[reinterpret_cast<const std::uint16_t*>(packed.scales)[i]] = reinterpret_cast<const float*>(packed.zeros)[i];
+}
+
 // ---- as stored
 
 struct StoredRows {
@@ -290,6 +336,7 @@ const Layout w6_r16_skip = {"w6_r16_skip", tile_rows, accepts_skip<6>, pack_skip
 const Layout w8_r16_skip = {"w8_r16_skip", tile_rows, accepts_skip<8>, pack_skip, skip_row};
 const Layout w4_r16_mask = {"w4_r16_mask", tile_rows, accepts_mask<4>, pack_mask, mask_row};
 const Layout w8_r16_mask = {"w8_r16_mask", tile_rows, accepts_mask<8>, pack_mask, mask_row};
+const Layout outlier_rows = {"outlier_rows", tile_rows, accepts_outliers, pack_outliers, outlier_row};
 const Layout sparse_rows = {"sparse_rows", 1, accepts_rows, pack_rows, stored_row};
 
 }  // namespace skiff

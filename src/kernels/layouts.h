@@ -13,5 +13,6 @@ extern const Layout plain_rows;   // rows of any number type, as stored
 extern const Layout codes_rows;   // canonical codes, scales and zeros, as stored
 extern const Layout blocks_rows;  // GGUF blocks, as stored
 extern const Layout sparse_rows;  // sparse weights and outliers, as stored
+extern const Layout outlier_rows;  // outliers: where rows begin, columns, values
 
 }  // namespace skiff

@@ -145,7 +145,7 @@ inline std::vector<Weight> weights_of_all_kinds(std::int64_t n_rows, std::int64_
     for (BlockType type : {BlockType::q4_0, BlockType::q5_0, BlockType::q8_0, BlockType::q6_k})
         if (block_format(type).encode != nullptr) weights.push_back(random_blocks(n_rows, n_columns, type, 60));
     for (const SparseCase& each : sparse_cases) weights.push_back(random_sparse(n_rows, n_columns, each.target, *parse_scheme(each.scheme), 65));
-    weights.push_back(random_outliers(n_rows, n_columns, DType::f16, 66));
+    for (DType dtype : {DType::f16, DType::f32}) weights.push_back(random_outliers(n_rows, n_columns, dtype, 66));
     return weights;
 }
 

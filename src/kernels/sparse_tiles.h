@@ -50,7 +50,7 @@ inline constexpr std::int64_t mask_block_bytes(int mask_rows) { return 64 / mask
     if (format.n_groups == 1) format.group_size = n_blocks * tile_block;
     else format.n_groups = n_blocks * format.units_per_block();
     if (format.n_supers > 0) format.super_size = n_blocks * tile_block;
-    format.corrections_at = format.scales_at + format.n_groups * tile_rows * tile_number_bytes(format.scales);
+    format.corrections_at = format.scales_at + format.n_groups * tile_numbers_bytes(format.scales);
     format.codes_at = (format.corrections_at + tile_vector_bytes - 1) / tile_vector_bytes * tile_vector_bytes;
     format.tile_bytes = format.codes_at + n_blocks * format.block_bytes;
     return format;

@@ -134,7 +134,6 @@ private:
         for (const LinearTerm& term : detail.terms) {
             int source = x;
             std::int64_t n_source = n_in;
-            if (term.kind == LinearTerm::Kind::sparse) return unsupported("sparse terms have no kernel yet");
             if (term.kind == LinearTerm::Kind::low_rank) {
                 SKIFF_TRY(auto down, low_rank_width(term));
                 source = values_.add_temporary(down, 0, tokens_);

@@ -68,6 +68,7 @@ Status sparse_defined_on(const Scheme& scheme) {
         if (scheme.dtype == DType::f32 || scheme.dtype == DType::f16 || scheme.dtype == DType::bf16) return {};
         return unsupported("weights of type " + scheme.name() + " cannot be stored sparse; take fp32, fp16, bf16 or codes");
     }
+    if (scheme.scale_book != nullptr) return unsupported("weights whose scales come out of a table (" + scheme.name() + ") are not stored sparse; take w4g32r");
     if (scheme.scale_dtype == DType::f8_e8m0) return unsupported("weights with power-of-two scales (" + scheme.name() + ") are not stored sparse; take w4g32r");
     if (!decodes(scheme) || !zero_code(scheme))
         return unsupported("the scheme " + scheme.name() + " has no code for zero that all its groups share, which pruned weights need; take a symmetric integer one, such as w8g32 or w4g32r");

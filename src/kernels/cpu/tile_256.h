@@ -217,11 +217,11 @@ struct Micro256 {
     }
 
     static void scale_blocks(const TileFormat& format, const Byte* super, const Byte* scales, std::int64_t n_blocks, float* target) {
-        alignas(64) float super_scale[16];
+        alignas(64) float super_scale[16] = {}, none[16] = {};
         if (super != nullptr) numbers16(format.supers, super, super_scale);
         for (std::int64_t b = 0; b < n_blocks; ++b) {
-            numbers16(format.scales, scales + b * 16 * tile_number_bytes(format.scales), target + b * 16);
-            finish_scales(format, super_scale, nullptr, target + b * 16, nullptr);
+            numbers16(format.scales, scales + b * tile_numbers_bytes(format.scales), target + b * 16);
+            finish_scales(format, super_scale, none, target + b * 16, none);
         }
     }
 
@@ -255,7 +255,8 @@ struct Micro256 {
     }
     static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
         const bool halves = stretch.format->units_per_block() == 2;
-        if (stretch.places != nullptr) return halves ? tokens<Bits, 2, Corrections::none, true>(stretch, x, n_tokens, sums, tile_rows) : tokens<Bits, 1, Corrections::none, true>(stretch, x, n_tokens, sums, tile_rows);
+        if constexpr (skips)
+            if (stretch.places != nullptr) return halves ? tokens<Bits, 2, Corrections::none, true>(stretch, x, n_tokens, sums, tile_rows) : tokens<Bits, 1, Corrections::none, true>(stretch, x, n_tokens, sums, tile_rows);
         if (halves) tokens<Bits, 2, Corrections::look, false>(stretch, x, n_tokens, sums, tile_rows);
         else tokens<Bits, 1, Corrections::look, false>(stretch, x, n_tokens, sums, tile_rows);
     }
@@ -268,7 +269,7 @@ struct Micro256 {
         }
     }
     static constexpr std::int64_t max_direct_masked = 0;
-    static constexpr bool masked = Levels == 0 && (Bits == 4 || Bits == 8);
+    static constexpr bool skips = Levels == 0, masked = skips && (Bits == 4 || Bits == 8);
     // Eight codes at a time go where a byte of the mask says, through a table of shuffles; codes count from the offset meanwhile, so that nothing is zero.
     template <int MaskRows>
     static void expand_masked(const TileFormat& format, const Byte* masks, const Byte* codes, std::int64_t n_blocks, Byte* target) {
@@ -308,7 +309,8 @@ struct Micro256 {
         else tokens<0, 1, kind, Placed>(tile, x, n_tokens, sums, stride);
     }
     static void multiply(const Stretch* tiles, std::int64_t, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
-        if (tiles->places != nullptr) return multiply_units<Corrections::none, true>(tiles[0], x, n_tokens, sums, stride);  // pruned weights are symmetric
+        if constexpr (skips)
+            if (tiles->places != nullptr) return multiply_units<Corrections::none, true>(tiles[0], x, n_tokens, sums, stride);  // pruned weights are symmetric
         if (corrections_of(x) == Corrections::none) multiply_units<Corrections::none, false>(tiles[0], x, n_tokens, sums, stride);
         else multiply_units<Corrections::look, false>(tiles[0], x, n_tokens, sums, stride);
     }

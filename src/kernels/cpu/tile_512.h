@@ -220,7 +220,7 @@ void multiply_tiles(const Stretch* tiles, const Tokens& x, std::int64_t n_tokens
     }
 }
 // Pruned weights are symmetric.
-inline void multiply_placed(const Stretch* tile, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+[[maybe_unused]] inline void multiply_placed(const Stretch* tile, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
     if (tile->format->units_per_block() == 2) multiply_tokens<1, 2, Corrections::none, true>(tile, x, n_tokens, sums, stride);
     else multiply_tokens<1, 1, Corrections::none, true>(tile, x, n_tokens, sums, stride);
 }
@@ -237,7 +237,7 @@ inline __m512i masked_levels(const Byte* masks, int v, const Byte*& codes, __m51
     else
 #endif
         mask = mask_of(masks, v, MaskRows);
-    const auto n = static_cast<std::int64_t>(__builtin_popcountll(mask));
+    const auto n = static_cast<std::uint64_t>(__builtin_popcountll(mask));
     __m512i packed;
     if constexpr (Bits == 8) {
         packed = load64(codes);
@@ -248,9 +248,10 @@ inline __m512i masked_levels(const Byte* masks, int v, const Byte*& codes, __m51
         codes += (n + 1) / 2;
     }
     SKIFF_KEEP(packed);
-    // Masks and codes of a stretch take turns in one stream: each runs ahead over its own part of it.
-    if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(codes + 8192), _MM_HINT_T0);
-    if (v == 0) _mm_prefetch(reinterpret_cast<const char*>(masks + 8192), _MM_HINT_T0);
+    // Masks and codes of a stretch take turns in one stream: each runs ahead over its own part of it, and farther than a dense block does, which pays up
+    // to 16 KiB (1.34 times the dense speed of 8 bits, with 4 KiB 0.97).
+    if (v % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(codes + 16384), _MM_HINT_T0);
+    if (v == 0) _mm_prefetch(reinterpret_cast<const char*>(masks + 16384), _MM_HINT_T0);
     return _mm512_mask_expand_epi8(zero, mask, packed);
 }
 
@@ -294,7 +295,8 @@ void direct_masked_blocks(const Stretch& stretch, const Byte* masks, const Byte*
     for (int t = 0; t < N; ++t) _mm512_store_ps(sums + t * 16, sum[t]);
 }
 
-template <int Bits, int Levels>
+// Pruned: whether there are rows of the table for pruned weights.
+template <int Bits, int Levels, bool Pruned = true>
 struct Avx512 {
     static constexpr std::int64_t max_direct = 8, tiles_at_once = 2;
 
@@ -343,7 +345,7 @@ struct Avx512 {
     // The bits that numbers16 and finish_scales give.
     static void scale_blocks(const TileFormat& format, const Byte* super, const Byte* scales, std::int64_t n_blocks, float* target) {
         const __m512 level_scale = _mm512_set1_ps(format.level_scale);
-        alignas(64) float super_scale[16];
+        alignas(64) float super_scale[16] = {}, none[16] = {};
         if (super != nullptr) numbers16(format.supers, super, super_scale);
         const __m512 times = super != nullptr ? _mm512_load_ps(super_scale) : _mm512_setzero_ps();
         switch (format.scales) {
@@ -361,8 +363,8 @@ struct Avx512 {
                 return;
             default:
                 for (std::int64_t b = 0; b < n_blocks; ++b) {
-                    numbers16(format.scales, scales + b * 16 * tile_number_bytes(format.scales), target + b * 16);
-                    finish_scales(format, super_scale, nullptr, target + b * 16, nullptr);
+                    numbers16(format.scales, scales + b * tile_numbers_bytes(format.scales), target + b * 16);
+                    finish_scales(format, super_scale, none, target + b * 16, none);
                 }
         }
     }
@@ -377,7 +379,7 @@ struct Avx512 {
         _mm512_mask_storeu_ps(y, mask, value);
     }
 
-    static constexpr bool masked = Levels == 0 && (Bits == 4 || Bits == 8);
+    static constexpr bool skips = Pruned && Levels == 0, masked = skips && (Bits == 4 || Bits == 8);
     template <int MaskRows>
     static void expand_masked(const TileFormat& format, const Byte* masks, const Byte* codes, std::int64_t n_blocks, Byte* target) {
         expand_masked_blocks<Bits, MaskRows>(format, masks, codes, n_blocks, target);
@@ -413,13 +415,15 @@ struct Avx512 {
     }
     static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
         const bool halves = stretch.format->units_per_block() == 2;
-        if (stretch.places != nullptr) return halves ? direct_units<2, true>(stretch, x, n_tokens, sums) : direct_units<1, true>(stretch, x, n_tokens, sums);
+        if constexpr (skips)
+            if (stretch.places != nullptr) return halves ? direct_units<2, true>(stretch, x, n_tokens, sums) : direct_units<1, true>(stretch, x, n_tokens, sums);
         if (halves) direct_units<2, false>(stretch, x, n_tokens, sums);
         else direct_units<1, false>(stretch, x, n_tokens, sums);
     }
     static void expand(const TileFormat& format, const Byte* blocks, std::int64_t n_blocks, Byte* target) { expand_blocks<Bits, Levels>(format, blocks, n_blocks, target); }
     static void multiply(const Stretch* tiles, std::int64_t n_tiles, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
-        if (tiles->places != nullptr) return multiply_placed(tiles, x, n_tokens, sums, stride);
+        if constexpr (skips)
+            if (tiles->places != nullptr) return multiply_placed(tiles, x, n_tokens, sums, stride);
         if (n_tiles == 2) multiply_tiles<2>(tiles, x, n_tokens, sums, stride);
         else multiply_tiles<1>(tiles, x, n_tokens, sums, stride);
     }

@@ -68,9 +68,9 @@ template <class M>
 void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first, std::int64_t n_blocks, Stretch& stretch) {
     stretch.format = &format;
     stretch.n_blocks = n_blocks;
-    if (format.group_size == tile_block && format.n_supers <= 1 && !format.has_corrections()) {  // the commonest form, in one loop: a scale for each block
+    if (format.group_size == tile_block && format.n_supers <= 1 && format.scales != TileNumber::table && !format.has_corrections()) {  // the commonest form, in one loop: a scale for each block
         const Byte* super = format.relative_scales ? tile + format.super_scales_at : nullptr;
-        return M::scale_blocks(format, super, tile + format.scales_at + first * tile_rows * tile_number_bytes(format.scales), n_blocks, stretch.scales);
+        return M::scale_blocks(format, super, tile + format.scales_at + first * tile_numbers_bytes(format.scales), n_blocks, stretch.scales);
     }
     const std::int64_t per_block = format.units_per_block(), unit_columns = tile_block / per_block, n_units = n_blocks * per_block, begin = first * tile_block;
     const TileNumber correction_type = format.minimums != TileNumber::none ? format.minimums : format.zeros;
@@ -241,12 +241,12 @@ void linear_tiles(const LinearArgs& args, Range rows) {
     float* scratch = thread_scratch(args.n_tokens * n_units * 3 + most_tokens_at_once * M::tiles_at_once * tile_rows + 64);
     const Tokens x = prepare_tokens<M>(args, format, scratch);
     scratch += (16 - (reinterpret_cast<std::uintptr_t>(scratch) / 4) % 16) % 16;  // sums begin at a multiple of 64 bytes
-    const auto* data = reinterpret_cast<const Byte*>(args.weight->data);
-    if (args.weight->tiles == TileForm::skip) return skip_tokens<M>(args, rows, format, x, scratch);
+    if constexpr (M::skips)
+        if (args.weight->tiles == TileForm::skip) return skip_tokens<M>(args, rows, format, x, scratch);
     if constexpr (M::masked)
         if (args.weight->tiles == TileForm::mask) return masked_tokens<M>(args, rows, format, x, scratch);
     if (args.n_tokens <= M::max_direct) few_tokens<M>(args, rows, format, x);
-    else many_tokens<M>(args, rows, format, DenseTiles<M>{data, format}, x, scratch);
+    else many_tokens<M>(args, rows, format, DenseTiles<M>{reinterpret_cast<const Byte*>(args.weight->data), format}, x, scratch);
 }
 
 }  // namespace

@@ -277,11 +277,11 @@ struct MicroNeon {
     }
 
     static void scale_blocks(const TileFormat& format, const Byte* super, const Byte* scales, std::int64_t n_blocks, float* target) {
-        alignas(64) float super_scale[16];
+        alignas(64) float super_scale[16] = {}, none[16] = {};
         if (super != nullptr) numbers16(format.supers, super, super_scale);
         for (std::int64_t b = 0; b < n_blocks; ++b) {
-            numbers16(format.scales, scales + b * 16 * tile_number_bytes(format.scales), target + b * 16);
-            finish_scales(format, super_scale, nullptr, target + b * 16, nullptr);
+            numbers16(format.scales, scales + b * tile_numbers_bytes(format.scales), target + b * 16);
+            finish_scales(format, super_scale, none, target + b * 16, none);
         }
     }
 
@@ -316,7 +316,8 @@ struct MicroNeon {
     }
     static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
         const bool halves = stretch.format->units_per_block() == 2;
-        if (stretch.places != nullptr) return halves ? tokens<Bits, 2, true>(stretch, x, n_tokens, sums, tile_rows) : tokens<Bits, 1, true>(stretch, x, n_tokens, sums, tile_rows);
+        if constexpr (skips)
+            if (stretch.places != nullptr) return halves ? tokens<Bits, 2, true>(stretch, x, n_tokens, sums, tile_rows) : tokens<Bits, 1, true>(stretch, x, n_tokens, sums, tile_rows);
         if (halves) tokens<Bits, 2, false>(stretch, x, n_tokens, sums, tile_rows);
         else tokens<Bits, 1, false>(stretch, x, n_tokens, sums, tile_rows);
     }
@@ -339,7 +340,8 @@ struct MicroNeon {
     }
 
     static constexpr std::int64_t max_direct_masked = 0;
-    static constexpr bool masked = how != Products::matrix && Table == 0 && (Bits == 4 || Bits == 8);
+    static constexpr bool skips = how != Products::matrix && Table == 0;
+    static constexpr bool masked = skips && (Bits == 4 || Bits == 8);
     // Eight codes at a time go where a byte of the mask says, through a table of shuffles; codes count from the offset meanwhile, so that nothing is zero.
     template <int MaskRows>
     static void expand_masked(const TileFormat& format, const Byte* masks, const Byte* codes, std::int64_t n_blocks, Byte* target) {
@@ -387,7 +389,8 @@ struct MicroNeon {
             return;
         }
 #endif
-        if (stretch.places != nullptr) return tokens<0, Units, true>(stretch, x, n_tokens, sums, stride);
+        if constexpr (skips)
+            if (stretch.places != nullptr) return tokens<0, Units, true>(stretch, x, n_tokens, sums, stride);
         tokens<0, Units, false>(stretch, x, n_tokens, sums, stride);
     }
     static void multiply(const Stretch* tiles, std::int64_t, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {

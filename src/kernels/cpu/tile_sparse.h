@@ -2,6 +2,7 @@
 // at a time into the very levels that dense blocks give. The sums are those of the dense tile, less the zeros. Included by tile_driver.h alone.
 //
 // A unit's M has beside what tile_driver.h lists:
+//     skips               whether there are rows of the table for pruned weights: not for levels that are looked up
 //     masked              whether its codes can have masks
 //     expand_masked       masks and codes of blocks to levels
 //     max_direct_masked   up to so many tokens work from masks and codes (direct_masked); above, or with 0, from expanded blocks
