@@ -4,7 +4,7 @@ set(SKIFF_UNITS avx2 avx2vnni avx512 amx neon neon_dot neon_i8mm)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
     set(SKIFF_UNIT_avx2 -mavx2 -mfma -mf16c)
     set(SKIFF_UNIT_avx2vnni ${SKIFF_UNIT_avx2} -mavxvnni)
-    set(SKIFF_UNIT_avx512 ${SKIFF_UNIT_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vnni -mprefer-vector-width=512 -Wno-uninitialized -Wno-maybe-uninitialized)  # false alarms of the headers of g++ 12
+    set(SKIFF_UNIT_avx512 ${SKIFF_UNIT_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vbmi2 -mavx512vnni -mbmi2 -mprefer-vector-width=512 -Wno-uninitialized -Wno-maybe-uninitialized)  # false alarms of the headers of g++ 12
     set(SKIFF_UNIT_amx ${SKIFF_UNIT_avx512})  # its tile instructions are written out
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
     set(SKIFF_UNIT_neon -march=armv8-a)

@@ -154,7 +154,7 @@ bool isa_available(Isa isa) {
     if (isa == Isa::avx2) return true;
     if (isa == Isa::avx2vnni) return has_avx_vnni();
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+                        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni");
     static const bool amx = has_amx();
     return avx512 && (isa == Isa::avx512 || amx);
 #elif defined(__aarch64__)

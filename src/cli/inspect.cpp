@@ -69,6 +69,7 @@ void print_operators(const ModelSpec& spec, Terminal& terminal) {
 Status print_plan(const Checkpoint& checkpoint, Terminal& terminal) {
     print_operators(checkpoint.spec, terminal);
     SKIFF_TRY(auto plan, lower(checkpoint.spec, *checkpoint.weights, {}));
+    for (const std::string& remark : plan->remarks) terminal.print("note: " + remark);
     for (const Program& program : plan->programs) {
         const std::string tokens = std::to_string(program.min_tokens) +
                                    (program.max_tokens == INT64_MAX ? " tokens and more" : " to " + std::to_string(program.max_tokens) + " tokens");

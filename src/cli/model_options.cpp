@@ -18,6 +18,7 @@ void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.choice("--kernels", kernels, {"fastest", "reference"}, "reference: float activations and plain loops, for comparison");
     visitor.option("--pack-cache", pack_cache, "Where packed weights are kept for the next start: on (the user's cache folder), off, or a folder");
     visitor.option("--scheme", scheme, "Quantize plain weights while loading (w8, w4g32 ...), without writing anything");
+    visitor.option("--prune", prune, "Prune linear weights by magnitude while loading, without writing anything: 50% (single weights), 2:4, 4x1:50%, block16x32:50% ...");
 }
 
 Result<EngineOptions> ModelOptions::engine_options() const {
@@ -38,6 +39,10 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     if (pack_cache != "off" && pack_cache != "on") options.pack_cache.folder = pack_cache;
     if (!scheme.empty()) {
         SKIFF_TRY(options.scheme, parse_scheme(scheme));
+    }
+    if (!prune.empty()) {
+        SKIFF_TRY(options.prune, parse_prune_target(prune));
+        if (options.scheme) SKIFF_CHECK(sparse_defined_on(*options.scheme));
     }
     return options;
 }
@@ -63,6 +68,7 @@ Status SpeculateOptions::apply(EngineOptions& options) const {
 
 void remark_on_cache(const Plan& plan, const ModelOptions& options, Terminal& terminal) {
     const bool asked_for = options.pack_cache != "on" && options.pack_cache != "off";
+    for (const std::string& remark : plan.remarks) terminal.remark("note: " + remark);
     if (!plan.pack_cache_note.empty() && (asked_for || plan.pack_cache == PackCache::Outcome::written)) terminal.remark(plan.pack_cache_note);
 }
 

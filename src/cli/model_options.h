@@ -11,7 +11,7 @@ namespace skiff {
 
 struct ModelOptions {
     std::string model;
-    std::string isa, kernels = "fastest", state = "f32", scheme, pack_cache = "on";
+    std::string isa, kernels = "fastest", state = "f32", scheme, pack_cache = "on", prune;
     std::int64_t threads = 0, context = 0, batch = 256;
 
     void fields(FieldVisitor& visitor);

@@ -41,6 +41,7 @@ struct QuantizeOptions {
         visitor.option("--damping", method_options.damping, "Of gptq and autoround: what is added to the diagonal of the inputs' second moments, as a share of its mean; ten times as much where that is too little");
         visitor.option("--refine-passes", method_options.refine_passes, "Of gptq: passes over codes and scales afterwards, each taking its best value while the others hold");
         visitor.option("--iterations", method_options.n_iterations, "Of autoround: steps along the sign of the gradient");
+        visitor.option("--outliers", outliers, "Share of the weights of every row, the largest, that stand beside the codes in 16 bits, such as 0.5%: scales become smaller, and the rest is rounded finer");
         visitor.choice("--scale-rule", scale_rule, {"search", "min-max"},
                        "search: the scale with the least squared error; min-max: the extremes as they are");
         visitor.flag("--allow-requantize", requantize, "Accept weights that are quantized already; rounding twice loses twice");
@@ -51,7 +52,7 @@ struct QuantizeOptions {
         visitor.option("--max-shard-mb", max_shard_mb, "Largest weight file, in millions of bytes");
         visitor.flag("-v,--verbose", verbose, "A line for each tensor");
     }
-    std::string help_, transform_help_;
+    std::string help_, transform_help_, outliers;
     std::vector<std::string> transforms;
 };
 
@@ -79,12 +80,22 @@ Result<std::optional<Scheme>> table_scheme(const std::string& text, const std::o
     return std::optional<Scheme>(scheme);
 }
 
+Result<double> outlier_share(const std::string& text) {
+    if (text.empty()) return 0.0;
+    char* end = nullptr;
+    const double percent = std::strtod(text.c_str(), &end);
+    if (end == text.c_str() || std::string_view(end) != "%" || !(percent >= 0 && percent <= 10)) return usage_error("--outliers " + text + ": expected a share from 0% to 10%, such as 0.5%");
+    return percent / 100;
+}
+
 Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& parent) {
     QuantizeStep step;
     step.method = options.method;
     step.calibration = {options.calibration, options.calibration_samples, options.calibration_tokens};
     step.method_options = options.method_options;
     step.transforms = options.transforms;
+    SKIFF_TRY(step.outliers, outlier_share(options.outliers));
+    if (step.outliers > 0 && options.compat) return usage_error("--outliers: other programs do not read them; leave --compat out");
     step.method_options.order = options.column_order == "by-inputs" ? MethodOptions::Order::by_inputs : MethodOptions::Order::as_stored;
     step.scale_rule = options.scale_rule == "search" ? ScaleRule::search : ScaleRule::min_max;
     step.quantized = options.requantize ? QuantizeStep::Quantized::requantize : QuantizeStep::Quantized::refuse;

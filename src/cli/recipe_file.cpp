@@ -17,6 +17,7 @@ constexpr std::size_t max_recipe_bytes = std::size_t{1} << 20;
 constexpr StepVerb verbs_of_steps[] = {
     {"quantize", StepRole::makes},
     {"rotate", StepRole::makes},
+    {"prune", StepRole::makes},
     {"convert", StepRole::exports},
     {"eval", StepRole::looks},
     {"bench", StepRole::looks},

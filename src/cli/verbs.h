@@ -14,6 +14,7 @@ std::unique_ptr<Verb> distill_verb_row();
 std::unique_ptr<Verb> doctor_verb_row();
 std::unique_ptr<Verb> eval_verb_row();
 std::unique_ptr<Verb> inspect_verb_row();
+std::unique_ptr<Verb> prune_verb_row();
 std::unique_ptr<Verb> quantize_verb_row();
 std::unique_ptr<Verb> report_verb_row();
 std::unique_ptr<Verb> rotate_verb_row();

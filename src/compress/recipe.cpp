@@ -24,6 +24,7 @@ Json fields_of(const QuantizeStep& step) {
     for (const std::string& transform : step.transforms) transforms.push_back(transform);
     return Json::object({{"kind", "quantize"},
                          {"method", step.method},
+                         {"outliers", step.outliers},
                          {"method_options", method_options_json(step)},
                          {"transforms", std::move(transforms)},
                          {"scheme", step.schemes.linear.name()},
@@ -37,6 +38,17 @@ Json fields_of(const QuantizeStep& step) {
 Json fields_of(const RotateStep& step) {
     const RotationOptions::What what = step.options.what;
     return Json::object({{"kind", "rotate"}, {"what", what == RotationOptions::What::all ? "all" : what == RotationOptions::What::heads ? "heads" : "residual"}, {"rotation_seed", step.options.seed}});
+}
+
+Json fields_of(const PruneStep& step) {
+    Json json = Json::object({{"kind", "prune"},
+                              {"method", step.method},
+                              {"pattern", step.target.name()},
+                              {"scope", step.target.scope == PruneTarget::Scope::layer ? "layer" : "row"},
+                              {"allocation", step.allocation == PruneStep::Allocation::global ? "global" : "uniform"},
+                              {"scheme", scheme_json(step.scheme)}});
+    if (step.method == "sparsegpt") json.set("damping", step.damping);
+    return json;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "compress/method_options.h"
 #include "compress/quantize/rotation.h"
 #include "model/scheme_choice.h"
+#include "tensor/prune_target.h"
 
 namespace skiff {
 
@@ -25,6 +27,7 @@ struct QuantizeStep {
     enum class Quantized : std::uint8_t { refuse, requantize } quantized = Quantized::refuse;
     CalibrationOptions calibration;  // for methods that look at the data
     MethodOptions method_options;
+    double outliers = 0;  // share of every row's weights, the largest, that stand beside the codes in 16 bits
     std::vector<std::string> transforms;  // of blocks before their weights are rounded (quantize/block_transform.h), in this order
 };
 
@@ -33,7 +36,17 @@ struct RotateStep {
     RotationOptions options;
 };
 
-using RecipeStep = std::variant<QuantizeStep, RotateStep>;
+// Drops weights by a method of the table (prune/prune_method.h) and stores the rest sparse.
+struct PruneStep {
+    std::string method = "magnitude";
+    PruneTarget target;
+    enum class Allocation : std::uint8_t { uniform, global } allocation = Allocation::uniform;  // how much each layer loses
+    std::optional<Scheme> scheme;  // what stays is rounded to it, and tables as quantize does; nothing: all keep their types
+    double damping = 0.01;
+    CalibrationOptions calibration;
+};
+
+using RecipeStep = std::variant<QuantizeStep, RotateStep, PruneStep>;
 
 struct Recipe {
     std::vector<RecipeStep> steps;

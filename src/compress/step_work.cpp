@@ -4,6 +4,7 @@ namespace skiff {
 namespace {
 
 Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const QuantizeStep& step) { return begin_quantize(parent, step); }
+Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const PruneStep& step) { return begin_prune(parent, step); }
 
 Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const RotateStep& step) { return begin_rotate(parent, step); }
 

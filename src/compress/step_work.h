@@ -50,5 +50,6 @@ Result<std::unique_ptr<StepWork>> make_step_work(const Checkpoint& parent, const
 // ---- the kinds, one file each
 Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const QuantizeStep& step);
 Result<std::unique_ptr<StepWork>> begin_rotate(const Checkpoint& parent, const RotateStep& step);
+Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const PruneStep& step);
 
 }  // namespace skiff

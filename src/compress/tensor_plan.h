@@ -25,7 +25,9 @@ struct PlannedTensor {
     std::vector<TensorDeclaration> declarations;
     bool parent_is_plain = true;
     std::optional<std::size_t> block;  // of the spec, where a method that looks at the data works block by block: the first that reads the tensor
-    std::string name() const { return scheme ? scheme->name() : from; }
+    std::optional<SparsePattern> sparse;  // of what is stored of it
+    std::string form;                     // what it becomes, where the scheme alone does not say it
+    std::string name() const { return !form.empty() ? form : scheme ? scheme->name() : from; }
     bool becomes_codes() const { return scheme && scheme->is_coded(); }
     // Which side must be turned. Shapes do not tell: a matrix may be square.
     bool turn_source() const { return stored_as_columns && parent_is_plain && becomes_codes(); }

@@ -72,6 +72,7 @@ struct QuantizedModule {
     Scheme scheme;
     std::int64_t n_columns = 0;
     bool is_linear = true;  // false: an embedding, which the target "Linear" does not cover
+    bool is_sparse = false; // a form of our own, whatever the scheme
 };
 
 // Loading elsewhere, tried with compressed-tensors 0.20.0 in transformers: symmetric schemes give the same logits in fp16 and fp32; a model loaded in

@@ -106,8 +106,8 @@ std::string format_of(const Scheme& scheme) {
     return scheme.kind == NumberKind::codebook ? mxfp4_format : "pack-quantized";
 }
 
-Json group_json(const Scheme& scheme, Json::Array targets) {
-    const bool channel = scheme.group_size == 0, is_public = is_public_form(scheme), book = scheme.kind == NumberKind::codebook;
+Json group_json(const Scheme& scheme, Json::Array targets, const std::string& format) {
+    const bool channel = scheme.group_size == 0, is_public = format != ours, book = scheme.kind == NumberKind::codebook;
     Json weights = Json::object({{"num_bits", scheme.bits},
                                  {"type", !book ? "int" : is_public ? "float" : "codebook"},
                                  {"symmetric", scheme.symmetric},
@@ -123,7 +123,7 @@ Json group_json(const Scheme& scheme, Json::Array targets) {
                          {"weights", std::move(weights)},
                          {"input_activations", Json()},
                          {"output_activations", Json()},
-                         {"format", format_of(scheme)}});
+                         {"format", format}});
 }
 
 }  // namespace
@@ -227,6 +227,7 @@ Result<std::optional<Scheme>> QuantizationConfig::scheme_of(std::string_view mod
 Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule>& modules, const std::vector<std::string>& ignore) {
     struct Group {
         Scheme scheme;
+        std::string format;
         std::vector<std::string> linear, other;
     };
     std::vector<Group> groups;
@@ -238,8 +239,9 @@ Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule
         scheme.scale_dtype = scheme.scale_book != nullptr ? DType::u8 : scheme.relative_scales() ? DType::i8 : scheme.scale_dtype == DType::f8_e8m0 ? DType::f8_e8m0 : DType::f16;
         scheme.super_dtype = DType::f32;
         if (scheme.group_size != 0 && module.n_columns % scheme.group_size != 0) short_last_group = true;
-        auto place = std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.scheme == scheme; });
-        if (place == groups.end()) place = groups.insert(groups.end(), {scheme, {}, {}});
+        const std::string format = module.is_sparse ? ours : format_of(scheme);
+        auto place = std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.scheme == scheme && group.format == format; });
+        if (place == groups.end()) place = groups.insert(groups.end(), {scheme, format, {}, {}});
         (module.is_linear ? place->linear : place->other).push_back(name);
     }
     // The commonest scheme covers the class of linear layers; the others are named, and a name wins over the class.
@@ -253,13 +255,13 @@ Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule
             for (const auto& name : group->linear) targets.emplace_back(name);
         }
         for (const auto& name : group->other) targets.emplace_back(name);
-        config_groups.emplace_back("group_" + std::to_string(config_groups.size()), group_json(group->scheme, std::move(targets)));
+        config_groups.emplace_back("group_" + std::to_string(config_groups.size()), group_json(group->scheme, std::move(targets), group->format));
     }
     Json::Array ignored;
     for (const auto& name : ignore) ignored.emplace_back(name);
-    std::string format = groups.empty() ? "pack-quantized" : format_of(groups[0].scheme);
+    std::string format = groups.empty() ? "pack-quantized" : groups[0].format;
     for (const Group& group : groups)
-        if (format_of(group.scheme) != format) format = mixed;
+        if (group.format != format) format = mixed;
     Json config = Json::object({{"config_groups", std::move(config_groups)},
                                 {"quant_method", "compressed-tensors"},
                                 {"kv_cache_scheme", Json()},

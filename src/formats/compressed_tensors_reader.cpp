@@ -11,6 +11,11 @@ public:
     std::string_view marker() const override { return ".weight_packed"; }
 
     Result<std::optional<Weight>> read(const std::string& module, const TensorLookup& lookup) const override {
+        SKIFF_TRY(const auto bitmask, lookup(module + ".weight_bitmask"));
+        if (bitmask) {
+            SKIFF_TRY(auto sparse, read_weight(module, lookup, config_ ? &*config_ : nullptr));
+            return std::optional<Weight>(std::move(sparse));
+        }
         SKIFF_TRY(const auto packed, lookup(module + ".weight_packed"));
         SKIFF_TRY(const auto plain, lookup(module + ".weight"));
         if (!packed) {

@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "formats/compressed_tensors.h"
+#include "formats/sparse_weights.h"
 
 namespace skiff {
 namespace {
@@ -62,6 +63,8 @@ std::vector<TensorDeclaration> code_tensors(const std::string& module, const Sch
 Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, const Weight& weight) {
     if (const auto* view = weight.plain())
         return std::vector<StoredTensor>{{module + ".weight", view->dtype, weight.shape, view->data, weight.owner}};
+    if (weight.sparse() != nullptr) return sparse_weight_tensors(module, weight);
+    if (weight.outliers() != nullptr) return outlier_weight_tensors(module, weight);
     if (weight.blocks() != nullptr)
         return unsupported("module " + module + ": " + weight.encoding_name() + " blocks cannot be stored as compressed-tensors; quantize it to a scheme of codes");
     const Codes& codes = *weight.codes();

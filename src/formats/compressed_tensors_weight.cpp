@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "formats/compressed_tensors.h"
 #include "formats/packed_inputs.h"
+#include "formats/sparse_weights.h"
 
 namespace skiff {
 namespace {
@@ -358,6 +359,14 @@ Result<std::vector<std::int32_t>> weight_input_order(const std::string& module, 
 }
 
 Result<Weight> read_weight(const std::string& module, const TensorLookup& lookup, const QuantizationConfig* config, std::string_view module_class) {
+    SKIFF_TRY(const auto bitmask, lookup(module + ".weight_bitmask"));
+    if (bitmask) {  // codes where the config says how they are
+        std::optional<Scheme> scheme;
+        if (config != nullptr) {
+            SKIFF_TRY(scheme, config->scheme_of(module, module_class));
+        }
+        return read_sparse_weight(module, lookup, scheme ? &*scheme : nullptr);
+    }
     SKIFF_TRY(auto packed, lookup(module + ".weight_packed"));
     if (!packed) {
         SKIFF_TRY(auto plain, required(lookup, module + ".weight"));

@@ -23,6 +23,9 @@ struct RowMap {
 
 struct Layout;
 
+// What a tile layout does with weights that pruning dropped (sparse_tiles.h): nothing, blocks are left out, or a bit says what is there.
+enum class TileForm : std::uint8_t { dense, skip, mask };
+
 struct PackedWeight {
     const Layout* layout = nullptr;
     std::int64_t n_rows = 0, n_columns = 0;  // logical; padding is the layout's own business
@@ -36,6 +39,8 @@ struct PackedWeight {
     const std::byte* minimums = nullptr;        // where the scheme has them
     const std::byte* super_minimums = nullptr;  // where these are relative
     const float* levels = nullptr;              // of the scheme's codebook
+    TileForm tiles = TileForm::dense;
+    int mask_rows = 1;                          // of TileForm::mask: rows that share a bit, 1, 4 or 16
     std::uint64_t read_bytes = 0;            // that one pass over all rows reads
     AlignedBuffer buffer;                    // owns all of these, or is empty when they lie in `owner`
     std::shared_ptr<const void> owner;

@@ -5,7 +5,7 @@
 
 #include "base/checked.h"
 #include "kernels/layouts.h"
-#include "kernels/tile_format.h"
+#include "kernels/tile_pack.h"
 #include "tensor/blocks_to_codes.h"
 
 namespace skiff {
@@ -17,16 +17,20 @@ const Scheme* scheme_of_codes(const Weight& weight) {
     return weight.codes() != nullptr ? &weight.codes()->scheme : nullptr;
 }
 
-bool groups_fit(const Scheme& scheme, std::int64_t n_columns) {
+}  // namespace
+
+bool tile_groups_fit(const Scheme& scheme, std::int64_t n_columns) {
     const auto fits = [&](std::int64_t size, std::int64_t unit) { return size == 0 || size % unit == 0 || size >= n_columns; };
     return (scheme.group_size == 16 || fits(scheme.group_size, tile_block)) && fits(scheme.super_size, tile_block);
 }
+
+namespace {
 
 // Stored bits of the tiles that hold such a weight, 0 for others.
 int tile_bits(const Weight& weight) {
     if (weight.n_columns() == 0) return 0;
     const Scheme* scheme = scheme_of_codes(weight);
-    if (scheme == nullptr || scheme->kind == NumberKind::floating || !groups_fit(*scheme, weight.n_columns())) return 0;
+    if (scheme == nullptr || scheme->kind == NumberKind::floating || !tile_groups_fit(*scheme, weight.n_columns())) return 0;
     return scheme->bits == 7 ? 8 : scheme->bits;
 }
 template <int Bits>
@@ -34,8 +38,9 @@ bool accepts(const Weight& weight) {
     return tile_bits(weight) == Bits;
 }
 
-// Numbers of one row of a section, as the tiles store them: the stored type where tiles have it, else f32.
-void place_numbers(const TensorView& view, std::int64_t row, TileNumber type, std::int64_t lane, std::uint8_t* section) {
+}  // namespace
+
+void place_tile_numbers(const TensorView& view, std::int64_t row, TileNumber type, std::int64_t lane, std::uint8_t* section) {
     const std::int64_t n = view.row_elements(), source_bytes = dtype_info(view.dtype).bits / 8, size = tile_numbers_bytes(type) / tile_rows;
     const std::byte* source = view.data.data() + row * n * source_bytes;
     for (std::int64_t i = 0; i < n; ++i) {
@@ -49,6 +54,8 @@ void place_numbers(const TensorView& view, std::int64_t row, TileNumber type, st
         }
     }
 }
+
+namespace {
 
 // Codes of a table of scales: two groups to a byte become two rows to a byte, in tiles that were zero.
 void place_table_codes(const TensorView& view, std::int64_t row, std::int64_t n_groups, std::int64_t lane, std::uint8_t* section) {
@@ -77,8 +84,9 @@ const FieldMap& field_map(int bits) {
     return maps[bits == 8 ? 6 : bits - 1];
 }
 
-// codes: (n_blocks * 32) of one row; its bits are added to blocks that were zero.
-void place_codes(const std::uint8_t* codes, const TileFormat& format, std::int64_t lane, std::uint8_t* blocks) {
+}  // namespace
+
+void place_tile_codes(const std::uint8_t* codes, const TileFormat& format, std::int64_t lane, std::uint8_t* blocks) {
     const FieldMap& map = field_map(format.bits);
     for (std::int64_t block = 0; block < format.n_blocks; ++block, codes += tile_block, blocks += format.block_bytes)
         for (std::int64_t c = 0; c < tile_block; ++c) {
@@ -92,15 +100,17 @@ void place_codes(const std::uint8_t* codes, const TileFormat& format, std::int64
         }
 }
 
+namespace {
+
 // codes: (n_blocks * 32) of one row, whose numbers are row `row` of the sections of `source`.
 void place_row(const Codes& source, std::int64_t row, const std::uint8_t* codes, const TileFormat& format, std::int64_t lane, std::uint8_t* tile) {
-    place_codes(codes, format, lane, tile + format.codes_at);
+    place_tile_codes(codes, format, lane, tile + format.codes_at);
     if (format.scales == TileNumber::table) place_table_codes(source.scales, row, format.n_groups, lane, tile + format.scales_at);
-    else place_numbers(source.scales, row, format.scales, lane, tile + format.scales_at);
-    if (format.relative_scales) place_numbers(source.super_scales, row, format.supers, lane, tile + format.super_scales_at);
-    if (format.relative_minimums) place_numbers(source.super_minimums, row, format.supers, lane, tile + format.super_minimums_at);
-    if (format.minimums != TileNumber::none) place_numbers(source.minimums, row, format.minimums, lane, tile + format.corrections_at);
-    if (format.zeros != TileNumber::none) place_numbers(source.zeros, row, format.zeros, lane, tile + format.corrections_at);
+    else place_tile_numbers(source.scales, row, format.scales, lane, tile + format.scales_at);
+    if (format.relative_scales) place_tile_numbers(source.super_scales, row, format.supers, lane, tile + format.super_scales_at);
+    if (format.relative_minimums) place_tile_numbers(source.super_minimums, row, format.supers, lane, tile + format.super_minimums_at);
+    if (format.minimums != TileNumber::none) place_tile_numbers(source.minimums, row, format.minimums, lane, tile + format.corrections_at);
+    if (format.zeros != TileNumber::none) place_tile_numbers(source.zeros, row, format.zeros, lane, tile + format.corrections_at);
 }
 
 void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
@@ -129,7 +139,9 @@ void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) 
     }
 }
 
-float number_at(const std::uint8_t* section, TileNumber type, std::int64_t index, std::int64_t lane) {
+}  // namespace
+
+float tile_number_at(const std::uint8_t* section, TileNumber type, std::int64_t index, std::int64_t lane) {
     const std::uint8_t* at = section + index * tile_numbers_bytes(type) + lane * tile_numbers_bytes(type) / tile_rows;
     float value = 0;
     switch (type) {
@@ -143,6 +155,8 @@ float number_at(const std::uint8_t* section, TileNumber type, std::int64_t index
     }
     return value;
 }
+
+namespace {
 
 int code_at(const std::uint8_t* blocks, const TileFormat& format, std::int64_t lane, std::int64_t column) {
     const FieldMap& map = field_map(format.bits);
@@ -159,34 +173,40 @@ int code_at(const std::uint8_t* blocks, const TileFormat& format, std::int64_t l
 // Codes beyond the table, which no checked file has, mean its last level.
 float level_of(const Codebook& book, int code) { return book.levels[std::min(static_cast<std::size_t>(code), book.levels.size() - 1)]; }
 
-void tile_row(const PackedWeight& packed, std::int64_t row, float* target) {
-    const TileFormat format = tile_format(packed);
-    const auto* tile = reinterpret_cast<const std::uint8_t*>(packed.data) + row / tile_rows * format.tile_bytes;
-    const std::int64_t lane = row % tile_rows;
+}  // namespace
+
+void decode_tile_row(const std::uint8_t* tile, const TileFormat& format, const Scheme& scheme, std::int64_t lane, std::int64_t n_columns, float* target) {
     float scale = 1, minimum = 0;
     int zero = format.offset;
     std::int64_t group = -1;
-    for (std::int64_t c = 0; c < packed.n_columns; ++c) {
+    for (std::int64_t c = 0; c < n_columns; ++c) {
         if (c / format.group_size != group) {
             group = c / format.group_size;
-            scale = number_at(tile + format.scales_at, format.scales, group, lane);
-            if (format.scales == TileNumber::table) scale = packed.scheme.scale_book->levels[static_cast<std::size_t>(scale)];
-            if (format.relative_scales) scale *= number_at(tile + format.super_scales_at, format.supers, c / format.super_size, lane);
-            minimum = number_at(tile + format.corrections_at, format.minimums, group, lane);
-            if (format.relative_minimums) minimum *= number_at(tile + format.super_minimums_at, format.supers, c / format.super_size, lane);
-            if (format.zeros != TileNumber::none) zero = static_cast<int>(number_at(tile + format.corrections_at, format.zeros, group, lane));
+            scale = tile_number_at(tile + format.scales_at, format.scales, group, lane);
+            if (format.scales == TileNumber::table) scale = scheme.scale_book->levels[static_cast<std::size_t>(scale)];
+            if (format.relative_scales) scale *= tile_number_at(tile + format.super_scales_at, format.supers, c / format.super_size, lane);
+            minimum = tile_number_at(tile + format.corrections_at, format.minimums, group, lane);
+            if (format.relative_minimums) minimum *= tile_number_at(tile + format.super_minimums_at, format.supers, c / format.super_size, lane);
+            if (format.zeros != TileNumber::none) zero = static_cast<int>(tile_number_at(tile + format.corrections_at, format.zeros, group, lane));
         }
         const int code = code_at(tile + format.codes_at, format, lane, c);
-        if (packed.scheme.kind == NumberKind::codebook) target[c] = level_of(*packed.scheme.codebook, code) * scale;
-        else if (packed.scheme.minimums) target[c] = static_cast<float>(code) * scale - minimum;
+        if (scheme.kind == NumberKind::codebook) target[c] = level_of(*scheme.codebook, code) * scale;
+        else if (scheme.minimums) target[c] = static_cast<float>(code) * scale - minimum;
         else target[c] = static_cast<float>(code - zero) * scale;
     }
+}
+
+namespace {
+
+void tile_row(const PackedWeight& packed, std::int64_t row, float* target) {
+    const TileFormat format = tile_format(packed);
+    decode_tile_row(reinterpret_cast<const std::uint8_t*>(packed.data) + row / tile_rows * format.tile_bytes, format, packed.scheme, row % tile_rows, packed.n_columns, target);
 }
 
 std::optional<SectionBytes> tile_sections(const PackedWeight& packed) {
     const Scheme& scheme = packed.scheme;
     const int bits = scheme.bits == 7 ? 8 : scheme.bits;
-    if (!decodes(scheme) || packed.dtype != scheme.scale_dtype || !groups_fit(scheme, packed.n_columns)) return std::nullopt;
+    if (!decodes(scheme) || packed.dtype != scheme.scale_dtype || !tile_groups_fit(scheme, packed.n_columns)) return std::nullopt;
     if (packed.layout->name != "w" + std::to_string(bits) + "_r16") return std::nullopt;
     return SectionBytes{static_cast<std::uint64_t>(ceil_div(packed.n_rows, tile_rows) * tile_format(packed).tile_bytes)};
 }

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/kernels_testing.h"
+#include "tensor/prune_target.h"
 
 namespace skiff::testing {
 
@@ -85,6 +86,38 @@ inline Weight random_blocks(std::int64_t n_rows, std::int64_t n_columns, BlockTy
     return {{n_rows, n_columns}, Blocks{type, *owner}, owner};
 }
 
+// What a target keeps of random codes, at random.
+inline Weight random_sparse(std::int64_t n_rows, std::int64_t n_columns, const char* target, const Scheme& scheme, std::uint64_t seed) {
+    const Weight dense = scheme.is_coded() ? random_codes(n_rows, n_columns, scheme, seed) : random_plain(n_rows, n_columns, scheme.dtype, seed);
+    const PruneTarget resolved = parse_prune_target(target)->resolved(n_rows, n_columns);
+    return *make_sparse(dense, resolved.pattern, choose_units(resolved, normal_values(n_rows * n_columns, seed + 7), n_rows, n_columns));
+}
+
+// About one weight in thirty.
+inline Weight random_outliers(std::int64_t n_rows, std::int64_t n_columns, DType dtype, std::uint64_t seed) {
+    Rng rng(seed);
+    std::vector<float> values;
+    std::vector<std::int32_t> columns;
+    std::vector<std::int64_t> rows = {0};
+    for (std::int64_t row = 0; row < n_rows; ++row) {
+        for (std::int64_t column = 0; column < n_columns; ++column)
+            if (rng.below(30) == 0) values.push_back(rng.normal()), columns.push_back(static_cast<std::int32_t>(column));
+        rows.push_back(static_cast<std::int64_t>(values.size()));
+    }
+    return make_outliers({n_rows, n_columns}, dtype, values, std::move(columns), std::move(rows));
+}
+
+// Patterns and the schemes they are tried with: blocks that tiles skip with every number of bits and kind of scale, masks of one, four and sixteen rows.
+struct SparseCase {
+    const char *target, *scheme;
+};
+inline constexpr SparseCase sparse_cases[] = {
+    {"block16x32:50%", "w1g32"}, {"block16x32:50%", "w2g16"},   {"block16x32:50%", "w3g32r"}, {"block16x32:50%", "w4g32r"},     {"block16x32:50%", "w4"},   {"block16x64:50%", "w4g128"}, {"block32x32:75%", "w5g32r"}, {"block16x32:50%", "w6g16"},
+    {"block16x32:25%", "w8g32"}, {"block16x32:100%", "w8"},     {"block16x32:50%", "w7g32"},  {"block16x32:50%", "ternaryg64"}, {"block16x32:50%", "nf4"},  {"50%", "w8g32"},             {"50%", "w4g32r"},            {"50%", "w7g32"},
+    {"60%", "w4g16"},            {"2:4", "w8"},                 {"4:8", "w4g32"},             {"4x1:50%", "w8g32"},             {"4x1:50%", "w4g64"},       {"16x1:50%", "w8g16"},        {"block16x4:50%", "w4g32"},   {"100%", "w8g32"},
+    {"50%", "w8g32rs256"},       {"10%", "w4g32"},              {"50%", "bf16"},              {"block16x32:50%", "fp32"},       {"50%", "w5g32"},
+};
+
 inline const Scheme all_schemes[] = {
     {NumberKind::integer, DType::bf16, 4, true, 32, DType::f16},   {NumberKind::integer, DType::bf16, 4, false, 32, DType::f16},
     {NumberKind::integer, DType::bf16, 4, true, 64, DType::f32},   {NumberKind::integer, DType::bf16, 4, false, 128, DType::bf16},
@@ -111,6 +144,8 @@ inline std::vector<Weight> weights_of_all_kinds(std::int64_t n_rows, std::int64_
     weights.push_back(random_codes(n_rows, n_columns, mxfp4, 56));
     for (BlockType type : {BlockType::q4_0, BlockType::q5_0, BlockType::q8_0, BlockType::q6_k})
         if (block_format(type).encode != nullptr) weights.push_back(random_blocks(n_rows, n_columns, type, 60));
+    for (const SparseCase& each : sparse_cases) weights.push_back(random_sparse(n_rows, n_columns, each.target, *parse_scheme(each.scheme), 65));
+    for (DType dtype : {DType::f16, DType::f32}) weights.push_back(random_outliers(n_rows, n_columns, dtype, 66));
     return weights;
 }
 

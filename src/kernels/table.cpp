@@ -26,7 +26,8 @@ constexpr std::int64_t any_tokens = INT64_MAX;
 #define SKIFF_NEON(name, fn)
 #endif
 
-const Layout* const layouts[] = {&w1_r16, &w2_r16, &w3_r16, &w4_r16, &w5_r16, &w6_r16, &w8_r16, &plain_rows, &codes_rows, &blocks_rows};
+const Layout* const layouts[] = {&w1_r16, &w2_r16, &w3_r16, &w4_r16, &w5_r16, &w6_r16, &w8_r16, &w1_r16_skip, &w2_r16_skip, &w3_r16_skip, &w4_r16_skip, &w5_r16_skip, &w6_r16_skip, &w8_r16_skip,
+                                 &w4_r16_mask, &w8_r16_mask, &plain_rows, &codes_rows, &blocks_rows, &outlier_rows, &sparse_rows};
 
 constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2) SKIFF_NEON("norm_neon", norm_neon)};
 constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2) SKIFF_NEON("rope_neon", rope_neon)};
@@ -45,25 +46,42 @@ constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic
     SKIFF_TILE_ROW(1, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(2, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(3, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(4, isa_name, isa, suffix, instruction) \
     SKIFF_TILE_ROW(5, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(6, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(8, isa_name, isa, suffix, instruction)
 
+// Of pruned weights: the kernels of the dense tiles see by the weight what it leaves out.
+#define SKIFF_PRUNED_ROW(bits, form, isa_name, isa, suffix, instruction) {"linear_w" #bits "_r16_" #form "_" isa_name, "w" #bits "_r16_" #form, isa, ActivationForm::i8_b32, 1, any_tokens, linear_w##bits##_r16_##suffix, instruction},
+#define SKIFF_PRUNED_ROWS(isa_name, isa, suffix, instruction)                                                                                                                                                    \
+    SKIFF_PRUNED_ROW(1, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(2, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(3, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(4, skip, isa_name, isa, suffix, instruction) \
+    SKIFF_PRUNED_ROW(5, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(6, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(8, skip, isa_name, isa, suffix, instruction) \
+    SKIFF_PRUNED_ROW(4, mask, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(8, mask, isa_name, isa, suffix, instruction)
+
 constexpr LinearKernel linear_rows[] = {
     {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
     {"linear_codes_ref", "codes_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
     {"linear_blocks_ref", "blocks_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
+    {"linear_outliers_ref", "outlier_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
+    {"linear_outliers", "outlier_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_outliers, "plain code"},
+    {"linear_sparse_ref", "sparse_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
 #if defined(__x86_64__)
     {"linear_plain_avx2", "plain_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     {"linear_codes_avx2", "codes_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     {"linear_blocks_avx2", "blocks_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
+    {"linear_sparse_avx2", "sparse_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     SKIFF_TILE_ROWS("avx2", Isa::avx2, avx2, "vpmaddubsw")
+    SKIFF_PRUNED_ROWS("avx2", Isa::avx2, avx2, "vpmaddubsw")
     SKIFF_TILE_ROWS("avx2vnni", Isa::avx2vnni, avx2vnni, "vpdpbusd 256")
+    SKIFF_PRUNED_ROWS("avx2vnni", Isa::avx2vnni, avx2vnni, "vpdpbusd 256")
     SKIFF_TILE_ROWS("avx512", Isa::avx512, avx512, "vpdpbusd 512")
+    SKIFF_PRUNED_ROWS("avx512", Isa::avx512, avx512, "vpdpbusd 512")
     SKIFF_TILE_ROWS("amx", Isa::amx, amx, "tdpbsud")
 #endif
 #if defined(__aarch64__)
     {"linear_plain_neon", "plain_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
     {"linear_codes_neon", "codes_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
     {"linear_blocks_neon", "blocks_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
+    {"linear_sparse_neon", "sparse_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
     SKIFF_TILE_ROWS("neon", Isa::neon, neon, "smlal")
+    SKIFF_PRUNED_ROWS("neon", Isa::neon, neon, "smlal")
     SKIFF_TILE_ROWS("neon_dot", Isa::neon_dot, neon_dot, "sdot")
+    SKIFF_PRUNED_ROWS("neon_dot", Isa::neon_dot, neon_dot, "sdot")
     SKIFF_TILE_ROWS("neon_i8mm", Isa::neon_i8mm, neon_i8mm, "smmla")
 #endif
 };

@@ -78,6 +78,10 @@ Result<std::string> Checkpoint::content_hash() const {
             add(codes->scales.data);
             add(codes->zeros.data);
         }
+        if (auto* sparse = weight.sparse())
+            for (const TensorView* part : {&sparse->bitmask, &sparse->values, &sparse->scales, &sparse->super_scales}) add(part->data);
+        if (auto* outliers = weight.outliers())
+            for (const TensorView* part : {&outliers->values, &outliers->columns, &outliers->rows}) add(part->data);
         release_pages(weight);
     }
     return hash.hex();

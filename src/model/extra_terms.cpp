@@ -38,6 +38,14 @@ Status attach_extra_terms(ModelSpec& spec, const WeightSource& weights) {
                 term.weight.rows = linear->terms[0].weight.rows;
                 linear->terms.push_back(term);
             }
+            if (weights.contains(base + ".outliers")) {
+                // Rows as of the stored weight, here too.
+                const Dimension rows = spec.tensors.at(key).dimensions[linear->terms[0].weight.transposed ? 1 : 0];
+                spec.tensors.emplace(base + ".outliers", TensorDecl{base + ".outliers", {rows, in}, TensorDecl::Role::other, TensorDecl::Need::optional});
+                LinearTerm term{LinearTerm::Kind::sparse, ref_to(base + ".outliers"), {}};
+                term.weight.rows = linear->terms[0].weight.rows;
+                linear->terms.push_back(term);
+            }
             if (weights.contains(base + ".input_scale")) {
                 spec.tensors.emplace(base + ".input_scale",
                                      TensorDecl{base + ".input_scale", {in}, TensorDecl::Role::other, TensorDecl::Need::optional});

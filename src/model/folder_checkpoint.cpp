@@ -6,6 +6,7 @@
 #include "base/mapped_file.h"
 #include "formats/checkpoint_files.h"
 #include "formats/quantized_reader.h"
+#include "formats/sparse_weights.h"
 #include "model/arch/arch.h"
 #include "model/checkpoint.h"
 #include "model/extra_terms.h"
@@ -38,6 +39,7 @@ public:
         }
         const std::string name = name_of(key), module = module_of(name);
         if (name.empty()) return not_found("tensor " + key + " is not in the checkpoint, though config.json implies it");
+        if (const std::string outliers = outliers_of(name); !outliers.empty()) return read_outliers(outliers, lookup_in(files_));
         if (module != name) {
             SKIFF_TRY(auto quantized, reader_->read(module, lookup_in(files_)));
             if (quantized) {
@@ -66,6 +68,11 @@ private:
         const bool is_weight = name.size() > end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
         return is_weight ? name.substr(0, name.size() - end.size()) : name;
     }
+    // The module of "x.outliers", or an empty name.
+    static std::string outliers_of(const std::string& name) {
+        constexpr std::string_view end = ".outliers";
+        return name.size() > end.size() && name.ends_with(end) ? name.substr(0, name.size() - end.size()) : std::string();
+    }
     bool in_files(std::span<const std::byte> bytes) const {
         return std::any_of(files_.files().begin(), files_.files().end(), [&](const SafetensorsFile& file) {
             const auto mapped = file.owner()->bytes();
@@ -73,7 +80,9 @@ private:
         });
     }
     bool has(const std::string& name) const {
-        return files_.contains(name) || (module_of(name) != name && files_.contains(module_of(name) + std::string(reader_->marker())));
+        if (files_.contains(name)) return true;
+        if (const std::string module = outliers_of(name); !module.empty()) return files_.contains(module + ".outliers_values");
+        return module_of(name) != name && (files_.contains(module_of(name) + std::string(reader_->marker())) || files_.contains(module_of(name) + ".weight_bitmask"));
     }
     // The name in the files, or an empty one.
     std::string name_of(const std::string& key) const {

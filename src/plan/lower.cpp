@@ -134,7 +134,6 @@ private:
         for (const LinearTerm& term : detail.terms) {
             int source = x;
             std::int64_t n_source = n_in;
-            if (term.kind == LinearTerm::Kind::sparse) return unsupported("sparse terms have no kernel yet");
             if (term.kind == LinearTerm::Kind::low_rank) {
                 SKIFF_TRY(auto down, low_rank_width(term));
                 source = values_.add_temporary(down, 0, tokens_);
@@ -405,6 +404,7 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
     }
     SKIFF_CHECK(place_buffers(*plan, tables, keep));
     plan->weights = pool.all();
+    plan->remarks = pool.remarks();
     const PackCache& cache = pool.finish_cache();
     plan->pack_cache = cache.outcome();
     plan->pack_cache_note = cache.note();

@@ -137,6 +137,7 @@ struct Plan {
     std::vector<std::shared_ptr<const PackedWeight>> weights;
     PackCache::Outcome pack_cache = PackCache::Outcome::off;
     std::string pack_cache_note;  // why the cache was not used or not written
+    std::vector<std::string> remarks;  // what is run otherwise than it is stored, and why
 
     const Program& program_for(std::int64_t n_tokens) const;
 };

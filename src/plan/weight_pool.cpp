@@ -1,5 +1,7 @@
 #include "plan/weight_pool.h"
 
+#include "kernels/layouts.h"
+
 namespace skiff {
 namespace {
 
@@ -44,6 +46,22 @@ Result<Weight> WeightPool::load(const TensorRef& ref) {
     return loaded;
 }
 
+// A sparse weight that no kernel reads faster than its dense form gets its zeros back.
+const Layout* WeightPool::layout_for(Weight& weight) {
+    const Layout* layout = choose_layout(weight, options_.isa, options_.kernels);
+    if (layout != &sparse_rows || weight.sparse() == nullptr || options_.kernels == KernelChoice::reference) return layout;
+    ++written_out_[weight.encoding_name()];
+    weight = densified(weight);
+    return choose_layout(weight, options_.isa, options_.kernels);
+}
+
+std::vector<std::string> WeightPool::remarks() const {
+    std::vector<std::string> remarks;
+    for (const auto& [encoding, n] : written_out_)
+        remarks.push_back(std::to_string(n) + " weights of " + encoding + " run with their zeros written out: leaving them out would not be faster in this pattern and number of bits");
+    return remarks;
+}
+
 Result<std::shared_ptr<const PackedWeight>> WeightPool::packed(const TensorRef& ref, std::int64_t n_rows, std::int64_t n_columns) {
     const std::string key = ref_key(ref);
     if (auto found = packed_.find(key); found != packed_.end()) return found->second;
@@ -53,7 +71,7 @@ Result<std::shared_ptr<const PackedWeight>> WeightPool::packed(const TensorRef& 
     if (rows.n_rows() != n_rows || weight.n_columns() != n_columns || rows.at(rows.n_rows() - 1) >= weight.n_rows())
         return corrupt("tensor " + ref.key + " of shape " + shape_text(weight.shape) + " cannot give an operator of " + std::to_string(n_rows) +
                        " x " + std::to_string(n_columns));
-    const Layout* layout = choose_layout(weight, options_.isa, options_.kernels);
+    const Layout* layout = layout_for(weight);
     if (layout == nullptr) return unsupported("tensor " + ref.key + " (" + weight.encoding_name() + "): no kernel reads this type");
     auto packed = std::make_shared<PackedWeight>(pack_weight(*layout, weight, rows));
     const bool copied = packed->buffer.size_bytes() > 0;

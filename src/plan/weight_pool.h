@@ -21,11 +21,13 @@ public:
     Result<std::shared_ptr<const std::vector<float>>> vector(const TensorRef& ref, std::int64_t size, float offset);
 
     const std::vector<std::shared_ptr<const PackedWeight>>& all() const { return all_; }
+    std::vector<std::string> remarks() const;
     // When all weights were asked for: keeps what was packed for the next start.
     const PackCache& finish_cache();
 
 private:
     Result<Weight> load(const TensorRef& ref);
+    const Layout* layout_for(Weight& weight);
     PackCache open_cache() const;
     std::shared_ptr<const PackedWeight> keep(const std::string& key, std::shared_ptr<const PackedWeight> packed);
     const ModelSpec& spec_;
@@ -35,6 +37,7 @@ private:
     std::map<std::string, std::shared_ptr<const PackedWeight>> packed_;
     std::map<std::string, std::shared_ptr<const std::vector<float>>> vectors_;
     std::vector<std::shared_ptr<const PackedWeight>> all_;
+    std::map<std::string, int> written_out_;  // encodings of sparse weights that run dense
 };
 
 }  // namespace skiff

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "model/pruned_on_load.h"
 #include "model/scheme_choice.h"
 #include "runtime/draft_proposer.h"
 #include "runtime/stop_matcher.h"
@@ -22,13 +23,13 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     else if (tokenizer.error().code != ErrorCode::not_found) return tokenizer.take_error();
 
     std::shared_ptr<WeightSource> weights = model.weights;
-    if (options.scheme) {
-        auto choose = [wish = default_wish(*options.scheme), uses = tensor_uses(model.spec)](const std::string& key) {
-            auto use = uses.find(key);
-            return use == uses.end() ? nullptr : scheme_for(wish, use->second);
-        };
-        weights = quantized_on_load(model.spec, weights, choose, ScaleRule::min_max);
-    }
+    const auto wish = options.scheme ? std::optional<SchemeWish>(default_wish(*options.scheme)) : std::nullopt;
+    SchemeChoice choose = [wish, uses = tensor_uses(model.spec)](const std::string& key) -> const Scheme* {
+        auto use = uses.find(key);
+        return !wish || use == uses.end() ? nullptr : scheme_for(*wish, use->second);
+    };
+    if (options.prune) weights = pruned_on_load(model.spec, weights, *options.prune, std::move(choose), ScaleRule::min_max);
+    else if (options.scheme) weights = quantized_on_load(model.spec, weights, std::move(choose), ScaleRule::min_max);
     PlanOptions plan_options;
     plan_options.isa = options.isa;
     plan_options.kernels = options.kernels;

@@ -11,6 +11,7 @@
 #include "plan/session.h"
 #include "runtime/sampler.h"
 #include "runtime/token_stream.h"
+#include "tensor/prune_target.h"
 #include "tensor/scheme.h"
 
 namespace skiff {
@@ -31,6 +32,7 @@ struct EngineOptions {
     std::int64_t max_batch = 256;
     StateScheme state_scheme = StateScheme::f32;
     std::optional<Scheme> scheme;  // quantize plain linear weights while loading
+    std::optional<PruneTarget> prune;  // and prune them by magnitude before
     SpeculationOptions speculation;
     PlanOptions::Merge merge = PlanOptions::Merge::on;
     PlanOptions::Fold fold = PlanOptions::Fold::on;

@@ -18,12 +18,18 @@ void Weight::row(std::int64_t row, float* target) const {
     } else if (const auto* packed = blocks()) {
         const BlockFormat& format = block_format(packed->type);
         format.decode(packed->data.data() + row * (n / format.block_size) * format.block_bytes, n, target);
+    } else if (const auto* kept = sparse()) {
+        decode_sparse_row(*kept, row, n, target);
+    } else if (const auto* listed = outliers()) {
+        decode_outlier_row(*listed, row, n, target);
     }
 }
 
 std::uint64_t Weight::stored_bytes() const {
     if (const auto* view = plain()) return view->data.size();
     if (const auto* packed = blocks()) return packed->data.size();
+    if (const auto* kept = sparse()) return kept->stored_bytes();
+    if (const auto* listed = outliers()) return listed->values.data.size() + listed->columns.data.size() + listed->rows.data.size();
     const Codes& quantized = *codes();
     std::uint64_t bytes = 0;
     for (const TensorView* part : {&quantized.packed, &quantized.scales, &quantized.zeros, &quantized.super_scales, &quantized.minimums, &quantized.super_minimums})
@@ -34,6 +40,8 @@ std::uint64_t Weight::stored_bytes() const {
 std::string Weight::encoding_name() const {
     if (const auto* view = plain()) return std::string(dtype_info(view->dtype).name);
     if (const auto* quantized = codes()) return quantized->scheme.name();
+    if (const auto* kept = sparse()) return kept->scheme.name() + " of " + kept->pattern.name();
+    if (const auto* listed = outliers()) return std::string(dtype_info(listed->values.dtype).name) + " outliers";
     return std::string(block_format(blocks()->type).name);
 }
 

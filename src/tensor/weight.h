@@ -1,4 +1,5 @@
-// A weight as a checkpoint holds it: plain numbers, codes with scales (a Scheme), or blocks of a GGUF format. All can give a row of floats.
+// A weight as a checkpoint holds it: plain numbers, codes with scales (a Scheme), blocks of a GGUF format, or only what pruning kept. All can give a
+// row of floats.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include "base/thread_pool.h"
 #include "tensor/block_format.h"
 #include "tensor/scheme.h"
+#include "tensor/sparse.h"
 #include "tensor/tensor.h"
 
 namespace skiff {
@@ -59,7 +61,7 @@ struct Blocks {
 
 struct Weight {
     Shape shape;                                    // logical; codes and blocks are two-dimensional (n_rows, n_columns)
-    std::variant<TensorView, Codes, Blocks> store;  // TensorView: plain numbers of this very shape
+    std::variant<TensorView, Codes, Blocks, Sparse, Outliers> store;  // TensorView: plain numbers of this very shape
     std::shared_ptr<const void> owner;              // keeps the bytes alive (a mapped file, a buffer)
     // The numbers, blocks, or codes with their scales are a mapping of a file: their pages may be dropped once they were copied.
     bool file_backed = false;
@@ -69,11 +71,13 @@ struct Weight {
     const TensorView* plain() const { return std::get_if<TensorView>(&store); }
     const Codes* codes() const { return std::get_if<Codes>(&store); }
     const Blocks* blocks() const { return std::get_if<Blocks>(&store); }
+    const Sparse* sparse() const { return std::get_if<Sparse>(&store); }
+    const Outliers* outliers() const { return std::get_if<Outliers>(&store); }
 
     // Row `row` as floats; target has n_columns elements. // (n_columns) f32
     void row(std::int64_t row, float* target) const;
     std::uint64_t stored_bytes() const;   // codes with all that goes with them, or the plain bytes
-    std::string encoding_name() const;    // "BF16", "w4g32", "Q4_K"
+    std::string encoding_name() const;    // "BF16", "w4g32", "Q4_K", "w8g32 of 2:4"
 };
 
 // Reads one row's codes (n_columns of them) out of the packed words. // codes: (n_columns) u8

@@ -73,6 +73,20 @@ inline simde__m512i _mm512_cvtps_epi32(simde__m512 x) {
 inline simde__m512i _mm512_cvtepu8_epi32(simde__m128i x) {
     return skiff_simde::map<std::int32_t, simde__m512i, std::uint8_t>(x, [](std::uint8_t lane) { return static_cast<std::int32_t>(lane); });
 }
+inline simde__m512i _mm512_cvtepu8_epi16(simde__m256i x) {
+    const skiff_simde::Lanes<std::uint8_t, simde__m256i> lanes(x);
+    std::uint16_t wide[32];
+    for (int i = 0; i < 32; ++i) wide[i] = lanes.of[i];
+    return skiff_simde::vector_of<simde__m512i>(wide);
+}
+// The bytes of x, from the first on, to where the mask has bits; `otherwise` elsewhere.
+inline simde__m512i _mm512_mask_expand_epi8(simde__m512i otherwise, std::uint64_t mask, simde__m512i x) {
+    const skiff_simde::Lanes<std::uint8_t, simde__m512i> from(x);
+    skiff_simde::Lanes<std::uint8_t, simde__m512i> lanes(otherwise);
+    for (int i = 0, next = 0; i < 64; ++i)
+        if (mask >> i & 1) lanes.of[i] = from.of[next++];
+    return skiff_simde::vector_of<simde__m512i>(lanes.of);
+}
 inline simde__m512i _mm512_cvtepi8_epi32(simde__m128i x) {
     return skiff_simde::map<std::int32_t, simde__m512i, std::int8_t>(x, [](std::int8_t lane) { return static_cast<std::int32_t>(lane); });
 }

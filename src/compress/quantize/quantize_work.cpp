@@ -3,8 +3,10 @@
 
 #include "base/progress.h"
 #include "compress/method.h"
+#include "compress/quantize/outliers.h"
 #include "compress/quantize/block_transform.h"
 #include "compress/step_work.h"
+#include "formats/sparse_weights.h"
 
 namespace skiff {
 namespace {
@@ -16,8 +18,10 @@ public:
 
     Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) override {
         SKIFF_TRY(auto plan, plan_tensors(parent_, step_, pool, progress));
-        for (const PlannedTensor& tensor : plan.tensors)
+        for (PlannedTensor& tensor : plan.tensors) {
             if (tensor.scheme) schemes_[tensor.key] = *tensor.scheme;
+            if (has_outliers(tensor)) plan_outliers(tensor, plan);
+        }
         return plan;
     }
     StatisticsNeed needs() const override {
@@ -41,6 +45,7 @@ public:
     }
 
     Result<MadeTensor> make(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>& remarks) override {
+        if (has_outliers(planned)) return make_with_outliers(planned, weights, inputs, pool, remarks);
         std::vector<std::string> said;
         SKIFF_TRY(const auto result, make_planned(weights, planned, {step_, inputs, pool, &said}));
         // Tables are rounded without data by every method, as the guide says; the weights of operators should not be.
@@ -70,6 +75,33 @@ public:
     }
 
 private:
+    bool has_outliers(const PlannedTensor& planned) const { return step_.outliers > 0 && planned.use == TensorUse::linear && planned.becomes_codes() && outliers_per_row(step_.outliers, planned.shape[1]) > 0; }
+
+    void plan_outliers(PlannedTensor& planned, TensorPlan& plan) const {
+        const std::int64_t n = planned.shape[0] * outliers_per_row(step_.outliers, planned.shape[1]);
+        std::uint64_t bytes = 0;
+        for (const TensorDeclaration& part : outlier_tensors(module_of_key(planned.key), DType::f16, planned.shape, n)) {
+            bytes += static_cast<std::uint64_t>(element_count(part.shape) * dtype_info(part.dtype).bits / 8);
+            planned.declarations.push_back(part);
+        }
+        planned.bytes_after += bytes;
+        plan.bytes_after += bytes;
+        planned.form = planned.scheme->name() + " + outliers";
+    }
+
+    // The largest weights are set aside, the method rounds the others, and what it then lacks of the largest stands beside the codes.
+    Result<MadeTensor> make_with_outliers(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>& remarks) {
+        SKIFF_TRY(const auto source, load_as_rows(weights, planned));
+        const auto split = split_outliers(source, outliers_per_row(step_.outliers, source.n_columns()), pool);
+        SKIFF_TRY(auto codes, method_.encode({split.rest, *planned.scheme, step_.scale_rule, pool, inputs, step_.method_options, &remarks}));
+        const Weight outliers = outliers_of(source, codes, split, pool);
+        MadeTensor made{{}, sum_of(codes, outliers, pool), true};
+        if (planned.turn_source()) made.effective = transposed(made.effective);
+        SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), codes));
+        for (StoredTensor& part : outlier_weight_tensors(module_of_key(planned.key), outliers)) made.parts.push_back(std::move(part));
+        return made;
+    }
+
     Result<double> time_sample(const PlannedTensor& planned, ThreadPool& pool) {
         constexpr std::int64_t sample_elements = 1 << 18;
         SKIFF_TRY(const auto weight, load_as_rows(*parent_.weights, planned));

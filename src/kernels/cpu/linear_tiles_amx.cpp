@@ -86,7 +86,7 @@ void multiply_amx(const Stretch* tiles, std::int64_t n_tiles, const Tokens& x, s
 }
 
 template <int Bits, int Levels>
-struct Amx : Avx512<Bits, Levels> {
+struct Amx : Avx512<Bits, Levels, false> {
     static void multiply(const Stretch* tiles, std::int64_t n_tiles, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
         for (constexpr std::int64_t most = 2 * amx_tokens; n_tokens > 0; n_tokens -= most, sums += most * stride) {
             multiply_amx(tiles, n_tiles, x, n_tokens < most ? n_tokens : most, sums, stride);
@@ -126,7 +126,7 @@ template <int Bits, int Levels>
 void by_levels(const LinearArgs& args, Range rows) {
     static const bool computes = amx_computes();
     if (computes) linear_tiles<Amx<Bits, Levels>>(args, rows);
-    else linear_tiles<Avx512<Bits, Levels>>(args, rows);
+    else linear_tiles<Avx512<Bits, Levels, false>>(args, rows);
 }
 
 template <int Bits>

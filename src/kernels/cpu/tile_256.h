@@ -89,24 +89,24 @@ inline __m256 add_unit(__m256 sum, __m256i dot, __m256 scale, const float* activ
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scale, _mm256_broadcast_ss(activation_scale)), sum);
 }
 
-// sums (N, stride) += the unit's products, which scale and correction turn into floats
+// sums (N, stride) += a unit's products, which its scales and corrections turn into floats. Block and unit: of the activation.
 template <int N, Corrections kind, class SumType>
 inline void add_units(const float* scales, const float* corrections, const Tokens& x, std::int64_t block, std::int64_t unit, const SumType (&dot)[N][2], float* sums, std::int64_t stride) {
     SKIFF_UNROLL
     for (int half = 0; half < 2; ++half) {
-        const __m256 scale = _mm256_load_ps(scales + unit * 16 + half * 8);
+        const __m256 scale = _mm256_load_ps(scales + half * 8);
         SKIFF_UNROLL
         for (int t = 0; t < N; ++t) {
             float* at = sums + t * stride + half * 8;
             __m256i total = dot[t][half].total();
             if (kind == Corrections::zeros || (kind == Corrections::look && x.code_sums != nullptr)) {  // zeros are 16-bit numbers in 32 bits, upper halves zero; the sum of 32 codes fits 16 bits too
-                const __m256i zero = _mm256_load_si256(reinterpret_cast<const __m256i*>(corrections + unit * 16 + half * 8));
+                const __m256i zero = _mm256_load_si256(reinterpret_cast<const __m256i*>(corrections + half * 8));
                 total = _mm256_sub_epi32(total, _mm256_madd_epi16(zero, broadcast4(x.code_sums + unit * x.stride + t)));
             }
             _mm256_store_ps(at, add_unit(_mm256_load_ps(at), total, scale, x.scales + block * x.stride + t));
         }
         if (kind == Corrections::none || kind == Corrections::zeros || x.sums == nullptr) continue;
-        const __m256 correction = _mm256_load_ps(corrections + unit * 16 + half * 8);
+        const __m256 correction = _mm256_load_ps(corrections + half * 8);
         SKIFF_UNROLL
         for (int t = 0; t < N; ++t) {
             float* at = sums + t * stride + half * 8;
@@ -116,7 +116,8 @@ inline void add_units(const float* scales, const float* corrections, const Token
 }
 
 // sums (N, stride) += N tokens times blocks: stored ones (Bits 1 to 8), or expanded ones (Bits 0).
-template <int Bits, int Depth, int Levels, int Units, int N, Corrections kind>
+// Placed: the stretch says which blocks of the row they are.
+template <int Bits, int Depth, int Levels, int Units, int N, Corrections kind, bool Placed>
 void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
     constexpr int steps = 8 / Units;
     const Expander<Depth, Levels> expand(*stretch.format);
@@ -125,12 +126,14 @@ void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t
     const std::int64_t n_blocks = stretch.n_blocks;
     for (std::int64_t b = 0; b < n_blocks; ++b, block += Bits == 0 ? expanded_block_bytes : 64 * Bits) {
         for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
+        const std::int64_t place = Placed ? stretch.places[b] : b;
+        const std::int8_t* codes = Placed ? x.codes + place * tile_block : x.codes;
         const auto add = [&](int unit) __attribute__((always_inline)) {
             Sum<Depth, steps> dot[N][2];
             SKIFF_UNROLL
             for (int t = 0; t < N; ++t) {
-                dot[t][0].begin(x.start + (b * Units + unit) * x.stride + t);
-                dot[t][1].begin(x.start + (b * Units + unit) * x.stride + t);
+                dot[t][0].begin(x.start + (place * Units + unit) * x.stride + t);
+                dot[t][1].begin(x.start + (place * Units + unit) * x.stride + t);
             }
             SKIFF_UNROLL
             for (int step = 0; step < steps; ++step) {
@@ -143,18 +146,18 @@ void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t
                 }
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) {
-                    const __m256i a = broadcast4(x.codes + t * x.code_stride + v * 4);
+                    const __m256i a = broadcast4(codes + t * x.code_stride + v * 4);
                     dot[t][0].add(step, level[0], a);
                     dot[t][1].add(step, level[1], a);
                 }
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) dot[t][0].keep(), dot[t][1].keep();
             }
-            add_units<N, kind>(scales, corrections, x, b, b * Units + unit, dot, sums, stride);
+            add_units<N, kind>(scales + (b * Units + unit) * 16, corrections + (b * Units + unit) * 16, x, place, place * Units + unit, dot, sums, stride);
         };
         add(0);
         if constexpr (Units == 2) add(1);
-        x.codes += tile_block;
+        if constexpr (!Placed) x.codes += tile_block;
     }
 }
 
@@ -213,6 +216,15 @@ struct Micro256 {
         }
     }
 
+    static void scale_blocks(const TileFormat& format, const Byte* super, const Byte* scales, std::int64_t n_blocks, float* target) {
+        alignas(64) float super_scale[16] = {}, none[16] = {};
+        if (super != nullptr) numbers16(format.supers, super, super_scale);
+        for (std::int64_t b = 0; b < n_blocks; ++b) {
+            numbers16(format.scales, scales + b * tile_numbers_bytes(format.scales), target + b * 16);
+            finish_scales(format, super_scale, none, target + b * 16, none);
+        }
+    }
+
     static Start start(const TileFormat& format) { return {Depth == signed_levels ? 0 : format.offset, Depth >= 8 / format.units_per_block()}; }
 
     static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add, float* y) {
@@ -225,16 +237,16 @@ struct Micro256 {
         }
     }
 
-    template <int StoredBits, int Units, Corrections kind>
+    template <int StoredBits, int Units, Corrections kind, bool Placed>
     static void tokens(const Stretch& stretch, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
         constexpr int look_up = StoredBits == 0 ? 0 : Levels;
         while (n_tokens > 0) {
             const std::int64_t n = n_tokens < 4 ? n_tokens : 4;
             switch (n) {
-                case 1: multiply_blocks<StoredBits, Depth, look_up, Units, 1, kind>(stretch, x, sums, stride); break;
-                case 2: multiply_blocks<StoredBits, Depth, look_up, Units, 2, kind>(stretch, x, sums, stride); break;
-                case 3: multiply_blocks<StoredBits, Depth, look_up, Units, 3, kind>(stretch, x, sums, stride); break;
-                default: multiply_blocks<StoredBits, Depth, look_up, Units, 4, kind>(stretch, x, sums, stride);
+                case 1: multiply_blocks<StoredBits, Depth, look_up, Units, 1, kind, Placed>(stretch, x, sums, stride); break;
+                case 2: multiply_blocks<StoredBits, Depth, look_up, Units, 2, kind, Placed>(stretch, x, sums, stride); break;
+                case 3: multiply_blocks<StoredBits, Depth, look_up, Units, 3, kind, Placed>(stretch, x, sums, stride); break;
+                default: multiply_blocks<StoredBits, Depth, look_up, Units, 4, kind, Placed>(stretch, x, sums, stride);
             }
             x = from(x, n, 0, Units);
             n_tokens -= n;
@@ -242,8 +254,11 @@ struct Micro256 {
         }
     }
     static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
-        if (stretch.format->units_per_block() == 2) tokens<Bits, 2, Corrections::look>(stretch, x, n_tokens, sums, tile_rows);
-        else tokens<Bits, 1, Corrections::look>(stretch, x, n_tokens, sums, tile_rows);
+        const bool halves = stretch.format->units_per_block() == 2;
+        if constexpr (skips)
+            if (stretch.places != nullptr) return halves ? tokens<Bits, 2, Corrections::none, true>(stretch, x, n_tokens, sums, tile_rows) : tokens<Bits, 1, Corrections::none, true>(stretch, x, n_tokens, sums, tile_rows);
+        if (halves) tokens<Bits, 2, Corrections::look, false>(stretch, x, n_tokens, sums, tile_rows);
+        else tokens<Bits, 1, Corrections::look, false>(stretch, x, n_tokens, sums, tile_rows);
     }
     static void expand(const TileFormat& format, const Byte* block, std::int64_t n_blocks, Byte* target) {
         const Expander<Depth, Levels> levels(format);
@@ -253,14 +268,51 @@ struct Micro256 {
             for (int v = 0; v < 16; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(target) + v, levels(codes_of<Bits>(block, v / 2, v % 2)));
         }
     }
-    template <Corrections kind>
+    static constexpr std::int64_t max_direct_masked = 0;
+    static constexpr bool skips = Levels == 0, masked = skips && (Bits == 4 || Bits == 8);
+    // Eight codes at a time go where a byte of the mask says, through a table of shuffles; codes count from the offset meanwhile, so that nothing is zero.
+    template <int MaskRows>
+    static void expand_masked(const TileFormat& format, const Byte* masks, const Byte* codes, std::int64_t n_blocks, Byte* target) {
+        const auto zero = static_cast<long long>(0x0101010101010101u * static_cast<std::uint64_t>(format.offset));
+        const __m128i flip = _mm_set1_epi64x(zero), less = Depth == signed_levels ? flip : _mm_setzero_si128();
+        alignas(32) Byte bytes[64 + 8];
+        for (std::int64_t b = 0; b < n_blocks; ++b, masks += mask_block_bytes(MaskRows), target += expanded_block_bytes) {
+            for (int v = 0; v < 8; ++v) {
+                std::uint64_t mask = mask_of(masks, v, MaskRows);
+                const Byte* from = codes;
+                const auto n = static_cast<std::int64_t>(__builtin_popcountll(mask));
+                if constexpr (Bits == 4) {  // b to (b & 15, b >> 4)
+                    for (int half = 0; half < 2; ++half) {
+                        const __m256i pairs = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + half * 16)));
+                        const __m256i unpacked = _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4)), _mm256_set1_epi8(15));
+                        _mm256_store_si256(reinterpret_cast<__m256i*>(bytes) + half, unpacked);
+                    }
+                    from = bytes;
+                    codes += (n + 1) / 2;
+                } else {
+                    codes += n;
+                }
+                _mm_prefetch(reinterpret_cast<const char*>(codes + 4096), _MM_HINT_T0);
+                SKIFF_UNROLL
+                for (int i = 0; i < 8; ++i, mask >>= 8) {
+                    const __m128i eight = _mm_xor_si128(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)), flip);
+                    const __m128i placed = _mm_shuffle_epi8(eight, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(expand_table.of[mask & 255])));
+                    _mm_storel_epi64(reinterpret_cast<__m128i*>(target + v * 64 + i * 8), _mm_sub_epi8(_mm_xor_si128(placed, flip), less));
+                    from += __builtin_popcountll(mask & 255);
+                }
+            }
+        }
+    }
+    template <Corrections kind, bool Placed>
     static void multiply_units(const Stretch& tile, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
-        if (tile.format->units_per_block() == 2) tokens<0, 2, kind>(tile, x, n_tokens, sums, stride);
-        else tokens<0, 1, kind>(tile, x, n_tokens, sums, stride);
+        if (tile.format->units_per_block() == 2) tokens<0, 2, kind, Placed>(tile, x, n_tokens, sums, stride);
+        else tokens<0, 1, kind, Placed>(tile, x, n_tokens, sums, stride);
     }
     static void multiply(const Stretch* tiles, std::int64_t, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
-        if (corrections_of(x) == Corrections::none) multiply_units<Corrections::none>(tiles[0], x, n_tokens, sums, stride);
-        else multiply_units<Corrections::look>(tiles[0], x, n_tokens, sums, stride);
+        if constexpr (skips)
+            if (tiles->places != nullptr) return multiply_units<Corrections::none, true>(tiles[0], x, n_tokens, sums, stride);  // pruned weights are symmetric
+        if (corrections_of(x) == Corrections::none) multiply_units<Corrections::none, false>(tiles[0], x, n_tokens, sums, stride);
+        else multiply_units<Corrections::look, false>(tiles[0], x, n_tokens, sums, stride);
     }
 };
 

@@ -6,9 +6,11 @@
 //     tiles_at_once      tiles whose expanded blocks a micro-kernel multiplies together, 1 or 2
 //     start              how the integer sums of a unit begin
 //     numbers16, table16, finish_scales, copy16, write16   16 numbers of a section as floats, or by a table; what they scale; moving them
+//     scale_blocks       the same for scales of consecutive blocks that have one each and nothing beside it
 //     direct             sums of some tokens += blocks straight from the stored codes
 //     expand             blocks to levels, one byte each
 //     multiply           sums of some tokens += expanded blocks of one or two tiles
+// and for pruned weights what tile_sparse.h names. A stretch may say which blocks of a row it holds (places); direct and multiply of one tile heed it.
 //
 // For one unit of columns (a block of 32, or half of one): y += float(sum of (level - offset) * code of the activation) * (scale * activation scale)
 // - minimum * (activation scale * sum of its codes), units in order. Zeros of groups are subtracted in the inner sum, which is exact in integers. So an output has the same bits however
@@ -49,6 +51,7 @@ inline Corrections corrections_of(const Tokens& x) { return x.sums != nullptr ? 
 struct Stretch {
     const TileFormat* format;
     const Byte* codes;  // stored, or expanded
+    const std::uint16_t* places = nullptr;  // which blocks of the row they are; null: the first and those behind it
     std::int64_t n_blocks;
     alignas(64) float scales[units_at_once * tile_rows];
     alignas(64) float corrections[units_at_once * tile_rows];  // minimums less offset * scale; or zeros less offset as i32, the upper half zero
@@ -63,6 +66,12 @@ inline Tokens from(const Tokens& x, std::int64_t token, std::int64_t block, std:
 // divisions for each took longer than its products.
 template <class M>
 void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first, std::int64_t n_blocks, Stretch& stretch) {
+    stretch.format = &format;
+    stretch.n_blocks = n_blocks;
+    if (format.group_size == tile_block && format.n_supers <= 1 && format.scales != TileNumber::table && !format.has_corrections()) {  // the commonest form, in one loop: a scale for each block
+        const Byte* super = format.relative_scales ? tile + format.super_scales_at : nullptr;
+        return M::scale_blocks(format, super, tile + format.scales_at + first * tile_numbers_bytes(format.scales), n_blocks, stretch.scales);
+    }
     const std::int64_t per_block = format.units_per_block(), unit_columns = tile_block / per_block, n_units = n_blocks * per_block, begin = first * tile_block;
     const TileNumber correction_type = format.minimums != TileNumber::none ? format.minimums : format.zeros;
     const std::int64_t scale_bytes = tile_numbers_bytes(format.scales), correction_bytes = tile_numbers_bytes(correction_type);
@@ -94,8 +103,6 @@ void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first,
         fresh = group_left == 0 && groups_left-- > 0;
         if (fresh) group_left = format.group_size, scales += scale_bytes, corrections += correction_bytes;
     }
-    stretch.format = &format;
-    stretch.n_blocks = n_blocks;
 }
 
 // What the integer sums of a unit begin with, out of the sums of its codes at columns 0, 1 (mod 4) and at 2, 3 (mod 4): less `offset` for every level.
@@ -177,14 +184,23 @@ inline std::int64_t tokens_per_pass(const LinearArgs& args) {
     return (args.n_tokens + n_passes - 1) / n_passes;
 }
 
+// Dense tiles, for many_tokens().
 template <class M>
-void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, const Tokens& x, float* scratch) {
+struct DenseTiles {
+    const Byte* data;
+    const TileFormat& format;
+
+    const Byte* tile(std::int64_t i) const { return data + i * format.tile_bytes; }
+    void expand(const Byte* tile, std::int64_t block, std::int64_t n_blocks, Byte* target) const { M::expand(format, tile + format.codes_at + block * format.block_bytes, n_blocks, target); }
+};
+
+template <class M, class Tiles>
+void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, const Tiles& tiles, const Tokens& x, float* scratch) {
     constexpr std::int64_t width = M::tiles_at_once * tile_rows;
     const std::int64_t per_block = format.units_per_block();
     alignas(64) Byte expanded[M::tiles_at_once * blocks_at_once * expanded_block_bytes];
     Stretch stretches[M::tiles_at_once];
     float* sums = scratch;  // (tokens_at_once, width)
-    const auto* data = reinterpret_cast<const Byte*>(args.weight->data);
     const std::int64_t tokens_at_once = tokens_per_pass(args);
     for (std::int64_t token = 0; token < args.n_tokens; token += tokens_at_once) {
         const std::int64_t n_tokens = args.n_tokens - token < tokens_at_once ? args.n_tokens - token : tokens_at_once;
@@ -194,10 +210,10 @@ void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, c
             for (std::int64_t block = 0; block < format.n_blocks; block += blocks_at_once) {
                 const std::int64_t n = format.n_blocks - block < blocks_at_once ? format.n_blocks - block : blocks_at_once;
                 for (std::int64_t i = 0; i < n_tiles; ++i) {
-                    const Byte* tile = data + (row / tile_rows + i) * format.tile_bytes;
+                    const Byte* tile = tiles.tile(row / tile_rows + i);
                     load_scales<M>(tile, format, block, n, stretches[i]);
                     Byte* target = expanded + i * blocks_at_once * expanded_block_bytes;
-                    M::expand(format, tile + format.codes_at + block * format.block_bytes, n, target);
+                    tiles.expand(tile, block, n, target);
                     stretches[i].codes = target;
                 }
                 M::multiply(stretches, n_tiles, from(x, token, block, per_block), n_tokens, sums, width);
@@ -210,6 +226,14 @@ void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, c
     }
 }
 
+}  // namespace
+}  // namespace skiff
+
+#include "kernels/cpu/tile_sparse.h"
+
+namespace skiff {
+namespace {
+
 template <class M>
 void linear_tiles(const LinearArgs& args, Range rows) {
     const TileFormat format = tile_format(*args.weight);
@@ -217,8 +241,12 @@ void linear_tiles(const LinearArgs& args, Range rows) {
     float* scratch = thread_scratch(args.n_tokens * n_units * 3 + most_tokens_at_once * M::tiles_at_once * tile_rows + 64);
     const Tokens x = prepare_tokens<M>(args, format, scratch);
     scratch += (16 - (reinterpret_cast<std::uintptr_t>(scratch) / 4) % 16) % 16;  // sums begin at a multiple of 64 bytes
+    if constexpr (M::skips)
+        if (args.weight->tiles == TileForm::skip) return skip_tokens<M>(args, rows, format, x, scratch);
+    if constexpr (M::masked)
+        if (args.weight->tiles == TileForm::mask) return masked_tokens<M>(args, rows, format, x, scratch);
     if (args.n_tokens <= M::max_direct) few_tokens<M>(args, rows, format, x);
-    else many_tokens<M>(args, rows, format, x, scratch);
+    else many_tokens<M>(args, rows, format, DenseTiles<M>{reinterpret_cast<const Byte*>(args.weight->data), format}, x, scratch);
 }
 
 }  // namespace

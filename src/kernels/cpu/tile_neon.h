@@ -117,43 +117,45 @@ inline float32x4_t add_unit(float32x4_t sum, int32x4_t dot, float32x4_t scale, f
     return vfmaq_f32(sum, vcvtq_f32_s32(dot), vmulq_n_f32(scale, activation_scale));
 }
 
-// The four sums of a quarter and token, in memory, += what a unit adds.
-inline void finish_unit(const Stretch& stretch, const Tokens& x, std::int64_t block, std::int64_t unit, int quarter, std::int64_t token, int32x4_t dot, float* sums) {
-    const std::int64_t at = unit * tile_rows + quarter * 4;
+// The four sums of a quarter and token, in memory, += what a unit adds; block and unit are the activation's, weight_unit the stretch's.
+inline void finish_unit(const Stretch& stretch, std::int64_t weight_unit, const Tokens& x, std::int64_t block, std::int64_t unit, int quarter, std::int64_t token, int32x4_t dot, float* sums) {
+    const std::int64_t at = weight_unit * tile_rows + quarter * 4;
     if (x.code_sums != nullptr) dot = vmlsq_n_s32(dot, vld1q_s32(reinterpret_cast<const std::int32_t*>(stretch.corrections + at)), x.code_sums[unit * x.stride + token]);
     float32x4_t sum = add_unit(vld1q_f32(sums), dot, vld1q_f32(stretch.scales + at), x.scales[block * x.stride + token]);
     if (x.sums != nullptr) sum = vfmsq_f32(sum, vld1q_f32(stretch.corrections + at), vdupq_n_f32(x.sums[unit * x.stride + token]));
     vst1q_f32(sums, sum);
 }
 
-// sums (N, stride) += N tokens times blocks: stored ones, or expanded ones.
-template <Products how, int Bits, int Table, int Units, int N>
+// sums (N, stride) += N tokens times blocks: stored ones, or expanded ones. Placed: the stretch says which blocks of the row they are.
+template <Products how, int Bits, int Table, int Units, int N, bool Placed>
 __attribute__((noinline)) void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
     constexpr bool stored = Bits > 0;
     const NeonLevels<Bits, Table> expand(*stretch.format);
     const Byte* block = stretch.codes;
-    for (std::int64_t b = 0; b < stretch.n_blocks; ++b, block += stored ? 64 * Bits : expanded_block_bytes, x.codes += tile_block) {
+    for (std::int64_t b = 0; b < stretch.n_blocks; ++b, block += stored ? 64 * Bits : expanded_block_bytes) {
+        const std::int64_t place = Placed ? stretch.places[b] : b;
+        const std::int8_t* block_codes = x.codes + place * tile_block;
         NeonSum<how> dot[N][4];
         const auto begin = [&](std::int64_t unit) {
             SKIFF_UNROLL
             for (int t = 0; t < N; ++t) {
                 SKIFF_UNROLL
-                for (int q = 0; q < 4; ++q) dot[t][q].begin(x.start + unit * x.stride + t);
+                for (int q = 0; q < 4; ++q) dot[t][q].begin(x.start + (place * Units + unit) * x.stride + t);
             }
         };
         const auto finish = [&](std::int64_t unit) {
             SKIFF_UNROLL
             for (int q = 0; q < 4; ++q) {
                 SKIFF_UNROLL
-                for (int t = 0; t < N; ++t) finish_unit(stretch, x, b, unit, q, t, dot[t][q].total(), sums + t * stride + q * 4);
+                for (int t = 0; t < N; ++t) finish_unit(stretch, b * Units + unit, x, place, place * Units + unit, q, t, dot[t][q].total(), sums + t * stride + q * 4);
             }
         };
-        begin(b * Units);
+        begin(0);
         SKIFF_EACH(2, half, {
-            if (Units == 2 && half == 1) finish(b * 2), begin(b * 2 + 1);
+            if (Units == 2 && half == 1) finish(0), begin(1);
             int8x16_t codes[N];
             SKIFF_UNROLL
-            for (int t = 0; t < N; ++t) codes[t] = vld1q_s8(x.codes + t * x.code_stride + half * 16);
+            for (int t = 0; t < N; ++t) codes[t] = vld1q_s8(block_codes + t * x.code_stride + half * 16);
             SKIFF_EACH(2, pair, {
                 constexpr int p = half * 2 + pair;
                 SKIFF_UNROLL
@@ -170,7 +172,7 @@ __attribute__((noinline)) void multiply_blocks(const Stretch& stretch, Tokens x,
                 }
             });
         });
-        finish(b * Units + Units - 1);
+        finish(Units - 1);
     }
 }
 
@@ -211,9 +213,9 @@ __attribute__((noinline)) void multiply_pairs(const Stretch& stretch, Tokens x, 
                 SKIFF_UNROLL
                 for (int q = 0; q < 4; ++q) {
                     float* at = sums + 2 * p * stride + q * 4;
-                    finish_unit(stretch, x, b, b * Units + unit, q, 2 * p, vuzp1q_s32(dot[2 * q][p], dot[2 * q + 1][p]), at);
+                    finish_unit(stretch, b * Units + unit, x, b, b * Units + unit, q, 2 * p, vuzp1q_s32(dot[2 * q][p], dot[2 * q + 1][p]), at);
                     if (p < P - 1 || last == 2 * p + 1)
-                        finish_unit(stretch, x, b, b * Units + unit, q, 2 * p + 1, vuzp2q_s32(dot[2 * q][p], dot[2 * q + 1][p]), at + stride);
+                        finish_unit(stretch, b * Units + unit, x, b, b * Units + unit, q, 2 * p + 1, vuzp2q_s32(dot[2 * q][p], dot[2 * q + 1][p]), at + stride);
                 }
             }
         }
@@ -274,6 +276,15 @@ struct MicroNeon {
         }
     }
 
+    static void scale_blocks(const TileFormat& format, const Byte* super, const Byte* scales, std::int64_t n_blocks, float* target) {
+        alignas(64) float super_scale[16] = {}, none[16] = {};
+        if (super != nullptr) numbers16(format.supers, super, super_scale);
+        for (std::int64_t b = 0; b < n_blocks; ++b) {
+            numbers16(format.scales, scales + b * tile_numbers_bytes(format.scales), target + b * 16);
+            finish_scales(format, super_scale, none, target + b * 16, none);
+        }
+    }
+
     static Start start(const TileFormat& format) { return {format.offset - NeonLevels<Bits, Table>::base(format), false}; }
 
     static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add_to, float* y) {
@@ -286,17 +297,17 @@ struct MicroNeon {
         }
     }
 
-    template <int StoredBits, int Units>
+    template <int StoredBits, int Units, bool Placed>
     static void tokens(const Stretch& stretch, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
         constexpr int table = StoredBits == 0 ? 0 : Table;
         constexpr int most = few == Products::dot ? 4 : 1;  // widening needs twice the sums, and two tokens would spill them
         while (n_tokens > 0) {
             const std::int64_t n = n_tokens < most ? n_tokens : most;
             switch (n) {
-                case 1: multiply_blocks<few, StoredBits, table, Units, 1>(stretch, x, sums, stride); break;
-                case 2: multiply_blocks<few, StoredBits, table, Units, most == 1 ? 1 : 2>(stretch, x, sums, stride); break;
-                case 3: multiply_blocks<few, StoredBits, table, Units, most == 1 ? 1 : 3>(stretch, x, sums, stride); break;
-                default: multiply_blocks<few, StoredBits, table, Units, most>(stretch, x, sums, stride);
+                case 1: multiply_blocks<few, StoredBits, table, Units, 1, Placed>(stretch, x, sums, stride); break;
+                case 2: multiply_blocks<few, StoredBits, table, Units, most == 1 ? 1 : 2, Placed>(stretch, x, sums, stride); break;
+                case 3: multiply_blocks<few, StoredBits, table, Units, most == 1 ? 1 : 3, Placed>(stretch, x, sums, stride); break;
+                default: multiply_blocks<few, StoredBits, table, Units, most, Placed>(stretch, x, sums, stride);
             }
             x = from(x, n, 0, Units);
             n_tokens -= n;
@@ -304,8 +315,11 @@ struct MicroNeon {
         }
     }
     static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
-        if (stretch.format->units_per_block() == 2) tokens<Bits, 2>(stretch, x, n_tokens, sums, tile_rows);
-        else tokens<Bits, 1>(stretch, x, n_tokens, sums, tile_rows);
+        const bool halves = stretch.format->units_per_block() == 2;
+        if constexpr (skips)
+            if (stretch.places != nullptr) return halves ? tokens<Bits, 2, true>(stretch, x, n_tokens, sums, tile_rows) : tokens<Bits, 1, true>(stretch, x, n_tokens, sums, tile_rows);
+        if (halves) tokens<Bits, 2, false>(stretch, x, n_tokens, sums, tile_rows);
+        else tokens<Bits, 1, false>(stretch, x, n_tokens, sums, tile_rows);
     }
 
     static void expand(const TileFormat& format, const Byte* block, std::int64_t n_blocks, Byte* target) {
@@ -322,6 +336,38 @@ struct MicroNeon {
                     }
                 }
             });
+        }
+    }
+
+    static constexpr std::int64_t max_direct_masked = 0;
+    static constexpr bool skips = how != Products::matrix && Table == 0;
+    static constexpr bool masked = skips && (Bits == 4 || Bits == 8);
+    // Eight codes at a time go where a byte of the mask says, through a table of shuffles; codes count from the offset meanwhile, so that nothing is zero.
+    template <int MaskRows>
+    static void expand_masked(const TileFormat& format, const Byte* masks, const Byte* codes, std::int64_t n_blocks, Byte* target) {
+        const uint8x8_t flip = vdup_n_u8(static_cast<Byte>(format.offset)), back = vdup_n_u8(static_cast<Byte>(format.offset ^ NeonLevels<Bits, Table>::base(format)));
+        alignas(16) Byte bytes[64 + 8];
+        for (std::int64_t b = 0; b < n_blocks; ++b, masks += mask_block_bytes(MaskRows), target += expanded_block_bytes) {
+            for (int v = 0; v < 8; ++v) {
+                std::uint64_t mask = mask_of(masks, v, MaskRows);
+                const Byte* from = codes;
+                const auto n = static_cast<std::int64_t>(__builtin_popcountll(mask));
+                if constexpr (Bits == 4) {
+                    for (int half = 0; half < 2; ++half) {
+                        const uint8x16_t pairs = vld1q_u8(codes + half * 16), low = vandq_u8(pairs, vdupq_n_u8(15)), high = vshrq_n_u8(pairs, 4);
+                        vst1q_u8(bytes + half * 32, vzip1q_u8(low, high)), vst1q_u8(bytes + half * 32 + 16, vzip2q_u8(low, high));
+                    }
+                    from = bytes;
+                    codes += (n + 1) / 2;
+                } else {
+                    codes += n;
+                }
+                for (int i = 0; i < 8; ++i, mask >>= 8) {
+                    const uint8x8_t placed = vtbl1_u8(veor_u8(vld1_u8(from), flip), vld1_u8(expand_table.of[mask & 255]));
+                    vst1_u8(target + v * 64 + i * 8, veor_u8(placed, back));
+                    from += __builtin_popcountll(mask & 255);
+                }
+            }
         }
     }
 
@@ -343,7 +389,9 @@ struct MicroNeon {
             return;
         }
 #endif
-        tokens<0, Units>(stretch, x, n_tokens, sums, stride);
+        if constexpr (skips)
+            if (stretch.places != nullptr) return tokens<0, Units, true>(stretch, x, n_tokens, sums, stride);
+        tokens<0, Units, false>(stretch, x, n_tokens, sums, stride);
     }
     static void multiply(const Stretch* tiles, std::int64_t, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
         if (tiles[0].format->units_per_block() == 2) multiply_units<2>(tiles[0], x, n_tokens, sums, stride);

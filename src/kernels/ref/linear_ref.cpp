@@ -28,6 +28,24 @@ void linear_ref(const LinearArgs& args, Range rows) {
     }
 }
 
+void linear_outliers(const LinearArgs& args, Range rows) {
+    const auto* begins = reinterpret_cast<const std::uint32_t*>(args.weight->data);
+    const auto* columns = reinterpret_cast<const std::uint16_t*>(args.weight->scales);
+    const auto* values = reinterpret_cast<const float*>(args.weight->zeros);
+    for (std::int64_t r = rows.begin; r < rows.end; ++r)
+        for (std::int64_t token = 0; token < args.n_tokens; ++token) {
+            const float* x = args.x.f32 + token * args.weight->n_columns;
+            float sum[2] = {};
+            std::uint32_t i = begins[r];
+            for (; i + 2 <= begins[r + 1]; i += 2) sum[0] += values[i] * x[columns[i]], sum[1] += values[i + 1] * x[columns[i + 1]];
+            if (i < begins[r + 1]) sum[0] += values[i] * x[columns[i]];
+            float value = sum[0] + sum[1];
+            if (args.bias != nullptr) value += args.bias[r];
+            float& y = args.y[token * args.y_stride + r];
+            y = args.write == LinearArgs::Write::add ? y + value : value;
+        }
+}
+
 void quantize_ref(const QuantizeArgs& args, Range tokens) {
     const std::int64_t n_blocks = args.padded_columns / 32;
     for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {

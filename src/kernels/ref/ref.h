@@ -15,6 +15,7 @@ void add_ref(const ElementArgs& args, Range elements);
 void scale_ref(const ElementArgs& args, Range elements);
 void softcap_ref(const ElementArgs& args, Range elements);
 void linear_ref(const LinearArgs& args, Range rows);
+void linear_outliers(const LinearArgs& args, Range rows);  // outlier_rows, of which a row is a few products; no reference
 void quantize_ref(const QuantizeArgs& args, Range tokens);
 
 }  // namespace skiff

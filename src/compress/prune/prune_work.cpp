@@ -1,0 +1,212 @@
+// Pruning as a step: linear weights keep what a method chooses and are stored sparse, in their own type or rounded to a scheme.
+#include <algorithm>
+
+#include "base/checked.h"
+#include "compress/prune/allocate.h"
+#include "compress/prune/prune_method.h"
+#include "compress/quantize/coded_rows.h"
+#include "compress/step_work.h"
+#include "compress/survey.h"
+#include "formats/sparse_weights.h"
+
+namespace skiff {
+namespace {
+
+// What is kept may be so small that its scale asks for f32, where the survey of the whole weight did not: such scales are rounded to the type that the file has.
+Weight with_scale_type(const Weight& weight, DType dtype) {
+    struct Owner {
+        std::vector<std::byte> scales;
+        std::shared_ptr<const void> codes;
+    };
+    Codes codes = *weight.codes();
+    std::vector<float> values;
+    to_floats(codes.scales, values);
+    auto owner = std::make_shared<Owner>();
+    owner->codes = weight.owner;
+    owner->scales.resize(values.size() * static_cast<std::size_t>(dtype_info(dtype).bits) / 8);
+    dtype_info(dtype).from_float(values.data(), static_cast<std::int64_t>(values.size()), owner->scales.data());
+    codes.scheme.scale_dtype = dtype;
+    codes.scales = {dtype, codes.scales.shape, owner->scales};
+    return {weight.shape, std::move(codes), std::move(owner)};
+}
+
+class PruneWork final : public StepWork {
+public:
+    PruneWork(const Checkpoint& parent, const PruneStep& step, const PruneMethod& method) : parent_(parent), step_(step), method_(method), uses_(tensor_uses(parent.spec)), columns_(keys_stored_as_columns(parent.spec)) {
+        if (step.scheme) rounding_.schemes = default_wish(*step.scheme);
+    }
+
+    Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) override {
+        if (step_.scheme) {
+            SKIFF_CHECK(sparse_defined_on(*step_.scheme));
+            SKIFF_TRY(plan_, plan_tensors(parent_, rounding_, pool, progress));
+        } else {
+            SKIFF_CHECK(plan_as_they_are(pool, progress));
+        }
+        std::vector<PlannedTensor*> pruned;
+        for (PlannedTensor& planned : plan_.tensors)
+            if (is_pruned(planned)) pruned.push_back(&planned);
+        if (pruned.empty()) return usage_error("nothing would change: the model has no linear weights of plain numbers; prune the model before it is quantized");
+        std::vector<double> sparsities(pruned.size(), step_.target.sparsity);
+        if (step_.allocation == PruneStep::Allocation::global) {
+            SKIFF_TRY(sparsities, global_sparsities(pruned, pool));
+        }
+        for (std::size_t i = 0; i < pruned.size(); ++i) {
+            Status status = make_sparse_plan(*pruned[i], sparsities[i]);
+            if (!status.ok()) return status.take_error().with_context("tensor " + pruned[i]->key);
+        }
+        plan_.bytes_after = plan_.largest_working_set_bytes = 0;
+        for (const PlannedTensor& planned : plan_.tensors) {
+            plan_.bytes_after += planned.bytes_after;
+            plan_.largest_working_set_bytes = std::max(plan_.largest_working_set_bytes, planned.bytes_before + planned.bytes_after + planned.n_elements * 8);  // scores, and values as floats
+        }
+        return plan_;
+    }
+    StatisticsNeed needs() const override { return method_.needs; }
+    CalibrationOptions calibration() const override { return step_.calibration; }
+
+    Result<MadeTensor> make(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>& remarks) override {
+        const auto found = targets_.find(planned.key);
+        if (found == targets_.end()) return make_others(planned, weights, pool, remarks);
+        SKIFF_TRY(auto source, weights.load(planned.key));
+        if (planned.stored_as_columns) source = transposed(source);
+        std::vector<std::string> said;
+        SKIFF_TRY(auto pruned, method_.prune({source, found->second, pool, inputs, step_.damping, &said}));
+        for (const std::string& text : said) remarks.push_back(planned.key + ": " + text);
+        const SparsePattern& pattern = found->second.pattern;
+        const DType dtype = types_.at(planned.key);
+        if (pruned.weight.plain()->dtype != dtype) {
+            SKIFF_TRY(pruned.weight, encode_nearest(pruned.weight, {NumberKind::floating, dtype, dtype_info(dtype).bits}, ScaleRule::min_max, {}, &pool));
+        }
+        SKIFF_TRY(auto kept, make_sparse(pruned.weight, pattern, pruned.bitmask));
+        if (planned.becomes_codes()) {
+            SKIFF_TRY(auto codes, encode_nearest(densified(kept), *planned.scheme, ScaleRule::search, {}, &pool));
+            if (codes.codes()->scheme.scale_dtype != planned.scheme->scale_dtype) codes = with_scale_type(codes, planned.scheme->scale_dtype);
+            SKIFF_TRY(kept, make_sparse(codes, pattern, std::move(pruned.bitmask)));
+        }
+        MadeTensor made{{}, as_floats(kept, pool), true};
+        SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), kept));
+        if (planned.stored_as_columns) made.effective = transposed(made.effective);
+        return made;
+    }
+
+    Result<Json> config(const TensorPlan& plan) const override {
+        if (step_.scheme) return planned_config(parent_, plan, rounding_);
+        // So that other programs refuse the file by its format instead of missing weights.
+        Json config = parent_.config;
+        SKIFF_TRY(auto quantization, quantization_config_for({}, {}));
+        quantization.set("format", "skiff-quantized");
+        config.set("quantization_config", std::move(quantization));
+        return config;
+    }
+
+    Result<double> seconds(const TensorPlan& plan, ThreadPool& pool) override {
+        // Choosing costs about as much as rounding to nearest, some ten nanoseconds for each weight and thread; SparseGPT's sweep is counted by its multiply-adds.
+        double seconds = 0;
+        for (const auto& [key, target] : targets_)
+            for (const PlannedTensor& tensor : plan.tensors) {
+                if (tensor.key != key) continue;
+                const auto n = static_cast<double>(tensor.n_elements), columns = static_cast<double>(tensor.shape[1]);
+                seconds += n * 40e-9 / pool.n_threads();
+                if (method_.needs == StatisticsNeed::gram) seconds += (n * columns + columns * columns * columns) * 0.1e-9 / pool.n_threads();
+            }
+        return seconds;
+    }
+
+private:
+    bool is_pruned(const PlannedTensor& planned) const {
+        return planned.use == TensorUse::linear && planned.parent_is_plain && planned.shape.size() == 2 && planned.key.ends_with(".weight") && (!step_.scheme || planned.becomes_codes());
+    }
+
+    // Every tensor in its own type.
+    Status plan_as_they_are(ThreadPool& pool, const ProgressSink& progress) {
+        std::uint64_t done = 0;
+        for (const auto& [key, declared] : parent_.spec.tensors) {
+            if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted before any work was done", {}};
+            if (!parent_.weights->contains(key) && declared.need == TensorDecl::Need::optional) continue;
+            SKIFF_TRY(const auto weight, parent_.weights->load(key));
+            if (weight.plain() == nullptr) return unsupported("tensor " + key + " is quantized already (" + weight.encoding_name() + "); prune the model that it was made from");
+            if (dtype_info(weight.plain()->dtype).is_float) {
+                auto survey = survey_weight(weight, nullptr, pool);
+                if (!survey.ok()) return survey.take_error().with_context("tensor " + key);
+            }
+            PlannedTensor planned;
+            planned.key = key;
+            planned.use = uses_.at(key);
+            planned.from = weight.encoding_name();
+            planned.stored_as_columns = columns_.count(key) != 0;
+            planned.shape = weight.shape;
+            planned.n_elements = static_cast<std::uint64_t>(element_count(weight.shape));
+            planned.bytes_before = planned.bytes_after = weight.stored_bytes();
+            planned.declarations = {{key, weight.plain()->dtype, weight.shape}};
+            plan_.bytes_before += planned.bytes_before;
+            plan_.n_elements += planned.n_elements;
+            if (is_pruned(planned) && planned.stored_as_columns) std::swap(planned.shape[0], planned.shape[1]);
+            plan_.tensors.push_back(std::move(planned));
+            release_pages(weight);
+            if (progress) progress({"survey", key, ++done, parent_.spec.tensors.size()});
+        }
+        return {};
+    }
+
+    Result<std::vector<double>> global_sparsities(const std::vector<PlannedTensor*>& pruned, ThreadPool& pool) const {
+        std::vector<Weight> weights;
+        for (const PlannedTensor* planned : pruned) {
+            SKIFF_TRY(auto weight, parent_.weights->load(planned->key));
+            weights.push_back(std::move(weight));
+        }
+        return global_magnitude_sparsities(weights, step_.target.sparsity, pool);
+    }
+
+    // The planned tensor becomes a sparse one of a size that is known now.
+    Status make_sparse_plan(PlannedTensor& planned, double sparsity) {
+        const std::int64_t n_rows = planned.shape[0], n_columns = planned.shape[1];
+        const PruneTarget target = step_.target.with_sparsity(sparsity).resolved(n_rows, n_columns);
+        SKIFF_CHECK(method_.defined_on(target));
+        SKIFF_TRY(const auto weight, parent_.weights->load(planned.key));
+        const DType dtype = weight.plain()->dtype;
+        const Scheme scheme = planned.becomes_codes() ? *planned.scheme : Scheme{NumberKind::floating, dtype, dtype_info(dtype).bits};
+        SKIFF_CHECK(sparse_defined_on(scheme));
+        const std::int64_t n_values = target.n_kept_units(n_rows, n_columns) * target.pattern.unit_values();
+        planned.sparse = target.pattern;
+        planned.form = scheme.name() + " of " + target.pattern.name();
+        planned.declarations = sparse_tensors(module_of_key(planned.key), target.pattern, scheme, planned.shape, n_values);
+        planned.bytes_after = 0;
+        for (const auto& part : planned.declarations) planned.bytes_after += static_cast<std::uint64_t>(*dtype_bytes(part.dtype, element_count(part.shape)));
+        targets_.emplace(planned.key, target);
+        types_.emplace(planned.key, dtype);
+        return {};
+    }
+
+    Result<MadeTensor> make_others(const PlannedTensor& planned, const WeightSource& weights, ThreadPool& pool, std::vector<std::string>& remarks) const {
+        if (!step_.scheme) {
+            SKIFF_TRY(const auto weight, weights.load(planned.key));
+            return MadeTensor{{{planned.key, weight.plain()->dtype, weight.shape, weight.plain()->data, weight.owner}}, weight, false};
+        }
+        SKIFF_TRY(const auto result, make_planned(weights, planned, {rounding_, nullptr, pool, &remarks}));
+        MadeTensor made{{}, result, planned.scheme.has_value()};
+        SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), result));
+        if (result.codes() == nullptr) made.parts = {{planned.key, result.plain()->dtype, result.shape, result.plain()->data, result.owner}};
+        else if (planned.turn_source()) made.effective = transposed(as_floats(result, pool));
+        return made;
+    }
+
+    const Checkpoint& parent_;
+    const PruneStep& step_;
+    const PruneMethod& method_;
+    std::map<std::string, TensorUse> uses_;
+    std::set<std::string> columns_;
+    QuantizeStep rounding_;  // of the tensors that are rounded too
+    TensorPlan plan_;
+    std::map<std::string, PruneTarget> targets_;
+    std::map<std::string, DType> types_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const PruneStep& step) {
+    SKIFF_TRY(const PruneMethod* method, find_prune_method(step.method));
+    return std::unique_ptr<StepWork>(new PruneWork(parent, step, *method));
+}
+
+}  // namespace skiff
