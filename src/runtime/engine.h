@@ -30,6 +30,7 @@ struct EngineOptions {
     std::int64_t n_sequences = 1;
     std::int64_t max_batch = 256;
     StateScheme state_scheme = StateScheme::f32;
+    std::vector<StateRule> state_rules = {};  // of single layers
     std::optional<Scheme> scheme;  // quantize plain linear weights while loading
     SpeculationOptions speculation;
     PlanOptions::Merge merge = PlanOptions::Merge::on;
