@@ -6,6 +6,7 @@
 #include "base/atomic_file.h"
 #include "base/checked.h"
 #include "base/cpu_features.h"
+#include "base/glob.h"
 #include "base/hash.h"
 #include "base/mapped_file.h"
 #include "base/rng.h"
@@ -137,6 +138,15 @@ TEST(CpuFeatures, NamesParseAndUnknownIsUsage) {
     EXPECT_EQ(parse_isa("mmx").error().code, ErrorCode::usage);
     EXPECT_GE(default_thread_count(), 1);
     EXPECT_GT(peak_resident_bytes(), 0u);
+}
+
+TEST(Glob, StarsAndQuestionMarks) {
+    for (const auto& [pattern, text] : {std::pair("*", ""), {"*", "a.b"}, {"", ""}, {"a?c", "abc"}, {"*.down_proj*", "model.layers.0.mlp.down_proj.weight"}, {"*a*b*c", "xxaxbxbxc"}, {"a*", "a"}, {"**a", "bba"}})
+        EXPECT_TRUE(glob_matches(pattern, text)) << pattern << " " << text;
+    for (const auto& [pattern, text] : {std::pair("", "a"), {"?", ""}, {"a?c", "ac"}, {"*.down_proj", "model.down_proj.weight"}, {"*a*b*c", "xxaxcxb"}, {"a", "A"}, {"*a", "ab"}})
+        EXPECT_FALSE(glob_matches(pattern, text)) << pattern << " " << text;
+    const std::string many(2000, 'a');  // no pattern takes more than its length times the text's
+    EXPECT_FALSE(glob_matches("*a*a*a*a*a*a*a*a*a*a*b", many));
 }
 
 TEST(Rng, SameSeedSameNumbers) {

@@ -13,7 +13,7 @@ namespace {
 
 struct EvalVerbOptions {
     ModelOptions model;
-    std::string text, protocol = "windows", against, save_logits, tasks, tasks_dir, kd_temp = "1,4,16";
+    std::string text, protocol = "windows", against, paired_with, save_logits, tasks, tasks_dir, kd_temp = "1,4,16";
     std::int64_t window = 0, max_windows = 0, limit = 0, soft_labels = 0;
     bool dry_run = false;
 
@@ -25,6 +25,7 @@ struct EvalVerbOptions {
         visitor.choice("--protocol", protocol, {"windows", "llamacpp"},
                        "windows: side by side, tokens 2 to n scored; llamacpp: each starts with the begin token, its second half scored");
         visitor.option("--against", against, "Compare with a parent: a model, or a file that --save-logits wrote");
+        visitor.option("--paired-with", paired_with, "Another model, on the same windows: the difference in KL from the parent and in log-likelihood, with a 95 % interval over the windows");
         visitor.option("--save-logits", save_logits, "Keep the parent's logits in this file (without --against: the model's own)");
         visitor.option("--tasks", tasks, "Multiple-choice sets, with commas: hellaswag, piqa, boolq, mmlu, mmlu_SUBJECT");
         visitor.option("--tasks-dir", tasks_dir, "Folder of the sets, laid out as docs/guide.md says");
@@ -57,6 +58,7 @@ Result<EvalOptions> eval_options(const EvalVerbOptions& given) {
     options.window = given.window;
     options.max_windows = given.max_windows;
     options.against = given.against;
+    options.paired_with = given.paired_with;
     options.save_logits = given.save_logits;
     options.tasks = split_at_commas(given.tasks);
     options.tasks_dir = given.tasks_dir;
@@ -101,6 +103,19 @@ void add_against_rows(const AgainstReport& against, Rows& rows) {
                     percent_with_error(against.mean_change_of_right) + ", " + number_text(100 * against.rms_change_of_right, 2) + " %"});
 }
 
+std::string paired_text(const PairedFigure& figure) {
+    const double low = figure.difference.value - figure.interval, high = figure.difference.value + figure.interval;
+    const std::string share = figure.second != 0 ? " (" + number_text(100 * figure.difference.value / std::abs(figure.second), 1) + " %)" : "";
+    return scientific(figure.first) + " against " + scientific(figure.second) + ", difference " + scientific(figure.difference.value) + share + ", 95 % from " + scientific(low) + " to " + scientific(high) +
+           " over " + std::to_string(figure.windows) + " windows" + (figure.differs() ? "" : ": none that these windows show");
+}
+
+void add_paired_rows(const PairedReport& paired, Rows& rows) {
+    rows.push_back({"paired with", paired.other_path + "  " + paired.other_hash.substr(0, 12)});
+    if (paired.mean_kl) rows.push_back({"mean KL", paired_text(*paired.mean_kl)});
+    rows.push_back({"nats per token", paired_text(paired.mean_nll)});
+}
+
 Rows task_rows(const EvalReport& report) {
     const bool flips = report.tasks[0].flips.has_value();
     Rows rows = {{"task", "items", "acc %", "±", "acc_norm %", "±"}};
@@ -120,6 +135,7 @@ void print_report(const EvalReport& report, Terminal& terminal) {
     if (!report.scheme_on_load.empty()) rows[0][1] += ", quantized while loading to " + report.scheme_on_load;
     if (report.perplexity) add_text_rows(report, rows);
     if (report.against) add_against_rows(*report.against, rows);
+    if (report.paired) add_paired_rows(*report.paired, rows);
     if (!report.logits_path.empty()) rows.push_back({"logits", report.logits_path});
     terminal.print(table_text(rows, TableStyle::plain));
     if (report.tasks.empty()) return;
@@ -208,6 +224,9 @@ Status run_eval(EvalVerbOptions& given, Terminal& terminal) {
     auto report = evaluate(options);
     terminal.end_progress();
     if (!report.ok()) return report.take_error();
+    for (const CalibrationOverlap& overlap : report->overlaps)
+        terminal.remark("warning: " + std::to_string(overlap.found) + " of " + std::to_string(overlap.stretches) + " stretches of the calibration text " + overlap.text_name + " are in this text; " + overlap.model +
+                        " was made by looking at them, so its figures here are too good");
     if (terminal.json()) terminal.result(report->to_json());
     else print_report(*report, terminal);
     return {};
@@ -220,6 +239,7 @@ std::unique_ptr<Verb> eval_verb_row() {
         "eval", "Measure a model: perplexity, divergence from a parent, tasks",
         {"skiff eval models/pocket --max-windows 20", "skiff eval CHILD --text FILE --against PARENT",
          "skiff eval PARENT --text FILE --save-logits parent.logits", "skiff eval CHILD --text FILE --against parent.logits --json",
+         "skiff eval CHILD --text FILE --against PARENT --paired-with OTHER",
          "skiff eval TEACHER --soft-labels 5 --kd-temp 1,4,16 --max-windows 4", "skiff eval MODEL --tasks hellaswag,piqa,boolq,mmlu --tasks-dir DIR --limit 100"},
         run_eval);
 }

@@ -11,9 +11,7 @@ void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
     visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
     visitor.option("--batch", batch, "Tokens worked on at a time in a prompt; changes speed and memory, never the result");
-    std::vector<std::string> names;
-    for (const StateSchemeInfo& info : state_schemes()) names.emplace_back(info.name);
-    visitor.choice("--state", state, names, "How keys and values are kept; int8 and int4 halve and quarter what a long context reads");
+    visitor.option("--state", state, "How keys and values are kept: f32, f16, bf16, int8, int4; int8 and int4 halve and quarter what a long context reads. Single layers behind: int8,0-1=bf16");
     visitor.option("--isa", isa, "Instruction set of the kernels (generic; on x86-64 avx2, avx2vnni, avx512, amx; on arm64 neon, neon_dot, neon_i8mm); default: the best that this processor has");
     visitor.choice("--kernels", kernels, {"fastest", "reference"}, "reference: float activations and plain loops, for comparison");
     visitor.option("--pack-cache", pack_cache, "Where packed weights are kept for the next start: on (the user's cache folder), off, or a folder");
@@ -29,8 +27,10 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     if (threads > 0) options.n_threads = static_cast<int>(threads);
     options.n_context = context;
     options.max_batch = batch;
-    for (const StateSchemeInfo& info : state_schemes())
-        if (info.name == state) options.state_scheme = info.scheme;
+    auto choice = parse_state_choice(state);
+    if (!choice.ok()) return choice.take_error().with_context("--state " + state);
+    options.state_scheme = choice->scheme;
+    options.state_rules = std::move(choice->rules);
     options.kernels = kernels == "reference" ? KernelChoice::reference : KernelChoice::fastest;
     if (!isa.empty()) {
         SKIFF_TRY(options.isa, parse_isa(isa));

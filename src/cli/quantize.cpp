@@ -13,6 +13,10 @@ namespace {
 struct QuantizeOptions {
     std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration, column_order = "by-inputs";
     bool compat = false, force = false, dry_run = false, restart = false, requantize = false, verbose = false;
+    std::vector<std::string> scheme_for;
+    std::string ladder, sensitivity = "automatic", scheme_unit = "shared-input", measurements;
+    double target_mb = 0, target_bpw = 0;
+    std::int64_t sensitivity_tokens = 8192, refinements = 2;
     std::int64_t threads = 0, max_shard_mb = 5000, calibration_samples = 32, calibration_tokens = 512;
     MethodOptions method_options;
 
@@ -27,6 +31,16 @@ struct QuantizeOptions {
         visitor.option("--scheme", scheme, help_.c_str());
         visitor.option("--head", head, "Scheme of the output layer; default: w8 where --scheme has fewer bits; keep: as it is");
         visitor.option("--embedding", embedding, "Scheme of the embedding table; default: w8 where --scheme has fewer bits; keep: as it is");
+        visitor.option("--scheme-for", scheme_for, "PATTERN=SCHEME: of the tensors whose key matches, such as \"*.down_proj=n4g32r\"; may be repeated, the last one that matches counts; =keep: as it is");
+        visitor.option("--target-mb", target_mb, "Millions of bytes that the weight files may take, all included: measures what each part of the model loses in each scheme of --ladder, and gives the parts those that lose least");
+        visitor.option("--target-bpw", target_bpw, "The same by bits per weight of all tensors together");
+        visitor.option("--ladder", ladder, "With a target: the schemes to choose from, with commas; default: one or two for each number of bits");
+        visitor.choice("--scheme-unit", scheme_unit, {"shared-input", "tensor"}, "With a target: what gets a scheme of its own: operators that read one value together (q|k|v, gate|up), or each tensor");
+        visitor.choice("--sensitivity", sensitivity, {"automatic", "every-scheme", "one-scheme"},
+                       "With a target: measure every part in every scheme; or in one, and estimate the others by the error of its outputs; automatic: the first, unless that would take hours");
+        visitor.option("--sensitivity-tokens", sensitivity_tokens, "With a target: tokens of the calibration text for each measurement");
+        visitor.option("--refinements", refinements, "With a target: times that the parts are measured anew around the result, and changed where the rest of the text agrees");
+        visitor.option("--measurements", measurements, "With a target: keep what is measured in this file, for other targets; default: it is kept beside the output until that is complete");
         visitor.flag("--compat", compat, "Write only what other programs load: head and embedding keep their type, no short groups");
         visitor.choice("--method", method, methods, "How codes are chosen");
         visitor.option("--calibration", calibration, "Text that methods which look at the data are shown, .txt or .jsonl; default: a few pages that the program holds. Never the text of an evaluation");
@@ -72,6 +86,43 @@ Result<std::string> fastest_scheme(Terminal& terminal) {
     return best->scheme;
 }
 
+std::vector<std::string> split_at_commas(const std::string& list) {
+    std::vector<std::string> names;
+    std::string name;
+    for (char c : list + ",") {
+        if (c != ',') name += c;
+        else if (!name.empty()) names.push_back(std::exchange(name, {}));
+    }
+    return names;
+}
+
+bool has_target(const QuantizeOptions& options) { return options.target_mb > 0 || options.target_bpw > 0; }
+
+Status check_target(const QuantizeOptions& options) {
+    if (options.target_mb < 0 || options.target_bpw < 0) return usage_error("a target must be more than 0");
+    if (options.target_mb > 0 && options.target_bpw > 0) return usage_error("--target-mb and --target-bpw: give one of them");
+    if (has_target(options) && !options.scheme.empty()) return usage_error("--scheme and a target: give one of them; --ladder names the schemes to choose from, --scheme-for those of certain tensors");
+    const bool unused = !options.ladder.empty() || options.sensitivity != "automatic" || options.scheme_unit != "shared-input" || options.sensitivity_tokens != 8192 || options.refinements != 2 || !options.measurements.empty();
+    if (!has_target(options) && unused) return usage_error("--ladder, --scheme-unit, --sensitivity, --sensitivity-tokens, --refinements and --measurements belong to --target-mb or --target-bpw");
+    if (options.sensitivity_tokens < 1) return usage_error("--sensitivity-tokens " + std::to_string(options.sensitivity_tokens) + ": expected 1 or more");
+    if (options.refinements < 0 || options.refinements > 100) return usage_error("--refinements " + std::to_string(options.refinements) + ": expected 0 to 100");
+    return {};
+}
+
+SchemeTarget target_of(const QuantizeOptions& options) {
+    SchemeTarget target;
+    target.file_bytes = static_cast<std::uint64_t>(options.target_mb * 1e6 + 0.5);
+    target.bits_per_weight = options.target_bpw;
+    target.ladder = split_at_commas(options.ladder);
+    target.unit = options.scheme_unit == "tensor" ? SchemeTarget::Unit::tensor : SchemeTarget::Unit::shared_input;
+    target.measure = options.sensitivity == "every-scheme" ? SchemeTarget::Measure::every_scheme
+                     : options.sensitivity == "one-scheme" ? SchemeTarget::Measure::one_scheme
+                                                           : SchemeTarget::Measure::automatic;
+    target.n_tokens = options.sensitivity_tokens;
+    target.n_refinements = static_cast<int>(options.refinements);
+    return target;
+}
+
 // The scheme of a table: as asked, or `fallback`.
 Result<std::optional<Scheme>> table_scheme(const std::string& text, const std::optional<Scheme>& fallback) {
     if (text.empty()) return fallback;
@@ -101,6 +152,21 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     step.quantized = options.requantize ? QuantizeStep::Quantized::requantize : QuantizeStep::Quantized::refuse;
     SKIFF_TRY(const auto scheme, parse_scheme(options.scheme));
     step.schemes = default_wish(scheme);
+    if (has_target(options)) {
+        step.target = target_of(options);
+        // Tables whose scheme is given are not searched for.
+        for (const auto& [key, use] : tensor_uses(parent.spec)) {
+            const bool is_head = use == TensorUse::head || use == TensorUse::tied_embedding, is_embedding = use == TensorUse::embedding || use == TensorUse::tied_embedding;
+            const std::string& given = is_head && !options.head.empty() ? options.head : is_embedding ? options.embedding : std::string();
+            if (given.empty()) continue;
+            SKIFF_TRY(auto rule, parse_scheme_rule(key + "=" + given));
+            step.schemes.rules.push_back(std::move(rule));
+        }
+    }
+    for (const std::string& text : options.scheme_for) {
+        SKIFF_TRY(auto rule, parse_scheme_rule(text));
+        step.schemes.rules.push_back(std::move(rule));
+    }
     if (options.compat) {
         step.loadable = QuantizeStep::Loadable::elsewhere;
         if (scheme.is_coded()) step.schemes.head = step.schemes.embedding = std::nullopt;
@@ -132,6 +198,24 @@ std::string estimate_text(const WorkEstimate& estimate) {
     return "weights " + bytes_text(estimate.bytes_before) + " -> " + bytes_text(estimate.bytes_after) + " (" +
            number_text(estimate.bits_per_weight, 2) + " bits per weight) · memory about " + bytes_text(estimate.memory_bytes) + " · disk " +
            bytes_text(estimate.disk_bytes) + " of " + bytes_text(estimate.free_disk_bytes) + " free · about " + duration_text(estimate.seconds);
+}
+
+std::string search_text(const SchemeSearchEstimate& search) {
+    return "schemes for " + std::to_string(search.n_units) + " parts out of " + std::to_string(search.n_schemes) + ": " + std::to_string(search.n_measurements) + " measurements (" + search.measure + ", refined " +
+           std::to_string(search.n_refinements) + " times) · about " + duration_text(search.seconds) + " · the ladder gives files of " + std::to_string(search.smallest_bytes) + " to " +
+           std::to_string(search.largest_bytes) + " bytes\nthen, with one scheme for all (the search gives each part its own within the same target):";
+}
+
+// What the search chose.
+std::string units_table(const Json& found) {
+    std::vector<std::vector<std::string>> rows = {{"part", "scheme", "bytes", "KL of it alone"}};
+    for (const Json& unit : found["units"].items()) {
+        const std::string& chosen = unit["chosen"].text();
+        char kl[32];
+        std::snprintf(kl, sizeof kl, "%.3e", unit["kl"][chosen].number_or(0));
+        rows.push_back({unit["name"].text(), chosen, bytes_text(static_cast<std::uint64_t>(unit["bytes"][chosen].int_or(0))), kl});
+    }
+    return table_text(rows, TableStyle::plain);
 }
 
 // Elements, bytes and error by scheme.
@@ -170,13 +254,16 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     if (method.refine_passes < 0 || method.refine_passes > 1000) return usage_error("--refine-passes " + std::to_string(method.refine_passes) + ": expected 0 to 1000");
     if (method.n_iterations < 1 || method.n_iterations > 100'000) return usage_error("--iterations " + std::to_string(method.n_iterations) + ": expected 1 to 100000");
     if (options.output.empty() && !options.dry_run) return usage_error("give the folder to write with -o");
+    SKIFF_CHECK(check_target(options));
     if (!options.scheme.empty()) {
         SKIFF_TRY(const auto known, parse_scheme(options.scheme));  // before the model is opened
         (void)known;
     }
     SKIFF_TRY(auto opened, Checkpoint::open(options.model));
     const Checkpoint parent = with_inputs_in_order(std::move(opened));
-    if (options.scheme.empty()) {
+    if (options.scheme.empty() && has_target(options)) {
+        options.scheme = options.ladder.empty() ? "w8" : split_at_commas(options.ladder).front();  // the search says
+    } else if (options.scheme.empty()) {
         SKIFF_TRY(options.scheme, fastest_scheme(terminal));
     }
     Recipe recipe;
@@ -191,7 +278,9 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     compress.work = options.dry_run ? CompressOptions::Work::estimate_only : CompressOptions::Work::full;
     compress.n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
     compress.max_shard_bytes = static_cast<std::uint64_t>(options.max_shard_mb) * 1'000'000;
-    compress.progress = terminal.progress(" MiB");
+    compress.measurements = options.measurements;
+    compress.progress = terminal.progress(has_target(options) ? "" : " MiB");
+    compress.on_search = [&](const SchemeSearchEstimate& search) { terminal.print(search_text(search)); };
     compress.on_plan = [&](const TensorPlan& plan, const WorkEstimate& estimate) {
         compress.progress = terminal.progress(" MiB");  // the clock of the work itself
         for (const std::string& remark : plan.remarks) terminal.remark("note: " + remark);
@@ -211,6 +300,8 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     if (!options.dry_run) {
         if (report.n_resumed > 0) terminal.remark("went on with an unfinished run: " + std::to_string(report.n_resumed) + " tensors were done");
         for (const std::string& remark : report.method_remarks) terminal.remark("note: " + remark);
+        const Json& found = report.manifest.steps.back()["found"];
+        if (!found.is_null()) terminal.print(units_table(found));
         terminal.print(table_of(report.manifest));
         terminal.print("wrote " + options.output + " in " + duration_text(report.seconds) + "; try: skiff run " + options.output);
         document.set("output", options.output);

@@ -18,6 +18,14 @@ namespace {
 
 constexpr const char* journal_file_name = "journal";
 
+// Before anything that takes time.
+Status check_output(const CompressOptions& options) {
+    if (options.output.empty()) return usage_error("give the folder to write with -o");
+    if (options.if_exists == AtomicDirectory::IfExists::refuse && (is_directory(options.output) || file_exists(options.output)))
+        return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
+    return {};
+}
+
 class Run {
 public:
     Run(const Checkpoint& parent, const RecipeStep& step, std::uint64_t seed, const CompressOptions& options) : parent_(parent), step_(step), options_(options), pool_(std::max(1, options.n_threads)) {
@@ -28,7 +36,7 @@ public:
 
     Result<CompressReport> run() {
         const double begin = monotonic_seconds();
-        if (options_.work == CompressOptions::Work::full) SKIFF_CHECK(check_output());
+        if (options_.work == CompressOptions::Work::full) SKIFF_CHECK(check_output(options_));
         SKIFF_TRY(work_, make_step_work(parent_, step_));
         SKIFF_TRY(plan_, work_->plan(pool_, options_.progress));
         if (parent_.kind == Checkpoint::Kind::gguf)
@@ -58,14 +66,6 @@ private:
         for (const ManifestTensor& tensor : report_.manifest.tensors)
             if (!tensor.remark.empty()) keys_of[tensor.remark].push_back(tensor.key);
         for (const auto& [text, keys] : keys_of) report_.method_remarks.push_back(keys[0] + (keys.size() > 1 ? " and " + std::to_string(keys.size() - 1) + " more" : "") + ": " + text);
-    }
-
-    // Before anything that takes time.
-    Status check_output() const {
-        if (options_.output.empty()) return usage_error("give the folder to write with -o");
-        if (options_.if_exists == AtomicDirectory::IfExists::refuse && (is_directory(options_.output) || file_exists(options_.output)))
-            return usage_error(options_.output + ": already exists; give another -o, remove it, or add --force");
-        return {};
     }
 
     // A step that looks at the data works block by block.
@@ -285,11 +285,41 @@ private:
     bool complete_ = false;
 };
 
+std::string measurements_path(const CompressOptions& options) { return options.measurements.empty() ? options.output + ".measurements" : options.measurements; }
+
+// What a step leaves open is found: the schemes of a target.
+Result<RecipeStep> settled(const Checkpoint& parent, const RecipeStep& step, const CompressOptions& options, std::vector<std::string>& remarks) {
+    const auto* quantize = std::get_if<QuantizeStep>(&step);
+    if (quantize == nullptr || !quantize->target) return step;
+    SchemeSearchOptions search{measurements_path(options), options.unfinished == CompressOptions::Unfinished::restart ? SchemeSearchOptions::Found::drop : SchemeSearchOptions::Found::reuse,
+                               std::max(1, options.n_threads), options.max_shard_bytes, options.progress};
+    if (options.work == CompressOptions::Work::estimate_only) {
+        QuantizeStep uniform;
+        SKIFF_TRY(const auto estimate, estimate_scheme_search(parent, *quantize, search, uniform));
+        if (options.on_search) options.on_search(estimate);
+        return RecipeStep(std::move(uniform));
+    }
+    SKIFF_CHECK(check_output(options));
+    SKIFF_TRY(auto found, find_schemes(parent, *quantize, search, remarks));
+    return RecipeStep(std::move(found));
+}
+
+Result<CompressReport> run_one(const Checkpoint& parent, const RecipeStep& step, std::uint64_t seed, const CompressOptions& options) {
+    std::vector<std::string> remarks;
+    const double begin = monotonic_seconds();
+    SKIFF_TRY(const RecipeStep whole, settled(parent, step, options, remarks));
+    SKIFF_TRY(auto report, Run(parent, whole, seed, options).run());
+    report.remarks.insert(report.remarks.end(), remarks.begin(), remarks.end());
+    report.seconds = monotonic_seconds() - begin;
+    if (options.measurements.empty() && file_exists(measurements_path(options))) SKIFF_CHECK(remove_all(measurements_path(options)));
+    return report;
+}
+
 }  // namespace
 
 Result<CompressReport> run_recipe(const Checkpoint& parent, const Recipe& recipe, const CompressOptions& options) {
     if (recipe.steps.size() != 1) return usage_error("a run is one step; this one has " + std::to_string(recipe.steps.size()));
-    return Run(parent, recipe.steps[0], recipe.seed, options).run();
+    return run_one(parent, recipe.steps[0], recipe.seed, options);
 }
 
 }  // namespace skiff

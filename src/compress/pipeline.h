@@ -11,6 +11,7 @@
 #include "compress/manifest.h"
 #include "compress/preflight.h"
 #include "compress/recipe.h"
+#include "compress/search/mixed_precision.h"
 #include "formats/checkpoint_files.h"
 #include "model/checkpoint.h"
 
@@ -23,9 +24,11 @@ struct CompressOptions {
     enum class Work : std::uint8_t { full, estimate_only } work = Work::full;
     int n_threads = 1;
     std::uint64_t max_shard_bytes = CheckpointWriter::default_max_shard_bytes;
+    std::string measurements;  // file where a search for schemes keeps what it measures; "": beside the output, until that is complete
     ProgressSink progress;
     std::function<void(const ManifestTensor&)> on_tensor;    // after each one
     std::function<void(const TensorPlan&, const WorkEstimate&)> on_plan;  // before the work
+    std::function<void(const SchemeSearchEstimate&)> on_search;           // only where just an estimate was asked for
 };
 
 struct CompressReport {

@@ -19,20 +19,41 @@ Json method_options_json(const QuantizeStep& step) {
     return json;
 }
 
+Json target_json(const SchemeTarget& target) {
+    static constexpr const char* measures[] = {"automatic", "every scheme", "one scheme"};
+    Json json = target.file_bytes > 0 ? Json::object({{"file_bytes", target.file_bytes}}) : Json::object({{"bits_per_weight", target.bits_per_weight}});
+    Json::Array ladder;
+    for (const std::string& name : target.ladder) ladder.emplace_back(name);
+    json.set("ladder", std::move(ladder));
+    json.set("unit", target.unit == SchemeTarget::Unit::tensor ? "tensor" : "shared input");
+    json.set("measure", measures[static_cast<int>(target.measure)]);
+    json.set("tokens", target.n_tokens);
+    json.set("refinements", target.n_refinements);
+    return json;
+}
+
 Json fields_of(const QuantizeStep& step) {
     Json transforms = Json::array();
     for (const std::string& transform : step.transforms) transforms.push_back(transform);
-    return Json::object({{"kind", "quantize"},
-                         {"method", step.method},
-                         {"outliers", step.outliers},
-                         {"method_options", method_options_json(step)},
-                         {"transforms", std::move(transforms)},
-                         {"scheme", step.schemes.linear.name()},
-                         {"head", scheme_json(step.schemes.head)},
-                         {"embedding", scheme_json(step.schemes.embedding)},
-                         {"scale_rule", step.scale_rule == ScaleRule::search ? "search" : "min-max"},
-                         {"compat", step.loadable == QuantizeStep::Loadable::elsewhere},
-                         {"requantize", step.quantized == QuantizeStep::Quantized::requantize}});
+    Json json = Json::object({{"kind", "quantize"},
+                              {"method", step.method},
+                              {"outliers", step.outliers},
+                              {"method_options", method_options_json(step)},
+                              {"transforms", std::move(transforms)},
+                              {"scheme", step.schemes.linear.name()},
+                              {"head", scheme_json(step.schemes.head)},
+                              {"embedding", scheme_json(step.schemes.embedding)},
+                              {"scale_rule", step.scale_rule == ScaleRule::search ? "search" : "min-max"},
+                              {"compat", step.loadable == QuantizeStep::Loadable::elsewhere},
+                              {"requantize", step.quantized == QuantizeStep::Quantized::requantize}});
+    if (step.target) json.set("target", target_json(*step.target));
+    if (!step.schemes.rules.empty()) {
+        Json::Array rules;
+        for (const SchemeRule& rule : step.schemes.rules) rules.push_back(Json::object({{"pattern", rule.pattern}, {"scheme", scheme_json(rule.scheme)}}));
+        json.set("scheme_for", std::move(rules));
+    }
+    if (!step.found.is_null()) json.set("found", step.found);
+    return json;
 }
 
 Json fields_of(const RotateStep& step) {
@@ -52,6 +73,11 @@ Json fields_of(const PruneStep& step) {
 }
 
 }  // namespace
+
+// A scheme or two for each number of bits. A better preset of some size belongs here.
+std::vector<std::string> default_ladder() { return {"n2g32r", "n2g16r", "n3g32r", "n4g32r", "w5g32r", "w6g32r", "w8"}; }
+
+std::vector<std::string> default_public_ladder() { return {"w4g128", "w4g32", "w8g32"}; }
 
 Json step_json(const RecipeStep& step) {
     return std::visit([](const auto& fields) { return fields_of(fields); }, step);

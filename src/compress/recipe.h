@@ -16,6 +16,22 @@
 
 namespace skiff {
 
+// Schemes that are to be found by measurement: those with which all weights take so many bytes and the model loses least (search/mixed_precision.h).
+struct SchemeTarget {
+    std::uint64_t file_bytes = 0;  // of the weight files, headers included; 0: bits_per_weight counts
+    double bits_per_weight = 0;    // of all tensors together, tables, norms and scales included
+    std::vector<std::string> ladder;  // names of the schemes to choose from; empty: default_ladder()
+    // What shares a scheme: operators that read one value (q|k|v, gate|up), which others keep in one matrix; or nothing.
+    enum class Unit : std::uint8_t { shared_input, tensor } unit = Unit::shared_input;
+    // What each unit costs: the divergence that each scheme brings; or that of one scheme, and for the others by the error of the unit's outputs.
+    enum class Measure : std::uint8_t { automatic, every_scheme, one_scheme } measure = Measure::automatic;
+    std::int64_t n_tokens = 8192;  // of the calibration text, for each measurement
+    int n_refinements = 2;         // times that the costs are measured anew around the assignment
+    bool operator==(const SchemeTarget&) const = default;
+};
+std::vector<std::string> default_ladder();         // smallest first
+std::vector<std::string> default_public_ladder();  // of forms that other programs load
+
 // Rounds weights to schemes by a method of the table (method.h).
 struct QuantizeStep {
     std::string method = "nearest";
@@ -29,6 +45,8 @@ struct QuantizeStep {
     MethodOptions method_options;
     double outliers = 0;  // share of every row's weights, the largest, that stand beside the codes in 16 bits
     std::vector<std::string> transforms;  // of blocks before their weights are rounded (quantize/block_transform.h), in this order
+    std::optional<SchemeTarget> target;  // rules for what no rule says yet are found before the step begins
+    Json found;                          // by whom and how: the table of what was measured; null before
 };
 
 // Folds rotations into the weights (quantize/rotation.h).

@@ -45,6 +45,9 @@ public:
             if (progress) progress({"survey", key, ++done, total});
         }
         for (auto& [text, n] : remark_counts_) plan_.remarks.push_back(text + (n > 1 ? " (" + std::to_string(n) + " tensors)" : ""));
+        for (const SchemeRule& rule : step_.schemes.rules)
+            if (used_rules_.count(&rule) == 0)
+                return usage_error("no tensor has its scheme from \"" + rule.pattern + "\": keys of linear weights and tables are such as " + example_key() + ", and of several patterns that match the last one counts");
         const bool to_codes = step_.schemes.linear.is_coded();
         if (n_changed_ == 0 && to_codes) return usage_error("nothing would change: " + (plan_.remarks.empty() ? "the model has no linear weights" : plan_.remarks[0]));
         if (n_changed_ == 0) plan_.remarks.push_back("every tensor is " + step_.schemes.linear.name() + " already; the result is a copy");
@@ -57,9 +60,12 @@ private:
     Status check_step() {
         SKIFF_TRY(const WeightMethod* method, find_weight_method(step_.method));
         SKIFF_CHECK(method->defined_on(step_.schemes.linear));
-        for (const auto& scheme : {step_.schemes.embedding, step_.schemes.head})
+        std::vector<std::optional<Scheme>> others = {step_.schemes.embedding, step_.schemes.head};
+        for (const SchemeRule& rule : step_.schemes.rules) others.push_back(rule.scheme);
+        for (const auto& scheme : others)
             if (scheme && scheme->is_coded()) SKIFF_CHECK(method->defined_on(*scheme));  // floating tables are rounded to nearest by every method
-        for (const auto& scheme : {std::optional<Scheme>(step_.schemes.linear), step_.schemes.embedding, step_.schemes.head})
+        others.emplace_back(step_.schemes.linear);
+        for (const auto& scheme : others)
             if (elsewhere() && scheme && scheme->is_coded() && !is_public_form(*scheme))
                 return usage_error(scheme->name() + " is a form of our own that other programs do not load; take an integer scheme such as w4g32, mxfp4, or leave --compat out");
         if (elsewhere() && !step_.schemes.linear.symmetric) remark("asymmetric schemes are written as the format says, but transformers does not load them; take a symmetric one");
@@ -68,9 +74,22 @@ private:
 
     void remark(const std::string& text) { ++remark_counts_[text]; }
 
+    const Scheme* wanted_for(const PlannedTensor& planned) {
+        const SchemeRule* rule = rule_for(step_.schemes, planned.key, planned.use);
+        if (rule == nullptr) return scheme_for(step_.schemes, planned.use);
+        used_rules_.insert(rule);
+        return rule->scheme ? &*rule->scheme : nullptr;
+    }
+
+    std::string example_key() const {
+        for (const auto& [key, use] : uses_)
+            if (use == TensorUse::linear) return key;
+        return uses_.empty() ? "none" : uses_.begin()->first;
+    }
+
     // The scheme asked for, or nothing where it cannot be.
     Result<std::optional<Scheme>> choose(const PlannedTensor& planned, const Weight& weight) {
-        const Scheme* wanted = scheme_for(step_.schemes, planned.use);
+        const Scheme* wanted = wanted_for(planned);
         if (wanted == nullptr) return kept(weight);
         if (wanted->kind == NumberKind::floating) {
             const bool same = weight.plain() != nullptr && weight.plain()->dtype == wanted->dtype;
@@ -165,6 +184,7 @@ private:
     std::map<std::string, TensorUse> uses_;
     std::set<std::string> columns_;
     std::map<std::string, int> remark_counts_;
+    std::set<const SchemeRule*> used_rules_;
     int n_changed_ = 0;
     TensorPlan plan_;
 };
@@ -212,14 +232,15 @@ Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& pl
 Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step) {
     Json config = parent.config;
     config.erase("quantization_config");
+    const bool has_codes = std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const PlannedTensor& tensor) { return tensor.becomes_codes(); });
     if (step.schemes.linear.kind == NumberKind::floating) {
         const DType dtype = step.schemes.linear.dtype;
         const char* name = dtype == DType::bf16 ? "bfloat16" : dtype == DType::f16 ? "float16" : "float32";
         const bool has_new_key = config.contains("dtype");
         if (has_new_key) config.set("dtype", name);
         if (!has_new_key || config.contains("torch_dtype")) config.set("torch_dtype", name);
-        return config;
     }
+    if (!has_codes) return config;
     std::map<std::string, QuantizedModule> modules;
     std::vector<std::string> ignore;
     for (const PlannedTensor& tensor : plan.tensors) {

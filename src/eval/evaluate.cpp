@@ -31,7 +31,11 @@ Result<std::unique_ptr<Engine>> load_engine(const EvaluationInputs& inputs, cons
         engine.n_context = std::max(engine.n_context, inputs.task_length());
         engine.n_sequences = ChoiceScorer::n_sequences;
     }
-    if (&checkpoint != &inputs.model) engine.scheme.reset();
+    if (&checkpoint != &inputs.model) {  // the parent and the model to pair with are measured as they are
+        engine.scheme.reset();
+        engine.state_scheme = StateScheme::f32;
+        engine.state_rules.clear();
+    }
     return Engine::load(checkpoint, engine);
 }
 
@@ -99,12 +103,24 @@ Result<ParentWork> prepare_parent(const EvaluationInputs& inputs, const EvalOpti
     return work;
 }
 
-Status measure_the_text(Engine& engine, ParentWork& parent, const EvaluationInputs& inputs, const EvalOptions& options, EvalReport& report) {
+// What pairing compares. kl: empty without a parent.
+struct TokenFigures {
+    std::vector<double> log_likelihoods, kl;
+};
+
+std::vector<double> kl_of(const std::vector<TokenDivergence>& positions) {
+    std::vector<double> values;
+    for (const TokenDivergence& position : positions) values.push_back(position.kl);
+    return values;
+}
+
+Status measure_the_text(Engine& engine, ParentWork& parent, const EvaluationInputs& inputs, const EvalOptions& options, EvalReport& report, TokenFigures& figures) {
     const double begin = monotonic_seconds();
-    std::vector<double> log_likelihoods;
+    std::vector<double>& log_likelihoods = figures.log_likelihoods;
     if (parent.logits) {
         SKIFF_TRY(const auto positions, compare_text(engine.session(), *parent.logits, *inputs.windows, measure_options(options, engine.session())));
         log_likelihoods = child_log_likelihoods_of(positions);
+        figures.kl = kl_of(positions);
         report.against = against_report(positions, inputs.windows->n_windows());
         report.against->parent_path = parent.identity.path;
         report.against->parent_name = parent.identity.name;
@@ -125,6 +141,34 @@ Status measure_the_text(Engine& engine, ParentWork& parent, const EvaluationInpu
     return {};
 }
 
+// The model to pair with, on the same windows.
+Result<PairedReport> pair(ParentWork& parent, const EvaluationInputs& inputs, const EvalOptions& options, const TokenFigures& first) {
+    PairedReport report;
+    SKIFF_TRY(const auto identity, identity_of(*inputs.other));
+    report.other_path = identity.path;
+    report.other_name = identity.name;
+    report.other_hash = identity.hash;
+    SKIFF_TRY(const auto engine, load_engine(inputs, options, *inputs.other));
+    const std::int64_t n_windows = inputs.windows->n_windows();
+    std::vector<double> log_likelihoods;
+    if (parent.logits) {
+        // From the first row again.
+        if (inputs.parent_mode == Parent::file) parent.logits = inputs.parent_file->rows();
+        if (inputs.parent_mode == Parent::before) parent.logits = parent.file->rows();
+        SKIFF_TRY(const auto positions, compare_text(engine->session(), *parent.logits, *inputs.windows, measure_options(options, engine->session())));
+        log_likelihoods = child_log_likelihoods_of(positions);
+        report.mean_kl = paired_figure(first.kl, kl_of(positions), n_windows);
+    } else {
+        SKIFF_TRY(const auto scores, score_text(engine->session(), *inputs.windows, measure_options(options, engine->session())));
+        log_likelihoods = log_likelihoods_of(scores);
+    }
+    std::vector<double> mine(first.log_likelihoods);
+    for (auto* values : {&mine, &log_likelihoods})
+        for (double& value : *values) value = -value;
+    report.mean_nll = paired_figure(mine, log_likelihoods, n_windows);
+    return report;
+}
+
 }  // namespace
 
 Result<EvalReport> evaluate(const EvalOptions& options) {
@@ -135,14 +179,16 @@ Result<EvalReport> evaluate(const EvalOptions& options) {
     report.text_sha256 = inputs.text_sha256;
     report.isa = isa_name(options.engine.isa);
     report.kernels = options.engine.kernels == KernelChoice::reference ? "reference" : "fastest";
-    report.state = state_scheme_info(options.engine.state_scheme).name;
+    report.state = StateChoice{options.engine.state_scheme, options.engine.state_rules}.name();
     if (options.engine.scheme) report.scheme_on_load = options.engine.scheme->name();
     SKIFF_TRY(report.model, identity_of(inputs.model));
     SKIFF_TRY(auto parent, prepare_parent(inputs, options));
     SKIFF_TRY(auto engine, load_engine(inputs, options, inputs.model));
     report.n_threads = engine->session().n_threads();
+    report.overlaps = inputs.overlaps;
+    TokenFigures figures;
     if (inputs.windows) {
-        auto status = measure_the_text(*engine, parent, inputs, options, report);
+        auto status = measure_the_text(*engine, parent, inputs, options, report, figures);
         if (!status.ok()) return status.take_error().with_context(inputs.text_path);
     }
     if (inputs.keep_logits == EvaluationInputs::KeepLogits::yes) report.logits_path = inputs.logits_path;
@@ -151,6 +197,12 @@ Result<EvalReport> evaluate(const EvalOptions& options) {
         SKIFF_TRY(const auto results, run_tasks(*engine, inputs, options));
         report.tasks = report_tasks(results, parent.tasks ? &*parent.tasks : nullptr);
         report.task_seconds = monotonic_seconds() - begin;
+    }
+    if (inputs.other) {
+        engine.reset();
+        auto paired = pair(parent, inputs, options, figures);
+        if (!paired.ok()) return paired.take_error().with_context(options.paired_with);
+        report.paired = std::move(*paired);
     }
     return report;
 }

@@ -17,12 +17,13 @@ namespace skiff {
 
 struct EvalOptions {
     std::string model;
-    EngineOptions engine;             // context, sequences and batch are set by the evaluation; a scheme applies to the model, not to its parent
+    EngineOptions engine;             // context, sequences and batch are set by the evaluation; schemes of weights and state apply to the model, not to its parent
     std::string text_path;            // "": MODEL/heldout.txt when it is there and no tasks are asked for
     std::int64_t window = 0;          // 0: 512, or the model's positions if they are fewer; with a file of logits: that file's
     std::int64_t max_windows = 0;     // 0: all; with a file of logits: as many as that file has
     Protocol protocol = Protocol::windows;
     std::string against;              // a model, or a file of logits; "": none
+    std::string paired_with;          // another model, compared with this one window by window; "": none
     std::string save_logits;          // keeps the parent's logits; without a parent, those of the model itself
     std::vector<std::string> tasks;
     std::string tasks_dir;
@@ -46,11 +47,20 @@ struct EvalEstimate {
     Json to_json() const;
 };
 
+// Stretches of a calibration text, as the manifest keeps them, that stand in the text of the evaluation.
+struct CalibrationOverlap {
+    std::string model, text_name;
+    std::int64_t found = 0, stretches = 0;
+    Json to_json() const;
+};
+
 struct EvalReport {
     ModelIdentity model;
     std::string text_path, text_sha256;
     std::optional<PerplexityReport> perplexity;
     std::optional<AgainstReport> against;
+    std::optional<PairedReport> paired;
+    std::vector<CalibrationOverlap> overlaps;  // with texts that the model or its ancestors were made by looking at
     std::vector<TaskReport> tasks;
     std::string logits_path;       // written
     double text_seconds = 0, tokens_per_s = 0, task_seconds = 0;

@@ -8,6 +8,7 @@
 #include "base/cpu_features.h"
 #include "base/hash.h"
 #include "base/mapped_file.h"
+#include "measure/text_fingerprints.h"
 
 namespace skiff {
 namespace {
@@ -57,6 +58,43 @@ Status open_parent(const EvalOptions& options, EvaluationInputs& inputs) {
     return {};
 }
 
+// Has to cut the text as the model's own tokenizer does.
+Status check_same_tokens(const EvalOptions& options, const EvaluationInputs& inputs, const Checkpoint& model, const std::string& path) {
+    SKIFF_TRY(const auto tokenizer, model.load_tokenizer());
+    SKIFF_TRY(const std::string text, read_text_file(inputs.text_path, max_text_bytes));
+    SKIFF_TRY(const auto windows, cut_text(options, inputs.model, tokenizer, text));
+    if (windows.tokens_hash() == inputs.windows->tokens_hash()) return {};
+    return usage_error(path + ": its tokenizer cuts " + inputs.text_path + " into other tokens; only models with the same tokenizer can be compared");
+}
+
+Status open_other(const EvalOptions& options, EvaluationInputs& inputs) {
+    if (options.paired_with.empty()) return {};
+    if (!inputs.windows) return usage_error("--paired-with compares two models on a text; give it with --text FILE");
+    SKIFF_TRY(inputs.other, Checkpoint::open(options.paired_with));
+    if (inputs.other->spec.n_vocab != inputs.model.spec.n_vocab)
+        return usage_error(options.paired_with + ": has a vocabulary of " + std::to_string(inputs.other->spec.n_vocab) + " tokens, " + options.model + " one of " +
+                           std::to_string(inputs.model.spec.n_vocab) + "; only models with the same vocabulary can be compared");
+    return check_same_tokens(options, inputs, *inputs.other, options.paired_with);
+}
+
+// What a step was shown: `calibration`, and what a search for schemes was.
+void add_overlaps(const Json& steps, const Checkpoint& model, const std::string& text, std::vector<CalibrationOverlap>& overlaps) {
+    for (const Json& step : steps.items())
+        for (const Json* calibration : {&step["calibration"], &step["found"]["calibration"]}) {
+            const auto fingerprints = TextFingerprints::parse((*calibration)["fingerprints"]);
+            if (!fingerprints.ok() || fingerprints->hashes.empty()) continue;  // made before there were any
+            const std::string& name = (*calibration)["name"].text();
+            const bool known = std::any_of(overlaps.begin(), overlaps.end(), [&](const CalibrationOverlap& overlap) { return overlap.model == model.name && overlap.text_name == name; });
+            const std::int64_t found = known ? 0 : count_found(*fingerprints, text);
+            if (found > 0) overlaps.push_back({model.name, name, found, static_cast<std::int64_t>(fingerprints->hashes.size())});
+        }
+}
+
+void find_overlaps(const Checkpoint& model, const std::string& text, std::vector<CalibrationOverlap>& overlaps) {
+    add_overlaps(model.manifest["parent"]["steps"], model, text, overlaps);
+    add_overlaps(model.manifest["steps"], model, text, overlaps);
+}
+
 void choose_logits_path(const EvalOptions& options, EvaluationInputs& inputs) {
     if (!inputs.windows) return;
     inputs.logits_path = options.save_logits;
@@ -96,6 +134,7 @@ Result<EvaluationInputs> open_inputs(const EvalOptions& given) {
         auto windows = cut_text(options, inputs.model, *inputs.tokenizer, text);
         if (!windows.ok()) return windows.take_error().with_context(inputs.text_path);
         inputs.windows = std::move(*windows);
+        find_overlaps(inputs.model, text, inputs.overlaps);
     } else if (!options.save_logits.empty()) {
         return usage_error("--save-logits needs a text; give --text FILE");
     }
@@ -105,13 +144,11 @@ Result<EvaluationInputs> open_inputs(const EvalOptions& given) {
         std::move(sets.begin(), sets.end(), std::back_inserter(inputs.tasks));
     }
     SKIFF_CHECK(open_parent(options, inputs));
-    if (inputs.parent && inputs.windows) {
-        SKIFF_TRY(const auto parent_tokenizer, inputs.parent->load_tokenizer());
+    if (inputs.parent && inputs.windows) SKIFF_CHECK(check_same_tokens(options, inputs, *inputs.parent, options.against));
+    SKIFF_CHECK(open_other(options, inputs));
+    if (inputs.other) {
         SKIFF_TRY(const std::string text, read_text_file(inputs.text_path, max_text_bytes));
-        SKIFF_TRY(const auto windows, cut_text(options, inputs.model, parent_tokenizer, text));
-        if (windows.tokens_hash() != inputs.windows->tokens_hash())
-            return usage_error(options.against + ": its tokenizer cuts " + inputs.text_path +
-                               " into other tokens; only models with the same tokenizer can be compared");
+        find_overlaps(*inputs.other, text, inputs.overlaps);
     }
     choose_logits_path(options, inputs);
     return inputs;

@@ -18,6 +18,8 @@ struct EvaluationInputs {
     std::optional<TextWindows> windows;
     std::optional<Checkpoint> parent;        // --against is a model
     std::optional<LogitsFile> parent_file;   // --against is a file
+    std::optional<Checkpoint> other;         // --paired-with
+    std::vector<CalibrationOverlap> overlaps;
     std::vector<TaskSet> tasks;
     // How a parent that is a model takes part: both in memory, or first the parent, whose logits go to a file, then the child.
     enum class Parent : std::uint8_t { none, beside, before, file } parent_mode = Parent::none;

@@ -101,4 +101,37 @@ Json AgainstReport::to_json() const {
                          {"window_log_perplexity_ratio", list(window_log_perplexity_ratio)}});
 }
 
+PairedFigure paired_figure(std::span<const double> values, std::span<const double> others, std::int64_t n_windows) {
+    PairedFigure figure;
+    figure.windows = n_windows;
+    if (n_windows < 1 || values.size() != others.size()) return figure;
+    const std::size_t size = values.size() / static_cast<std::size_t>(n_windows);
+    std::vector<double> differences;
+    for (std::int64_t window = 0; window < n_windows; ++window) {
+        const std::size_t begin = static_cast<std::size_t>(window) * size;
+        differences.push_back(mean_of(values.subspan(begin, size)).value - mean_of(others.subspan(begin, size)).value);
+    }
+    figure.first = mean_of(values).value;
+    figure.second = mean_of(others).value;
+    figure.difference = mean_of(differences);
+    figure.interval = interval_95(n_windows) * figure.difference.stderr_;
+    return figure;
+}
+
+Json PairedFigure::to_json() const {
+    return Json::object({{"first", first},
+                         {"second", second},
+                         {"difference", difference.value},
+                         {"difference_stderr", difference.stderr_},
+                         {"interval_95", Json::array({difference.value - interval, difference.value + interval})},
+                         {"windows", windows}});
+}
+
+Json PairedReport::to_json() const {
+    Json json = Json::object({{"other", Json::object({{"path", other_path}, {"name", other_name}, {"hash", other_hash}})}});
+    if (mean_kl) json.set("mean_kl", mean_kl->to_json());
+    json.set("mean_nll", mean_nll.to_json());
+    return json;
+}
+
 }  // namespace skiff

@@ -1,7 +1,10 @@
 // The figures of a text: perplexity with its error, and how far a child is from its parent.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,6 +43,25 @@ struct AgainstReport {
     // Means over each window, to compare two children of one parent pair by pair.
     std::vector<double> window_kl, window_log_perplexity_ratio;
 
+    Json to_json() const;
+};
+
+// Two models on the same windows: windows differ in how hard they are more than models do, so the differences are taken window by window.
+struct PairedFigure {
+    double first = 0, second = 0;  // means over all windows
+    Estimate difference;           // first - second; the error over windows
+    double interval = 0;           // half the width of the 95 % interval of the difference
+    std::int64_t windows = 0;
+    bool differs() const { return windows > 1 && std::abs(difference.value) > interval; }
+    Json to_json() const;
+};
+// `values` and `others`: of every scored token, windows one after another, each with as many.
+PairedFigure paired_figure(std::span<const double> values, std::span<const double> others, std::int64_t n_windows);
+
+struct PairedReport {
+    std::string other_path, other_name, other_hash;
+    std::optional<PairedFigure> mean_kl;  // from the parent, where there is one
+    PairedFigure mean_nll;                // nats per token
     Json to_json() const;
 };
 

@@ -4,6 +4,8 @@ namespace skiff {
 
 Json ModelIdentity::to_json() const { return Json::object({{"path", path}, {"name", name}, {"hash", hash}}); }
 
+Json CalibrationOverlap::to_json() const { return Json::object({{"model", model}, {"text", text_name}, {"found", found}, {"stretches", stretches}}); }
+
 Json EvalEstimate::to_json() const {
     return Json::object({{"tokens_in_text", tokens_in_text},
                          {"window", window},
@@ -27,6 +29,12 @@ Json EvalReport::to_json() const {
         json.set("seconds", text_seconds);
     }
     if (against) json.set("against", against->to_json());
+    if (paired) json.set("paired", paired->to_json());
+    if (!overlaps.empty()) {
+        Json::Array rows;
+        for (const CalibrationOverlap& overlap : overlaps) rows.push_back(overlap.to_json());
+        json.set("calibration_overlap", std::move(rows));
+    }
     if (!tasks.empty()) {
         Json rows = Json::object();
         for (const TaskReport& task : tasks) rows.set(task.name, task.to_json());

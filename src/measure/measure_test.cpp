@@ -146,6 +146,12 @@ TextWindows windows_of(std::int64_t n_tokens, std::int32_t begin_token, const Te
     return std::move(*windows);
 }
 
+TEST(Statistics, IntervalsAreThoseOfStudent) {
+    for (const auto& [n, expected] : {std::pair(2, 12.7062), {3, 4.30265}, {4, 3.18245}, {5, 2.77645}, {11, 2.22814}, {64, 1.99834}, {100000, 1.95999}}) EXPECT_NEAR(interval_95(n), expected, 4e-3) << n;
+    EXPECT_NEAR(interval_95(64), 1.99834, 1e-5);
+    EXPECT_EQ(interval_95(1), 0);
+}
+
 TEST(TextWindows, SideBySide) {
     const TextWindows windows = windows_of(26, 1, {Protocol::windows, 8, 0});
     EXPECT_EQ(windows.n_windows(), 3);

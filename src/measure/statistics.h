@@ -21,6 +21,10 @@ Estimate share_of_hits(std::int64_t hits, std::int64_t n);
 // exp of an estimate, the error carried by the derivative (delta method).
 Estimate exp_of(const Estimate& logarithm);
 
+// Half the width of the 95 % interval around a mean of n values, in standard errors: the 0.975 quantile of Student's t with n - 1 degrees of freedom.
+// 0 for fewer than two values.
+double interval_95(std::int64_t n);
+
 // The q-quantile (0 to 1) of any values, interpolated linearly between order statistics. 0 for none.
 double quantile(std::vector<double> values, double q);
 

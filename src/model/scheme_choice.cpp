@@ -1,5 +1,7 @@
 #include "model/scheme_choice.h"
 
+#include "base/glob.h"
+
 namespace skiff {
 
 const char* tensor_use_name(TensorUse use) {
@@ -50,6 +52,25 @@ const Scheme* scheme_for(const SchemeWish& wish, TensorUse use) {
         case TensorUse::tied_embedding: return wish.head ? &*wish.head : nullptr;
         default: return wish.linear.kind == NumberKind::floating ? &wish.linear : nullptr;
     }
+}
+
+const SchemeRule* rule_for(const SchemeWish& wish, const std::string& key, TensorUse use) {
+    const bool may_change = use == TensorUse::linear || use == TensorUse::embedding || use == TensorUse::head || use == TensorUse::tied_embedding;
+    if (!may_change) return nullptr;
+    constexpr std::string_view end = ".weight";
+    const std::string_view whole = key, module = whole.ends_with(end) ? whole.substr(0, whole.size() - end.size()) : whole;
+    for (auto rule = wish.rules.rbegin(); rule != wish.rules.rend(); ++rule)
+        if (glob_matches(rule->pattern, whole) || glob_matches(rule->pattern, module)) return &*rule;
+    return nullptr;
+}
+
+Result<SchemeRule> parse_scheme_rule(std::string_view text) {
+    const std::size_t at = text.rfind('=');
+    if (at == std::string_view::npos || at == 0) return usage_error("\"" + std::string(text) + "\" is no PATTERN=SCHEME, such as \"*.down_proj=n4g32r\"");
+    SchemeRule rule{std::string(text.substr(0, at)), std::nullopt};
+    if (text.substr(at + 1) == "keep") return rule;
+    SKIFF_TRY(rule.scheme, parse_scheme(text.substr(at + 1)));
+    return rule;
 }
 
 }  // namespace skiff

@@ -28,7 +28,7 @@ struct RunContext {
     const std::int32_t* selected;   // (n_selected): tokens whose logits are wanted
     std::byte* const* const* keys;  // by state number: (n_tokens) -> base of the token's sequence
     std::byte* const* const* values;
-    StateScheme state_scheme;
+    const StateScheme* state_schemes;  // by state number
     float* attention_partials;         // of attention split over threads: as AttentionArgs says
     std::int32_t* attention_arrivals;
     std::int64_t n_tokens, n_selected;

@@ -21,7 +21,8 @@ Session::Session(std::shared_ptr<const Plan> plan, const SessionOptions& options
 Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<const Plan> plan, const SessionOptions& options) {
     if (options.max_batch < 1 || options.n_threads < 1) return usage_error("a session needs at least one thread and one token per run");
     const std::int64_t capacity = std::min(options.n_context, plan->max_positions);
-    SKIFF_TRY(auto state, StateCache::create(plan->states, options.state_scheme, options.n_sequences, capacity));
+    SKIFF_TRY(const auto schemes, schemes_of_states({options.state_scheme, options.state_rules}, plan->states));
+    SKIFF_TRY(auto state, StateCache::create(plan->states, schemes, options.n_sequences, capacity));
     std::unique_ptr<Session> session(new Session(std::move(plan), options, std::move(state)));
     SKIFF_CHECK(session->reserve_buffers());
     return session;
@@ -106,7 +107,7 @@ void Session::run(const Chunk& chunk) {
                        chunk.selected.data(),
                        keys.data(),
                        values.data(),
-                       state_.scheme(),
+                       state_.schemes().data(),
                        reinterpret_cast<float*>(partials_.data()),
                        arrivals_.data(),
                        n_tokens,

@@ -11,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "plan/plan.h"
 #include "plan/state.h"
+#include "plan/state_choice.h"
 
 namespace skiff {
 
@@ -20,6 +21,7 @@ struct SessionOptions {
     std::int64_t n_context = 2048;  // tokens of state per sequence; no more than the model has learned positions for
     std::int64_t max_batch = 256;   // tokens per run; longer input is cut into chunks, with the same result
     StateScheme state_scheme = StateScheme::f32;
+    std::vector<StateRule> state_rules = {};  // of single layers
 };
 
 // Tokens of one or several sequences, each continuing where its sequence's state ends.

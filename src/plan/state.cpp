@@ -30,15 +30,15 @@ LazyMemory::~LazyMemory() {
     if (data_ != nullptr) ::munmap(data_, size_bytes_);
 }
 
-Result<StateCache> StateCache::create(const std::vector<StateNeed>& needs, StateScheme scheme, std::int64_t n_sequences, std::int64_t capacity) {
+Result<StateCache> StateCache::create(const std::vector<StateNeed>& needs, const std::vector<StateScheme>& schemes, std::int64_t n_sequences, std::int64_t capacity) {
     if (n_sequences < 1 || capacity < 1) return usage_error("a session needs room for at least one sequence of one token");
     StateCache cache;
     cache.needs_ = needs;
-    cache.scheme_ = scheme;
+    cache.schemes_ = schemes;
     cache.capacity_ = capacity;
     cache.lengths_.assign(static_cast<std::size_t>(n_sequences), 0);
     for (const StateNeed& need : needs) {
-        cache.layouts_.push_back(state_layout(scheme, need.n_kv_heads, need.head_dim));
+        cache.layouts_.push_back(state_layout(schemes[cache.layouts_.size()], need.n_kv_heads, need.head_dim));
         for (StatePart part : {StatePart::keys, StatePart::values}) {
             const std::int64_t token_bytes = ceil_div<std::int64_t>(need.n_kv_heads * cache.layouts_.back().part(part).size_bytes, attention_chunk);
             const std::int64_t factors[] = {n_sequences, round_up<std::int64_t>(capacity, attention_chunk), token_bytes};

@@ -32,9 +32,10 @@ struct StateSnapshot {
 
 class StateCache {
 public:
-    static Result<StateCache> create(const std::vector<StateNeed>& needs, StateScheme scheme, std::int64_t n_sequences, std::int64_t capacity);
+    // `schemes`: of each need.
+    static Result<StateCache> create(const std::vector<StateNeed>& needs, const std::vector<StateScheme>& schemes, std::int64_t n_sequences, std::int64_t capacity);
 
-    StateScheme scheme() const { return scheme_; }
+    const std::vector<StateScheme>& schemes() const { return schemes_; }  // by state
     std::int64_t capacity() const { return capacity_; }  // tokens of a sequence
     std::int64_t n_sequences() const { return static_cast<std::int64_t>(lengths_.size()); }
     std::int64_t length(std::int64_t sequence) const { return lengths_[static_cast<std::size_t>(sequence)]; }
@@ -59,7 +60,7 @@ private:
     std::vector<StateNeed> needs_;
     std::vector<LazyMemory> keys_, values_;
     std::vector<std::int64_t> lengths_;
-    StateScheme scheme_ = StateScheme::f32;
+    std::vector<StateScheme> schemes_;
     std::int64_t capacity_ = 0;
 };
 

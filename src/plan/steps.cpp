@@ -169,7 +169,7 @@ void StateWriteStep::write_tile(const RunContext& context, const Tile& tile, Sta
     args.n_kv_heads = row_width / head_dim;
     args.head_dim = head_dim;
     args.heads = {tile.columns.begin / head_dim, tile.columns.end / head_dim};
-    args.scheme = context.state_scheme;
+    args.scheme = context.state_schemes[state];
     args.part = part;
     fn(args, {0, tile_tokens(tile)});
 }
@@ -188,7 +188,7 @@ static AttentionArgs attention_args(const AttentionOp& op, int state, const floa
     args.window = op.window;
     args.scale = op.scale;
     args.softcap = op.softcap;
-    args.scheme = context.state_scheme;
+    args.scheme = context.state_schemes[state];
     args.partials = context.attention_partials;
     args.arrivals = context.attention_arrivals;
     return args;

@@ -48,6 +48,7 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
         options.n_context > 0 ? options.n_context : std::min<std::int64_t>(4096, std::max<std::int64_t>(1, model.spec.max_positions));
     session_options.max_batch = options.max_batch;
     session_options.state_scheme = options.state_scheme;
+    session_options.state_rules = options.state_rules;
     SKIFF_TRY(engine->session_, Session::create(std::move(plan), session_options));
     SKIFF_CHECK(engine->start_stream(options));
     return engine;
@@ -86,6 +87,7 @@ Status Engine::start_stream(const EngineOptions& options) {
     } else if (speculation.source == SpeculationOptions::Source::draft) {
         EngineOptions small = options;
         small.speculation = {};
+        small.state_rules.clear();  // they speak of the layers of the model
         small.n_sequences = 1;
         small.n_context = session_->state().capacity();
         auto draft = Engine::load(speculation.draft_model, small);

@@ -31,6 +31,7 @@ struct EngineOptions {
     std::int64_t n_sequences = 1;
     std::int64_t max_batch = 256;
     StateScheme state_scheme = StateScheme::f32;
+    std::vector<StateRule> state_rules = {};  // of single layers
     std::optional<Scheme> scheme;  // quantize plain linear weights while loading
     std::optional<PruneTarget> prune;  // and prune them by magnitude before
     SpeculationOptions speculation;

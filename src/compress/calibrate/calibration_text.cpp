@@ -65,7 +65,9 @@ std::int64_t CalibrationText::longest() const {
 }
 
 Json CalibrationText::json() const {
-    return Json::object({{"name", name}, {"sha256", sha256}, {"samples", static_cast<std::uint64_t>(samples.size())}, {"tokens", n_tokens()}});
+    Json json = Json::object({{"name", name}, {"sha256", sha256}, {"samples", static_cast<std::uint64_t>(samples.size())}, {"tokens", n_tokens()}});
+    if (!fingerprints.hashes.empty()) json.set("fingerprints", fingerprints.to_json());
+    return json;
 }
 
 Result<CalibrationText> load_calibration(const Checkpoint& model, const CalibrationOptions& options) {
@@ -87,6 +89,7 @@ Result<CalibrationText> load_calibration(const Checkpoint& model, const Calibrat
             SKIFF_TRY(words, read_text(options.file, tokenizer));
             result.name = base_name(options.file);
         }
+        result.fingerprints = fingerprints_of(words);
         SKIFF_TRY(text, tokenize_for_evaluation(tokenizer, words));
         for (std::int32_t id : text.tokens)
             if (id < 0 || id >= model.spec.n_vocab) return corrupt("the tokenizer gives token " + std::to_string(id) + ", the model has " + std::to_string(model.spec.n_vocab));

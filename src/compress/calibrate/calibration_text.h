@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
+#include "measure/text_fingerprints.h"
 #include "model/checkpoint.h"
 
 namespace skiff {
@@ -22,11 +23,12 @@ struct CalibrationText {
     std::vector<std::vector<std::int32_t>> samples;
     std::string name;      // the file's name, or "built-in"
     std::string sha256;    // over all ids: names the text in the manifest
+    TextFingerprints fingerprints;  // of the whole text, so that an evaluation can tell whether it was seen here
     std::vector<std::string> remarks;  // less text than asked for, no tokenizer
 
     std::int64_t n_tokens() const;
     std::int64_t longest() const;
-    Json json() const;  // {"name", "sha256", "samples", "tokens"}
+    Json json() const;  // {"name", "sha256", "samples", "tokens", "fingerprints"}
 };
 
 // Samples of equal length, spread evenly over the whole text, each with the begin token in front where the tokenizer puts one before texts. A model
