@@ -16,6 +16,8 @@ constexpr std::size_t max_recipe_bytes = std::size_t{1} << 20;
 
 constexpr StepVerb verbs_of_steps[] = {
     {"quantize", StepRole::makes},
+    {"prune", StepRole::makes},
+    {"factorize", StepRole::makes},
     {"convert", StepRole::exports},
     {"eval", StepRole::looks},
     {"bench", StepRole::looks},

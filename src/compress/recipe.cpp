@@ -34,6 +34,9 @@ Json fields_of(const QuantizeStep& step) {
                          {"requantize", step.quantized == QuantizeStep::Quantized::requantize}});
 }
 
+Json fields_of(const StructureStep& step) { return structure_step_json(step); }
+Json fields_of(const FactorizeStep& step) { return factorize_step_json(step); }
+
 }  // namespace
 
 Json step_json(const RecipeStep& step) {

@@ -8,7 +8,9 @@
 
 #include "base/json.h"
 #include "compress/calibrate/calibration_text.h"
+#include "compress/lowrank/factorize_step.h"
 #include "compress/method_options.h"
+#include "compress/structure/structure_step.h"
 #include "model/scheme_choice.h"
 
 namespace skiff {
@@ -27,7 +29,7 @@ struct QuantizeStep {
     std::vector<std::string> transforms;  // of blocks before their weights are rounded (quantize/block_transform.h), in this order
 };
 
-using RecipeStep = std::variant<QuantizeStep>;
+using RecipeStep = std::variant<QuantizeStep, StructureStep, FactorizeStep>;
 
 struct Recipe {
     std::vector<RecipeStep> steps;

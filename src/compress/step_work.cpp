@@ -4,6 +4,8 @@ namespace skiff {
 namespace {
 
 Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const QuantizeStep& step) { return begin_quantize(parent, step); }
+Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const FactorizeStep& step) { return begin_factorize(parent, step); }
+Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const StructureStep& step) { return step.units == UnitKind::layers ? begin_layers(parent, step) : begin_structure(parent, step); }
 
 }  // namespace
 

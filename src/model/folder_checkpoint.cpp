@@ -66,6 +66,8 @@ private:
         const bool is_weight = name.size() > end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
         return is_weight ? name.substr(0, name.size() - end.size()) : name;
     }
+    // Factors of a weight may be codes, as modules of their own names.
+    static bool is_factor(const std::string& name) { return name.ends_with(".low_rank_up") || name.ends_with(".low_rank_down"); }
     bool in_files(std::span<const std::byte> bytes) const {
         return std::any_of(files_.files().begin(), files_.files().end(), [&](const SafetensorsFile& file) {
             const auto mapped = file.owner()->bytes();
@@ -73,7 +75,7 @@ private:
         });
     }
     bool has(const std::string& name) const {
-        return files_.contains(name) || (module_of(name) != name && files_.contains(module_of(name) + std::string(reader_->marker())));
+        return files_.contains(name) || ((module_of(name) != name || is_factor(name)) && files_.contains(module_of(name) + std::string(reader_->marker())));
     }
     // The name in the files, or an empty one.
     std::string name_of(const std::string& key) const {
