@@ -18,6 +18,7 @@ constexpr StepVerb verbs_of_steps[] = {
     {"quantize", StepRole::makes},
     {"rotate", StepRole::makes},
     {"prune", StepRole::makes},
+    {"factorize", StepRole::makes},
     {"convert", StepRole::exports},
     {"eval", StepRole::looks},
     {"bench", StepRole::looks},

@@ -13,6 +13,7 @@ std::unique_ptr<Verb> demo_verb_row();
 std::unique_ptr<Verb> distill_verb_row();
 std::unique_ptr<Verb> doctor_verb_row();
 std::unique_ptr<Verb> eval_verb_row();
+std::unique_ptr<Verb> factorize_verb_row();
 std::unique_ptr<Verb> inspect_verb_row();
 std::unique_ptr<Verb> prune_verb_row();
 std::unique_ptr<Verb> quantize_verb_row();

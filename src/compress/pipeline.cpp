@@ -39,6 +39,7 @@ public:
         if (options_.work == CompressOptions::Work::full) SKIFF_CHECK(check_output(options_));
         SKIFF_TRY(work_, make_step_work(parent_, step_));
         SKIFF_TRY(plan_, work_->plan(pool_, options_.progress));
+        if (const Json found = work_->found(); !found.is_null()) report_.manifest.steps.back().set("found", found);
         if (parent_.kind == Checkpoint::Kind::gguf)
             plan_.remarks.push_back("the tokenizer of a GGUF file is not written; put the tokenizer.json of the model that it was made from into the folder");
         SKIFF_CHECK(prepare_walk());
@@ -85,7 +86,7 @@ private:
         parent.name = parent_.name;
         SKIFF_TRY(parent.content_hash, parent_.content_hash());
         parent.architecture = parent_.spec.architecture;
-        parent.n_elements = plan_.n_elements;
+        parent.n_elements = plan_.n_elements_before > 0 ? plan_.n_elements_before : plan_.n_elements;
         parent.bytes = plan_.bytes_before;
         // What made the parent, from the original on.
         const Json& before = parent_.manifest["parent"];
@@ -193,7 +194,7 @@ private:
             while (end < plan_.tensors.size() && !begins_unit(end)) ++end;
             SKIFF_CHECK(one_unit(begin, end, n_done, [&](const PlannedTensor& planned) {
                 done += planned.bytes_before;
-                if (options_.progress) options_.progress({"quantize", planned.key, std::min(done, total) >> 20, std::max<std::uint64_t>(1, total >> 20)});
+                if (options_.progress) options_.progress({report_.manifest.steps.back()["kind"].text(), planned.key, std::min(done, total) >> 20, std::max<std::uint64_t>(1, total >> 20)});
             }));
         }
         return {};

@@ -72,6 +72,9 @@ Json fields_of(const PruneStep& step) {
     return json;
 }
 
+Json fields_of(const StructureStep& step) { return structure_step_json(step); }
+Json fields_of(const FactorizeStep& step) { return factorize_step_json(step); }
+
 }  // namespace
 
 // A scheme or two for each number of bits. A better preset of some size belongs here.

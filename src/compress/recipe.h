@@ -9,8 +9,10 @@
 
 #include "base/json.h"
 #include "compress/calibrate/calibration_text.h"
+#include "compress/lowrank/factorize_step.h"
 #include "compress/method_options.h"
 #include "compress/quantize/rotation.h"
+#include "compress/structure/structure_step.h"
 #include "model/scheme_choice.h"
 #include "tensor/prune_target.h"
 
@@ -64,7 +66,7 @@ struct PruneStep {
     CalibrationOptions calibration;
 };
 
-using RecipeStep = std::variant<QuantizeStep, RotateStep, PruneStep>;
+using RecipeStep = std::variant<QuantizeStep, RotateStep, PruneStep, StructureStep, FactorizeStep>;
 
 struct Recipe {
     std::vector<RecipeStep> steps;

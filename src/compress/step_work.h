@@ -28,6 +28,9 @@ public:
     // What becomes of each tensor: known before the work, and the same for the same model and step. Errors name the tensor.
     virtual Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) = 0;
 
+    // What plan() found out and chose by it, for the manifest; the same for the same model and step. Null: nothing.
+    virtual Json found() const { return {}; }
+
     // What it must know of the calibration text; none: tensors are made one by one in the order of their keys.
     virtual StatisticsNeed needs() const { return StatisticsNeed::none; }
     virtual CalibrationOptions calibration() const { return {}; }
@@ -51,5 +54,8 @@ Result<std::unique_ptr<StepWork>> make_step_work(const Checkpoint& parent, const
 Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const QuantizeStep& step);
 Result<std::unique_ptr<StepWork>> begin_rotate(const Checkpoint& parent, const RotateStep& step);
 Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const PruneStep& step);
+Result<std::unique_ptr<StepWork>> begin_structure(const Checkpoint& parent, const StructureStep& step);  // neurons, heads, KV groups
+Result<std::unique_ptr<StepWork>> begin_factorize(const Checkpoint& parent, const FactorizeStep& step);
+Result<std::unique_ptr<StepWork>> begin_layers(const Checkpoint& parent, const StructureStep& step);
 
 }  // namespace skiff

@@ -96,7 +96,8 @@ private:
             const bool is_number = weight.plain() == nullptr || dtype_info(weight.plain()->dtype).is_float;
             return same || !is_number || weight.shape.empty() ? std::optional<Scheme>() : *wanted;
         }
-        const bool is_module = planned.key.ends_with(weight_end) && weight.shape.size() == 2;
+        const bool is_factor = planned.key.ends_with(".low_rank_up") || planned.key.ends_with(".low_rank_down");
+        const bool is_module = (planned.key.ends_with(weight_end) || is_factor) && weight.shape.size() == 2;
         if (!is_module) {
             remark("tensors that are no module's weight stay as they are");
             return kept(weight);

@@ -22,6 +22,8 @@ struct PlannedTensor {
     bool stored_as_columns = false; // the parent holds (inputs, outputs); codes are (outputs, inputs)
     Shape shape;                    // of the result
     std::uint64_t n_elements = 0, bytes_before = 0, bytes_after = 0;
+    std::uint64_t n_elements_before = 0;  // where a step changes shapes; 0: as many as of the result
+    std::string stored_as;          // its name in the result; "": its key
     std::vector<TensorDeclaration> declarations;
     bool parent_is_plain = true;
     std::optional<std::size_t> block;  // of the spec, where a method that looks at the data works block by block: the first that reads the tensor
@@ -38,6 +40,7 @@ struct TensorPlan {
     std::vector<PlannedTensor> tensors;  // in order of their keys, within each block
     std::vector<std::string> remarks;    // what was done otherwise than asked, and why
     std::uint64_t bytes_before = 0, bytes_after = 0, n_elements = 0;
+    std::uint64_t n_elements_before = 0;          // of the parent; 0: as many
     std::uint64_t largest_working_set_bytes = 0;  // source and result of one tensor
 };
 

@@ -1,5 +1,7 @@
 #include "model/extra_terms.h"
 
+#include <set>
+
 namespace skiff {
 namespace {
 
@@ -12,6 +14,7 @@ TensorRef ref_to(std::string key) {
 }  // namespace
 
 Status attach_extra_terms(ModelSpec& spec, const WeightSource& weights) {
+    std::set<std::string> replaced;  // weights that are not there, as their factors are
     for (Block& block : spec.blocks) {
         for (Op& op : block.ops) {
             auto* linear = std::get_if<LinearOp>(&op.detail);
@@ -36,6 +39,10 @@ Status attach_extra_terms(ModelSpec& spec, const WeightSource& weights) {
                                      TensorDecl{base + ".low_rank_down", {{{axis, 1}}, in}, TensorDecl::Role::linear, TensorDecl::Need::optional});
                 LinearTerm term{LinearTerm::Kind::low_rank, ref_to(base + ".low_rank_up"), ref_to(base + ".low_rank_down")};
                 term.weight.rows = linear->terms[0].weight.rows;
+                if (!weights.contains(key)) {
+                    replaced.insert(key);
+                    linear->terms.clear();
+                }
                 linear->terms.push_back(term);
             }
             if (weights.contains(base + ".outliers")) {
@@ -59,6 +66,7 @@ Status attach_extra_terms(ModelSpec& spec, const WeightSource& weights) {
             }
         }
     }
+    for (const std::string& key : replaced) spec.tensors.erase(key);
     return {};
 }
 

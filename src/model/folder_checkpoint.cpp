@@ -73,6 +73,8 @@ private:
         constexpr std::string_view end = ".outliers";
         return name.size() > end.size() && name.ends_with(end) ? name.substr(0, name.size() - end.size()) : std::string();
     }
+    // Factors of a weight may be codes, as modules of their own names.
+    static bool is_factor(const std::string& name) { return name.ends_with(".low_rank_up") || name.ends_with(".low_rank_down"); }
     bool in_files(std::span<const std::byte> bytes) const {
         return std::any_of(files_.files().begin(), files_.files().end(), [&](const SafetensorsFile& file) {
             const auto mapped = file.owner()->bytes();
@@ -82,7 +84,7 @@ private:
     bool has(const std::string& name) const {
         if (files_.contains(name)) return true;
         if (const std::string module = outliers_of(name); !module.empty()) return files_.contains(module + ".outliers_values");
-        return module_of(name) != name && (files_.contains(module_of(name) + std::string(reader_->marker())) || files_.contains(module_of(name) + ".weight_bitmask"));
+        return (module_of(name) != name || is_factor(name)) && (files_.contains(module_of(name) + std::string(reader_->marker())) || files_.contains(module_of(name) + ".weight_bitmask"));
     }
     // The name in the files, or an empty one.
     std::string name_of(const std::string& key) const {

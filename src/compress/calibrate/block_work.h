@@ -19,6 +19,8 @@ public:
     // Measures what the block's operators are fed. The embedding and the head are not measured: their tables are rounded without data.
     Status enter(std::size_t block);
     const InputStatistics* inputs(const std::string& key) const;  // null: not measured in this block
+    // Another look at values of the block that was entered, with its weights as they are now; see CalibrationWalk::watch.
+    Status watch(std::size_t block, std::span<const ValueId> ids, const CalibrationWalk::ValueSink& sink) { return walk_.watch(block, weights_, ids, sink); }
     // The parent's weights, but for those of this block that were replaced.
     const WeightSource& weights() const { return weights_; }
     // For what edits the weights of a block together with the statistics of their inputs.

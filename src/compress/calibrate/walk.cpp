@@ -29,8 +29,10 @@ std::map<std::string, ValueId> linear_inputs(const Block& block) {
     for (const Op& op : block.ops) {
         const auto* linear = std::get_if<LinearOp>(&op.detail);
         if (linear == nullptr || linear->transform.kind != InputTransform::Kind::none) continue;
-        for (const LinearTerm& term : linear->terms)
+        for (const LinearTerm& term : linear->terms) {
             if (term.kind == LinearTerm::Kind::packed) inputs.emplace(term.weight.key, op.in[0]);
+            else if (term.kind == LinearTerm::Kind::low_rank) inputs.emplace(term.down.key, op.in[0]);
+        }
     }
     return inputs;
 }

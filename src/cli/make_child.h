@@ -1,0 +1,26 @@
+// What the verbs that make a smaller model have in common: the options of the run, what they print before and after.
+#pragma once
+
+#include <string>
+
+#include "cli/verb.h"
+#include "compress/pipeline.h"
+
+namespace skiff {
+
+struct ChildOptions {
+    std::string model, output, calibration;
+    bool force = false, dry_run = false, restart = false, verbose = false;
+    std::int64_t threads = 0, max_shard_mb = 5000, calibration_samples = 32, calibration_tokens = 512;
+
+    void model_and_output(FieldVisitor& visitor);
+    void calibration_fields(FieldVisitor& visitor);
+    void run_fields(FieldVisitor& visitor);
+    Status check() const;  // before the model is opened
+    CalibrationOptions calibration_options() const { return {calibration, calibration_samples, calibration_tokens}; }
+};
+
+// Runs the recipe and prints estimate, remarks, a table of what became of the tensors, and the document of --json.
+Status make_child(const ChildOptions& options, const Checkpoint& parent, const Recipe& recipe, Terminal& terminal);
+
+}  // namespace skiff
