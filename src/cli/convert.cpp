@@ -8,25 +8,37 @@
 #include "cli/verbs.h"
 #include "compress/export_gguf.h"
 #include "compress/export_hf.h"
+#include "compress/export_quantized.h"
+#include "compress/onnx/onnx_export.h"
+#include "model/input_order.h"
 
 namespace skiff {
 namespace {
 
 struct ConvertOptions {
     std::string model, output, to = "gguf", type = "auto", head_type = "auto", embedding_type = "auto";
-    std::int64_t threads = 0;
-    bool force = false, dry_run = false;
+    std::string form = "nbits", activations = "real";
+    std::int64_t threads = 0, context = 0;
+    bool force = false, dry_run = false, densify = false;
 
     void fields(FieldVisitor& visitor) {
         visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
-        visitor.choice("--to", to, {"gguf", "hf"}, "gguf: one file for llama.cpp and its relatives; hf: a Hugging Face folder of plain weights");
+        visitor.choice("--to", to, {"gguf", "hf", "onnx", "gptq", "awq"},
+                       "gguf: one file for llama.cpp and its relatives; hf: a Hugging Face folder of plain weights; onnx: a graph with keys and values in and "
+                       "out, for onnxruntime and what is built on it; gptq, awq: a folder of integer codes as they are, for a model that is quantized already");
         visitor.option("-o,--output", output, "The file or folder to write; it appears when it is complete");
         visitor.option("--type", type,
                        "Type of the weights: auto (as they are, where the format can), F32, F16, BF16; GGUF also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, "
-                       "Q5_K, Q6_K, IQ4_NL");
+                       "Q5_K, Q6_K, IQ4_NL; ONNX: F32 (auto) or F16, of floats and of all arithmetic");
         visitor.option("--head-type", head_type,
                        "GGUF: type of the head and of an embedding tied to it; auto: as --type, but at least 8 bits (Q6_K with K types)");
         visitor.option("--embedding-type", embedding_type, "GGUF: type of the embedding, by the same rule");
+        visitor.choice("--form", form, {"nbits", "qdq", "qonnx"},
+                       "ONNX: what quantized weights become. nbits: MatMulNBits, or DequantizeLinear where a row has one scale; qdq: DequantizeLinear, "
+                       "blocked; qonnx: QONNX's Quant");
+        visitor.choice("--activations", activations, {"real", "int8"}, "ONNX, --form qonnx. int8: inputs of matrices in 8 bits too, a scale for 32 of them");
+        visitor.flag("--densify", densify, "ONNX: write as floats what has no form there, instead of refusing it");
+        visitor.option("--context", context, "ONNX: tokens that a sequence may have (rows of the rope tables); 0: as many as the model's");
         visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
         visitor.flag("--force", force, "Replace an output that exists");
         visitor.flag("--dry-run", dry_run, "Say what would be written, and write nothing");
@@ -70,6 +82,19 @@ void report(const ConvertOptions& options, const Outcome& outcome, Terminal& ter
                                   {"notes", notes}}));
 }
 
+// Runs `write` on a working folder that becomes options.output.
+template <class Write>
+Status write_folder(const ConvertOptions& options, Terminal& terminal, Write&& write) {
+    SKIFF_TRY(auto folder, AtomicDirectory::create(options.output, options.force ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse));
+    auto status = write(folder.working_path());
+    terminal.end_progress();
+    if (!status.ok()) {
+        SKIFF_CHECK(folder.discard());
+        return status;
+    }
+    return folder.commit();
+}
+
 Status to_gguf(const ConvertOptions& options, const Checkpoint& checkpoint, Terminal& terminal) {
     SKIFF_TRY(const auto plan, plan_gguf_export(checkpoint, {options.type, options.head_type, options.embedding_type}));
     Outcome outcome;
@@ -93,8 +118,34 @@ Status to_gguf(const ConvertOptions& options, const Checkpoint& checkpoint, Term
     return {};
 }
 
+Status to_quantized(const ConvertOptions& options, const Checkpoint& checkpoint, Terminal& terminal) {
+    if (options.type != "auto") return usage_error("--type is not for --to " + options.to + ": codes are written as they are");
+    SKIFF_TRY(const auto plan, plan_quantized_export(checkpoint, options.to));
+    Outcome outcome;
+    outcome.output = options.output;
+    outcome.notes = plan.notes;
+    std::map<std::string, Count> counts;
+    for (const auto& [key, dtype] : plan.plain) {
+        const std::int64_t n = element_count(checkpoint.spec.shape(checkpoint.spec.tensors.at(key)));
+        Count& count = counts[std::string(dtype_info(dtype).name)];
+        ++count.tensors;
+        count.weights += n;
+        count.bytes += static_cast<std::uint64_t>(dtype_bytes(dtype, n).value_or(0));
+    }
+    for (const auto& [module, scheme] : plan.modules) {
+        Count& count = counts[scheme.name()];
+        ++count.tensors;
+        count.weights += element_count(checkpoint.spec.shape(checkpoint.spec.tensors.at(module + ".weight")));
+        count.bytes += plan.module_bytes.at(module);
+    }
+    fill(outcome, counts);
+    if (!options.dry_run)
+        SKIFF_CHECK(write_folder(options, terminal, [&](const std::string& folder) { return write_quantized_export(checkpoint, plan, folder, terminal.progress("bytes")); }));
+    report(options, outcome, terminal);
+    return {};
+}
+
 Status to_hf(const ConvertOptions& options, const Checkpoint& checkpoint, Terminal& terminal) {
-    if (options.head_type != "auto" || options.embedding_type != "auto") return usage_error("--head-type and --embedding-type are for --to gguf");
     SKIFF_TRY(const auto plan, plan_hf_export(checkpoint, {options.type}));
     Outcome outcome;
     outcome.output = options.output;
@@ -107,30 +158,76 @@ Status to_hf(const ConvertOptions& options, const Checkpoint& checkpoint, Termin
         count.bytes += static_cast<std::uint64_t>(dtype_bytes(tensor.dtype, element_count(tensor.shape)).value_or(0));
     }
     fill(outcome, counts);
-    if (!options.dry_run) {
-        SKIFF_TRY(auto folder,
-                  AtomicDirectory::create(options.output, options.force ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse));
-        auto status = write_hf_export(checkpoint, plan, folder.working_path(), terminal.progress("bytes"));
-        terminal.end_progress();
-        if (!status.ok()) {
-            SKIFF_CHECK(folder.discard());
-            return status;
-        }
-        SKIFF_CHECK(folder.commit());
-    }
+    if (!options.dry_run)
+        SKIFF_CHECK(write_folder(options, terminal, [&](const std::string& folder) { return write_hf_export(checkpoint, plan, folder, terminal.progress("bytes")); }));
     report(options, outcome, terminal);
+    return {};
+}
+
+Result<OnnxExportOptions> onnx_options(const ConvertOptions& options) {
+    OnnxExportOptions chosen;
+    if (options.type != "auto" && options.type != "F32" && options.type != "F16")
+        return usage_error("--type " + options.type + " is none of ONNX graphs here; known: auto (F32), F32, F16");
+    if (options.type == "F16") chosen.real = OnnxType::float16;
+    if (options.form == "qdq") chosen.form = OnnxForm::qdq;
+    if (options.form == "qonnx") chosen.form = OnnxForm::qonnx;
+    if (options.densify) chosen.densify = OnnxExportOptions::Densify::yes;
+    if (options.activations == "int8") chosen.activations = OnnxExportOptions::Activations::int8;
+    if (options.activations == "int8" && options.form != "qonnx") return usage_error("--activations int8 is for --form qonnx");
+    if (options.form == "qonnx" && options.type == "F16") return usage_error("--form qonnx computes in F32; leave --type F16 away");
+    if (options.context < 0 || options.context > (std::int64_t{1} << 31))
+        return usage_error("--context " + std::to_string(options.context) + ": expected 0 (the model's) to 2147483648");
+    chosen.context = options.context;
+    return chosen;
+}
+
+Status to_onnx(const ConvertOptions& options, const OnnxExportOptions& chosen, const Checkpoint& checkpoint, Terminal& terminal) {
+    SKIFF_TRY(const auto plan, plan_onnx_export(checkpoint, chosen));
+    Outcome outcome;
+    outcome.output = options.output;
+    outcome.notes = plan.notes;
+    std::map<std::string, Count> counts;
+    Count others{0, 0, plan.data_bytes};
+    others.tensors = static_cast<std::int64_t>(plan.initializers.size());
+    for (const auto& [what, count] : plan.counts) {
+        counts[what] = {count.tensors, count.weights, count.bytes};
+        others.bytes -= count.bytes;
+        others.tensors -= count.tensors;
+    }
+    fill(outcome, counts);
+    outcome.notes.push_back("besides, " + bytes_text(others.bytes) + " of norms, biases, tables and constants");
+    if (!options.dry_run)
+        SKIFF_CHECK(write_folder(options, terminal, [&](const std::string& folder) { return write_onnx_export(checkpoint, plan, folder, terminal.progress("bytes")); }));
+    report(options, outcome, terminal);
+    return {};
+}
+
+// Options of one format are refused for another, not ignored.
+Status check_formats(const ConvertOptions& options) {
+    const bool any = options.form != "nbits" || options.activations != "real" || options.densify || options.context != 0;
+    if (options.to != "onnx" && any) return usage_error("--form, --activations, --densify and --context are for --to onnx");
+    if (options.to != "gguf" && (options.head_type != "auto" || options.embedding_type != "auto"))
+        return usage_error("--head-type and --embedding-type are for --to gguf");
     return {};
 }
 
 Status run_convert(ConvertOptions& options, Terminal& terminal) {
     if (options.output.empty() && !options.dry_run) return usage_error("-o OUT is missing: the file or folder to write");
     if (options.threads < 0 || options.threads > 1024) return usage_error("--threads " + std::to_string(options.threads) + ": expected 0 to 1024");
+    SKIFF_CHECK(check_formats(options));
     while (options.output.size() > 1 && options.output.back() == '/') options.output.pop_back();
     const bool is_folder = is_directory(options.output), exists = is_folder || file_exists(options.output);
     if (exists && !options.force && !options.dry_run) return usage_error(options.output + " exists; --force replaces it");
-    if (exists && is_folder != (options.to == "hf"))
+    if (exists && is_folder != (options.to != "gguf"))
         return usage_error(options.output + (is_folder ? " is a folder, but a file is to be written" : " is a file, but a folder is to be written"));
-    SKIFF_TRY(const auto checkpoint, Checkpoint::open(options.model));
+    OnnxExportOptions onnx;
+    if (options.to == "onnx") {
+        SKIFF_TRY(onnx, onnx_options(options));
+    }
+    SKIFF_TRY(auto checkpoint, Checkpoint::open(options.model));
+    if (find_quantized_form(options.to) != nullptr) return to_quantized(options, checkpoint, terminal);
+    checkpoint = with_inputs_in_order(std::move(checkpoint));
+    if (options.to == "onnx") return to_onnx(options, onnx, checkpoint, terminal);
     return options.to == "gguf" ? to_gguf(options, checkpoint, terminal) : to_hf(options, checkpoint, terminal);
 }
 
@@ -139,7 +236,8 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
 std::unique_ptr<Verb> convert_verb_row() {
     return make_verb<ConvertOptions>(
         "convert", "Write a model in another file format",
-        {"skiff convert models/pocket --to gguf --type Q4_K -o pocket-q4k.gguf", "skiff convert MODEL.gguf --to hf -o FOLDER"}, run_convert);
+        {"skiff convert models/pocket --to gguf --type Q4_K -o pocket-q4k.gguf", "skiff convert MODEL.gguf --to hf -o FOLDER",
+         "skiff convert MODEL --to onnx -o FOLDER", "skiff convert QUANTIZED --to gptq -o FOLDER"}, run_convert);
 }
 
 }  // namespace skiff

@@ -1,17 +1,20 @@
 // skiff eval: perplexity, divergence from a parent, and tasks.
 #include "eval/evaluate.h"
 
+#include <charconv>
+
 #include "cli/format.h"
 #include "cli/model_options.h"
 #include "cli/verbs.h"
+#include "eval/soft_labels.h"
 
 namespace skiff {
 namespace {
 
 struct EvalVerbOptions {
     ModelOptions model;
-    std::string text, protocol = "windows", against, save_logits, tasks, tasks_dir;
-    std::int64_t window = 0, max_windows = 0, limit = 0;
+    std::string text, protocol = "windows", against, save_logits, tasks, tasks_dir, kd_temp = "1,4,16";
+    std::int64_t window = 0, max_windows = 0, limit = 0, soft_labels = 0;
     bool dry_run = false;
 
     void fields(FieldVisitor& visitor) {
@@ -26,6 +29,8 @@ struct EvalVerbOptions {
         visitor.option("--tasks", tasks, "Multiple-choice sets, with commas: hellaswag, piqa, boolq, mmlu, mmlu_SUBJECT");
         visitor.option("--tasks-dir", tasks_dir, "Folder of the sets, laid out as docs/guide.md says");
         visitor.option("--limit", limit, "Take only the first items of each file; 0: all");
+        visitor.option("--soft-labels", soft_labels, "Show so many of the likeliest tokens at some places, and the entropy, as a student would be told them; 0: no");
+        visitor.option("--kd-temp", kd_temp, "Temperatures of --soft-labels, with commas");
         visitor.flag("--dry-run", dry_run, "Say what would be done, and how large the file of logits is");
     }
 };
@@ -140,8 +145,61 @@ Status print_estimate(const EvalEstimate& estimate, Terminal& terminal) {
     return {};
 }
 
+Result<SoftLabelOptions> soft_label_options(const EvalVerbOptions& given) {
+    if (!given.against.empty() || !given.save_logits.empty() || !given.tasks.empty()) return usage_error("--soft-labels shows one model's distributions; leave --against, --save-logits and --tasks out");
+    if (given.soft_labels < 0 || given.soft_labels > 100) return usage_error("--soft-labels " + std::to_string(given.soft_labels) + ": expected 0 to 100");
+    SoftLabelOptions soft;
+    soft.n_top = given.soft_labels;
+    soft.temperatures.clear();
+    for (const std::string& text : split_at_commas(given.kd_temp)) {
+        double value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (error != std::errc() || end != text.data() + text.size() || !(value > 0 && value <= 1e6)) return usage_error("--kd-temp " + given.kd_temp + ": expected numbers above 0 with commas, such as 1,4,16");
+        soft.temperatures.push_back(value);
+    }
+    if (soft.temperatures.empty()) return usage_error("--kd-temp names no temperature");
+    return soft;
+}
+
+std::string short_number(double value, int digits = 6) {
+    char buffer[32];
+    std::snprintf(buffer, sizeof buffer, "%.*g", digits, value);
+    return buffer;
+}
+
+// On one line.
+std::string quoted(const std::string& text) {
+    std::string line = "\"";
+    for (char c : text) line += c == '\n' ? ' ' : c;
+    return line + "\"";
+}
+
+Status run_soft_labels(const EvalVerbOptions& given, EvalOptions options, Terminal& terminal) {
+    SKIFF_TRY(const auto soft, soft_label_options(given));
+    options.progress = terminal.progress("");
+    auto report = soft_labels(options, soft);
+    terminal.end_progress();
+    if (!report.ok()) return report.take_error();
+    terminal.result(report->to_json(soft));
+    Rows means = {{"T", "mean entropy, nats", "mean probability of the first choice"}};
+    for (std::size_t i = 0; i < soft.temperatures.size(); ++i)
+        means.push_back({short_number(soft.temperatures[i]), number_text(report->mean_entropy[i], 3), number_text(report->mean_top[i], 3)});
+    terminal.print(report->model.path + " over " + std::to_string(report->tokens) + " tokens of " + report->text_path + "\n" + table_text(means, TableStyle::plain));
+    for (const auto& place : report->places) {
+        Rows rows = {{"T", "entropy", "likeliest"}};
+        for (const auto& at : place.softened) {
+            std::string choices;
+            for (const auto& choice : at.choices) choices += (choices.empty() ? "" : "  ") + quoted(choice.text) + " " + short_number(choice.token.probability, 2);
+            rows.push_back({short_number(at.temperature), number_text(at.entropy, 3), choices});
+        }
+        terminal.print("\nafter " + quoted(place.context) + ", where the text has " + quoted(place.next) + "\n" + table_text(rows, TableStyle::plain));
+    }
+    return {};
+}
+
 Status run_eval(EvalVerbOptions& given, Terminal& terminal) {
     SKIFF_TRY(auto options, eval_options(given));
+    if (given.soft_labels != 0) return run_soft_labels(given, options, terminal);
     if (given.dry_run) {
         SKIFF_TRY(const auto estimate, estimate_evaluation(options));
         return print_estimate(estimate, terminal);
@@ -162,7 +220,7 @@ std::unique_ptr<Verb> eval_verb_row() {
         "eval", "Measure a model: perplexity, divergence from a parent, tasks",
         {"skiff eval models/pocket --max-windows 20", "skiff eval CHILD --text FILE --against PARENT",
          "skiff eval PARENT --text FILE --save-logits parent.logits", "skiff eval CHILD --text FILE --against parent.logits --json",
-         "skiff eval MODEL --tasks hellaswag,piqa,boolq,mmlu --tasks-dir DIR --limit 100"},
+         "skiff eval TEACHER --soft-labels 5 --kd-temp 1,4,16 --max-windows 4", "skiff eval MODEL --tasks hellaswag,piqa,boolq,mmlu --tasks-dir DIR --limit 100"},
         run_eval);
 }
 

@@ -3,15 +3,18 @@
 #include "cli/verbs.h"
 #include "compress/method.h"
 #include "compress/pipeline.h"
+#include "compress/quantize/block_transform.h"
 #include "measure/scheme_speed.h"
+#include "model/input_order.h"
 
 namespace skiff {
 namespace {
 
 struct QuantizeOptions {
-    std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration;
+    std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration, column_order = "by-inputs";
     bool compat = false, force = false, dry_run = false, restart = false, requantize = false, verbose = false;
     std::int64_t threads = 0, max_shard_mb = 5000, calibration_samples = 32, calibration_tokens = 512;
+    MethodOptions method_options;
 
     void fields(FieldVisitor& visitor) {
         std::string schemes = "What the weights of linear layers become: ";
@@ -29,6 +32,15 @@ struct QuantizeOptions {
         visitor.option("--calibration", calibration, "Text that methods which look at the data are shown, .txt or .jsonl; default: a few pages that the program holds. Never the text of an evaluation");
         visitor.option("--calibration-samples", calibration_samples, "Stretches of that text");
         visitor.option("--calibration-tokens", calibration_tokens, "Tokens of each");
+        for (const BlockTransform& row : block_transforms()) transform_help_ += (transform_help_.empty() ? "" : "; ") + std::string(row.name) + ": " + std::string(row.summary);
+        transform_help_ = "Done to the weights of each block before they are rounded, without changing what it computes; may be repeated. " + transform_help_;
+        visitor.option("--transform", transforms, transform_help_.c_str());
+        visitor.option("--smooth-alpha", method_options.smooth_alpha, "Of smooth: how much of the inputs' spread goes into the weights, 0 to 1");
+        visitor.choice("--column-order", column_order, {"by-inputs", "as-stored"},
+                       "Of gptq: the columns whose inputs are largest first, with scales fitted before; or as they lie, with scales fitted on the way. Both cost the same at run time");
+        visitor.option("--damping", method_options.damping, "Of gptq and autoround: what is added to the diagonal of the inputs' second moments, as a share of its mean; ten times as much where that is too little");
+        visitor.option("--refine-passes", method_options.refine_passes, "Of gptq: passes over codes and scales afterwards, each taking its best value while the others hold");
+        visitor.option("--iterations", method_options.n_iterations, "Of autoround: steps along the sign of the gradient");
         visitor.choice("--scale-rule", scale_rule, {"search", "min-max"},
                        "search: the scale with the least squared error; min-max: the extremes as they are");
         visitor.flag("--allow-requantize", requantize, "Accept weights that are quantized already; rounding twice loses twice");
@@ -39,7 +51,8 @@ struct QuantizeOptions {
         visitor.option("--max-shard-mb", max_shard_mb, "Largest weight file, in millions of bytes");
         visitor.flag("-v,--verbose", verbose, "A line for each tensor");
     }
-    std::string help_;
+    std::string help_, transform_help_;
+    std::vector<std::string> transforms;
 };
 
 // The scheme that this machine decodes fastest of those that lose little: about what 4 bits lose. Says why.
@@ -70,6 +83,9 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     QuantizeStep step;
     step.method = options.method;
     step.calibration = {options.calibration, options.calibration_samples, options.calibration_tokens};
+    step.method_options = options.method_options;
+    step.transforms = options.transforms;
+    step.method_options.order = options.column_order == "by-inputs" ? MethodOptions::Order::by_inputs : MethodOptions::Order::as_stored;
     step.scale_rule = options.scale_rule == "search" ? ScaleRule::search : ScaleRule::min_max;
     step.quantized = options.requantize ? QuantizeStep::Quantized::requantize : QuantizeStep::Quantized::refuse;
     SKIFF_TRY(const auto scheme, parse_scheme(options.scheme));
@@ -133,12 +149,22 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     if (options.threads < 0 || options.threads > 1024) return usage_error("--threads " + std::to_string(options.threads) + ": expected 0 to 1024");
     if (options.max_shard_mb < 1 || options.max_shard_mb > 1'000'000)
         return usage_error("--max-shard-mb " + std::to_string(options.max_shard_mb) + ": expected 1 to 1000000");
+    const MethodOptions& method = options.method_options;
+    for (const std::string& name : options.transforms) {
+        SKIFF_TRY(const auto known, find_block_transform(name));  // before the model is opened
+        (void)known;
+    }
+    if (!(method.smooth_alpha >= 0 && method.smooth_alpha <= 1)) return usage_error("--smooth-alpha " + number_text(method.smooth_alpha, 4) + ": expected 0 to 1");
+    if (!(method.damping > 0) || method.damping > 1) return usage_error("--damping " + number_text(method.damping, 4) + ": expected more than 0 and at most 1");
+    if (method.refine_passes < 0 || method.refine_passes > 1000) return usage_error("--refine-passes " + std::to_string(method.refine_passes) + ": expected 0 to 1000");
+    if (method.n_iterations < 1 || method.n_iterations > 100'000) return usage_error("--iterations " + std::to_string(method.n_iterations) + ": expected 1 to 100000");
     if (options.output.empty() && !options.dry_run) return usage_error("give the folder to write with -o");
     if (!options.scheme.empty()) {
         SKIFF_TRY(const auto known, parse_scheme(options.scheme));  // before the model is opened
         (void)known;
     }
-    SKIFF_TRY(const auto parent, Checkpoint::open(options.model));
+    SKIFF_TRY(auto opened, Checkpoint::open(options.model));
+    const Checkpoint parent = with_inputs_in_order(std::move(opened));
     if (options.scheme.empty()) {
         SKIFF_TRY(options.scheme, fastest_scheme(terminal));
     }
@@ -173,6 +199,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     Json document = Json::object({{"estimate", estimate_json(report.estimate)}});
     if (!options.dry_run) {
         if (report.n_resumed > 0) terminal.remark("went on with an unfinished run: " + std::to_string(report.n_resumed) + " tensors were done");
+        for (const std::string& remark : report.method_remarks) terminal.remark("note: " + remark);
         terminal.print(table_of(report.manifest));
         terminal.print("wrote " + options.output + " in " + duration_text(report.seconds) + "; try: skiff run " + options.output);
         document.set("output", options.output);
@@ -182,6 +209,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     }
     Json remarks = Json::array();
     for (const std::string& remark : report.remarks) remarks.push_back(remark);
+    for (const std::string& remark : report.method_remarks) remarks.push_back(remark);
     document.set("remarks", remarks);
     terminal.result(document);
     return {};

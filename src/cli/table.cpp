@@ -13,6 +13,7 @@ std::vector<std::unique_ptr<Verb>> verb_table() {
     verbs.push_back(inspect_verb_row());
     verbs.push_back(report_verb_row());
     verbs.push_back(train_verb_row());
+    verbs.push_back(distill_verb_row());
     verbs.push_back(train_tokenizer_verb_row());
     verbs.push_back(demo_verb_row());
     verbs.push_back(doctor_verb_row());

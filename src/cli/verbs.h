@@ -10,6 +10,7 @@ std::unique_ptr<Verb> completion_verb_row();
 std::unique_ptr<Verb> compress_verb_row();
 std::unique_ptr<Verb> convert_verb_row();
 std::unique_ptr<Verb> demo_verb_row();
+std::unique_ptr<Verb> distill_verb_row();
 std::unique_ptr<Verb> doctor_verb_row();
 std::unique_ptr<Verb> eval_verb_row();
 std::unique_ptr<Verb> inspect_verb_row();

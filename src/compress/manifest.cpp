@@ -11,12 +11,14 @@ Json count(std::uint64_t value) { return Json(static_cast<std::int64_t>(value));
 }  // namespace
 
 Json tensor_json(const ManifestTensor& tensor) {
-    return Json::object({{"key", tensor.key},
+    Json json = Json::object({{"key", tensor.key},
                          {"from", tensor.from},
                          {"scheme", tensor.scheme},
                          {"elements", count(tensor.n_elements)},
                          {"bytes", count(tensor.bytes)},
                          {"relative_squared_error", tensor.relative_squared_error}});
+    if (!tensor.remark.empty()) json.set("remark", tensor.remark);
+    return json;
 }
 
 Result<ManifestTensor> parse_tensor_json(const Json& json) {
@@ -27,6 +29,7 @@ Result<ManifestTensor> parse_tensor_json(const Json& json) {
     SKIFF_TRY(const auto elements, json["elements"].as_int("elements"));
     SKIFF_TRY(const auto bytes, json["bytes"].as_int("bytes"));
     SKIFF_TRY(tensor.relative_squared_error, json["relative_squared_error"].as_double("relative_squared_error"));
+    tensor.remark = json["remark"].text();
     tensor.n_elements = static_cast<std::uint64_t>(elements);
     tensor.bytes = static_cast<std::uint64_t>(bytes);
     return tensor;

@@ -15,6 +15,7 @@ struct ManifestTensor {
     std::string key, from, scheme;
     std::uint64_t n_elements = 0, bytes = 0;
     double relative_squared_error = 0;
+    std::string remark;  // what was done otherwise than asked, and why
 };
 Json tensor_json(const ManifestTensor& tensor);
 Result<ManifestTensor> parse_tensor_json(const Json& json);

@@ -9,21 +9,10 @@
 #include "base/result.h"
 #include "base/thread_pool.h"
 #include "compress/calibrate/statistics.h"
+#include "compress/method_options.h"
 #include "tensor/weight.h"
 
 namespace skiff {
-
-// What may be said of how a method goes about it. Each reads what concerns it.
-struct MethodOptions {
-    // Of the columns, when each makes up for the errors of those before it. GPTQ's "act-order" takes those first whose inputs are largest; the groups
-    // stay where they are, so that it costs nothing at run time.
-    enum class Order : std::uint8_t { by_inputs, as_stored } order = Order::by_inputs;
-    double damping = 0.01;   // added to the diagonal of the second moments, times its mean
-    int refine_passes = 4;   // over codes and scales of a group with all others held, after they were chosen; 0: none
-    int n_iterations = 200;  // of learnt rounding
-    bool operator==(const MethodOptions&) const = default;
-};
-inline const MethodOptions default_method_options;
 
 // One weight and what it shall become. The result has exactly this scheme, its scale type included; its bits do not depend on the pool.
 struct MethodInput {

@@ -47,11 +47,19 @@ public:
             SKIFF_CHECK(finish());
         }
         SKIFF_CHECK(directory.commit());
+        collect_remarks();
         report_.seconds = monotonic_seconds() - begin;
         return std::move(report_);
     }
 
 private:
+    void collect_remarks() {
+        std::map<std::string, std::vector<std::string>> keys_of;
+        for (const ManifestTensor& tensor : report_.manifest.tensors)
+            if (!tensor.remark.empty()) keys_of[tensor.remark].push_back(tensor.key);
+        for (const auto& [text, keys] : keys_of) report_.method_remarks.push_back(keys[0] + (keys.size() > 1 ? " and " + std::to_string(keys.size() - 1) + " more" : "") + ": " + text);
+    }
+
     // Before anything that takes time.
     Status check_output() const {
         if (options_.output.empty()) return usage_error("give the folder to write with -o");
@@ -237,10 +245,12 @@ private:
 
     Result<ManifestTensor> one_tensor(const PlannedTensor& planned) {
         const WeightSource& weights = block_work_ ? block_work_->weights() : *parent_.weights;
-        SKIFF_TRY(const auto made, work_->make(planned, weights, block_work_ ? block_work_->inputs(planned.key) : nullptr, pool_, report_.remarks));
+        std::vector<std::string> remarks;
+        SKIFF_TRY(const auto made, work_->make(planned, weights, block_work_ ? block_work_->inputs(planned.key) : nullptr, pool_, remarks));
         for (const StoredTensor& part : made.parts) SKIFF_CHECK(staged_->write(part.name, part.bytes));
         SKIFF_CHECK(staged_->sync());
-        ManifestTensor done{planned.key, planned.from, planned.name(), planned.n_elements, planned.bytes_after, 0};
+        ManifestTensor done{planned.key, planned.from, planned.name(), planned.n_elements, planned.bytes_after, 0, {}};
+        for (const std::string& remark : remarks) done.remark += (done.remark.empty() ? "" : "; ") + remark;
         if (!made.changed) return done;
         SKIFF_TRY(const auto source, weights.load(planned.key));
         if (source.shape == made.effective.shape && !planned.turn_result()) done.relative_squared_error = relative_squared_error(source, made.effective, pool_);

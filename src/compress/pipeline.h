@@ -31,7 +31,8 @@ struct CompressOptions {
 struct CompressReport {
     Manifest manifest;                 // empty tensors when only estimated
     WorkEstimate estimate;
-    std::vector<std::string> remarks;
+    std::vector<std::string> remarks;         // known before the work
+    std::vector<std::string> method_remarks;  // where a method did otherwise than asked, and why
     std::size_t n_resumed = 0;         // tensors that an earlier run had finished
     double seconds = 0;
 };

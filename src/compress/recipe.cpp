@@ -5,9 +5,27 @@ namespace {
 
 Json scheme_json(const std::optional<Scheme>& scheme) { return scheme ? Json(scheme->name()) : Json(); }
 
+// What concerns the method; nothing where it has no choices.
+Json method_options_json(const QuantizeStep& step) {
+    const MethodOptions& options = step.method_options;
+    Json json = Json::object();
+    for (const std::string& transform : step.transforms)
+        if (transform == "smooth") json.set("smooth_alpha", options.smooth_alpha);
+    if (step.method != "gptq" && step.method != "autoround") return json;
+    json.set("damping", options.damping);
+    if (step.method == "autoround") json.set("iterations", options.n_iterations);
+    if (step.method == "gptq") json.set("column_order", options.order == MethodOptions::Order::by_inputs ? "by-inputs" : "as-stored");
+    if (step.method == "gptq") json.set("refine_passes", options.refine_passes);
+    return json;
+}
+
 Json fields_of(const QuantizeStep& step) {
+    Json transforms = Json::array();
+    for (const std::string& transform : step.transforms) transforms.push_back(transform);
     return Json::object({{"kind", "quantize"},
                          {"method", step.method},
+                         {"method_options", method_options_json(step)},
+                         {"transforms", std::move(transforms)},
                          {"scheme", step.schemes.linear.name()},
                          {"head", scheme_json(step.schemes.head)},
                          {"embedding", scheme_json(step.schemes.embedding)},

@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "compress/calibrate/calibration_text.h"
+#include "compress/method_options.h"
 #include "model/scheme_choice.h"
 
 namespace skiff {
@@ -22,6 +23,8 @@ struct QuantizeStep {
     // What to do with weights that are quantized already: refuse, or dequantize and round them again, which loses twice.
     enum class Quantized : std::uint8_t { refuse, requantize } quantized = Quantized::refuse;
     CalibrationOptions calibration;  // for methods that look at the data
+    MethodOptions method_options;
+    std::vector<std::string> transforms;  // of blocks before their weights are rounded (quantize/block_transform.h), in this order
 };
 
 using RecipeStep = std::variant<QuantizeStep>;

@@ -193,11 +193,18 @@ Result<Weight> load_as_rows(const WeightSource& weights, const PlannedTensor& pl
     return planned.turn_source() ? transposed(weight) : weight;
 }
 
-Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& planned, const QuantizeStep& step, const InputStatistics* inputs, ThreadPool& pool) {
+Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& planned, const MakeOptions& options) {
+    const QuantizeStep& step = options.step;
     SKIFF_TRY(const auto source, load_as_rows(weights, planned));
-    if (!planned.scheme) return source;
+    if (!planned.scheme) {
+        // Transforms edit tensors as f32; they are kept in the parent's type.
+        const DType kept = planned.declarations[0].dtype;
+        const bool same = source.plain() == nullptr || source.plain()->dtype == kept || !dtype_info(kept).is_float;
+        if (same) return source;
+        return encode_nearest(source, floating_scheme(kept), ScaleRule::min_max, {}, &options.pool);
+    }
     SKIFF_TRY(const WeightMethod* method, find_weight_method(step.method));
-    SKIFF_TRY(auto result, method->encode({source, *planned.scheme, step.scale_rule, pool, inputs}));
+    SKIFF_TRY(auto result, method->encode({source, *planned.scheme, step.scale_rule, options.pool, options.inputs, step.method_options, options.remarks}));
     // Codes and blocks of the parent are (outputs, inputs) where a plain tensor is stored as columns.
     return planned.turn_result() ? transposed(result) : result;
 }

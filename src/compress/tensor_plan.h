@@ -45,8 +45,14 @@ Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& st
 // Groups the tensors by the block that reads them first, in the order of the blocks; those that nothing reads come last.
 void order_by_block(const ModelSpec& spec, TensorPlan& plan);
 
-// The tensor that the plan describes, from the parent's weights or edited ones. `inputs`: of the operators that read it, or null. // as shape of `planned`
-Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& planned, const QuantizeStep& step, const InputStatistics* inputs, ThreadPool& pool);
+// The tensor that the plan describes, from the parent's weights or edited ones. // as shape of `planned`
+struct MakeOptions {
+    const QuantizeStep& step;
+    const InputStatistics* inputs = nullptr;      // of the operators that read it; null: not measured
+    ThreadPool& pool;
+    std::vector<std::string>* remarks = nullptr;  // the method's
+};
+Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& planned, const MakeOptions& options);
 // A weight with the rows that the method works on; those of the result too, unless that is turned afterwards.
 Result<Weight> load_as_rows(const WeightSource& weights, const PlannedTensor& planned);
 

@@ -105,7 +105,7 @@ Status measure_the_text(Engine& engine, ParentWork& parent, const EvaluationInpu
     if (parent.logits) {
         SKIFF_TRY(const auto positions, compare_text(engine.session(), *parent.logits, *inputs.windows, measure_options(options, engine.session())));
         log_likelihoods = child_log_likelihoods_of(positions);
-        report.against = against_report(positions);
+        report.against = against_report(positions, inputs.windows->n_windows());
         report.against->parent_path = parent.identity.path;
         report.against->parent_name = parent.identity.name;
         report.against->parent_hash = parent.identity.hash;

@@ -42,7 +42,7 @@ Json PerplexityReport::to_json() const {
                          {"mean_nll_stderr", mean_nll.stderr_}});
 }
 
-AgainstReport against_report(const std::vector<TokenDivergence>& positions) {
+AgainstReport against_report(const std::vector<TokenDivergence>& positions, std::int64_t n_windows) {
     AgainstReport report;
     std::vector<double> kl, change, parent_nll, difference;
     std::int64_t agreements = 0;
@@ -55,6 +55,11 @@ AgainstReport against_report(const std::vector<TokenDivergence>& positions) {
         difference.push_back(position.parent_log_likelihood - position.child_log_likelihood);
         agreements += position.parent_top == position.child_top;
         report.largest_probability_change = std::max(report.largest_probability_change, static_cast<double>(position.largest_change));
+    }
+    const std::size_t per_window = n_windows > 0 ? positions.size() / static_cast<std::size_t>(n_windows) : 0;  // windows are full, so that all have as many
+    for (std::size_t begin = 0; per_window > 0 && begin + per_window <= positions.size(); begin += per_window) {
+        report.window_kl.push_back(mean_of(std::span(kl).subspan(begin, per_window)).value);
+        report.window_log_perplexity_ratio.push_back(mean_of(std::span(difference).subspan(begin, per_window)).value);
     }
     report.tokens = static_cast<std::int64_t>(positions.size());
     report.mean_kl = mean_of(kl);
@@ -70,6 +75,11 @@ AgainstReport against_report(const std::vector<TokenDivergence>& positions) {
 }
 
 Json AgainstReport::to_json() const {
+    const auto list = [](const std::vector<double>& values) {
+        Json::Array items;
+        for (double value : values) items.emplace_back(value);
+        return Json(std::move(items));
+    };
     return Json::object({{"parent", Json::object({{"path", parent_path}, {"name", parent_name}, {"hash", parent_hash}})},
                          {"parent_logits", parent_logits},
                          {"mean_kl", mean_kl.value},
@@ -86,7 +96,9 @@ Json AgainstReport::to_json() const {
                          {"parent_perplexity", Json::object({{"value", parent_perplexity.value}, {"stderr", parent_perplexity.stderr_}})},
                          {"log_perplexity_ratio", log_perplexity_ratio.value},
                          {"log_perplexity_ratio_stderr", log_perplexity_ratio.stderr_},
-                         {"tokens", tokens}});
+                         {"tokens", tokens},
+                         {"window_kl", list(window_kl)},
+                         {"window_log_perplexity_ratio", list(window_log_perplexity_ratio)}});
 }
 
 }  // namespace skiff

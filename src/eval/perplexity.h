@@ -37,11 +37,13 @@ struct AgainstReport {
     Estimate parent_perplexity;
     Estimate log_perplexity_ratio;          // ln(child / parent); paired: the error of the mean of the differences
     std::int64_t tokens = 0;
+    // Means over each window, to compare two children of one parent pair by pair.
+    std::vector<double> window_kl, window_log_perplexity_ratio;
 
     Json to_json() const;
 };
 
-AgainstReport against_report(const std::vector<TokenDivergence>& positions);
+AgainstReport against_report(const std::vector<TokenDivergence>& positions, std::int64_t n_windows);
 
 std::vector<double> log_likelihoods_of(const std::vector<TokenScore>& scores);
 std::vector<double> child_log_likelihoods_of(const std::vector<TokenDivergence>& positions);

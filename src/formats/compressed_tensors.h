@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "formats/checkpoint_files.h"
+#include "formats/name_pattern.h"
 #include "formats/safetensors.h"
 #include "tensor/scheme.h"
 #include "tensor/weight.h"
@@ -38,7 +39,7 @@ public:
 private:
     struct Pattern {
         std::string text;
-        std::shared_ptr<const void> compiled;  // null: the text is a name or a class
+        NamePattern expression;  // empty: the text is a name or a class
     };
     struct Target {
         Pattern pattern;

@@ -1,6 +1,3 @@
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include <algorithm>
 
 #include "formats/compressed_tensors.h"
@@ -8,9 +5,8 @@
 namespace skiff {
 namespace {
 
-constexpr std::size_t max_groups = 10'000, max_targets = 1'000'000, max_pattern_bytes = 4096, max_patterns = 10'000;
+constexpr std::size_t max_groups = 10'000, max_targets = 1'000'000, max_patterns = 10'000;
 constexpr const char *ours = "skiff-quantized", *mixed = "mixed-precision", *mxfp4_format = "mxfp4-pack-quantized";
-constexpr std::uint32_t match_limit = 200'000, depth_limit = 1'000;
 
 Error wrong(const std::string& where, const std::string& what) { return corrupt("quantization_config " + where + ": " + what); }
 
@@ -128,35 +124,14 @@ bool is_public_form(const Scheme& scheme) {
 }
 
 Result<QuantizationConfig::Pattern> QuantizationConfig::compile(const std::string& text) {
-    Pattern pattern{text, nullptr};
+    Pattern pattern{text, {}};
     if (!text.starts_with("re:")) return pattern;
-    if (text.size() > max_pattern_bytes) return wrong("pattern", "has more than " + std::to_string(max_pattern_bytes) + " bytes");
-    int code = 0;
-    PCRE2_SIZE offset = 0;
-    // Anchored at the front only, as Python's re.match.
-    pcre2_code* compiled = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data() + 3), text.size() - 3, PCRE2_ANCHORED | PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C,
-                                         &code, &offset, nullptr);
-    if (compiled == nullptr) {
-        unsigned char message[128] = {};
-        pcre2_get_error_message(code, message, sizeof message);
-        return wrong("pattern \"" + text.substr(0, 80) + "\"", reinterpret_cast<const char*>(message));
-    }
-    pattern.compiled = std::shared_ptr<const void>(compiled, [](const void* data) { pcre2_code_free(const_cast<pcre2_code*>(static_cast<const pcre2_code*>(data))); });
+    SKIFF_TRY(pattern.expression, NamePattern::compile(text.substr(3), "quantization_config pattern \"" + text.substr(0, 80) + "\""));
     return pattern;
 }
 
 Result<bool> QuantizationConfig::matches(const Pattern& pattern, std::string_view name) {
-    if (pattern.compiled == nullptr) return pattern.text == name;
-    const auto* code = static_cast<const pcre2_code*>(pattern.compiled.get());
-    std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> context(pcre2_match_context_create(nullptr), pcre2_match_context_free);
-    std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data(pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
-    if (context == nullptr || data == nullptr) return resource_error("out of memory while matching a pattern of quantization_config");
-    pcre2_set_match_limit(context.get(), match_limit);
-    pcre2_set_depth_limit(context.get(), depth_limit);
-    const int found = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(name.data()), name.size(), 0, 0, data.get(), context.get());
-    if (found >= 0) return true;
-    if (found == PCRE2_ERROR_NOMATCH) return false;
-    return wrong("pattern \"" + pattern.text.substr(0, 80) + "\"", "takes too long to match or cannot be matched");
+    return pattern.expression.empty() ? Result<bool>(pattern.text == name) : pattern.expression.matches(name);
 }
 
 Status QuantizationConfig::add_group(const std::string& group, const Json& value, const std::string& whole_format, std::map<std::string, Target>& targets) {
@@ -192,14 +167,14 @@ Result<QuantizationConfig> QuantizationConfig::parse(const Json& json) {
     std::map<std::string, Target> targets;
     for (const auto& [group, value] : json["config_groups"].members()) SKIFF_CHECK(config.add_group(group, value, json["format"].text(), targets));
     for (auto& [text, target] : targets) config.targets_.push_back(std::move(target));
-    std::stable_partition(config.targets_.begin(), config.targets_.end(), [](const Target& target) { return target.pattern.compiled == nullptr; });
+    std::stable_partition(config.targets_.begin(), config.targets_.end(), [](const Target& target) { return target.pattern.expression.empty(); });
     SKIFF_TRY(const auto ignored, read_texts(json["ignore"], "ignore"));
     for (const auto& text : ignored) {
         SKIFF_TRY(auto pattern, compile(text));
         config.ignore_.push_back(std::move(pattern));
     }
-    const auto n_patterns = std::count_if(config.targets_.begin(), config.targets_.end(), [](const Target& target) { return target.pattern.compiled != nullptr; }) +
-                            std::count_if(config.ignore_.begin(), config.ignore_.end(), [](const Pattern& pattern) { return pattern.compiled != nullptr; });
+    const auto n_patterns = std::count_if(config.targets_.begin(), config.targets_.end(), [](const Target& target) { return !target.pattern.expression.empty(); }) +
+                            std::count_if(config.ignore_.begin(), config.ignore_.end(), [](const Pattern& pattern) { return !pattern.expression.empty(); });
     if (static_cast<std::size_t>(n_patterns) > max_patterns) return wrong("targets and ignore", "hold more than " + std::to_string(max_patterns) + " patterns");
     config.short_last_group_ = json["skiff_short_last_group"].bool_or(false);
     return config;

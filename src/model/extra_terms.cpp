@@ -43,6 +43,12 @@ Status attach_extra_terms(ModelSpec& spec, const WeightSource& weights) {
                                      TensorDecl{base + ".input_scale", {in}, TensorDecl::Role::other, TensorDecl::Need::optional});
                 linear->transform = {InputTransform::Kind::scale, ref_to(base + ".input_scale")};
             }
+            if (const std::string order = base + std::string(input_permutation_end); weights.contains(order)) {
+                SKIFF_CHECK(weights.load(order));
+                if (linear->transform.kind != InputTransform::Kind::none) return unsupported("module " + base + ": its inputs are scaled and reordered at once");
+                spec.tensors.emplace(order, TensorDecl{order, {in}, TensorDecl::Role::other, TensorDecl::Need::optional});
+                linear->transform = {InputTransform::Kind::permutation, ref_to(order)};
+            }
         }
     }
     return {};

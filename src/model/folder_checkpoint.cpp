@@ -5,7 +5,7 @@
 #include "base/hash.h"
 #include "base/mapped_file.h"
 #include "formats/checkpoint_files.h"
-#include "formats/compressed_tensors.h"
+#include "formats/quantized_reader.h"
 #include "model/arch/arch.h"
 #include "model/checkpoint.h"
 #include "model/extra_terms.h"
@@ -18,33 +18,39 @@ constexpr std::string_view optional_prefixes[] = {"transformer.", "model.", "gpt
 
 class FolderWeights final : public WeightSource {
 public:
-    FolderWeights(CheckpointFiles files, std::optional<QuantizationConfig> quantization, std::string quantization_text)
-        : files_(std::move(files)), quantization_(std::move(quantization)), quantization_text_(std::move(quantization_text)) {}
+    FolderWeights(CheckpointFiles files, std::unique_ptr<QuantizedReader> reader, std::string quantization_text)
+        : files_(std::move(files)), reader_(std::move(reader)), quantization_text_(std::move(quantization_text)) {}
 
-    bool contains(const std::string& key) const override { return !name_of(key).empty(); }
+    bool contains(const std::string& key) const override {
+        if (is_order(key)) {
+            const auto order = order_of(key);
+            return !order.ok() || !order->empty();  // load() says what is wrong
+        }
+        return !name_of(key).empty();
+    }
     std::vector<std::string> keys() const override { return files_.names(); }
 
     Result<Weight> load(const std::string& key) const override {
-        const std::string name = name_of(key);
+        if (is_order(key)) {
+            SKIFF_TRY(const auto order, order_of(key));
+            const auto bytes = std::as_bytes(std::span<const std::int32_t>(order));
+            return make_plain_weight({static_cast<std::int64_t>(order.size())}, DType::i32, {bytes.begin(), bytes.end()});
+        }
+        const std::string name = name_of(key), module = module_of(name);
         if (name.empty()) return not_found("tensor " + key + " is not in the checkpoint, though config.json implies it");
-        if (files_.contains(name)) {
-            SKIFF_TRY(auto found, files_.tensor(name));
-            const std::string module = module_of(name);
-            if (dtype_info(found.view.dtype).bits == 8 && dtype_info(found.view.dtype).is_float && module != name &&
-                (files_.contains(module + ".weight_scale") || files_.contains(module + ".weight_scale_inv")))
-                return unsupported("tensor " + name + " is FP8 with scales beside it, a form that is not read yet; give the 16 bit checkpoint");
-            // An int8 weight with scales beside it is a quantized one, not plain integers.
-            if (found.view.dtype != DType::i8 || !files_.contains(module_of(name) + ".weight_scale")) {
-                Weight weight;
-                weight.shape = found.view.shape;
-                weight.store = found.view;
-                weight.owner = found.owner;
-                weight.file_backed = true;
-                return weight;
+        if (module != name) {
+            SKIFF_TRY(auto quantized, reader_->read(module, lookup_in(files_)));
+            if (quantized) {
+                if (const Codes* codes = quantized->codes()) quantized->file_backed = in_files(codes->packed.data) && in_files(codes->scales.data);
+                return std::move(*quantized);
             }
         }
-        SKIFF_TRY(auto weight, read_weight(module_of(name), lookup_in(files_), quantization_ ? &*quantization_ : nullptr));
-        if (const Codes* codes = weight.codes()) weight.file_backed = in_files(codes->packed.data) && in_files(codes->scales.data);
+        SKIFF_TRY(auto found, files_.tensor(name));
+        Weight weight;
+        weight.shape = found.view.shape;
+        weight.store = found.view;
+        weight.owner = found.owner;
+        weight.file_backed = true;
         return weight;
     }
 
@@ -67,7 +73,7 @@ private:
         });
     }
     bool has(const std::string& name) const {
-        return files_.contains(name) || (module_of(name) != name && files_.contains(module_of(name) + ".weight_packed"));
+        return files_.contains(name) || (module_of(name) != name && files_.contains(module_of(name) + std::string(reader_->marker())));
     }
     // The name in the files, or an empty one.
     std::string name_of(const std::string& key) const {
@@ -79,14 +85,32 @@ private:
         }
         return {};
     }
+    static bool is_order(const std::string& key) { return key.ends_with(input_permutation_end); }
+    Result<std::vector<std::int32_t>> order_of(const std::string& key) const {
+        const std::string name = name_of(key.substr(0, key.size() - input_permutation_end.size()) + ".weight");
+        if (name.empty()) return std::vector<std::int32_t>();
+        return reader_->input_order(module_of(name), lookup_in(files_));
+    }
     CheckpointFiles files_;
-    std::optional<QuantizationConfig> quantization_;
+    std::unique_ptr<QuantizedReader> reader_;
     std::string quantization_text_;  // as config.json has it
 };
 
 Result<Json> read_optional_json(const std::string& path) {
     if (!file_exists(path)) return Json();
     return read_json_file(path);
+}
+
+// What config.json says of quantization; or the file that AutoGPTQ or AutoAWQ wrote beside it before transformers knew them.
+Result<Json> find_quantization(const Json& config, const std::string& folder) {
+    if (const Json& quantization = config["quantization_config"]; !quantization.is_null()) return quantization;
+    for (const auto& [file, method] : {std::pair{"quantize_config.json", "gptq"}, std::pair{"quant_config.json", "awq"}}) {
+        SKIFF_TRY(auto quantization, read_optional_json(join_path(folder, file)));
+        if (!quantization.is_object()) continue;
+        if (!quantization["quant_method"].is_string()) quantization.set("quant_method", method);
+        return quantization;
+    }
+    return Json();
 }
 
 }  // namespace
@@ -103,13 +127,10 @@ Result<Checkpoint> open_folder_checkpoint(const std::string& path) {
     SKIFF_TRY(checkpoint.manifest, read_optional_json(join_path(path, "skiff.json")));
     auto spec = build_spec(checkpoint.config);
     if (!spec.ok()) return spec.take_error().with_context(path);
-    std::optional<QuantizationConfig> quantization;
-    if (const Json& config = checkpoint.config["quantization_config"]; !config.is_null()) {
-        SKIFF_TRY(quantization, QuantizationConfig::parse(config));
-    }
+    SKIFF_TRY(const auto quantization, find_quantization(checkpoint.config, path));
+    SKIFF_TRY(auto reader, make_quantized_reader(quantization));
     SKIFF_TRY(auto files, CheckpointFiles::open(path));
-    checkpoint.weights =
-        std::make_shared<FolderWeights>(std::move(files), std::move(quantization), checkpoint.config["quantization_config"].dump());
+    checkpoint.weights = std::make_shared<FolderWeights>(std::move(files), std::move(reader), quantization.dump());
     checkpoint.spec = std::move(*spec);
     SKIFF_CHECK(attach_extra_terms(checkpoint.spec, *checkpoint.weights));
     return checkpoint;

@@ -160,7 +160,11 @@ private:
         if (transform.kind == InputTransform::Kind::none || scaled_.count(op.in[0])) return in(op, 0);
         if (transform.kind == InputTransform::Kind::hadamard) return unsupported("Hadamard input transforms have no kernel yet");
         SKIFF_TRY(auto data, pool_.vector(transform.data, width, 0));
-        int target = values_.add_temporary(width, 0, tokens_);
+        // Operators that share an input mostly share its transform too (q, k and v): it is done once, and they stay one step.
+        for (const Transformed& known : transformed_)
+            if (known.in == in(op, 0) && known.kind == transform.kind && *known.data == *data) return known.out;
+        const int target = values_.add_temporary(width, 0, tokens_);
+        transformed_.push_back({in(op, 0), transform.kind, data, target});
         if (transform.kind == InputTransform::Kind::scale) {
             const auto& row = choose_kernel(multiply_kernels(), options_.isa);
             auto& step = push<ColumnScaleStep>(op, std::string(row.name));
@@ -181,6 +185,13 @@ private:
         }
         return target;
     }
+
+    struct Transformed {
+        int in;
+        InputTransform::Kind kind;
+        Vector data;
+        int out;
+    };
 
     // One weight times one value. Joins the step before when that has the same input and nothing between them.
     Status segment(const Op& op, const LinearOp& detail, const TensorRef& ref, Vector bias, int x, std::int64_t n_in, int y, std::int64_t n_out,
@@ -356,6 +367,7 @@ private:
     std::vector<std::unique_ptr<Step>> steps_;
     std::map<ValueId, int> selected_;
     std::set<ValueId> scaled_;     // norms that hold the scale of their readers' inputs
+    std::vector<Transformed> transformed_;
     std::map<int, int> prepared_;  // value -> its quantized form
 };
 

@@ -30,13 +30,16 @@ constexpr float nf4[] = {-1.0f,
                          0.5626170039176941f,
                          0.7229568362236023f,
                          1.0f};
+// The four bit floats of bitsandbytes: 2 bits of exponent, 1 of mantissa, and one number below them all; not FP4 as others know it (E2M1).
+constexpr float fp4[] = {0,  0.0625f / 12,  8.0f / 12,  12.0f / 12,  4.0f / 12,  6.0f / 12,  2.0f / 12,  3.0f / 12,
+                         0, -0.0625f / 12, -8.0f / 12, -12.0f / 12, -4.0f / 12, -6.0f / 12, -2.0f / 12, -3.0f / 12};
 constexpr float ternary[] = {-1, 0, 1};
 constexpr float quad[] = {-1, 0, 1, 2};  // what the codes of GGUF's TQ2_0 can mean
 constexpr float binary[] = {-1, 1};
 
 constexpr Codebook table[] = {
     {"n4", 4, n4},     {"n3", 3, n3},   {"n2", 2, n2},           {"iq4nl", 4, iq4nl},
-    {"e2m1", 4, e2m1}, {"nf4", 4, nf4}, {"ternary", 2, ternary}, {"quad", 2, quad},
+    {"e2m1", 4, e2m1}, {"nf4", 4, nf4}, {"fp4", 4, fp4}, {"ternary", 2, ternary}, {"quad", 2, quad},
     {"binary", 1, binary},
 };
 

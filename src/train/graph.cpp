@@ -121,9 +121,7 @@ private:
             rope = sole_producer<RopeOp>(value);
             return rope != nullptr ? producer_.at(value)->in[0] : value;
         };
-        step.q = source(op.in[0], step.q_rope);
-        step.k = source(op.in[1], step.k_rope);
-        step.v = op.in[2];
+        step.qkv = {source(op.in[0], step.q_rope), source(op.in[1], step.k_rope), op.in[2]};
         return {};
     }
 

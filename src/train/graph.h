@@ -2,6 +2,7 @@
 // product; rope goes into attention; activation and product become one gate.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -32,6 +33,8 @@ class GraphStep {
 public:
     virtual ~GraphStep() = default;
     virtual void run(Values& values) const = 0;
+    // Queries, keys and values as the projections left them, of a step that attends; null for others.
+    virtual const std::array<ValueId, 3>* attention_inputs() const { return nullptr; }
     std::string name;
 };
 using GraphBlock = std::vector<std::unique_ptr<GraphStep>>;

@@ -115,17 +115,17 @@ void RopeGraphStep::run(Values& values) const {
 }
 
 void AttentionGraphStep::run(Values& values) const {
-    const Slice& slice_q = values.slices[static_cast<std::size_t>(q)];
-    const Slice& slice_k = values.slices[static_cast<std::size_t>(k)];
-    const Slice& slice_v = values.slices[static_cast<std::size_t>(v)];
+    const Slice& slice_q = values.slices[static_cast<std::size_t>(qkv[0])];
+    const Slice& slice_k = values.slices[static_cast<std::size_t>(qkv[1])];
+    const Slice& slice_v = values.slices[static_cast<std::size_t>(qkv[2])];
     AttentionSettings settings{op.n_heads, op.n_kv_heads, op.head_dim, values.n_tokens, op.window, op.scale, op.softcap, {}, {}};
     if (q_rope != nullptr) settings.q_rotation = rotation_of(*q_rope, values.n_tokens, slice_q.tensor.device());
     if (k_rope != nullptr) settings.k_rotation = rotation_of(*k_rope, values.n_tokens, slice_k.tensor.device());
     const bool merged = slice_q.tensor.is_same(slice_k.tensor) && slice_q.tensor.is_same(slice_v.tensor) && slice_q.column == 0 &&
                         slice_k.column == slice_q.width && slice_v.column == slice_k.column + slice_k.width &&
                         slice_v.column + slice_v.width == slice_q.tensor.size(1);
-    const std::vector<at::Tensor> qkv = merged ? std::vector{slice_q.tensor} : std::vector{values.get(q), values.get(k), values.get(v)};
-    values.set(out, attention(qkv, settings, form));
+    const std::vector<at::Tensor> inputs = merged ? std::vector{slice_q.tensor} : std::vector{values.get(qkv[0]), values.get(qkv[1]), values.get(qkv[2])};
+    values.set(out, attention(inputs, settings, form));
 }
 
 void GatedGraphStep::run(Values& values) const {

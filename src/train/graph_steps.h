@@ -56,9 +56,11 @@ struct AttentionGraphStep final : GraphStep {
     AttentionOp op;
     const RopeOp* q_rope = nullptr;  // of the spec; null: q comes turned or is never turned
     const RopeOp* k_rope = nullptr;
-    ValueId q, k, v, out;
+    std::array<ValueId, 3> qkv;
+    ValueId out;
     Form form;
     void run(Values& values) const override;
+    const std::array<ValueId, 3>* attention_inputs() const override { return &qkv; }
 };
 
 struct GatedGraphStep final : GraphStep {

@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "base/rng.h"
+#include "model/axes.h"
 
 namespace skiff::train {
 namespace {
@@ -175,6 +176,13 @@ void ParameterSet::apply_masks() {
     at::NoGradGuard no_grad;
     for (Parameter& parameter : parameters_)
         if (parameter.mask.defined()) parameter.value.masked_fill_(parameter.mask == 0, 0);
+}
+
+std::set<std::string> ParameterSet::keys_of_blocks(const ModelSpec& spec) const {
+    std::set<std::string> keys;
+    for (std::size_t i = 1; i + 1 < spec.blocks.size(); ++i)
+        for (Op op : spec.blocks[i].ops) for_each_tensor_ref(op, [&](const TensorRef& ref) { keys.insert(ref.key); });
+    return keys;
 }
 
 Result<std::size_t> ParameterSet::add_adapters(const ModelSpec& spec, const AdapterOptions& options) {

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,9 @@ public:
     // Weights with many exact zeros were pruned: their masks are set. Returns how many tensors that concerns.
     std::size_t keep_zeros(double at_least_share);
     void apply_masks();
+
+    // Keys that the decoder blocks' operators read: neither the embedding's nor the head's alone.
+    std::set<std::string> keys_of_blocks(const ModelSpec& spec) const;
 
     // Freezes everything and adds an adapter of `rank` to the linear weights whose keys contain one of `names` (empty: all but head and
     // embedding). Initial values by seed.

@@ -45,6 +45,21 @@ struct ScoreRow {
     float softcap;           // 0: none
 };
 
+// ---- distillation of one token
+enum class DivergenceKind : std::uint8_t { forward_kl, reverse_kl, jsd };
+struct DistillRow {
+    DivergenceKind kind;
+    float temperature;
+    float alpha;  // of the divergence, times the temperature's square; the label's cross-entropy has the rest
+    float beta;   // of JSD
+    float scale;  // of the gradient
+};
+struct TopTargets {
+    std::int64_t k;
+    const float* log_probabilities;  // (k + 1) f32 at the row's temperature; the last is the sum of all other tokens
+    const std::int32_t* tokens;      // (k) all different
+};
+
 // ---- optimizers, element by element
 struct AdamStep {
     float learning_rate, beta1, beta2, eps, weight_decay;
@@ -64,7 +79,9 @@ struct AdamStep {
     float softmax_row(const ScoreRow& row, T* scores);                                                                                \
     void softmax_row_backward(const ScoreRow& row, float log_sum, float delta, T* scores, T* d_scores);                               \
     float inner_product(const T* a, const T* b, std::int64_t n);                                                                      \
-    double cross_entropy_row(T* logits, std::int64_t n, std::int64_t target, float scale);
+    double cross_entropy_row(T* logits, std::int64_t n, std::int64_t target, float scale);                                            \
+    double distill_row(const DistillRow& row, T* logits, const float* teacher, std::int64_t n, std::int64_t target);                  \
+    double distill_row_of_top(const DistillRow& row, T* logits, const TopTargets& top, std::int64_t n, std::int64_t target);
 #define SKIFF_DECLARE_ALL                                                                                                             \
     SKIFF_DECLARE_NORM(float, float)                                                                                                  \
     SKIFF_DECLARE_NORM(float, Bf16)                                                                                                   \
@@ -128,6 +145,16 @@ float inner_product(const T* a, const T* b, std::int64_t n) {
 template <class T>
 double cross_entropy_row(T* logits, std::int64_t n, std::int64_t target, float scale) {
     return wide_rows ? lanes_16::cross_entropy_row(logits, n, target, scale) : lanes_8::cross_entropy_row(logits, n, target, scale);
+}
+// alpha * T^2 * divergence from the teacher + (1 - alpha) * -log softmax(logits)[target]; the logits become its gradient times the row's scale.
+// A negative target counts nothing. logits, teacher: (n)
+template <class T>
+double distill_row(const DistillRow& row, T* logits, const float* teacher, std::int64_t n, std::int64_t target) {
+    return wide_rows ? lanes_16::distill_row(row, logits, teacher, n, target) : lanes_8::distill_row(row, logits, teacher, n, target);
+}
+template <class T>
+double distill_row_of_top(const DistillRow& row, T* logits, const TopTargets& top, std::int64_t n, std::int64_t target) {
+    return wide_rows ? lanes_16::distill_row_of_top(row, logits, top, n, target) : lanes_8::distill_row_of_top(row, logits, top, n, target);
 }
 inline void adamw_update(const AdamStep& step, float* weight, const float* gradient, float* first, float* second, std::int64_t n) {
     return wide_rows ? lanes_16::adamw_update(step, weight, gradient, first, second, n) : lanes_8::adamw_update(step, weight, gradient, first, second, n);

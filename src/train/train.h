@@ -25,8 +25,24 @@ struct DataOptions {
     std::string jsonl_field = "text", separator = "<|endoftext|>";
 };
 
+// Learning from a teacher as well as from the text.
+enum class Divergence : std::uint8_t { forward_kl, reverse_kl, jsd };
+struct DistillOptions {
+    std::string teacher;        // a model; empty: the text alone
+    Divergence divergence = Divergence::forward_kl;
+    double temperature = 1;     // of both distributions; the divergence is multiplied by its square
+    double alpha = 0.9;         // of the divergence; the text's own next token has the rest
+    double beta = 0.5;          // JSD: share of the teacher in the middle
+    std::string cache;          // file of the teacher's word on the windows; empty: it runs beside
+    std::int64_t cache_top = 64;
+    double hidden_weight = 0;     // of the hidden states' relative squared distance
+    double attention_weight = 0;  // of the distance of relations among tokens in the last blocks
+    enum class BlockWise : std::uint8_t { off, on } block_wise = BlockWise::off;  // each block alone, on the teacher's hidden states
+};
+
 struct TrainOptions {
     DataOptions data;
+    DistillOptions distill;
     std::string output;
     enum class IfExists : std::uint8_t { refuse, replace } if_exists = IfExists::refuse;
     enum class Unfinished : std::uint8_t { resume, restart } unfinished = Unfinished::resume;

@@ -61,33 +61,53 @@ Result<std::unique_ptr<TrainableModel>> TrainableModel::create(const ModelSpec& 
     return model;
 }
 
-at::Tensor TrainableModel::run_block(std::size_t block, const at::Tensor& tokens, std::int64_t n_tokens, const at::Tensor& in) const {
+at::Tensor TrainableModel::run_block(std::size_t block, const at::Tensor& tokens, std::int64_t n_tokens, const at::Tensor& in, std::array<at::Tensor, 3>* qkv) const {
     Values values;
     values.tokens = tokens;
     values.n_tokens = n_tokens;
     values.slices.resize(spec_.values.size());
     if (in.defined()) values.set(spec_.blocks[block].in, in);
     for (const auto& step : blocks_[block]) step->run(values);
+    if (qkv != nullptr)
+        for (const auto& step : blocks_[block])
+            if (const std::array<ValueId, 3>* read = step->attention_inputs())
+                for (std::size_t i = 0; i < 3; ++i) (*qkv)[i] = values.get((*read)[i]);
     return values.get(block + 1 == blocks_.size() ? spec_.logits : spec_.blocks[block].out);
 }
 
-at::Tensor TrainableModel::hidden(const at::Tensor& tokens, const DroppedBlocks& dropped) const {
+Pass TrainableModel::observe(const at::Tensor& tokens, const Watch& watch, const DroppedBlocks& dropped) const {
     const std::int64_t n_tokens = tokens.size(1);
     const at::Tensor flat = tokens.reshape({-1});
+    Pass pass;
     at::Tensor x = run_block(0, flat, n_tokens, {});
+    if (watch.streams) pass.streams.push_back(x);
     for (std::size_t block = 1; block + 1 < blocks_.size(); ++block) {
-        if (block - 1 < dropped.size() && dropped[block - 1]) continue;
-        if (options_.recompute_blocks && at::GradMode::is_enabled() && x.requires_grad()) {
+        const bool watched = static_cast<std::int64_t>(block) - 1 == watch.attention_block;
+        if (block - 1 < dropped.size() && dropped[block - 1]) {
+        } else if (options_.recompute_blocks && !watched && at::GradMode::is_enabled() && x.requires_grad()) {
             const Recomputed::Run run = [this, block, flat, n_tokens](const at::Tensor& in) { return run_block(block, flat, n_tokens, in); };
             x = Recomputed::apply(x, &run);
         } else {
-            x = run_block(block, flat, n_tokens, x);
+            x = run_block(block, flat, n_tokens, x, watched ? &pass.qkv : nullptr);
         }
+        if (watch.streams) pass.streams.push_back(x);
     }
-    return x;
+    pass.hidden = x;
+    return pass;
+}
+
+at::Tensor TrainableModel::decoder_block(std::int64_t block, const at::Tensor& tokens, const at::Tensor& in) const {
+    return run_block(static_cast<std::size_t>(block) + 1, tokens.reshape({-1}), tokens.size(1), in);
 }
 
 at::Tensor TrainableModel::head(const at::Tensor& hidden) const { return run_block(blocks_.size() - 1, {}, hidden.size(0), hidden); }
+
+Status TrainableModel::check_watch(const Watch& watch) const {
+    if (watch.attention_block < 0) return {};
+    for (const auto& step : blocks_[static_cast<std::size_t>(watch.attention_block) + 1])
+        if (step->attention_inputs() != nullptr) return {};
+    return unsupported("block " + std::to_string(watch.attention_block) + " has no attention to compare");
+}
 
 // Few enough tokens that their logits stay in a cache's reach, enough that the head's gradient is not summed too often.
 std::int64_t TrainableModel::head_chunk() const {
@@ -95,29 +115,47 @@ std::int64_t TrainableModel::head_chunk() const {
     return std::clamp<std::int64_t>((16 << 20) / bytes_per_token, 512, 4096);
 }
 
-at::Tensor TrainableModel::logits(const at::Tensor& tokens) const { return head(hidden(tokens, {})); }
+at::Tensor TrainableModel::logits(const at::Tensor& tokens) const { return head(observe(tokens, {}).hidden); }
 
 double TrainableModel::add_gradients(const at::Tensor& inputs, const at::Tensor& targets, double scale, const DroppedBlocks& dropped) const {
+    const at::Tensor flat_targets = targets.reshape({-1});
+    const LogitsLoss loss = [&](const at::Tensor& logits, std::int64_t first) { return cross_entropy(logits, flat_targets.narrow(0, first, logits.size(0)), scale, options_.form); };
+    return add_gradients(inputs, loss, dropped, {}, nullptr);
+}
+
+double TrainableModel::add_gradients(const at::Tensor& inputs, const LogitsLoss& logits_loss, const DroppedBlocks& dropped, const Watch& watch, const InsideLoss& inside_loss) const {
     const at::AutoGradMode with_grad(true);
-    const at::Tensor x = hidden(inputs, dropped), flat_targets = targets.reshape({-1});
+    const Pass pass = observe(inputs, watch, dropped);
+    const at::Tensor& x = pass.hidden;
     const at::Tensor leaf = x.detach();
     at::Tensor gradient = at::empty_like(leaf);
     double total = 0;
     for (std::int64_t begin = 0; begin < leaf.size(0); begin += head_chunk()) {
         const std::int64_t n = std::min(head_chunk(), leaf.size(0) - begin);
         const at::Tensor part = leaf.narrow(0, begin, n).detach().requires_grad_(true);
-        const at::Tensor loss = cross_entropy(head(part), flat_targets.narrow(0, begin, n), scale, options_.form);
+        const at::Tensor loss = logits_loss(head(part), begin);
         total += loss.item<double>();
         torch::autograd::backward({loss});
         gradient.narrow(0, begin, n).copy_(part.grad());
     }
-    if (x.requires_grad()) torch::autograd::backward({x}, {gradient});
+    const at::Tensor inside = inside_loss ? inside_loss(pass) : at::Tensor();
+    if (inside.defined()) total += inside.item<double>();
+    variable_list roots, seeds;
+    if (x.requires_grad()) {
+        roots.push_back(x);
+        seeds.push_back(gradient);
+    }
+    if (inside.defined() && inside.requires_grad()) {
+        roots.push_back(inside);
+        seeds.push_back(at::ones_like(inside));
+    }
+    if (!roots.empty()) torch::autograd::backward(roots, seeds);
     return total;
 }
 
 double TrainableModel::loss_sum(const at::Tensor& inputs, const at::Tensor& targets) const {
     const at::NoGradGuard no_grad;
-    const at::Tensor x = hidden(inputs, {}), flat_targets = targets.reshape({-1});
+    const at::Tensor x = observe(inputs, {}).hidden, flat_targets = targets.reshape({-1});
     double total = 0;
     for (std::int64_t begin = 0; begin < x.size(0); begin += head_chunk()) {
         const std::int64_t n = std::min(head_chunk(), x.size(0) - begin);

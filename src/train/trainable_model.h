@@ -1,6 +1,8 @@
 // A model that can be trained: its parameters and its graph, with the loss computed in chunks of tokens so that there never are logits of them all.
 #pragma once
 
+#include <array>
+#include <functional>
 #include <memory>
 
 #include "train/graph.h"
@@ -17,6 +19,21 @@ struct TrainableOptions {
 // Blocks that a pass leaves out (LayerDrop, Fan et al. 2019): by decoder block; empty: none.
 using DroppedBlocks = std::vector<bool>;
 
+// What a pass keeps beside its result, for losses on the inside of a model.
+struct Watch {
+    bool streams = false;              // the residual stream before the first decoder block and after each
+    std::int64_t attention_block = -1; // whose queries, keys and values (before rope); -1: none
+};
+struct Pass {
+    at::Tensor hidden;                 // what the head reads: (n_sequences * n_tokens, d_model)
+    std::vector<at::Tensor> streams;   // (n_layers + 1) of that shape, if watched
+    std::array<at::Tensor, 3> qkv;     // (n_sequences * n_tokens, n_heads * head_dim) each, if watched
+};
+// What some tokens cost by their logits, which it may overwrite: a scalar f64. `first`: the first of them among all tokens of the pass.
+using LogitsLoss = std::function<at::Tensor(const at::Tensor& logits, std::int64_t first)>;
+// What a pass costs beside that: a scalar, or undefined.
+using InsideLoss = std::function<at::Tensor(const Pass& pass)>;
+
 class TrainableModel {
 public:
     static Result<std::unique_ptr<TrainableModel>> create(const ModelSpec& spec, ParameterSet parameters, const TrainableOptions& options);
@@ -31,16 +48,22 @@ public:
     // Adds the gradient of scale * (sum of the tokens' losses) to the parameters, and returns that number. inputs, targets: (n_sequences, n_tokens)
     // i64; a negative target counts nothing.
     double add_gradients(const at::Tensor& inputs, const at::Tensor& targets, double scale, const DroppedBlocks& dropped = {}) const;
+    // The same for any loss. Returns the sum of what both functions cost.
+    double add_gradients(const at::Tensor& inputs, const LogitsLoss& logits_loss, const DroppedBlocks& dropped, const Watch& watch, const InsideLoss& inside_loss) const;
+    // One decoder block (from 0) on a residual stream of its own. // in, result: (n_sequences * n_tokens, d_model)
+    at::Tensor decoder_block(std::int64_t block, const at::Tensor& tokens, const at::Tensor& in) const;
+    Pass observe(const at::Tensor& tokens, const Watch& watch, const DroppedBlocks& dropped = {}) const;
+    at::Tensor head(const at::Tensor& hidden) const;  // (n, d_model) to logits (n, n_vocab)
+    std::int64_t head_chunk() const;                  // tokens whose logits are computed at a time
+    // The decoder block's attention reads these; an error if there is none, or its projections go elsewhere first.
+    Status check_watch(const Watch& watch) const;
     // The sum of the tokens' losses.
     double loss_sum(const at::Tensor& inputs, const at::Tensor& targets) const;
 
 private:
     TrainableModel(const ModelSpec& spec, ParameterSet parameters, const TrainableOptions& options)
         : spec_(spec), parameters_(std::move(parameters)), options_(options) {}
-    at::Tensor hidden(const at::Tensor& tokens, const DroppedBlocks& dropped) const;  // what the head reads: (n_sequences * n_tokens, d_model)
-    at::Tensor run_block(std::size_t block, const at::Tensor& tokens, std::int64_t n_tokens, const at::Tensor& in) const;
-    at::Tensor head(const at::Tensor& hidden) const;
-    std::int64_t head_chunk() const;
+    at::Tensor run_block(std::size_t block, const at::Tensor& tokens, std::int64_t n_tokens, const at::Tensor& in, std::array<at::Tensor, 3>* qkv = nullptr) const;
 
     const ModelSpec spec_;
     ParameterSet parameters_;

@@ -72,8 +72,9 @@ private:
         for (std::int64_t done = 0, micro = 0; done < per_rank; done += setup_.micro_batch, ++micro) {
             const std::int64_t n = std::min(setup_.micro_batch, per_rank - done);
             const at::Tensor tokens = setup_.data->shuffled(first_window + static_cast<std::uint64_t>(done), n).to(setup_.device);
-            loss += setup_.model->add_gradients(tokens.narrow(1, 0, setup_.window), tokens.narrow(1, 1, setup_.window), scale,
-                                                dropped_blocks(options_, setup_.model->spec().n_layers, step, micro));
+            SKIFF_TRY(const double part, setup_.objective->add_gradients({tokens.narrow(1, 0, setup_.window), tokens.narrow(1, 1, setup_.window), first_window + static_cast<std::uint64_t>(done), scale,
+                                                                          dropped_blocks(options_, setup_.model->spec().n_layers, step, micro)}));
+            loss += part;
         }
         interrupted_ = interrupt_requested();
         if (setup_.ranks) {

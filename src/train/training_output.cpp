@@ -97,6 +97,10 @@ Json step_json(const TrainOptions& options, const TrainingSetup& setup, const Tr
                               {"trained_parameters", report.n_trained},
                               {"last_loss", report.last_loss}});
     if (setup.validation) step.set("validation_loss", report.validation_loss);
+    if (const Json distillation = setup.objective->describe(); !distillation.is_null()) {
+        step.set("kind", "distill");
+        step.set("distillation", distillation);
+    }
     if (options.lora_rank > 0) step.set("lora_rank", options.lora_rank);
     if (options.layer_drop > 0) step.set("layer_drop", options.layer_drop);
     if (options.n_ranks > 1) step.set("ranks", static_cast<std::int64_t>(options.n_ranks));

@@ -15,6 +15,23 @@
 namespace skiff::train {
 namespace {
 
+Status check_distillation(const TrainOptions& options) {
+    const DistillOptions& distill = options.distill;
+    if (distill.teacher.empty()) return {};
+    auto need = [](bool holds, const char* message) { return holds ? Status() : Status(usage_error(message)); };
+    SKIFF_CHECK(need(distill.temperature >= 0.1 && distill.temperature <= 1000, "--kd-temp must be 0.1 to 1000"));
+    SKIFF_CHECK(need(distill.alpha >= 0 && distill.alpha <= 1, "--kd-alpha must be 0 to 1"));
+    SKIFF_CHECK(need(distill.beta > 0 && distill.beta < 1, "--kd-beta must be more than 0 and less than 1"));
+    SKIFF_CHECK(need(distill.cache_top >= 1 && distill.cache_top <= 65536, "--teacher-top must be 1 to 65536"));
+    SKIFF_CHECK(need(distill.hidden_weight >= 0 && distill.attention_weight >= 0, "--hidden-weight and --attention-weight cannot be negative"));
+    const bool looks_inside = distill.hidden_weight > 0 || distill.attention_weight > 0, local = distill.block_wise == DistillOptions::BlockWise::on;
+    SKIFF_CHECK(need(distill.cache.empty() || (!looks_inside && !local), "--teacher-cache holds a teacher's distributions; losses on the inside (--hidden-weight, --attention-weight, --block-wise) need the teacher itself"));
+    SKIFF_CHECK(need(distill.cache.empty() || options.n_ranks == 1, "--teacher-cache is for one rank"));
+    SKIFF_CHECK(need(!local || !looks_inside, "--block-wise is a loss of its own; leave --hidden-weight and --attention-weight out"));
+    SKIFF_CHECK(need(!local || options.lora_rank == 0, "--block-wise trains the blocks themselves; leave --lora out"));
+    return {};
+}
+
 Status check(const TrainOptions& options) {
     auto need = [](bool holds, const char* message) { return holds ? Status() : Status(usage_error(message)); };
     SKIFF_CHECK(need(!options.data.texts.empty(), "give the text to train on with --data"));
@@ -32,6 +49,7 @@ Status check(const TrainOptions& options) {
     SKIFF_CHECK(need(options.lora_rank >= 0, "--lora cannot be negative"));
     SKIFF_CHECK(need(options.lora_rank > 0 || (options.lora_names.empty() && options.lora_output == TrainOptions::LoraOutput::merged), "--lora-target and --lora-output adapter need --lora RANK"));
     SKIFF_CHECK(need(options.evaluate_every >= 0 && options.save_every >= 0 && options.sample_every >= 0, "--eval-every, --save-every and --sample-every cannot be negative"));
+    SKIFF_CHECK(check_distillation(options));
     SKIFF_CHECK(stored_dtype(options));  // a wrong --dtype is better known before hours of work
     return need(options.evaluate_windows >= 1, "--eval-windows must be at least 1");
 }
@@ -82,7 +100,7 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
     }
     std::string lora = std::to_string(options.lora_rank) + "/" + std::to_string(options.lora_alpha);
     for (const std::string& name : options.lora_names) lora += "/" + name;
-    const Json json = Json::object({{"config", parent.config},
+    Json json = Json::object({{"config", parent.config},
                                     {"weights", weights},
                                     {"text_bytes", sizes},
                                     {"tokens", static_cast<std::uint64_t>(setup.data->n_tokens())},
@@ -99,6 +117,7 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
                                     {"layer_drop", options.layer_drop},
                                     {"lora", lora},
                                     {"ranks", static_cast<std::int64_t>(options.n_ranks)}});
+    if (const Json distillation = setup.objective->describe(); !distillation.is_null()) json.set("distillation", distillation);
     return hex64(hash64(std::as_bytes(std::span(std::string_view(json.dump())))));
 }
 
@@ -214,7 +233,18 @@ private:
         trainable.form = options_.operators == TrainOptions::Operators::fused ? Form::automatic : Form::composed;
         trainable.recompute_blocks = options_.recompute == TrainOptions::Recompute::blocks;
         SKIFF_TRY(setup_.model, TrainableModel::create(parent_.spec, std::move(parameters), trainable));
+        SKIFF_CHECK(make_objective());
         setup_.trained = setup_.model->parameters().trained(parent_.spec);
+        for (ParameterSet::Trained& more : setup_.objective->trained()) setup_.trained.push_back(std::move(more));
+        return {};
+    }
+
+    Status make_objective() {
+        if (options_.distill.teacher.empty()) {
+            setup_.objective = label_objective(*setup_.model);
+            return {};
+        }
+        SKIFF_TRY(setup_.objective, distillation_objective(*setup_.model, *setup_.data, options_, setup_.window, observer_));
         return {};
     }
 

@@ -8,6 +8,7 @@
 #include "base/atomic_file.h"
 #include "text/tokenizer.h"
 #include "train/batches.h"
+#include "train/objective.h"
 #include "train/optimizer.h"
 #include "train/ranks.h"
 #include "train/train.h"
@@ -30,6 +31,7 @@ struct TrainingSetup {
     std::unique_ptr<Ranks> ranks;
     std::optional<Batches> data, validation;
     std::unique_ptr<TrainableModel> model;
+    std::unique_ptr<Objective> objective;
     std::vector<ParameterSet::Trained> trained;
     std::unique_ptr<Optimizer> optimizer;
     StateTensors state;

@@ -40,8 +40,22 @@ grep -q "no tokenizer" "$work/out" || fail "no word of the missing tokenizer"
 grep -aq "tokenizer.ggml.model.*no_vocab" "$work/random.gguf" || fail "other programs refuse a file that does not say so"
 "$SKIFF" inspect "$work/random.gguf" > /dev/null
 
+# ONNX: a folder, whole or not at all, the same bytes each time
+"$SKIFF" convert "$model" --to onnx -o "$work/onnx" --json > "$work/onnx.json"
+[ -s "$work/onnx/model.onnx" ] && [ -s "$work/onnx/model.onnx.data" ] && [ -s "$work/onnx/tokenizer.json" ] && [ -s "$work/onnx/config.json" ] || fail "files of $(ls "$work/onnx")"
+before=$(cat "$work/onnx/model.onnx" "$work/onnx/model.onnx.data" | sha256sum)
+if "$SKIFF" convert "$model" --to onnx -o "$work/onnx" 2> "$work/err"; then fail "an existing folder was replaced"; fi
+"$SKIFF" convert "$model" --to onnx -o "$work/onnx" --force > /dev/null
+[ "$before" = "$(cat "$work/onnx/model.onnx" "$work/onnx/model.onnx.data" | sha256sum)" ] || fail "the same conversion gives other bytes"
+"$SKIFF" quantize "$model" --scheme nf4 -o "$work/nf4" > /dev/null
+if "$SKIFF" convert "$work/nf4" --to onnx -o "$work/x" 2> "$work/err"; then fail "nf4 became integers"; fi
+grep -q -- "q_proj.weight (nf4g64).*--densify" "$work/err" || fail "what cannot be said: $(cat "$work/err")"
+"$SKIFF" convert "$work/nf4" --to onnx --densify --dry-run > "$work/out"
+grep -q "F32 .*42" "$work/out" || fail "densify: $(cat "$work/out")"
+
 # what cannot be done is said, and nothing is left behind
-for arguments in "--type Q9_9 -o $work/x.gguf" "--to hf --type Q4_0 -o $work/x" "--to gguf"; do
+for arguments in "--type Q9_9 -o $work/x.gguf" "--to hf --type Q4_0 -o $work/x" "--to gguf" "--to onnx --type BF16 -o $work/x" "--to hf --densify -o $work/x" \
+    "--to onnx --head-type F32 -o $work/x" "--to onnx --activations int8 -o $work/x" "--to onnx --context -1 -o $work/x"; do
     if "$SKIFF" convert "$model" $arguments > /dev/null 2> "$work/err"; then fail "accepted: $arguments"; fi
 done
 [ ! -e "$work/x.gguf" ] && [ ! -e "$work/x" ] && [ ! -e "$work/x.partial" ] || fail "left-overs: $(ls "$work")"
@@ -53,3 +67,24 @@ if [ -f "$stories" ]; then
     found=$("$SKIFF" run "$stories" -p "" -n 200 --temp 0 --raw -q | head -n 3)
     [ "$expected" = "$found" ] || fail "stories260K.gguf tells another story"
 fi
+
+# quantized forms of other programs: the same codes, zeros and scales, and what a form has no words for is said
+"$SKIFF" quantize "$model" --scheme w4g32a --head keep --embedding keep -o "$work/w4" > /dev/null 2>&1
+"$SKIFF" quantize "$model" --scheme w8 --compat -o "$work/w8" > /dev/null 2>&1
+"$SKIFF" quantize "$model" --scheme w4g32r --head keep --embedding keep -o "$work/w4r" > /dev/null 2>&1
+values() { "$SKIFF" inspect "$1" --hash | grep hash; }
+for form in gptq awq; do
+    "$SKIFF" convert "$work/w4" --to $form -o "$work/$form" > "$work/out"
+    grep -q "w4g32a" "$work/out" || fail "no table of schemes: $(cat "$work/out")"
+    [ "$(values "$work/w4")" = "$(values "$work/$form")" ] || fail "$form holds other numbers"
+done
+grep -q gptq_v2 "$work/gptq/quantize_config.json" || fail "zeros need the second form"
+"$SKIFF" convert "$work/gptq" --to awq -o "$work/again" > /dev/null
+cmp "$work/awq/model.safetensors" "$work/again/model.safetensors" || fail "GPTQ to AWQ changed numbers"
+"$SKIFF" convert "$work/w8" --to gptq -o "$work/gptq8" > /dev/null
+[ "$(text "$work/w8")" = "$(text "$work/gptq8")" ] || fail "8 bits continue differently"
+for arguments in "$work/w8 --to awq" "$work/w4r --to gptq" "$model --to gptq" "$work/w4 --to gptq --type F16"; do
+    if "$SKIFF" convert $arguments -o "$work/x" > /dev/null 2> "$work/err"; then fail "accepted: $arguments"; fi
+    grep -q -- "--scheme\|--type" "$work/err" || fail "no way out in: $(cat "$work/err")"
+done
+[ ! -e "$work/x" ] || fail "left-overs"

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "compress/calibrate/walk.h"
+#include "compress/quantize/couplings.h"
 
 namespace skiff {
 
@@ -20,6 +21,9 @@ public:
     const InputStatistics* inputs(const std::string& key) const;  // null: not measured in this block
     // The parent's weights, but for those of this block that were replaced.
     const WeightSource& weights() const { return weights_; }
+    // For what edits the weights of a block together with the statistics of their inputs.
+    ScaledBlock editable(ThreadPool& pool) { return {weights_, inputs_, pool}; }
+    bool is_decoder_block(std::size_t block) const { return block > 0 && block + 1 < walk_.n_blocks(); }
     // What became of a weight of this block, as it is stored; a matrix that is stored as columns has been turned back. Later readers in the block see it.
     void replace(const std::string& key, const Weight& result, ThreadPool& pool);
     // Sends the hidden states through the block as it is now.
@@ -31,8 +35,6 @@ public:
     Status restore(const std::string& folder, std::size_t next);
 
 private:
-    bool is_decoder_block(std::size_t block) const { return block > 0 && block + 1 < walk_.n_blocks(); }
-
     const ModelSpec& spec_;
     CalibrationText text_;
     StatisticsNeed need_;

@@ -15,7 +15,7 @@ constexpr float least_factor = 0.5f, most_factor = 1.5f;
 
 class Learner {
 public:
-    Learner(const Grid& grid, const Scheme& scheme, const SecondMoments& moments, int n_iterations) : grid_(grid), scheme_(scheme), moments_(moments), n_iterations_(n_iterations) {
+    Learner(const Grid& grid, const Scheme& scheme, const SecondMoments& moments, std::int64_t n_iterations) : grid_(grid), scheme_(scheme), moments_(moments), n_iterations_(n_iterations) {
         const GroupParams unit{1, 0, 1};
         float low = grid.value(0, unit), high = low;
         for (std::int32_t code = 1; code < grid.n_codes(); ++code) {
@@ -32,7 +32,7 @@ public:
         std::vector<RowChoice> now = tile.choices;
         const std::vector<RowChoice> start = tile.choices;
         std::vector<double> least(static_cast<std::size_t>(tile.n_rows), std::numeric_limits<double>::infinity());
-        for (int iteration = 0; iteration <= n_iterations_; ++iteration) {
+        for (std::int64_t iteration = 0; iteration <= n_iterations_; ++iteration) {
             for (std::int64_t row = 0; row < tile.n_rows; ++row) differences_of(tile.row(row), now[static_cast<std::size_t>(row)], d.data() + row * n);
             g = d;
             multiply({.m = tile.n_rows, .n = n, .k = n, .a = d.data(), .a_stride = n, .b = moments_.gram, .b_stride = n, .c = g.data(), .c_stride = n, .factor = 1, .keep = moments_.added});
@@ -97,7 +97,7 @@ private:
     const Grid& grid_;
     const Scheme& scheme_;
     const SecondMoments& moments_;
-    const int n_iterations_;
+    const std::int64_t n_iterations_;
     float step_ = 1;
 };
 

@@ -98,7 +98,7 @@ Result<Weight> gptq_encode(const MethodInput& input) {
     if (feedback->damping > input.options.damping * 1.0001) remark(input, "GPTQ with damping " + std::to_string(feedback->damping) + ": with less, the second moments of its inputs are not positive definite");
     const auto grid = make_grid(input.scheme, input.scale_rule);
     const SecondMoments moments = second_moments(*input.inputs, feedback->damping);
-    const Sweep sweep(*grid, input.scheme, *feedback, moments.diagonal, input.options.order);
+    const Sweep sweep(*grid, input.scheme, *feedback, feedback->own, input.options.order);
     return encode_tiles(input, tile_rows, [&](RowTile& tile) {
         sweep.run(tile);
         refine({*grid, input.scheme, moments, input.options.refine_passes}, tile);

@@ -10,9 +10,15 @@
 #include "compress/method.h"
 #include "compress/quantize/refine.h"
 #include "compress/survey.h"
+#include "compress/small_models_testing.h"
 
 namespace skiff {
 namespace {
+
+double output_error(const Weight& original, const Weight& result, const InputStatistics& inputs) {
+    const auto loss = testing::output_loss(original, result, inputs);
+    return loss.lost / loss.all;
+}
 
 // Inputs that are mixtures of a few common causes and noise, with columns of very different size.
 InputStatistics correlated_inputs(std::int64_t n, std::int64_t n_tokens, std::uint64_t seed) {
@@ -50,24 +56,6 @@ Weight random_weight(std::int64_t n_rows, std::int64_t n_columns, std::uint64_t 
     std::vector<float> values(static_cast<std::size_t>(n_rows * n_columns));
     for (float& value : values) value = 0.05f * rng.normal();
     return make_float_weight({n_rows, n_columns}, std::move(values));
-}
-
-// E ||(W - Q) x||^2 / E ||W x||^2
-double output_error(const Weight& original, const Weight& result, const InputStatistics& inputs) {
-    const auto n = static_cast<std::size_t>(original.n_columns());
-    std::vector<float> w(n), q(n);
-    double lost = 0, all = 0;
-    for (std::int64_t row = 0; row < original.n_rows(); ++row) {
-        original.row(row, w.data());
-        result.row(row, q.data());
-        for (std::size_t i = 0; i < n; ++i)
-            for (std::size_t j = 0; j < n; ++j) {
-                const auto h = static_cast<double>(inputs.gram[i * n + j]);
-                lost += static_cast<double>(w[i] - q[i]) * h * static_cast<double>(w[j] - q[j]);
-                all += static_cast<double>(w[i]) * h * static_cast<double>(w[j]);
-            }
-    }
-    return lost / all;
 }
 
 bool same_bits(const Weight& a, const Weight& b) {

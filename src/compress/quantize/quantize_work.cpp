@@ -3,6 +3,7 @@
 
 #include "base/progress.h"
 #include "compress/method.h"
+#include "compress/quantize/block_transform.h"
 #include "compress/step_work.h"
 
 namespace skiff {
@@ -10,16 +11,41 @@ namespace {
 
 class QuantizeWork final : public StepWork {
 public:
-    QuantizeWork(const Checkpoint& parent, const QuantizeStep& step, const WeightMethod& method) : parent_(parent), step_(step), method_(method) {}
+    QuantizeWork(const Checkpoint& parent, const QuantizeStep& step, const WeightMethod& method, std::vector<const BlockTransform*> transforms)
+        : parent_(parent), step_(step), method_(method), transforms_(std::move(transforms)) {}
 
-    Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) override { return plan_tensors(parent_, step_, pool, progress); }
-    StatisticsNeed needs() const override { return method_.needs; }
+    Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) override {
+        SKIFF_TRY(auto plan, plan_tensors(parent_, step_, pool, progress));
+        for (const PlannedTensor& tensor : plan.tensors)
+            if (tensor.scheme) schemes_[tensor.key] = *tensor.scheme;
+        return plan;
+    }
+    StatisticsNeed needs() const override {
+        StatisticsNeed need = method_.needs;
+        for (const BlockTransform* transform : transforms_) need = std::max(need, transform->needs);
+        return need;
+    }
     CalibrationOptions calibration() const override { return step_.calibration; }
     Result<Json> config(const TensorPlan& plan) const override { return planned_config(parent_, plan, step_); }
 
-    Result<MadeTensor> make(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>&) override {
-        SKIFF_TRY(const auto result, make_planned(weights, planned, step_, inputs, pool));
-        MadeTensor made{{}, result, planned.scheme.has_value()};
+    Status begin_block(std::size_t block, BlockWork& work, ThreadPool& pool) override {
+        if (!work.is_decoder_block(block)) return {};
+        const auto scheme_of = [this](const std::string& key) -> const Scheme* {
+            const auto found = schemes_.find(key);
+            return found == schemes_.end() ? nullptr : &found->second;
+        };
+        const auto search = method_.needs == StatisticsNeed::none ? BlockTransformInput::Search::plain : BlockTransformInput::Search::weighted;
+        for (const BlockTransform* transform : transforms_)
+            SKIFF_CHECK(transform->apply({parent_.spec, block, work.editable(pool), scheme_of, step_.scale_rule, step_.method_options, search}));
+        return {};
+    }
+
+    Result<MadeTensor> make(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>& remarks) override {
+        std::vector<std::string> said;
+        SKIFF_TRY(const auto result, make_planned(weights, planned, {step_, inputs, pool, &said}));
+        // Tables are rounded without data by every method, as the guide says; the weights of operators should not be.
+        if (planned.use == TensorUse::linear) remarks.insert(remarks.end(), said.begin(), said.end());
+        MadeTensor made{{}, result, planned.scheme || !transforms_.empty()};  // a transform may have edited what keeps its type
         if (result.codes() == nullptr) {
             made.parts = {{planned.key, result.plain()->dtype, result.shape, result.plain()->data, result.owner}};
             return made;
@@ -60,13 +86,20 @@ private:
     const Checkpoint& parent_;
     const QuantizeStep& step_;
     const WeightMethod& method_;
+    const std::vector<const BlockTransform*> transforms_;
+    std::map<std::string, Scheme> schemes_;
 };
 
 }  // namespace
 
 Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const QuantizeStep& step) {
     SKIFF_TRY(const WeightMethod* method, find_weight_method(step.method));
-    return std::unique_ptr<StepWork>(new QuantizeWork(parent, step, *method));
+    std::vector<const BlockTransform*> transforms;
+    for (const std::string& name : step.transforms) {
+        SKIFF_TRY(const BlockTransform* transform, find_block_transform(name));
+        transforms.push_back(transform);
+    }
+    return std::unique_ptr<StepWork>(new QuantizeWork(parent, step, *method, std::move(transforms)));
 }
 
 }  // namespace skiff

@@ -146,7 +146,7 @@ private:
 void refine(const Refinement& refinement, RowTile& tile) {
     if (refinement.n_passes <= 0) return;
     Descent descent(refinement, tile);
-    for (int pass = 0; pass < refinement.n_passes; ++pass)
+    for (std::int64_t pass = 0; pass < refinement.n_passes; ++pass)
         if (!descent.pass()) return;
 }
 

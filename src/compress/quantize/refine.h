@@ -11,7 +11,7 @@ struct Refinement {
     const Grid& grid;
     const Scheme& scheme;
     const SecondMoments& moments;
-    int n_passes = 4;
+    std::int64_t n_passes = 4;
 };
 void refine(const Refinement& refinement, RowTile& tile);
 

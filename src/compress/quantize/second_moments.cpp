@@ -47,9 +47,11 @@ std::optional<Feedback> make_feedback(const InputStatistics& inputs, const Metho
         if (feedback.damping * 10 > most_damping * 1.0001) return std::nullopt;
     }
     feedback.factor.assign(n * n, 0);
+    feedback.own.resize(n);
     for (std::size_t k = 0; k < n; ++k) {  // R(i, k) = reversed(n-1-k, n-1-i)
         const double* row = reversed.data() + (n - 1 - k) * n;
         const double scale = 1 / row[n - 1 - k];
+        feedback.own[static_cast<std::size_t>(feedback.order[k])] = static_cast<float>(row[n - 1 - k] * row[n - 1 - k]);
         for (std::size_t i = 0; i <= k; ++i) feedback.factor[i * n + k] = static_cast<float>(row[n - 1 - i] * scale);
     }
     return feedback;

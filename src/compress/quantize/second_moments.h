@@ -23,6 +23,7 @@ SecondMoments second_moments(const InputStatistics& inputs, double damping);
 struct Feedback {
     std::vector<std::int64_t> order;  // columns in the order of the visit // (n)
     std::vector<float> factor;        // F + 1 // (n, n)
+    std::vector<float> own;           // D of each column: what an error there costs when the columns after it have made up for it // (n)
     double damping = 0;               // with which H was positive definite
 };
 // Nothing: H is not positive definite even with as much damping as the mean of its diagonal.

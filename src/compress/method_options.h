@@ -1,0 +1,20 @@
+// What may be said of how a method goes about its work. Each method reads what concerns it; a recipe holds all of it.
+#pragma once
+
+#include <cstdint>
+
+namespace skiff {
+
+struct MethodOptions {
+    // Of the columns, when each makes up for the errors of those before it. GPTQ's "act-order" takes those first whose inputs are largest; the groups
+    // stay where they are, so that it costs nothing at run time.
+    enum class Order : std::uint8_t { by_inputs, as_stored } order = Order::by_inputs;
+    double damping = 0.01;          // added to the diagonal of the second moments, times its mean
+    std::int64_t refine_passes = 4;  // over codes and scales of a group with all others held, after they were chosen; 0: none
+    std::int64_t n_iterations = 200;  // of learnt rounding
+    double smooth_alpha = 0.5;        // of SmoothQuant: how much of the inputs' spread goes into the weights
+    bool operator==(const MethodOptions&) const = default;
+};
+inline const MethodOptions default_method_options;
+
+}  // namespace skiff

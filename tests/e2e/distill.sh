@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# skiff distill on a tiny corpus: the teacher beside or in a file, students of its layers, losses on the inside, block by block; a killed run; what is refused.
+# timeout: 600
+set -euo pipefail
+[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
+[ -x "$(dirname "$SKIFF")/skiff-train" ] || { echo "skipped: this build has no LibTorch, so it cannot train"; exit 77; }
+cd "$SKIFF_SOURCE_DIR"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export TMPDIR=$work
+fail() { echo "FAILED: $*"; exit 1; }
+quietly() { "$@" >"$work/log" 2>&1 || fail "exit $? : $* : $(cat "$work/log")"; }
+
+# expect CODE WORDS command...
+expect() {
+    local code=$1 words=$2 rc=0
+    shift 2
+    "$@" >"$work/stdout" 2>"$work/stderr" || rc=$?
+    [ $rc = "$code" ] || fail "exit $rc instead of $code: $* : $(cat "$work/stderr")"
+    grep -qF -- "$words" "$work/stderr" "$work/stdout" || fail "no \"$words\" in: $(cat "$work/stderr" "$work/stdout")"
+}
+
+head -c 60000 models/pocket/calib.txt > "$work/corpus.txt"
+head -c 12000 models/pocket/heldout.txt > "$work/other.txt"
+config() {  # width, layers, file
+    cat > "$3" <<JSON
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": $1, "intermediate_size": $((2 * $1)), "num_hidden_layers": $2,
+ "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+ "tie_word_embeddings": true}
+JSON
+}
+config 64 4 "$work/teacher.json"
+config 32 2 "$work/student.json"
+quietly "$SKIFF" train-tokenizer "$work/corpus.txt" -o "$work/tok" --vocab-size 320
+usual=(--data "$work/corpus.txt" --batch 16 -c 64 --warmup 3 -t 1 --precision f32)
+quietly "$SKIFF" train "random:$work/teacher.json" --tokenizer "$work/tok" "${usual[@]}" --lr 4e-3 --steps 60 -o "$work/teacher"
+distill() { "$SKIFF" distill "$@" --teacher "$work/teacher" "${usual[@]}"; }
+fresh() { distill "random:$work/student.json" --tokenizer "$work/tok" --lr 4e-3 "$@"; }
+course() { cut -d, -f1-5 "$work/$1/train.csv"; }
+loss_at() { awk -F, -v n="$2" 'NR == n + 1 { print $3 }' "$work/$1/train.csv"; }
+below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
+
+# ---- the teacher in a file: written once, read by another run without the teacher; and the same course with the file begun or complete
+quietly fresh --steps 20 -o "$work/first" --teacher-cache "$work/teacher.cache" --teacher-top 256
+grep -q "on 0 windows" "$work/log" || fail "the file should have been empty: $(cat "$work/log")"
+quietly fresh --steps 20 -o "$work/again" --teacher-cache "$work/teacher.cache" --teacher-top 256
+grep -q "on 320 windows" "$work/log" || fail "the file should hold 320 windows: $(cat "$work/log")"
+[ "$(course first)" = "$(course again)" ] || fail "a run that reads the file takes another course"
+cmp "$work/first/model.safetensors" "$work/again/model.safetensors" || fail "a run that reads the file makes another model"
+grep -q '"kind": "distill"' "$work/first/skiff.json" || fail "the manifest does not say distill"
+grep -q '"top": 256' "$work/first/skiff.json" || fail "the manifest does not say how much of the teacher was kept"
+quietly fresh --steps 20 -o "$work/beside" --kd-loss forward-kl
+below "$(loss_at first 20)" "$(loss_at first 1)" || fail "nothing was learnt from the file"
+awk -v a="$(loss_at beside 20)" -v b="$(loss_at first 20)" 'BEGIN { d = a - b; exit !(d < 0.1 && d > -0.1) }' || fail "the file's loss $(loss_at first 20) is far from the teacher's beside, $(loss_at beside 20)"
+expect 2 "was made for another run" fresh --steps 20 -o "$work/x" --teacher-cache "$work/teacher.cache" --teacher-top 256 --kd-temp 2
+expect 2 "was made for another run" fresh --steps 20 -o "$work/x" --teacher-cache "$work/teacher.cache" --teacher-top 256 --seed 2
+expect 2 "need the teacher itself" fresh --steps 20 -o "$work/x" --teacher-cache "$work/teacher.cache" --hidden-weight 1
+
+# ---- killed with a file, and gone on with: the same bytes
+"$SKIFF" distill "random:$work/student.json" --tokenizer "$work/tok" --lr 4e-3 --steps 20 -o "$work/killed" --teacher-cache "$work/second.cache" --teacher-top 256 --teacher "$work/teacher" "${usual[@]}" --save-every 3 >"$work/log" 2>&1 &
+pid=$!
+for _ in $(seq 1 3000); do
+    [ "$(2>/dev/null wc -l < "$work/killed.partial/train.csv" || echo 0)" -ge 8 ] && break
+    kill -0 $pid 2>/dev/null || break
+    sleep 0.01
+done
+kill -9 $pid 2>/dev/null || true
+wait $pid 2>/dev/null || true
+[ -d "$work/killed" ] || quietly fresh --steps 20 -o "$work/killed" --teacher-cache "$work/second.cache" --teacher-top 256 --save-every 3
+cmp "$work/first/model.safetensors" "$work/killed/model.safetensors" || fail "a killed run ends elsewhere"
+
+# ---- every loss falls
+for options in "--kd-loss reverse-kl --kd-temp 2" "--kd-loss jsd --kd-beta 0.3 --kd-alpha 1" "--hidden-weight 1 --attention-weight 1" "--hidden-weight 0.5 --recompute"; do
+    quietly fresh --steps 12 -o "$work/loss" --force $options
+    below "$(loss_at loss 12)" "$(loss_at loss 1)" || fail "$options: the loss went from $(loss_at loss 1) to $(loss_at loss 12)"
+done
+
+# ---- layers of the teacher, as they are and block by block
+quietly distill --student-layers every-other --lr 1e-3 --steps 12 -o "$work/halved" --valid "$work/other.txt"
+grep -q '"num_hidden_layers": 2' "$work/halved/config.json" || fail "the student should have two layers"
+quietly "$SKIFF" run "$work/halved" -p "The" -n 4
+quietly distill --student-layers 0,2 --block-wise --lr 1e-3 --steps 12 -o "$work/blocks" --valid "$work/other.txt"
+below "$(loss_at blocks 12)" "$(loss_at blocks 1)" || fail "block-wise: the loss went from $(loss_at blocks 1) to $(loss_at blocks 12)"
+quietly distill --student-layers 0,2 --lr 1e-12 --steps 3 -o "$work/untrained" --valid "$work/other.txt"
+validation() { tail -1 "$work/$1/validation.csv" | cut -d, -f3; }
+below "$(validation blocks)" "$(validation untrained)" || fail "block-wise: the whole is no better for it: $(validation blocks) after, $(validation untrained) before"
+
+# ---- what is refused
+expect 2 "--teacher" "$SKIFF" distill "$work/teacher" --data "$work/corpus.txt" -o "$work/x"
+expect 2 "give the STUDENT" distill --steps 3 -o "$work/x"
+expect 2 "leave $work/teacher out" distill "$work/teacher" --student-layers 0 --steps 3 -o "$work/x"
+expect 2 "must ascend" distill --student-layers 2,1 --steps 3 -o "$work/x"
+expect 2 "one vocabulary" "$SKIFF" distill models/pocket-student --teacher "$work/teacher" --data "$work/corpus.txt" --steps 3 -o "$work/x"
+expect 2 "one width" fresh --block-wise --steps 3 -o "$work/x"
+expect 2 "--kd-alpha must be" fresh --kd-alpha 2 --steps 3 -o "$work/x"
+[ ! -e "$work/x.partial" ] || fail "a refused run left its folder"
+
+# ---- what a teacher says at several temperatures
+quietly "$SKIFF" eval "$work/teacher" --text "$work/other.txt" --window 64 --max-windows 2 --soft-labels 3 --kd-temp 1,8
+grep -q "mean entropy" "$work/log" || fail "no entropy in: $(cat "$work/log")"
+expect 2 "leave --against" "$SKIFF" eval "$work/teacher" --text "$work/other.txt" --soft-labels 3 --against "$work/teacher"
+expect 2 "expected numbers above 0" "$SKIFF" eval "$work/teacher" --text "$work/other.txt" --soft-labels 3 --kd-temp 1,x
+echo "distill: all as expected"

@@ -1,0 +1,216 @@
+"""Runs models that skiff wrote as ONNX in onnxruntime, and compares with what skiff says.
+
+Usage: onnx_run.py SKIFF WORK greedy MODEL[:form,...]...   64 greedy tokens against `skiff run --kernels reference`
+       onnx_run.py SKIFF WORK logits [CASE...]     the cases of tests/data/models: logits against those of transformers, whole, token by token and padded left
+       onnx_run.py SKIFF WORK forms [CASE:SCHEME...]  the cases quantized, head and embedding too: logits of each form against those of the same weights
+                                                   as floats (`convert --to hf --type F32`, then onnx); QONNX executed by the qonnx package
+       onnx_run.py SKIFF WORK golden               logits and forms of all; if they are right, tests/data/onnx/graphs.json
+Needs: numpy, onnx, onnxruntime, qonnx, safetensors, tokenizers. WORK is a folder for outputs.
+"""
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import onnx
+import onnxruntime
+
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+PROMPT = "Once upon a time"
+
+
+class Decoder:
+    """A graph with its state, fed as Optimum feeds them."""
+
+    def __init__(self, folder):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Otherwise it rounds the inputs of matrices in DequantizeLinear to 8 bits, on its own account.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        self.session = onnxruntime.InferenceSession(os.path.join(folder, "model.onnx"), options, providers=["CPUExecutionProvider"])
+        self.inputs = {i.name: i for i in self.session.get_inputs()}
+        self.outputs = [o.name for o in self.session.get_outputs()]
+        self.reset()
+
+    def reset(self, batch=1):
+        self.mask = np.zeros((batch, 0), np.int64)
+        self.state = {name: np.zeros((batch, i.shape[1], 0, i.shape[3]), TYPES[i.type]) for name, i in self.inputs.items() if name.startswith("past_")}
+
+    def forward(self, ids, mask=None):
+        ids = np.asarray(ids, np.int64)
+        self.mask = np.concatenate([self.mask, np.ones_like(ids) if mask is None else np.asarray(mask, np.int64)], 1)
+        positions = np.maximum(np.cumsum(self.mask, 1) - 1, 0)[:, -ids.shape[1]:]
+        feed = {"input_ids": ids, "attention_mask": self.mask, "position_ids": positions, **self.state}
+        values = dict(zip(self.outputs, self.session.run(None, {name: x for name, x in feed.items() if name in self.inputs})))
+        self.state = {name: values["present" + name[len("past_key_values"):]] for name in self.state}
+        return values["logits"]
+
+
+def convert(skiff, model, folder, *options):
+    shutil.rmtree(folder, ignore_errors=True)
+    return subprocess.run([skiff, "convert", model, "--to", "onnx", "-o", folder, *options], capture_output=True, text=True)
+
+
+def size_mb(folder):
+    return sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder) if f.startswith("model.onnx")) / 1e6
+
+
+FORMS = {"nbits": [], "qdq": ["--form", "qdq"], "f16": ["--type", "F16"], "densify": ["--densify"]}
+
+
+def structure(folder):
+    """As onnx_structure() in src/formats/onnx/onnx_testing.h writes it; its hash."""
+    model = onnx.load(os.path.join(folder, "model.onnx"), load_external_data=False)
+    graph, lines = model.graph, []
+    text = lambda items: ",".join(str(item) for item in items)
+    for opset in model.opset_import:
+        lines.append(f"opset|{opset.domain}|{opset.version}")
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            tensor = value.type.tensor_type
+            lines.append(f"{kind}|{value.name}|{tensor.elem_type}|{text(d.dim_param or d.dim_value for d in tensor.shape.dim)}")
+    for tensor in graph.initializer:
+        lines.append(f"tensor|{tensor.name}|{tensor.data_type}|{text(tensor.dims)}")
+    for node in graph.node:
+        line = f"node|{node.domain}|{node.op_type}|{text(node.input)}|{text(node.output)}"
+        for a in node.attribute:
+            value = {1: lambda: f"f{np.float32(a.f).view(np.int32)}", 2: lambda: f"i{a.i}", 3: lambda: f"s{a.s.decode()}", 7: lambda: "I" + text(a.ints)}[a.type]()
+            line += f"|{a.name}={value}"
+        lines.append(line)
+    return hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
+
+
+def greedy(skiff, work, models):
+    """MODEL or MODEL:form,form"""
+    from tokenizers import Tokenizer
+    failures = 0
+    for argument in models:
+        model, _, forms = argument.partition(":")
+        tokenizer = Tokenizer.from_file(os.path.join(model, "tokenizer.json"))
+        said = json.loads(subprocess.run([skiff, "run", model, "--raw", "-p", PROMPT, "-n", "64", "--temp", "0", "-q", "--kernels", "reference",
+                                          "--speculate", "off", "--json"], capture_output=True, text=True, check=True).stdout)
+        for form in forms.split(",") if forms else ["nbits", "qdq"]:
+            folder = os.path.join(work, "onnx")
+            made = convert(skiff, model, folder, *FORMS[form])
+            if made.returncode != 0:
+                print(f"{model} {form}: {made.stderr.strip()}")
+                failures += 1
+                continue
+            onnx.checker.check_model(os.path.join(folder, "model.onnx"), full_check=form != "nbits")  # com.microsoft has no schema there
+            decoder = Decoder(folder)
+            logits = decoder.forward([tokenizer.encode(PROMPT).ids])
+            tokens = []
+            for expected in said["tokens"]:
+                tokens.append(int(logits[0, -1].argmax()))
+                logits = decoder.forward([[tokens[-1]]])
+            n = next((i for i, (a, b) in enumerate(zip(tokens, said["tokens"])) if a != b), len(tokens))
+            failures += n < len(tokens)
+            print(f"{model} {form}: {n} of {len(tokens)} greedy tokens equal, {size_mb(folder):.1f} MB")
+    return failures
+
+
+def logits_of_cases(skiff, work, names, graphs=None):
+    from safetensors.numpy import load_file
+    data = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "models")
+    failures = 0
+    for name in names or json.load(open(os.path.join(data, "index.json"))):
+        folder = os.path.join(work, "onnx")
+        made = convert(skiff, os.path.join(data, name), folder)
+        if made.returncode != 0:
+            print(f"{name}: {made.stderr.strip()}")
+            failures += 1
+            continue
+        onnx.checker.check_model(os.path.join(folder, "model.onnx"), full_check=True)
+        if graphs is not None:
+            graphs[name] = structure(folder)
+        golden = load_file(os.path.join(data, name, "golden.safetensors"))
+        ids, expected = golden["input_ids"].reshape(1, -1), golden["logits"].reshape(golden["input_ids"].size, -1)
+        decoder = Decoder(folder)
+        whole = decoder.forward(ids)[0]
+        decoder.reset()
+        stepped = np.concatenate([decoder.forward(ids[:, i:i + 1])[0] for i in range(ids.shape[1])])
+        decoder.reset(2)  # a batch: the text, and its last half behind as much padding
+        half, n = ids.shape[1] // 2, ids.shape[1]
+        padded = np.concatenate([ids, np.concatenate([np.zeros_like(ids[:, :n - half]), ids[:, :half]], 1)])
+        mask = np.ones_like(padded)
+        mask[1, :n - half] = 0
+        batch = np.concatenate([decoder.forward(padded[:, :n - 2], mask[:, :n - 2]), decoder.forward(padded[:, n - 2:], mask[:, n - 2:])], 1)
+        scale = np.abs(expected).max()
+        errors = [np.abs(found - wanted).max() / scale for found, wanted in
+                  ((whole, expected), (stepped, expected), (batch[0], expected), (batch[1, n - half:], expected[:half]))]
+        good = max(errors) < 1e-4 and all(np.isfinite(x).all() for x in (whole, stepped, batch))
+        failures += not good
+        print(f"{name}: {'ok' if good else 'WRONG'}, largest difference / largest logit: whole {errors[0]:.1e}, by token {errors[1]:.1e}, "
+              f"in a batch {errors[2]:.1e}, behind padding {errors[3]:.1e}")
+    return failures
+
+
+def run_qonnx(folder, ids):
+    """The whole text at once, in a model of fixed shapes with one position of state, which the mask hides: the package takes no empty tensors."""
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+    proto = onnx.load(os.path.join(folder, "model.onnx"))
+    sizes = {"batch_size": 1, "sequence_length": ids.shape[1], "past_sequence_length": 1, "total_sequence_length": ids.shape[1] + 1}
+    for value in [*proto.graph.input, *proto.graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = sizes[dim.dim_param]
+    warnings.filterwarnings("ignore", "Output shapes disagree")  # its shape inference does not follow sizes that are computed
+    model = ModelWrapper(proto).transform(InferShapes())
+    feed = {"input_ids": ids, "attention_mask": np.array([[0] + [1] * ids.shape[1]], np.int64), "position_ids": np.arange(ids.shape[1])[None]}
+    for value in proto.graph.input:
+        if value.name.startswith("past_"):
+            feed[value.name] = np.zeros([dim.dim_value for dim in value.type.tensor_type.shape.dim], np.float32)
+    return execute_onnx(model, {name: x for name, x in feed.items() if name in [value.name for value in proto.graph.input]})["logits"]
+
+
+def forms(skiff, work, arguments, graphs=None):
+    data = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "models")
+    cases = [a.split(":") for a in arguments] or [(case, scheme) for case in ("qwen2", "llama_pruned", "phi3", "gpt2", "mixtral") for scheme in
+                                                  ("w8", "w8a", "w8g32a", "w5g32r", "w4g32", "w4g32a", "w4g16a", "w3g32r", "w2g32r", "ternary", "binary", "mxfp4")]
+    failures = 0
+    for case, scheme in cases:
+        child, floats, folder = (os.path.join(work, name) for name in ("child", "floats", "onnx"))
+        for made in (child, floats):
+            shutil.rmtree(made, ignore_errors=True)
+        subprocess.run([skiff, "quantize", os.path.join(data, case), "--scheme", scheme, "--head", scheme, "--embedding", scheme, "-o", child],
+                       capture_output=True, check=True)
+        subprocess.run([skiff, "convert", child, "--to", "hf", "--type", "F32", "-o", floats], capture_output=True, check=True)
+        ids = np.array([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]], np.int64)
+        assert convert(skiff, floats, folder).returncode == 0
+        expected = Decoder(folder).forward(ids)
+        errors = {}
+        for form in ("nbits", "qdq", "qonnx"):
+            made = convert(skiff, child, folder, "--form", form)
+            assert made.returncode == 0, made.stderr
+            if form == "qdq":
+                onnx.checker.check_model(os.path.join(folder, "model.onnx"), full_check=True)
+            found = run_qonnx(folder, ids) if form == "qonnx" else Decoder(folder).forward(ids)
+            if graphs is not None and case != "mixtral":
+                graphs[f"{case} {scheme} {form}"] = structure(folder)
+            errors[form] = np.abs(found - expected).max() / np.abs(expected).max()
+        good = all(error < 1e-5 for error in errors.values())
+        failures += not good
+        print(f"{case} {scheme}: {'ok' if good else 'WRONG'}, " + ", ".join(f"{form} {error:.1e}" for form, error in errors.items()), flush=True)
+    return failures
+
+
+def golden(skiff, work, _):
+    """Both of the above, and where all is right the hashes of the graphs, for the tests."""
+    graphs = {}
+    failures = logits_of_cases(skiff, work, [], graphs) + forms(skiff, work, [], graphs)
+    if failures == 0:
+        with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "onnx", "graphs.json"), "w") as file:
+            file.write(json.dumps(graphs, indent=1) + "\n")
+    return failures
+
+
+if __name__ == "__main__":
+    program, place, what, *rest = sys.argv[1:]
+    os.makedirs(place, exist_ok=True)
+    sys.exit(1 if {"greedy": greedy, "logits": logits_of_cases, "forms": forms, "golden": golden}[what](program, place, rest) else 0)
