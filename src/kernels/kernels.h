@@ -92,6 +92,16 @@ struct StateWriteArgs {
 };
 using StateWriteFn = void (*)(const StateWriteArgs& args, Range tokens);
 
+// ---- causal depthwise convolution of one token: y = bias + sum over taps of taps[j] * rows[j], column by column
+struct CausalConvArgs {
+    const float* const* rows;  // (kernel) -> inputs of the tokens it sees, the oldest first; null before the first token // (width) f32 each
+    const float* taps;         // (kernel, stride) f32
+    const float* bias;         // (width) f32, or null
+    float* y;                  // (width) f32
+    std::int64_t kernel, stride;
+};
+using CausalConvFn = void (*)(const CausalConvArgs& args, Range columns);
+
 // ---- element by element, over a flat range
 enum class Activation : std::uint8_t { silu, gelu_erf, gelu_tanh, quick_gelu, relu, sigmoid, tanh };
 struct ElementArgs {
@@ -155,6 +165,7 @@ std::span<const KernelRow<NormFn>> norm_kernels();
 std::span<const KernelRow<RopeFn>> rope_kernels();
 std::span<const KernelRow<AttentionFn>> attention_kernels();
 std::span<const KernelRow<StateWriteFn>> state_write_kernels();
+std::span<const KernelRow<CausalConvFn>> causal_conv_kernels();
 std::span<const KernelRow<ElementFn>> activation_kernels();  // y = activation(a)
 std::span<const KernelRow<ElementFn>> multiply_kernels();    // y = a * b
 std::span<const KernelRow<ElementFn>> add_kernels();         // y = a + b

@@ -37,6 +37,7 @@ constexpr KernelRow<ElementFn> activation_rows[] = {{"activation_ref", Isa::gene
 constexpr KernelRow<ElementFn> multiply_rows[] = {{"multiply_ref", Isa::generic, multiply_ref} SKIFF_AVX2("multiply_avx2", multiply_avx2) SKIFF_NEON("multiply_neon", multiply_neon)};
 constexpr KernelRow<ElementFn> add_rows[] = {{"add_ref", Isa::generic, add_ref} SKIFF_AVX2("add_avx2", add_avx2) SKIFF_NEON("add_neon", add_neon)};
 constexpr KernelRow<ElementFn> scale_rows[] = {{"scale_ref", Isa::generic, scale_ref} SKIFF_AVX2("scale_avx2", scale_avx2) SKIFF_NEON("scale_neon", scale_neon)};
+constexpr KernelRow<CausalConvFn> causal_conv_rows[] = {{"causal_conv_ref", Isa::generic, causal_conv_ref} SKIFF_AVX2("causal_conv_avx2", causal_conv_avx2)};
 constexpr KernelRow<ElementFn> softcap_rows[] = {{"softcap_ref", Isa::generic, softcap_ref} SKIFF_AVX2("softcap_avx2", softcap_avx2) SKIFF_NEON("softcap_neon", softcap_neon)};
 constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic, quantize_ref} SKIFF_AVX2("quantize_avx2", quantize_avx2) SKIFF_NEON("quantize_neon", quantize_neon)};
 
@@ -97,6 +98,7 @@ std::span<const KernelRow<ElementFn>> activation_kernels() { return activation_r
 std::span<const KernelRow<ElementFn>> multiply_kernels() { return multiply_rows; }
 std::span<const KernelRow<ElementFn>> add_kernels() { return add_rows; }
 std::span<const KernelRow<ElementFn>> scale_kernels() { return scale_rows; }
+std::span<const KernelRow<CausalConvFn>> causal_conv_kernels() { return causal_conv_rows; }
 std::span<const KernelRow<ElementFn>> softcap_kernels() { return softcap_rows; }
 std::span<const KernelRow<QuantizeFn>> quantize_kernels() { return quantize_rows; }
 std::span<const LinearKernel> linear_kernels() { return linear_rows; }

@@ -164,6 +164,7 @@ Result<ModelSpec> slice_axis(const ModelSpec& spec, const std::string& axis, std
                 if (status.ok()) status = cut_rows(spec, cut, ref);
             });
             if (!status.ok()) return status.take_error().with_context(op.name);
+            if (auto* conv = std::get_if<CausalConvOp>(&op.detail)) conv->state.key_width = after.width(op.in[0]);
             auto* attention = std::get_if<AttentionOp>(&op.detail);
             if (attention == nullptr) continue;
             cut_attention(after, op, *attention);
@@ -186,14 +187,23 @@ Result<Weight> slice_weight(const Weight& weight, const ModelSpec& before, const
     if (!touched) return weight;
     if (weight.plain() == nullptr)
         return unsupported("tensor " + tensor.key + " (" + weight.encoding_name() + ") is quantized; cut the model before quantizing it");
-    if (weight.shape != before.shape(tensor) || tensor.dimensions.empty() || tensor.dimensions.size() > 2)
+    bool cut_behind = false;  // a kernel's taps, say: they stay together with the second dimension
+    for (std::size_t d = 2; d < tensor.dimensions.size(); ++d)
+        for (const AxisPart& part : tensor.dimensions[d]) cut_behind = cut_behind || cut.count(part.axis) > 0;
+    if (weight.shape != before.shape(tensor) || tensor.dimensions.empty() || cut_behind)
         return corrupt("tensor " + tensor.key + " has shape " + shape_text(weight.shape) + ", the model implies " + shape_text(before.shape(tensor)));
     const auto size = static_cast<std::size_t>(dtype_info(weight.plain()->dtype).bits / 8);
     if (size == 0) return unsupported("tensor " + tensor.key + " (" + weight.encoding_name() + ") has numbers of less than a byte");
     const std::vector<std::int64_t> rows = kept_entries(before, tensor.dimensions[0], cut);
-    const std::vector<std::int64_t> columns =
-        tensor.dimensions.size() == 2 ? kept_entries(before, tensor.dimensions[1], cut) : std::vector<std::int64_t>{0};
-    const std::size_t row_bytes = static_cast<std::size_t>(tensor.dimensions.size() == 2 ? weight.shape[1] : 1) * size;
+    const std::size_t n_dimensions = tensor.dimensions.size();
+    const std::int64_t behind = n_dimensions > 2 ? element_count(Shape(weight.shape.begin() + 2, weight.shape.end())) : 1;
+    std::vector<std::int64_t> columns = {0};
+    if (n_dimensions >= 2) {
+        columns.clear();
+        for (std::int64_t entry : kept_entries(before, tensor.dimensions[1], cut))
+            for (std::int64_t i = 0; i < behind; ++i) columns.push_back(entry * behind + i);
+    }
+    const std::size_t row_bytes = static_cast<std::size_t>(n_dimensions >= 2 ? weight.shape[1] * behind : 1) * size;
     std::vector<std::byte> bytes(rows.size() * columns.size() * size);
     std::byte* target = bytes.data();
     for (std::int64_t row : rows) {
@@ -204,7 +214,8 @@ Result<Weight> slice_weight(const Weight& weight, const ModelSpec& before, const
         }
     }
     Shape shape = {static_cast<std::int64_t>(rows.size())};
-    if (tensor.dimensions.size() == 2) shape.push_back(static_cast<std::int64_t>(columns.size()));
+    if (n_dimensions >= 2) shape.push_back(static_cast<std::int64_t>(columns.size()) / behind);
+    for (std::size_t d = 2; d < n_dimensions; ++d) shape.push_back(weight.shape[d]);
     return make_plain_weight(shape, weight.plain()->dtype, std::move(bytes));
 }
 

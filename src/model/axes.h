@@ -49,6 +49,10 @@ void for_each_tensor_ref(Op& op, Fn&& fn) {
         visit(norm->weight);
         visit(norm->bias);
     }
+    if (auto* conv = std::get_if<CausalConvOp>(&op.detail)) {
+        visit(conv->weight);
+        visit(conv->bias);
+    }
     if (auto* linear = std::get_if<LinearOp>(&op.detail)) {
         visit(linear->transform.data);
         visit(linear->bias);

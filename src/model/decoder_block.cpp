@@ -117,6 +117,29 @@ ValueId attention_half(SpecBuilder& builder, const std::string& block, ValueId n
                           hidden);
 }
 
+ValueId gated_conv_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options, std::int64_t n_channels) {
+    Parts parts{builder, block, options};
+    builder.add_axis(parts.axis(".conv"), n_channels);
+    builder.add_axis("model.one", 1, 1);
+    builder.add_axis(parts.axis(".conv_tap"), options.conv_kernel, options.conv_kernel);  // cannot be cut
+    const Dimension channels = {{parts.axis(".conv"), 1}}, all = {channels[0], channels[0], channels[0]};
+    const auto bias = [&](const std::string& name, const Dimension& out) { return options.conv_bias ? builder.tensor(name + ".bias", {out}, TensorDecl::Role::bias) : TensorRef{}; };
+    const BlockNames& names = options.names;
+    const TensorRef in = parts.weight(names.conv_in, all, hidden), in_bias = bias(names.conv_in, all);
+    const auto third = [&](const char* name, std::int64_t i) {
+        const RowMap rows = i == 0 ? RowMap::all(n_channels) : RowMap{i * n_channels, n_channels, n_channels, 1};
+        return builder.linear(block + name, normed, with_rows(in, rows), with_rows(in_bias, rows), channels);
+    };
+    const ValueId b = third(".conv.b", 0), c = third(".conv.c", 1), x = third(".conv.x", 2);
+    CausalConvOp op;
+    op.weight = builder.tensor(names.conv + ".weight", {channels, {{"model.one", 1}}, {{parts.axis(".conv_tap"), 1}}}, TensorDecl::Role::other);
+    op.bias = bias(names.conv, channels);
+    op.kernel = options.conv_kernel;
+    op.state = {StateSpec::Kind::recurrent, n_channels, 0, options.conv_kernel};
+    const ValueId mixed = builder.causal_conv(block + ".conv.mix", builder.multiply(block + ".conv.gated_in", b, x), op);
+    return builder.linear(block + ".conv.out", builder.multiply(block + ".conv.gated_out", c, mixed), parts.weight(names.conv_out, hidden, channels), bias(names.conv_out, hidden), hidden);
+}
+
 ValueId feed_forward_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options) {
     if (options.experts.n > 0) return experts_half(builder, block, normed, options);
     Parts parts{builder, block, options};
@@ -176,13 +199,17 @@ ValueId decoder_block(SpecBuilder& builder, std::int64_t index, ValueId x, const
     auto maybe_norm = [&](const char* name, const std::string& key, ValueId value) {
         return key.empty() ? value : parts.norm(name, key, value, options.norm);
     };
+    const auto mix = [&](ValueId value) {
+        const bool conv = options.mixer == DecoderOptions::Mixer::gated_conv;
+        return conv ? gated_conv_half(builder, block, value, options, builder.spec().find_axis("model.hidden")->size) : attention_half(builder, block, value, options);
+    };
     if (options.residual == Residual::post_norm) {
-        ValueId mixed = attention_half(builder, block, x, options);
+        ValueId mixed = mix(x);
         x = maybe_norm(".attn_norm", names.attn_norm, builder.add(block + ".attn.add", x, mixed));
         ValueId fed = feed_forward_half(builder, block, x, options);
         x = maybe_norm(".ff_norm", names.ff_norm, builder.add(block + ".ff.add", x, fed));
     } else {
-        ValueId mixed = attention_half(builder, block, maybe_norm(".attn_norm", names.attn_norm, x), options);
+        ValueId mixed = mix(maybe_norm(".attn_norm", names.attn_norm, x));
         mixed = maybe_norm(".post_attn_norm", names.post_attn_norm, mixed);
         ValueId after = builder.add(block + ".attn.add", x, mixed);
         ValueId source = options.residual == Residual::parallel ? x : after;

@@ -34,6 +34,7 @@ std::int64_t ModelSpec::multiply_adds_per_token() const {
     for (const Block& block : blocks)
         for (const Op& op : block.ops)
             if (std::get_if<LinearOp>(&op.detail)) total += width(op.in[0]) * width(op.out);
+            else if (const auto* conv = std::get_if<CausalConvOp>(&op.detail)) total += conv->kernel * width(op.out);
     return total;
 }
 
@@ -57,7 +58,7 @@ std::set<std::string> keys_stored_as_columns(const ModelSpec& spec) {
 
 const char* op_kind_name(const OpDetail& detail) {
     static constexpr const char* names[] = {"embed",    "norm", "linear", "rope",    "attention", "activation",
-                                            "multiply", "add",  "scale",  "softcap", "route",     "gate"};
+                                            "multiply", "add",  "scale",  "softcap", "route",     "gate", "causal_conv"};
     static_assert(std::variant_size_v<OpDetail> == sizeof names / sizeof names[0]);
     return names[detail.index()];
 }

@@ -119,6 +119,15 @@ struct AttentionOp {  // in: q, k, v
     StateSpec state;
     bool operator==(const AttentionOp&) const = default;
 };
+// Causal depthwise convolution over a sequence's tokens: out[t, c] = bias[c] + sum over j < kernel of weight[c, j] * in[t - kernel + 1 + j, c]; what would
+// lie before the first token is zero.
+struct CausalConvOp {
+    TensorRef weight;  // (width, 1, kernel): Conv1d with as many groups as channels
+    TensorRef bias;    // (width), or empty
+    std::int64_t kernel = 1;
+    StateSpec state;   // recurrent: inputs of the last kernel - 1 tokens
+    bool operator==(const CausalConvOp&) const = default;
+};
 struct ActivationOp {
     Activation kind = Activation::silu;
     bool operator==(const ActivationOp&) const = default;
@@ -149,7 +158,7 @@ struct GateOp {  // in: x, weights (n_tokens, n_experts); out = x * weights[colu
     bool operator==(const GateOp&) const = default;
 };
 
-using OpDetail = std::variant<EmbedOp, NormOp, LinearOp, RopeOp, AttentionOp, ActivationOp, MultiplyOp, AddOp, ScaleOp, SoftcapOp, RouteOp, GateOp>;
+using OpDetail = std::variant<EmbedOp, NormOp, LinearOp, RopeOp, AttentionOp, ActivationOp, MultiplyOp, AddOp, ScaleOp, SoftcapOp, RouteOp, GateOp, CausalConvOp>;
 
 struct Op {
     std::string name;         // "block0.attn.q": unique, names taps and errors

@@ -47,6 +47,10 @@ ValueId SpecBuilder::attention(const std::string& name, ValueId q, ValueId k, Va
     return push(name, std::move(op), {q, k, v}, spec_.values[static_cast<std::size_t>(q)].dimension);
 }
 
+ValueId SpecBuilder::causal_conv(const std::string& name, ValueId x, CausalConvOp op) {
+    return push(name, std::move(op), {x}, spec_.values[static_cast<std::size_t>(x)].dimension);
+}
+
 ValueId SpecBuilder::activation(const std::string& name, ValueId x, Activation kind) {
     return push(name, ActivationOp{kind}, {x}, spec_.values[static_cast<std::size_t>(x)].dimension);
 }

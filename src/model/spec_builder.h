@@ -24,6 +24,7 @@ public:
     ValueId linear(const std::string& name, ValueId x, TensorRef weight, TensorRef bias, const Dimension& out);
     ValueId rope(const std::string& name, ValueId x, RopeOp op);
     ValueId attention(const std::string& name, ValueId q, ValueId k, ValueId v, AttentionOp op);
+    ValueId causal_conv(const std::string& name, ValueId x, CausalConvOp op);
     ValueId activation(const std::string& name, ValueId x, Activation kind);
     ValueId multiply(const std::string& name, ValueId a, ValueId b);
     ValueId add(const std::string& name, ValueId a, ValueId b);
@@ -69,6 +70,7 @@ struct BlockNames {
     std::string attn_norm, q, k, v, o, q_norm, k_norm, post_attn_norm;
     std::string ff_norm, gate, up, down, post_ff_norm;
     std::string fused_qkv, fused_gate_up;  // one tensor for all; q, k, v or gate, up are its rows
+    std::string conv_in, conv, conv_out;   // of a gated convolution, in place of q, k, v, o
     std::string router;                    // with experts; theirs are the names before in which "{}" stands for the expert's number
 };
 struct Experts {
@@ -94,6 +96,9 @@ struct DecoderOptions {
     FusedRows fused_rows = FusedRows::concatenated;
     bool transposed = false;           // GPT-2's Conv1D: tensors are (inputs, outputs)
     Experts experts;                   // each of them as wide as d_ff
+    enum class Mixer : std::uint8_t { attention, gated_conv } mixer = Mixer::attention;
+    std::int64_t conv_kernel = 0;      // tokens that a gated convolution sees, the token itself among them
+    bool conv_bias = false;            // of its three operators
     std::string axes_of;               // a block that has this one's tensors too ("block0"), whose axes it shares; empty: its own
 };
 // Appends "block<i>" reading x; returns the new residual stream. Axes: block<i>.head, .kv_head, .ff (with experts .expert and .expert<e>.ff);
@@ -102,6 +107,8 @@ ValueId decoder_block(SpecBuilder& builder, std::int64_t index, ValueId x, const
 
 // The attention half and the feed-forward half of it, for blocks that combine them otherwise.
 ValueId attention_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options);
+// In place of attention: out(c * conv(b * x)), with b, c and x one third each of in(normed) (LFM2). Its channels are the axis block<i>.conv.
+ValueId gated_conv_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options, std::int64_t n_channels);
 ValueId feed_forward_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options);
 // The feed-forward half with experts: all are computed, each is weighted by the router (zero for those not chosen), and summed.
 ValueId experts_half(SpecBuilder& builder, const std::string& block, ValueId normed, const DecoderOptions& options);

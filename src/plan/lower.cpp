@@ -9,6 +9,7 @@
 #include "plan/fuse.h"
 #include "plan/place_buffers.h"
 #include "plan/plan.h"
+#include "plan/state.h"
 #include "plan/steps.h"
 #include "plan/weight_pool.h"
 
@@ -284,6 +285,28 @@ private:
         step.op = detail;
         step.state = state;
         step.q = in(op, 0);
+        step.out = out(op);
+        return {};
+    }
+
+    Status add(const Op& op, const CausalConvOp& detail, std::vector<StateNeed>& states) {
+        auto known = std::find_if(states.begin(), states.end(), [&](const StateNeed& need) { return need.name == op.name; });
+        const int state = static_cast<int>(known - states.begin());
+        if (known == states.end()) states.push_back({detail.state, op.name, 0, 0, 0});
+        const auto& row = choose_kernel(causal_conv_kernels(), options_.isa);
+        auto& step = push<CausalConvStep>(op, std::string(row.name));
+        step.fn = row.fn;
+        step.n_taps = detail.kernel;
+        step.n_columns = spec_.width(op.out);
+        step.n_ring_rows = ring_rows(detail.state);
+        step.state = state;
+        SKIFF_TRY(const auto weight, pool_.vector(detail.weight, step.n_columns * step.n_taps, 0));
+        SKIFF_TRY(step.bias, pool_.vector(detail.bias, step.n_columns, 0));
+        auto taps = std::make_shared<std::vector<float>>(weight->size());  // tap by tap, as the columns lie in a token
+        for (std::int64_t c = 0; c < step.n_columns; ++c)
+            for (std::int64_t j = 0; j < step.n_taps; ++j) (*taps)[static_cast<std::size_t>(j * step.n_columns + c)] = (*weight)[static_cast<std::size_t>(c * step.n_taps + j)];
+        step.taps = std::move(taps);
+        step.in = in(op, 0);
         step.out = out(op);
         return {};
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 
 namespace skiff {
 
@@ -51,7 +52,7 @@ Status Session::reserve_buffers() {
     }
     std::int64_t partial_floats = 0;
     for (const StateNeed& need : plan_->states)
-        partial_floats = std::max(partial_floats, attention_partial_floats(need.n_heads, need.n_kv_heads, need.head_dim));
+        if (need.n_kv_heads > 0) partial_floats = std::max(partial_floats, attention_partial_floats(need.n_heads, need.n_kv_heads, need.head_dim));
     const auto partial_bytes = static_cast<std::size_t>(partial_floats * attention_max_split_units(state_.capacity(), pool_.n_threads())) * sizeof(float);
     SKIFF_TRY(partials_, LazyMemory::reserve(n_threads > 1 ? partial_bytes : 0));
     arrivals_.assign(static_cast<std::size_t>(attention_max_split_tiles(pool_.n_threads())), 0);
@@ -137,12 +138,20 @@ void Session::run(const Chunk& chunk) {
 Status Session::forward(std::span<const BatchItem> items, const LogitsSink& sink) {
     if (plan_->input_buffer >= 0) return usage_error("this plan has no embedding; give it hidden states");
     SKIFF_CHECK(check(items));
+    // Recurrent rows are copied where more tokens come than their ring takes back.
     std::vector<std::int64_t> lengths;
+    std::map<std::int64_t, std::vector<std::byte>> rows;
     for (std::int64_t sequence = 0; sequence < state_.n_sequences(); ++sequence) lengths.push_back(state_.length(sequence));
+    for (const BatchItem& item : items)
+        if (static_cast<std::int64_t>(item.tokens.size()) > recurrent_slack / 2) rows.emplace(item.sequence, state_.recurrent_rows(item.sequence));
     Status status = feed(items, sink);
-    if (!status.ok())
-        for (std::int64_t sequence = 0; sequence < state_.n_sequences(); ++sequence)
-            SKIFF_CHECK(state_.truncate(sequence, lengths[static_cast<std::size_t>(sequence)]));
+    if (status.ok()) return status;
+    for (std::int64_t sequence = 0; sequence < state_.n_sequences(); ++sequence) {
+        const std::int64_t length = lengths[static_cast<std::size_t>(sequence)];
+        const auto copied = rows.find(sequence);
+        if (copied != rows.end()) state_.take_back(sequence, length, copied->second);
+        else SKIFF_CHECK(state_.truncate(sequence, length));
+    }
     return status;
 }
 

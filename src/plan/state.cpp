@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -30,6 +31,13 @@ LazyMemory::~LazyMemory() {
     if (data_ != nullptr) ::munmap(data_, size_bytes_);
 }
 
+namespace {
+
+bool is_recurrent(const StateNeed& need) { return need.spec.kind == StateSpec::Kind::recurrent; }
+std::int64_t ring_bytes(const StateNeed& need) { return ring_rows(need.spec) * need.spec.key_width * static_cast<std::int64_t>(sizeof(float)); }
+
+}  // namespace
+
 Result<StateCache> StateCache::create(const std::vector<StateNeed>& needs, const std::vector<StateScheme>& schemes, std::int64_t n_sequences, std::int64_t capacity) {
     if (n_sequences < 1 || capacity < 1) return usage_error("a session needs room for at least one sequence of one token");
     StateCache cache;
@@ -37,7 +45,18 @@ Result<StateCache> StateCache::create(const std::vector<StateNeed>& needs, const
     cache.schemes_ = schemes;
     cache.capacity_ = capacity;
     cache.lengths_.assign(static_cast<std::size_t>(n_sequences), 0);
+    cache.longest_ = cache.lengths_;
     for (const StateNeed& need : needs) {
+        if (is_recurrent(need)) {
+            const std::int64_t factors[] = {n_sequences, ring_bytes(need)};
+            const auto size = checked_product(factors);
+            if (!size) return resource_error("the state of " + need.name + " would be too large; ask for fewer sequences");
+            SKIFF_TRY(auto memory, LazyMemory::reserve(static_cast<std::size_t>(*size)));
+            cache.layouts_.emplace_back();
+            cache.keys_.push_back(std::move(memory));
+            cache.values_.emplace_back();
+            continue;
+        }
         cache.layouts_.push_back(state_layout(schemes[cache.layouts_.size()], need.n_kv_heads, need.head_dim));
         for (StatePart part : {StatePart::keys, StatePart::values}) {
             const std::int64_t token_bytes = ceil_div<std::int64_t>(need.n_kv_heads * cache.layouts_.back().part(part).size_bytes, attention_chunk);
@@ -53,31 +72,65 @@ Result<StateCache> StateCache::create(const std::vector<StateNeed>& needs, const
 
 std::uint64_t StateCache::bytes_per_token() const {
     std::int64_t total = 0;
-    for (const StateLayout& layout : layouts_) total += layout.n_kv_heads * (layout.key.size_bytes + layout.value.size_bytes);
+    for (std::size_t i = 0; i < needs_.size(); ++i)
+        if (!is_recurrent(needs_[i])) total += layouts_[i].n_kv_heads * (layouts_[i].key.size_bytes + layouts_[i].value.size_bytes);
     return static_cast<std::uint64_t>(ceil_div<std::int64_t>(total, attention_chunk));
 }
 
 std::byte* StateCache::keys(std::size_t state, std::int64_t sequence) const {
+    if (is_recurrent(needs_[state])) return keys_[state].data() + sequence * ring_bytes(needs_[state]);
     return keys_[state].data() + sequence * state_region_bytes(layouts_[state], StatePart::keys, capacity_);
 }
 
 std::byte* StateCache::values(std::size_t state, std::int64_t sequence) const {
+    if (is_recurrent(needs_[state])) return nullptr;
     return values_[state].data() + sequence * state_region_bytes(layouts_[state], StatePart::values, capacity_);
 }
 
 Status StateCache::truncate(std::int64_t sequence, std::int64_t n_tokens) {
     if (n_tokens < 0 || n_tokens > length(sequence))
         return usage_error("cannot truncate a sequence of " + std::to_string(length(sequence)) + " tokens to " + std::to_string(n_tokens));
+    auto& longest = longest_[static_cast<std::size_t>(sequence)];
+    longest = std::max(longest, length(sequence));
+    for (const StateNeed& need : needs_) {
+        const bool known = n_tokens == length(sequence) || n_tokens == 0 || longest <= ring_rows(need.spec) || n_tokens - (need.spec.window - 1) >= longest - ring_rows(need.spec);
+        if (is_recurrent(need) && !known)
+            return unsupported("this model's convolutions remember the last " + std::to_string(recurrent_slack) + " tokens only: a sequence of " + std::to_string(longest) + " tokens cannot go back to " +
+                               std::to_string(n_tokens) + "; begin it anew");
+    }
+    if (n_tokens == 0) longest = 0;
     lengths_[static_cast<std::size_t>(sequence)] = n_tokens;
     return {};
+}
+
+std::vector<std::byte> StateCache::recurrent_rows(std::int64_t sequence) const {
+    std::vector<std::byte> bytes;
+    for (std::size_t state = 0; state < needs_.size(); ++state)
+        if (is_recurrent(needs_[state])) bytes.insert(bytes.end(), keys(state, sequence), keys(state, sequence) + ring_bytes(needs_[state]));
+    return bytes;
+}
+
+void StateCache::take_back(std::int64_t sequence, std::int64_t n_tokens, std::span<const std::byte> recurrent_rows) {
+    const std::byte* source = recurrent_rows.data();
+    for (std::size_t state = 0; state < needs_.size(); ++state) {
+        if (!is_recurrent(needs_[state])) continue;
+        std::memcpy(keys(state, sequence), source, static_cast<std::size_t>(ring_bytes(needs_[state])));
+        source += ring_bytes(needs_[state]);
+    }
+    lengths_[static_cast<std::size_t>(sequence)] = n_tokens;
 }
 
 // Calls use(state, part, offset, size_bytes) for what the first n_tokens of a sequence occupy.
 template <class Use>
 void StateCache::for_each_piece(std::int64_t n_tokens, Use use) const {
-    for (std::size_t state = 0; state < needs_.size(); ++state)
+    for (std::size_t state = 0; state < needs_.size(); ++state) {
+        if (is_recurrent(needs_[state])) {
+            if (n_tokens > 0) use(state, StatePart::keys, std::int64_t{0}, ring_bytes(needs_[state]));
+            continue;
+        }
         for (StatePart part : {StatePart::keys, StatePart::values})
             for_each_state_piece(layouts_[state], part, n_tokens, [&](std::int64_t offset, std::int64_t size_bytes) { use(state, part, offset, size_bytes); });
+    }
 }
 
 std::byte* StateCache::region(std::size_t state, StatePart part, std::int64_t sequence) const {
@@ -90,16 +143,19 @@ void StateCache::fork(std::int64_t from, std::int64_t to) {
         std::memcpy(region(state, part, to) + offset, region(state, part, from) + offset, static_cast<std::size_t>(size_bytes));
     });
     lengths_[static_cast<std::size_t>(to)] = length(from);
+    longest_[static_cast<std::size_t>(to)] = std::max(longest_[static_cast<std::size_t>(from)], length(from));
 }
 
 void StateCache::repeat(std::int64_t sequence, std::int64_t n_tokens) {
-    for (std::size_t state = 0; state < needs_.size(); ++state)
+    for (std::size_t state = 0; state < needs_.size(); ++state) {
+        if (is_recurrent(needs_[state])) continue;
         for (StatePart part : {StatePart::keys, StatePart::values}) {
             std::byte* base = region(state, part, sequence);
             const std::int64_t chunk = state_region_bytes(layouts_[state], part, attention_chunk);
             for (std::int64_t i = length(sequence) / attention_chunk; i * attention_chunk < n_tokens; ++i)
                 if (i > 0) std::memcpy(base + i * chunk, base, static_cast<std::size_t>(chunk));
         }
+    }
     lengths_[static_cast<std::size_t>(sequence)] = n_tokens;
 }
 
@@ -124,7 +180,7 @@ Status StateCache::restore(std::int64_t sequence, const StateSnapshot& snapshot)
         std::memcpy(region(state, part, sequence) + offset, source, static_cast<std::size_t>(size_bytes));
         source += size_bytes;
     });
-    lengths_[static_cast<std::size_t>(sequence)] = snapshot.n_tokens;
+    lengths_[static_cast<std::size_t>(sequence)] = longest_[static_cast<std::size_t>(sequence)] = snapshot.n_tokens;
     return {};
 }
 

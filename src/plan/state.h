@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <cstdint>
 #include <vector>
 
@@ -30,6 +31,11 @@ struct StateSnapshot {
     std::vector<std::byte> bytes;
 };
 
+// A recurrent state is a ring of rows: that of token t is number t % ring_rows(). It holds what the operator sees and some more, so that tokens which were
+// only guessed can be taken back.
+inline constexpr std::int64_t recurrent_slack = 64;
+inline std::int64_t ring_rows(const StateSpec& spec) { return spec.window - 1 + recurrent_slack; }
+
 class StateCache {
 public:
     // `schemes`: of each need.
@@ -41,14 +47,18 @@ public:
     std::int64_t length(std::int64_t sequence) const { return lengths_[static_cast<std::size_t>(sequence)]; }
     std::uint64_t bytes_per_token() const;  // that a long sequence takes
 
-    std::byte* keys(std::size_t state, std::int64_t sequence) const;    // as kernels/state_layout.h says
+    std::byte* keys(std::size_t state, std::int64_t sequence) const;    // as kernels/state_layout.h says; of a recurrent state: its rows
     std::byte* values(std::size_t state, std::int64_t sequence) const;
 
     void append(std::int64_t sequence, std::int64_t n_tokens) { lengths_[static_cast<std::size_t>(sequence)] += n_tokens; }
-    Status truncate(std::int64_t sequence, std::int64_t n_tokens);  // forgets all behind the first n_tokens
+    // Forgets all behind the first n_tokens. Recurrent states know the last tokens only: going far back is refused, but for the beginning.
+    Status truncate(std::int64_t sequence, std::int64_t n_tokens);
     void fork(std::int64_t from, std::int64_t to);                  // `to` becomes a copy
     // For measurements at a depth: the sequence has at least attention_chunk tokens; their state is repeated until it has n_tokens.
     void repeat(std::int64_t sequence, std::int64_t n_tokens);
+    // A run that fails must leave a sequence as it was: what truncate() alone cannot bring back. Empty without recurrent states.
+    std::vector<std::byte> recurrent_rows(std::int64_t sequence) const;
+    void take_back(std::int64_t sequence, std::int64_t n_tokens, std::span<const std::byte> recurrent_rows);
     StateSnapshot snapshot(std::int64_t sequence) const;
     Status restore(std::int64_t sequence, const StateSnapshot& snapshot);
 
@@ -59,7 +69,7 @@ private:
     std::vector<StateLayout> layouts_;
     std::vector<StateNeed> needs_;
     std::vector<LazyMemory> keys_, values_;
-    std::vector<std::int64_t> lengths_;
+    std::vector<std::int64_t> lengths_, longest_;  // by sequence; longest: since it was last empty
     std::vector<StateScheme> schemes_;
     std::int64_t capacity_ = 0;
 };

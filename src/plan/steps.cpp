@@ -209,6 +209,32 @@ void AttentionStep::run_tile(const RunContext& context, const Tile& tile) const 
     fn(args, {tile.columns.begin / unit * units_of_head, tile.columns.end / unit * units_of_head});
 }
 
+void CausalConvStep::run(const RunContext& context) const {
+    run_tile(context, {{0, context.n_tokens}, share_of(n_columns, context.thread, context.n_threads, 16)});
+}
+
+void CausalConvStep::run_tile(const RunContext& context, const Tile& tile) const {
+    const float* x = context.buffers[in];
+    float* y = context.buffers[out];
+    std::vector<const float*> rows(static_cast<std::size_t>(n_taps));
+    const auto ring = [&](std::int64_t token, std::int64_t position) { return reinterpret_cast<float*>(context.keys[state][token]) + position % n_ring_rows * n_columns; };
+    for (std::int64_t token = 0; token < context.n_tokens; ++token) {
+        const std::int64_t position = context.positions[token];
+        for (std::int64_t back = 0; back < n_taps; ++back) {
+            const std::int64_t from = token - back;  // if this run has that token
+            const bool here = from >= 0 && context.keys[state][from] == context.keys[state][token] && context.positions[from] == position - back;
+            rows[static_cast<std::size_t>(n_taps - 1 - back)] = back > position ? nullptr : here ? x + from * n_columns : ring(token, position - back);
+        }
+        fn({rows.data(), taps->data(), data_or_null(bias), y + token * n_columns, n_taps, n_columns}, tile.columns);
+    }
+    const std::size_t size_bytes = static_cast<std::size_t>(tile.columns.end - tile.columns.begin) * sizeof(float);
+    for (std::int64_t token = 0; token < context.n_tokens; ++token) {
+        const std::int64_t later = token + n_ring_rows;  // that takes the same row
+        if (later < context.n_tokens && context.keys[state][later] == context.keys[state][token]) continue;
+        std::memcpy(ring(token, context.positions[token]) + tile.columns.begin, x + token * n_columns + tile.columns.begin, size_bytes);
+    }
+}
+
 void ElementStep::run(const RunContext& context) const {
     ElementArgs args{context.buffers[a], b >= 0 ? context.buffers[b] : nullptr, context.buffers[out], factor, activation};
     fn(args, my_share(count(*this, context) * n_columns, context, 16));

@@ -127,6 +127,20 @@ struct AttentionStep final : Step {
     bool token_by_token() const override { return false; }
 };
 
+// Every thread has some columns of all tokens, and writes what it has read of them into the ring behind them.
+struct CausalConvStep final : Step {
+    CausalConvFn fn = nullptr;
+    Vector taps, bias;  // (n_taps, n_columns), (n_columns)
+    std::int64_t n_taps = 1, n_columns = 0, n_ring_rows = 0;
+    int state = -1, in = -1, out = -1;
+    void run(const RunContext& context) const override;
+    void run_tile(const RunContext& context, const Tile& tile) const override;  // all tokens
+    Uses uses() override { return {{&in}, {&out}}; }
+    std::int64_t width() const override { return n_columns; }
+    std::int64_t column_unit() const override { return 1; }
+    bool token_by_token() const override { return false; }
+};
+
 struct ElementStep final : Step {
     ElementFn fn = nullptr;
     int a = -1, b = -1, out = -1;

@@ -148,7 +148,9 @@ def classic_config(config):
         old["rope_scaling"] = {"type": rope["rope_type"], **rest} if rope["rope_type"] != "default" else None
     else:
         old["rope_scaling"] = {"rope_type": rope["rope_type"], **rest} if rope["rope_type"] != "default" else None
-    old.pop("layer_types", None)
+    types = old.pop("layer_types", None)
+    if config["model_type"] == "lfm2":
+        old["full_attn_idxs"] = [i for i, kind in enumerate(types) if kind == "full_attention"]
     return old
 
 

@@ -154,4 +154,16 @@ OTHER_CASES = [
          {"offset of positions": {"rolled": (r"embed_positions", 1)}}, dtype="float16"),
 ]
 
-CASES = LLAMA_CASES + LLAMA_LIKE_CASES + GEMMA_CASES + OTHER_CASES
+LFM2_CASES = [
+    # Convolutions around an attention; 28 channels, 4 taps, biases; the feed-forward's width as transformers adjusts it: 2 * 70 / 3 up to a multiple of 10.
+    Case("lfm2", "lfm2", base(hidden_size=28, intermediate_size=70, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, norm_eps=1e-2,
+                              layer_types=["conv", "full_attention", "conv"], conv_L_cache=4, conv_bias=True, block_multiple_of=10,
+                              block_ffn_dim_multiplier=1.2, tie_word_embeddings=True, rope_parameters=DEFAULT_ROPE),
+         {"conv bias": {"fill": (r"conv\.conv\.bias", 0.0)}, "in_proj bias": {"fill": (r"in_proj\.bias", 0.0)}, "out_proj bias": {"fill": (r"conv\.out_proj\.bias", 0.0)},
+          "order of b, c, x": {"rolled": (r"in_proj", 28)}, "q norm": {"fill": (r"q_layernorm", 1.0)}, "k norm": {"fill": (r"k_layernorm", 1.0)}}),
+    # As the first checkpoints say it: the attending layers by number, no adjustment, head and embedding apart.
+    Case("lfm2_plain", "lfm2", base(hidden_size=24, intermediate_size=33, num_hidden_layers=4, layer_types=["conv", "conv", "full_attention", "conv"], conv_L_cache=3,
+                                    block_auto_adjust_ff_dim=False, tie_word_embeddings=False, rope_parameters=DEFAULT_ROPE), dtype="bfloat16"),
+]
+
+CASES = LLAMA_CASES + LLAMA_LIKE_CASES + GEMMA_CASES + OTHER_CASES + LFM2_CASES

@@ -15,6 +15,7 @@ void activation_avx2(const ElementArgs& args, Range elements);
 void multiply_avx2(const ElementArgs& args, Range elements);
 void add_avx2(const ElementArgs& args, Range elements);
 void scale_avx2(const ElementArgs& args, Range elements);
+void causal_conv_avx2(const CausalConvArgs& args, Range columns);
 void softcap_avx2(const ElementArgs& args, Range elements);
 void quantize_avx2(const QuantizeArgs& args, Range tokens);
 void linear_w1_r16_avx2(const LinearArgs& args, Range rows);

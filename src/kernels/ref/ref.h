@@ -9,6 +9,7 @@ void norm_ref(const NormArgs& args, Range items);
 void rope_ref(const RopeArgs& args, Range tokens);
 void state_write_ref(const StateWriteArgs& args, Range tokens);
 void attention_ref(const AttentionArgs& args, Range units);
+void causal_conv_ref(const CausalConvArgs& args, Range columns);
 void activation_ref(const ElementArgs& args, Range elements);
 void multiply_ref(const ElementArgs& args, Range elements);
 void add_ref(const ElementArgs& args, Range elements);

@@ -73,5 +73,6 @@ Result<ModelSpec> build_phi3(HfConfig& config);
 Result<ModelSpec> build_gpt2(HfConfig& config);
 Result<ModelSpec> build_gpt_neox(HfConfig& config);
 Result<ModelSpec> build_opt(HfConfig& config);
+Result<ModelSpec> build_lfm2(HfConfig& config);
 
 }  // namespace skiff

@@ -15,6 +15,7 @@ constexpr std::string_view phi3_types[] = {"phi3"};
 constexpr std::string_view gpt2_types[] = {"gpt2"};
 constexpr std::string_view gpt_neox_types[] = {"gpt_neox"};
 constexpr std::string_view opt_types[] = {"opt"};
+constexpr std::string_view lfm2_types[] = {"lfm2"};
 
 const Architecture table[] = {
     {"llama", llama_types, build_llama, "LlamaForCausalLM"},
@@ -28,6 +29,7 @@ const Architecture table[] = {
     {"gpt2", gpt2_types, build_gpt2, "GPT2LMHeadModel"},
     {"gpt_neox", gpt_neox_types, build_gpt_neox, "GPTNeoXForCausalLM"},
     {"opt", opt_types, build_opt, "OPTForCausalLM"},
+    {"lfm2", lfm2_types, build_lfm2, "Lfm2ForCausalLM"},
 };
 
 }  // namespace
