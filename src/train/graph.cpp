@@ -125,6 +125,15 @@ private:
         return {};
     }
 
+    Status add(const Op& op, const CausalConvOp& detail) {
+        auto& step = push<CausalConvGraphStep>(op);
+        step.parameters = &parameters_;
+        step.op = detail;
+        step.in = op.in[0];
+        step.out = op.out;
+        return {};
+    }
+
     Status add(const Op& op, const ActivationOp& detail) {
         // Left to the product that gates with it.
         if (n_uses_.at(op.out) == 1)

@@ -128,6 +128,21 @@ void AttentionGraphStep::run(Values& values) const {
     values.set(out, attention(inputs, settings, form));
 }
 
+// Each tap is a product with the window's rows moved down by so many tokens; zeros come in at the window's beginning.
+void CausalConvGraphStep::run(Values& values) const {
+    const at::Tensor x = values.get(in);
+    const std::int64_t n_columns = x.size(1);
+    const at::Tensor windows = x.reshape({-1, values.n_tokens, n_columns}), taps = parameters->vector(op.weight).reshape({n_columns, op.kernel});
+    at::Tensor y;
+    for (std::int64_t back = 0; back < std::min(op.kernel, values.n_tokens); ++back) {
+        const at::Tensor moved = back == 0 ? windows : at::constant_pad_nd(windows.narrow(1, 0, values.n_tokens - back), {0, 0, back, 0});
+        const at::Tensor part = moved * taps.select(1, op.kernel - 1 - back);
+        y = y.defined() ? y + part : part;
+    }
+    if (!op.bias.empty()) y = y + parameters->vector(op.bias);
+    values.set(out, y.reshape({-1, n_columns}));
+}
+
 void GatedGraphStep::run(Values& values) const {
     const Slice& slice_gate = values.slices[static_cast<std::size_t>(gate)];
     const Slice& slice_up = values.slices[static_cast<std::size_t>(up)];

@@ -63,6 +63,13 @@ struct AttentionGraphStep final : GraphStep {
     const std::array<ValueId, 3>* attention_inputs() const override { return &qkv; }
 };
 
+struct CausalConvGraphStep final : GraphStep {
+    const ParameterSet* parameters;
+    CausalConvOp op;
+    ValueId in, out;
+    void run(Values& values) const override;
+};
+
 struct GatedGraphStep final : GraphStep {
     Activation activation;
     ValueId gate, up, out;

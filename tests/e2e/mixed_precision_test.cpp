@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -79,7 +80,7 @@ TEST_F(MixedPrecision, PatternsNameSchemesAndTheLastThatMatchesCounts) {
                                         {"model.embed_tokens.weight", "w5g32r"}, {"model.norm.weight", "BF16"}}) {
         EXPECT_EQ(child->weights->load(key)->encoding_name(), expected) << key;
         for (const ManifestTensor& tensor : report->manifest.tensors)
-            if (tensor.key == key) EXPECT_EQ(tensor.scheme, expected) << key;
+            if (tensor.key == key) { EXPECT_EQ(tensor.scheme, expected) << key; }
     }
     const Json& rules = child->manifest["steps"].items()[0]["scheme_for"];
     ASSERT_EQ(rules.size(), 5u);

@@ -260,7 +260,10 @@ void expand_masked_blocks(const TileFormat& format, const Byte* masks, const Byt
     const __m512i zero = _mm512_set1_epi8(static_cast<char>(format.offset));
     for (std::int64_t b = 0; b < n_blocks; ++b, masks += mask_block_bytes(MaskRows), target += expanded_block_bytes) {
         SKIFF_UNROLL
-        for (int v = 0; v < 8; ++v) _mm512_store_si512(target + v * 64, masked_levels<Bits, MaskRows>(masks, v, codes, zero));
+        for (int v = 0; v < 8; ++v) {
+            const __m512i levels = masked_levels<Bits, MaskRows>(masks, v, codes, zero);
+            _mm512_store_si512(target + v * 64, levels);
+        }
     }
 }
 
