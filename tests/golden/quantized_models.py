@@ -71,7 +71,11 @@ def integers_times_scales(module):
     scales, g_idx = module.scales.float(), getattr(module, "g_idx", None)
     groups = g_idx.long() if g_idx is not None else torch.arange(module.in_features) // (module.group_size if module.group_size > 0 else module.in_features)
     module.scales.data = torch.ones_like(module.scales)
-    whole = module.dequantize_weight().float()  # (inputs, outputs)
+    if hasattr(module, "dequantize_weight"):
+        whole = module.dequantize_weight().float()  # (inputs, outputs)
+    else:
+        from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+        whole = dequantize_gemm(module.qweight, module.qzeros, module.scales, 4, module.group_size).float()
     return (whole * scales[groups]).T
 
 
