@@ -226,8 +226,8 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
     }
     SKIFF_TRY(auto checkpoint, Checkpoint::open(options.model));
     if (find_quantized_form(options.to) != nullptr) return to_quantized(options, checkpoint, terminal);
+    if (options.to == "onnx") return to_onnx(options, onnx, checkpoint, terminal);  // a graph reorders inputs, so that codes stay codes
     checkpoint = with_inputs_in_order(std::move(checkpoint));
-    if (options.to == "onnx") return to_onnx(options, onnx, checkpoint, terminal);
     return options.to == "gguf" ? to_gguf(options, checkpoint, terminal) : to_hf(options, checkpoint, terminal);
 }
 

@@ -5,7 +5,8 @@ Usage: onnx_run.py SKIFF WORK greedy MODEL[:form,...]...   64 greedy tokens agai
        onnx_run.py SKIFF WORK forms [CASE:SCHEME...]  the cases quantized, head and embedding too: logits of each form against those of the same weights
                                                    as floats (`convert --to hf --type F32`, then onnx); QONNX executed by the qonnx package
        onnx_run.py SKIFF WORK mlp                  the MLP of parity_onnx_mlp, which must be built beside SKIFF, in the qonnx package
-       onnx_run.py SKIFF WORK golden               these three; where they are right, the files of tests/data/onnx
+       onnx_run.py SKIFF WORK terms                low-rank terms and scaled inputs of linear operators
+       onnx_run.py SKIFF WORK golden               these four; where they are right, the files of tests/data/onnx
        onnx_run.py SKIFF WORK teacher MODEL[:int8]...  64 greedy tokens in the qonnx package
        onnx_run.py SKIFF WORK children MODEL       greedy and teacher for MODEL, a random qwen2 and what they are quantized to
 Needs: numpy, onnx, onnxruntime, qonnx, safetensors, tokenizers. WORK is a folder for outputs.
@@ -251,11 +252,37 @@ def mlp(skiff, work, _, graphs=None):
     return failures
 
 
+def terms(skiff, work, _):
+    """A llama with low-rank terms and scaled inputs, against the plain one that computes the same."""
+    from safetensors.numpy import load_file, save_file
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "models", "llama")
+    weights, random = load_file(os.path.join(source, "model.safetensors")), np.random.default_rng(3)
+    with_terms, plain = dict(weights), dict(weights)
+    for key in [key for key in weights if key.endswith("_proj.weight")]:
+        base, (rows, columns) = key[:-len(".weight")], weights[key].shape
+        scale = random.uniform(0.5, 2, columns).astype(np.float32)
+        up, down = (random.normal(0, 0.2, shape).astype(np.float32) for shape in ((rows, 3), (3, columns)))
+        with_terms.update({base + ".input_scale": scale, base + ".low_rank_up": up, base + ".low_rank_down": down})
+        plain[key] = ((weights[key].astype(np.float64) + up.astype(np.float64) @ down) * scale).astype(np.float32)
+    logits = []
+    for tensors in (with_terms, plain):
+        model, folder = os.path.join(work, "terms"), os.path.join(work, "onnx")
+        os.makedirs(model, exist_ok=True)
+        shutil.copy(os.path.join(source, "config.json"), model)
+        save_file(tensors, os.path.join(model, "model.safetensors"))
+        made = convert(skiff, model, folder)
+        assert made.returncode == 0, made.stderr
+        logits.append(Decoder(folder).forward([[3, 1, 4, 1, 5, 9, 2, 6]]))
+    error = np.abs(logits[0] - logits[1]).max() / np.abs(logits[1]).max()
+    print(f"low-rank terms and input scales: {error:.1e}")
+    return int(not error < 1e-5)
+
+
 def golden(skiff, work, _):
     """The cases, the forms and the MLP, and where all is right the hashes of the graphs, for the tests."""
     data = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "onnx")
     failures = 0
-    for name, run in (("mlp", mlp), ("graphs", lambda *arguments: logits_of_cases(*arguments) + forms(*arguments))):
+    for name, run in (("mlp", mlp), ("graphs", lambda *arguments: terms(*arguments[:3]) + logits_of_cases(*arguments) + forms(*arguments))):
         graphs = {}
         wrong = run(skiff, work, [], graphs)
         failures += wrong
@@ -279,9 +306,32 @@ def random_qwen2(skiff, work, model):
     return folder
 
 
+def shuffled_gptq(skiff, work, child):
+    """A GPTQ checkpoint whose inputs are in groups at random, as act-order leaves them."""
+    from safetensors.numpy import load_file, save_file
+    folder = os.path.join(work, "gptq")
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([skiff, "convert", child, "--to", "gptq", "-o", folder], check=True, capture_output=True)
+    tensors, random = load_file(os.path.join(folder, "model.safetensors")), np.random.default_rng(5)
+    for name in tensors:
+        if name.endswith("g_idx"):
+            tensors[name] = random.permutation(tensors[name])
+    save_file(tensors, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    for name in ("config.json", "quantize_config.json"):
+        path = os.path.join(folder, name)
+        if os.path.exists(path):
+            text = open(path).read().replace('"desc_act": false', '"desc_act": true')
+            open(path, "w").write(text)
+    return folder
+
+
 def children(skiff, work, models):
     """Each model and a random qwen2, plain, and quantized to each scheme: greedy() of all."""
     failures = 0
+    child = os.path.join(work, "gptq_child")
+    shutil.rmtree(child, ignore_errors=True)
+    subprocess.run([skiff, "quantize", models[0], "--scheme", "w4g64", "--head", "keep", "--embedding", "keep", "-o", child], check=True, capture_output=True)
+    failures += greedy(skiff, work, [shuffled_gptq(skiff, work, child)])
     for model in [*models, random_qwen2(skiff, work, models[0])]:
         failures += greedy(skiff, work, [model + ":nbits,f16"])
         for scheme in ("w8", "w4g32", "w4g128", "w4g32a", "w8a", "w8g32a", "w6g32r", "w5g32r", "w4g32r", "w3g32r", "w2g32r", "ternary", "binary", "mxfp4", "n4g32r", "iq4nl"):
@@ -297,4 +347,4 @@ def children(skiff, work, models):
 if __name__ == "__main__":
     program, place, what, *rest = sys.argv[1:]
     os.makedirs(place, exist_ok=True)
-    sys.exit(1 if {"greedy": greedy, "logits": logits_of_cases, "forms": forms, "golden": golden, "mlp": mlp, "teacher": teacher, "children": children}[what](program, place, rest) else 0)
+    sys.exit(1 if {"greedy": greedy, "logits": logits_of_cases, "forms": forms, "golden": golden, "mlp": mlp, "terms": terms, "teacher": teacher, "children": children}[what](program, place, rest) else 0)

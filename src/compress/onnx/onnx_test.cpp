@@ -385,32 +385,90 @@ TEST(OnnxGraphs, TensorsOfOtherShapesAreCorrupt) {
     expect_refused(checkpoint, {}, "the config implies");
 }
 
-TEST(OnnxGraphs, NumbersBeyondF16AreRefused) {
-    SpecBuilder builder("test");
+// An embedding and one linear operator, 16 wide, of the weights `values`.
+struct Tiny final : WeightSource {
+    std::map<std::string, Weight> tensors;
+    bool contains(const std::string& key) const override { return tensors.count(key) != 0; }
+    std::vector<std::string> keys() const override { return {}; }
+    Result<Weight> load(const std::string& key) const override { return tensors.at(key); }
+};
+Checkpoint tiny(float value) {
+    const std::vector<Dimension> square = {{{"out", 1}}, {{"in", 1}}};
+    SpecBuilder builder("tiny");
     builder.add_axis("in", 16);
     builder.add_axis("out", 16);
-    const TensorRef weight = builder.tensor("w", {{{"out", 1}}, {{"in", 1}}}, TensorDecl::Role::linear);
+    builder.add_axis("rank", 2);
+    builder.tensor("order", {square[1]}, TensorDecl::Role::other);
+    builder.tensor("up", {square[0], {{"rank", 1}}}, TensorDecl::Role::linear);
+    builder.tensor("down", {{{"rank", 1}}, square[1]}, TensorDecl::Role::linear);
     builder.begin_block("block", no_value);
-    const ValueId made = builder.linear("l", builder.embed("e", {builder.tensor("t", {{{"out", 1}}, {{"in", 1}}}, TensorDecl::Role::embedding)}, {{"in", 1}}), weight, {}, {{"out", 1}});
-    builder.end_block(made);
+    const ValueId x = builder.embed("e", {builder.tensor("table", square, TensorDecl::Role::embedding)}, square[1]);
+    const ValueId y = builder.linear("l", x, builder.tensor("weight", square, TensorDecl::Role::linear), {}, square[0]);
+    builder.end_block(y);
     Checkpoint checkpoint;
-    checkpoint.spec = builder.finish(made);
+    checkpoint.spec = builder.finish(y);
     checkpoint.spec.n_vocab = 16;
-    struct Large final : WeightSource {
-        bool contains(const std::string&) const override { return true; }
-        std::vector<std::string> keys() const override { return {"w", "t"}; }
-        Result<Weight> load(const std::string&) const override { return make_float_weight({16, 16}, std::vector<float>(256, 1e6f)); }
-    };
-    checkpoint.weights = std::make_shared<Large>();
+    auto weights = std::make_shared<Tiny>();
+    for (const char* key : {"weight", "table"}) weights->tensors[key] = make_float_weight({16, 16}, std::vector<float>(256, value));
+    weights->tensors["up"] = make_float_weight({16, 2}, std::vector<float>(32, value));
+    weights->tensors["down"] = make_float_weight({2, 16}, std::vector<float>(32, value));
+    std::vector<float> order(16);
+    for (std::size_t i = 0; i < 16; ++i) order[i] = static_cast<float>(i * 5 % 16);
+    weights->tensors["order"] = make_float_weight({16}, order);
+    checkpoint.weights = weights;
+    return checkpoint;
+}
+
+TEST(OnnxGraphs, NumbersBeyondF16AreRefused) {
+    const Checkpoint checkpoint = tiny(1e6f);
     OnnxExportOptions options;
     options.real = OnnxType::float16;
     auto plan = plan_onnx_export(checkpoint, options);
     ASSERT_TRUE(plan.ok()) << plan.error().to_string();
     OnnxModel model = plan->model;
-    Status status = write_onnx_tensors(plan->initializers, model, testing::TempDir() + "skiff_onnx_large", nullptr);
+    const std::string path = testing::TempDir() + "skiff_onnx_large_" + std::to_string(::getpid());
+    Status status = write_onnx_tensors(plan->initializers, model, path, nullptr);
     ASSERT_FALSE(status.ok());
     EXPECT_NE(status.error().to_string().find("does not fit F16"), std::string::npos) << status.error().to_string();
-    EXPECT_FALSE(file_exists(testing::TempDir() + "skiff_onnx_large"));
+    EXPECT_FALSE(file_exists(path));
+}
+
+TEST(OnnxGraphs, ReorderedInputsAreGathered) {
+    Checkpoint checkpoint = tiny(1);
+    auto& linear = std::get<LinearOp>(checkpoint.spec.blocks[0].ops[1].detail);
+    linear.transform.kind = InputTransform::Kind::permutation;
+    linear.transform.data.key = "order";
+    const Written written = write(checkpoint, {});
+    expect_sound(written.model);
+    const OnnxTensor* order = written.find("order");
+    ASSERT_TRUE(order != nullptr && order->type == OnnxType::int64);
+    const std::string bytes = written.bytes(*order);
+    for (std::size_t i = 0; i < 16; ++i) {
+        std::int64_t index = -1;
+        std::memcpy(&index, bytes.data() + i * 8, 8);
+        EXPECT_EQ(index, static_cast<std::int64_t>(i * 5 % 16));
+    }
+    const OnnxNode* gather = written.reader("order");
+    ASSERT_NE(gather, nullptr);
+    EXPECT_EQ(gather->op_type, "Gather");
+    EXPECT_EQ(attribute(*gather, "axis", 0), 1);
+    EXPECT_EQ(written.reader(gather->outputs[0])->op_type, "Gemm");
+    std::static_pointer_cast<Tiny>(checkpoint.weights)->tensors["order"] = make_float_weight({16}, std::vector<float>(16, 16.0f));
+    expect_refused(checkpoint, {}, "out of range");
+}
+
+TEST(OnnxGraphs, TermsAreAddedUp) {
+    Checkpoint checkpoint = tiny(1);
+    LinearTerm term{LinearTerm::Kind::low_rank, {}, {}};
+    term.weight.key = "up";
+    term.down.key = "down";
+    std::get<LinearOp>(checkpoint.spec.blocks[0].ops[1].detail).terms.push_back(term);
+    const Written written = write(checkpoint, {});
+    expect_sound(written.model);
+    std::int64_t n_products = 0;
+    for (const OnnxNode& node : written.model.nodes) n_products += node.op_type == "Gemm";
+    EXPECT_EQ(n_products, 3);
+    EXPECT_EQ(written.reader(written.reader("up")->outputs[0])->op_type, "Add");
 }
 
 }  // namespace
