@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 #include "base/cpu_features.h"
@@ -46,6 +47,13 @@ void TrainVerbOptions::training_fields(FieldVisitor& visitor) {
     visitor.choice("--operators", operators, {"fused", "composed"}, "composed: LibTorch's own operators one by one, for comparison");
     visitor.option("--layer-drop", train.layer_drop, "Share of blocks that each micro-batch leaves out");
     visitor.choice("--zeros", zeros, {"keep", "train"}, "Weights that were pruned to zero: keep them so, or train them too");
+    visitor.option("--sparsity", sparsity, "Share of the blocks' weights that become zero by magnitude while training goes on (0.5), or N:M (2:4)");
+    visitor.choice("--prune-schedule", prune_schedule, {"cubic", "stages", "once"}, "How zeros come: along a cubic ramp, in stages with training between, or before the first step");
+    visitor.option("--prune-until", train.sparsify.until, "Step at which all zeros are there; 0: half of --steps");
+    visitor.option("--prune-every", train.sparsify.every, "Steps between masks of the ramp");
+    visitor.option("--prune-stages", train.sparsify.n_stages, "Stages of prune, train, prune");
+    visitor.choice("--prune-scope", prune_scope, {"row", "tensor", "global"}, "Among which weights the smallest are sought");
+    visitor.option("--mask-from", train.sparsify.mask_from, "Another model of this shape, whose magnitudes choose the zeros before the first step (lottery tickets)");
     visitor.option("--lora", train.lora_rank, "Rank of adapters that are trained instead of the weights; 0: none");
     visitor.option("--lora-alpha", train.lora_alpha, "Scale of the adapters, times the rank");
     visitor.option("--lora-target", train.lora_names, "Part of the names of weights that get adapters (may be given several times); default: all of the blocks");
@@ -117,6 +125,25 @@ Json report_json(const train::TrainReport& report, const TrainOptions& options) 
 
 }  // namespace
 
+Status TrainVerbOptions::resolve_sparsity() {
+    skiff::train::SparsifyOptions& sparsify = this->train.sparsify;
+    using Course = skiff::train::SparsifyOptions::Course;
+    using Scope = skiff::train::SparsifyOptions::Scope;
+    const std::size_t colon = sparsity.find(':');
+    const auto number = [](std::string_view text, auto& value) {
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        return error == std::errc() && end == text.data() + text.size();
+    };
+    const std::string_view text = sparsity;
+    const bool read = colon == std::string::npos ? number(text, sparsify.target) : number(text.substr(0, colon), sparsify.pattern_n) && number(text.substr(colon + 1), sparsify.pattern_m);
+    const bool sound = colon == std::string::npos ? sparsify.target >= 0 && sparsify.target < 1 : sparsify.pattern_n >= 1 && sparsify.pattern_n < sparsify.pattern_m && sparsify.pattern_m <= 64;
+    if (!read || !sound) return usage_error("--sparsity " + sparsity + ": expected a share of 0 to less than 1 (0.5), or N:M (2:4)");
+    sparsify.course = choice_of<Course>(prune_schedule, {{"cubic", Course::cubic}, {"stages", Course::stages}, {"once", Course::once}});
+    sparsify.scope = choice_of<Scope>(prune_scope, {{"row", Scope::row}, {"tensor", Scope::tensor}, {"global", Scope::global}});
+    if (sparsify.until == 0) sparsify.until = this->train.n_steps / 2;
+    return {};
+}
+
 Status TrainVerbOptions::resolve() {
     using Kind = skiff::train::Schedule::Kind;
     train.schedule.kind = choice_of<Kind>(schedule, {{"cosine", Kind::cosine}, {"linear", Kind::linear}, {"wsd", Kind::wsd}, {"constant", Kind::constant}});
@@ -135,6 +162,7 @@ Status TrainVerbOptions::resolve() {
     train.lora_output = lora_output == "adapter" ? TrainOptions::LoraOutput::adapter : TrainOptions::LoraOutput::merged;
     train.if_exists = force ? TrainOptions::IfExists::replace : TrainOptions::IfExists::refuse;
     train.unfinished = restart ? TrainOptions::Unfinished::restart : TrainOptions::Unfinished::resume;
+    SKIFF_CHECK(resolve_sparsity());
     if (threads < 0 || threads > 1024) return usage_error("--threads " + std::to_string(threads) + ": expected 0 to 1024");
     if (ranks < 1 || ranks > 1024) return usage_error("--ranks " + std::to_string(ranks) + ": expected 1 to 1024");
     SKIFF_CHECK(check_data_names(train.data));

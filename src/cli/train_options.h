@@ -12,6 +12,7 @@ namespace skiff {
 struct TrainVerbOptions {
     std::string model;
     train::TrainOptions train;
+    std::string sparsity = "0", prune_schedule = "cubic", prune_scope = "row";
     std::string schedule = "cosine", optimizer = "adamw", precision = "auto", device = "auto", zeros = "keep", operators = "fused", lora_output = "merged";
     double min_lr = 0;
     std::int64_t threads = 0, ranks = 1, rank = -1, log_every = 10;
@@ -21,6 +22,9 @@ struct TrainVerbOptions {
     void training_fields(FieldVisitor& visitor); // all else that training takes
     // Into `train`. `model` is opened by the verb.
     Status resolve();
+
+private:
+    Status resolve_sparsity();
 };
 
 // The value behind a choice's name.

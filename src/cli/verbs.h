@@ -16,11 +16,13 @@ std::unique_ptr<Verb> eval_verb_row();
 std::unique_ptr<Verb> factorize_verb_row();
 std::unique_ptr<Verb> inspect_verb_row();
 std::unique_ptr<Verb> prune_verb_row();
+std::unique_ptr<Verb> qat_verb_row();
 std::unique_ptr<Verb> quantize_verb_row();
+std::unique_ptr<Verb> recover_verb_row();
 std::unique_ptr<Verb> report_verb_row();
 std::unique_ptr<Verb> rotate_verb_row();
 std::unique_ptr<Verb> run_verb_row();
-std::unique_ptr<Verb> train_verb_row();
 std::unique_ptr<Verb> train_tokenizer_verb_row();
+std::unique_ptr<Verb> train_verb_row();
 
 }  // namespace skiff

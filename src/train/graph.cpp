@@ -76,6 +76,7 @@ private:
             step.op = detail;
             step.numbers = options_.numbers;
             step.form = options_.form;
+            step.int8_inputs = options_.int8_inputs;
             step.in = op.in[0];
             step.out = op.out;
             return {};
@@ -87,6 +88,7 @@ private:
             last->parameters = &parameters_;
             last->numbers = options_.numbers;
             last->form = options_.form;
+            last->int8_inputs = options_.int8_inputs;
             last->in = op.in[0];
         } else {
             last->name += " + " + op.name;

@@ -14,6 +14,7 @@ namespace skiff::train {
 struct GraphOptions {
     at::ScalarType numbers = at::kFloat;  // of products and what flows between them; the residual stream is f32
     Form form = Form::automatic;
+    bool int8_inputs = false;  // of quantized weights, as the int8 kernels take them
 };
 
 // The values of one pass. A merged product holds several values side by side.

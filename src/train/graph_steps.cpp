@@ -75,7 +75,9 @@ void LinearGraphStep::run(Values& values) const {
         weights.push_back(parameters->matrix(part.weight));
         if (!part.bias.empty()) biases.push_back(parameters->vector(part.bias));
     }
-    const at::Tensor y = merged_linear(values.get(in).to(numbers), weights, biases, form);
+    at::Tensor x = values.get(in).to(numbers);
+    if (int8_inputs && parameters->find(parts[0].weight.key)->quant) x = int8_activations(x);
+    const at::Tensor y = merged_linear(x, weights, biases, form);
     std::int64_t column = 0;
     for (const Part& part : parts) {
         values.slices[static_cast<std::size_t>(part.out)] = {y, column, part.width};
@@ -88,13 +90,16 @@ void TermsGraphStep::run(Values& values) const {
     if (op.transform.kind == InputTransform::Kind::scale) x = x * parameters->vector(op.transform.data);
     if (op.transform.kind == InputTransform::Kind::permutation) x = x.index_select(1, parameters->vector(op.transform.data).detach().to(at::kLong));
     x = x.to(numbers);
+    if (int8_inputs && parameters->find(op.terms[0].weight.key)->quant) x = int8_activations(x);
     at::Tensor y;
     for (const LinearTerm& term : op.terms) {
         const std::vector<at::Tensor> bias = y.defined() || op.bias.empty() ? std::vector<at::Tensor>() : std::vector{parameters->vector(op.bias)};
         at::Tensor source = x;
         if (term.kind == LinearTerm::Kind::low_rank) source = merged_linear(x, {parameters->matrix(term.down)}, {}, form);
-        at::Tensor part = merged_linear(source, {parameters->matrix(term.weight)}, bias, form);
-        if (auto found = parameters->adapters().find(term.weight.key); found != parameters->adapters().end()) {
+        const auto found = parameters->adapters().find(term.weight.key);
+        const bool adapted = found != parameters->adapters().end(), masked = adapted && parameters->find(term.weight.key)->mask.defined();
+        at::Tensor part = merged_linear(source, {masked ? parameters->merged_matrix(term.weight) : parameters->matrix(term.weight)}, bias, form);
+        if (adapted && !masked) {
             const Adapter& adapter = found->second;
             at::Tensor up = adapter.up;
             if (term.weight.rows.block != 0 && term.weight.rows.n_rows() != up.size(0)) {

@@ -32,6 +32,7 @@ struct LinearGraphStep final : GraphStep {
     std::vector<Part> parts;
     at::ScalarType numbers;
     Form form;
+    bool int8_inputs;
     ValueId in;
     void run(Values& values) const override;
 };
@@ -42,6 +43,7 @@ struct TermsGraphStep final : GraphStep {
     LinearOp op;
     at::ScalarType numbers;
     Form form;
+    bool int8_inputs;
     ValueId in, out;
     void run(Values& values) const override;
 };

@@ -44,6 +44,12 @@ std::set<std::string> block_weights(const ModelSpec& spec) {
     return keys;
 }
 
+// What an adapter adds to its weight, in the checkpoint's shape.
+at::Tensor change_of(const Adapter& adapter, const at::Tensor& mask) {
+    const at::Tensor product = at::mm(adapter.up, adapter.down) * adapter.scale, change = adapter.columns ? product.t() : product;
+    return mask.defined() ? change * mask : change;
+}
+
 class TrainedWeights final : public WeightSource {
 public:
     TrainedWeights(const ParameterSet& set, std::optional<DType> dtype) : set_(set), dtype_(dtype) {}
@@ -56,11 +62,9 @@ public:
     Result<Weight> load(const std::string& key) const override {
         const Parameter* parameter = set_.find(key);
         if (parameter == nullptr) return not_found("tensor " + key + " is not in the trained model");
+        if (parameter->quant) return parameter->quant->weight();
         at::Tensor value = parameter->value.detach();
-        if (auto adapter = set_.adapters().find(key); adapter != set_.adapters().end()) {
-            const at::Tensor change = at::mm(adapter->second.up.detach(), adapter->second.down.detach()) * adapter->second.scale;
-            value = value + (adapter->second.columns ? change.t() : change);
-        }
+        if (auto adapter = set_.adapters().find(key); adapter != set_.adapters().end()) value = value + change_of(adapter->second, parameter->mask).detach();
         return weight_of(value, dtype_.value_or(parameter->stored));
     }
 
@@ -149,7 +153,15 @@ const Parameter* ParameterSet::find(const std::string& key) const {
 Parameter* ParameterSet::find(const std::string& key) { return const_cast<Parameter*>(std::as_const(*this).find(key)); }
 
 at::Tensor ParameterSet::matrix(const TensorRef& ref) const {
-    const at::Tensor& value = find(ref.key)->value;
+    const Parameter* parameter = find(ref.key);
+    const at::Tensor& value = parameter->quant ? parameter->effective : parameter->value;
+    return selected_rows(ref.transposed ? value.t() : value, ref.rows);
+}
+
+at::Tensor ParameterSet::merged_matrix(const TensorRef& ref) const {
+    const Parameter* parameter = find(ref.key);
+    const Adapter& adapter = adapters_.at(ref.key);
+    const at::Tensor value = parameter->value + change_of(adapter, parameter->mask);
     return selected_rows(ref.transposed ? value.t() : value, ref.rows);
 }
 
@@ -176,6 +188,31 @@ void ParameterSet::apply_masks() {
     at::NoGradGuard no_grad;
     for (Parameter& parameter : parameters_)
         if (parameter.mask.defined()) parameter.value.masked_fill_(parameter.mask == 0, 0);
+}
+
+Status ParameterSet::quantize(const std::string& key, bool columns, const Scheme& scheme, FakeQuant::Codes codes) {
+    Parameter* parameter = find(key);
+    if (parameter == nullptr) return not_found("tensor " + key + " is not in the model");
+    SKIFF_TRY(parameter->quant, FakeQuant::create(parameter->value, columns, scheme, codes));
+    return {};
+}
+
+void ParameterSet::refresh() {
+    const at::NoGradGuard no_grad;
+    for (Parameter& parameter : parameters_) {
+        if (!parameter.quant) continue;
+        const at::Tensor now = parameter.quant->forward();
+        if (parameter.effective.defined()) parameter.effective.detach().copy_(now);
+        else parameter.effective = now.set_requires_grad(true);
+    }
+}
+
+void ParameterSet::collect_gradients() {
+    for (Parameter& parameter : parameters_) {
+        if (!parameter.quant || !parameter.effective.grad().defined()) continue;
+        parameter.quant->backward(parameter.effective.grad());
+        parameter.effective.mutable_grad() = at::Tensor();
+    }
 }
 
 std::set<std::string> ParameterSet::keys_of_blocks(const ModelSpec& spec) const {
@@ -216,6 +253,8 @@ std::vector<ParameterSet::Trained> ParameterSet::trained(const ModelSpec& spec) 
     std::vector<Trained> result;
     for (const Parameter& parameter : parameters_)
         if (parameter.value.requires_grad()) result.push_back({parameter.key, parameter.role, parameter.value, parameter.mask, in_blocks.count(parameter.key) != 0});
+    for (const Parameter& parameter : parameters_)
+        if (parameter.quant && parameter.quant->ratio().defined()) result.push_back({parameter.key + ".scale", TensorDecl::Role::other, parameter.quant->ratio(), {}, false});
     for (const auto& [key, adapter] : adapters_) {
         result.push_back({key + ".lora_down", TensorDecl::Role::linear, adapter.down, {}, true});
         result.push_back({key + ".lora_up", TensorDecl::Role::linear, adapter.up, {}, true});

@@ -11,6 +11,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "model/weight_source.h"
+#include "train/fake_quant.h"
 
 namespace skiff::train {
 
@@ -20,6 +21,8 @@ struct Parameter {
     DType stored = DType::f32;  // in the checkpoint it came from
     at::Tensor value;           // f32, in the checkpoint's shape; requires a gradient unless frozen
     at::Tensor mask;            // where weights were pruned: 0 there, 1 elsewhere, f32; undefined: nowhere
+    std::shared_ptr<FakeQuant> quant;  // null: the value itself is what the model computes with
+    at::Tensor effective;              // with `quant`: what the model computes with, a leaf of its own
 };
 
 // Low-rank adaptation of one weight (Hu et al. 2021): weight + scale * up * down.
@@ -42,6 +45,8 @@ public:
 
     // As (outputs, inputs): the rows that the reference takes, turned around where the checkpoint stores columns.
     at::Tensor matrix(const TensorRef& ref) const;
+    // The same with the weight's adapter merged, in a way that gradients pass: what is masked stays zero.
+    at::Tensor merged_matrix(const TensorRef& ref) const;
     // A vector; undefined for an empty reference.
     at::Tensor vector(const TensorRef& ref) const;
 
@@ -51,6 +56,11 @@ public:
 
     // Keys that the decoder blocks' operators read: neither the embedding's nor the head's alone.
     std::set<std::string> keys_of_blocks(const ModelSpec& spec) const;
+
+    // The model computes with this parameter as its scheme stores it, from the next refresh() on.
+    Status quantize(const std::string& key, bool columns, const Scheme& scheme, FakeQuant::Codes codes);
+    void refresh();            // quantizes anew: after every change of the values
+    void collect_gradients();  // from what the model computed with to the values and scales behind it: before a step
 
     // Freezes everything and adds an adapter of `rank` to the linear weights whose keys contain one of `names` (empty: all but head and
     // embedding). Initial values by seed.
@@ -63,7 +73,7 @@ public:
     Result<std::size_t> add_adapters(const ModelSpec& spec, const AdapterOptions& options);
     const std::map<std::string, Adapter>& adapters() const { return adapters_; }
 
-    // What an optimizer changes: name and tensor; adapters are "KEY.lora_down" and "KEY.lora_up".
+    // What an optimizer changes: name and tensor; adapters are "KEY.lora_down" and "KEY.lora_up", scales "KEY.scale".
     struct Trained {
         std::string name;
         TensorDecl::Role role;

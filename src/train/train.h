@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "base/progress.h"
 #include "base/result.h"
 #include "model/checkpoint.h"
+#include "model/scheme_choice.h"
 #include "train/schedule.h"
 
 namespace skiff::train {
@@ -40,9 +42,31 @@ struct DistillOptions {
     enum class BlockWise : std::uint8_t { off, on } block_wise = BlockWise::off;  // each block alone, on the teacher's hidden states
 };
 
+// Training with weights as a scheme stores them.
+struct QuantTrainOptions {
+    std::optional<SchemeWish> schemes;  // nothing: none
+    enum class Train : std::uint8_t { all, scales } train = Train::all;
+    enum class Activations : std::uint8_t { floats, int8 } activations = Activations::floats;
+};
+
+// Zeros that come while training goes on, by magnitude, in the matrices of the blocks.
+struct SparsifyOptions {
+    double target = 0;             // share of zeros in the end; 0: none
+    std::int64_t pattern_n = 0, pattern_m = 0;  // N of each M inputs stay, instead of a share
+    std::string mask_from;         // model whose magnitudes choose the zeros, before the first step; empty: the weights' own, as they are trained
+    enum class Course : std::uint8_t { cubic, stages, once } course = Course::cubic;
+    std::int64_t until = 0;        // step from which all zeros are there
+    std::int64_t every = 10;       // steps between masks on the way
+    std::int64_t n_stages = 4;
+    enum class Scope : std::uint8_t { row, tensor, global } scope = Scope::row;
+    bool any() const { return target > 0 || pattern_m > 0; }
+};
+
 struct TrainOptions {
     DataOptions data;
     DistillOptions distill;
+    SparsifyOptions sparsify;
+    QuantTrainOptions quant;
     std::string output;
     enum class IfExists : std::uint8_t { refuse, replace } if_exists = IfExists::refuse;
     enum class Unfinished : std::uint8_t { resume, restart } unfinished = Unfinished::resume;

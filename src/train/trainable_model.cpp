@@ -57,7 +57,7 @@ Result<std::unique_ptr<TrainableModel>> TrainableModel::create(const ModelSpec& 
     if (spec.blocks.size() < 3) return unsupported("a model without decoder blocks cannot be trained");
     SKIFF_CHECK(check_blocks(spec));
     std::unique_ptr<TrainableModel> model(new TrainableModel(spec, std::move(parameters), options));
-    SKIFF_TRY(model->blocks_, build_graph(model->spec_, model->parameters_, {options.numbers, options.form}));
+    SKIFF_TRY(model->blocks_, build_graph(model->spec_, model->parameters_, {options.numbers, options.form, options.int8_inputs}));
     return model;
 }
 

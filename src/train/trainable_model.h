@@ -13,6 +13,7 @@ struct TrainableOptions {
     at::Device device = at::kCPU;
     at::ScalarType numbers = at::kFloat;
     Form form = Form::automatic;
+    bool int8_inputs = false;       // quantized weights see their inputs as the int8 kernels do
     bool recompute_blocks = false;  // activation checkpointing: keep only what flows between blocks
 };
 

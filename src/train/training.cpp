@@ -65,6 +65,7 @@ private:
     std::int64_t tokens_per_step() const { return options_.batch * setup_.window; }
 
     Status one_step(std::int64_t step) {
+        if (setup_.masks && setup_.masks->before_step(step)) setup_.model->parameters().refresh();
         const std::int64_t per_rank = options_.batch / options_.n_ranks;
         const auto first_window = static_cast<std::uint64_t>(step * options_.batch + options_.rank * per_rank);
         const double scale = 1.0 / static_cast<double>(tokens_per_step());
@@ -76,6 +77,7 @@ private:
                                                                           dropped_blocks(options_, setup_.model->spec().n_layers, step, micro)}));
             loss += part;
         }
+        setup_.model->parameters().collect_gradients();
         interrupted_ = interrupt_requested();
         if (setup_.ranks) {
             std::vector<at::Tensor> gradients;
@@ -98,6 +100,7 @@ private:
         row.learning_rate = learning_rate(options_.schedule, step);
         row.gradient_norm = norm;
         setup_.optimizer->step(row.learning_rate, step + 1, norm);
+        setup_.model->parameters().refresh();
         row.seconds = monotonic_seconds() - begin_;
         const auto done = static_cast<double>(step + 1 - first_step_);
         row.tokens_per_s = done * static_cast<double>(tokens_per_step()) / row.seconds;
@@ -153,6 +156,8 @@ Result<TrainReport> train_guarded(const Checkpoint& parent, const TrainOptions& 
     if (!options.dump_windows.empty()) SKIFF_CHECK(dump_windows(*setup, options));
     SKIFF_TRY(const auto resumed, load_state(setup->working_folder, setup->state, setup->fingerprint));
     if (resumed && *resumed > options.n_steps) return usage_error("the unfinished run is at step " + std::to_string(*resumed) + " already; give more --steps, or --restart");
+    if (resumed && setup->masks) setup->masks->take_from_zeros();
+    if (resumed) setup->model->parameters().refresh();
     if (resumed && observer.on_remark) observer.on_remark("going on after step " + std::to_string(*resumed));
     Loop loop(*setup, options, observer);
     SKIFF_CHECK(loop.run(resumed.value_or(0)));

@@ -5,6 +5,7 @@
 #include "compress/manifest.h"
 #include "compress/parent_files.h"
 #include "formats/checkpoint_files.h"
+#include "formats/compressed_tensors.h"
 #include "runtime/engine.h"
 #include "train/training_setup.h"
 
@@ -18,15 +19,27 @@ const char* config_dtype(DType dtype) { return dtype == DType::f16 ? "float16" :
 Status write_weights(const TrainingSetup& setup, std::optional<DType> dtype, Manifest& manifest) {
     const auto source = setup.model->parameters().source(dtype);
     std::vector<TensorDeclaration> declarations;
-    for (const Parameter& parameter : setup.model->parameters().all())
-        declarations.push_back({parameter.key, dtype.value_or(parameter.stored), Shape(parameter.value.sizes().begin(), parameter.value.sizes().end())});
+    for (const Parameter& parameter : setup.model->parameters().all()) {
+        if (parameter.quant) {
+            SKIFF_TRY(const auto weight, source->load(parameter.key));
+            for (TensorDeclaration& part : code_tensors(module_of_key(parameter.key), parameter.quant->scheme(), weight.shape)) declarations.push_back(std::move(part));
+        } else {
+            declarations.push_back({parameter.key, dtype.value_or(parameter.stored), Shape(parameter.value.sizes().begin(), parameter.value.sizes().end())});
+        }
+    }
     SKIFF_TRY(auto writer, CheckpointWriter::create(setup.working_folder, declarations));
-    for (const TensorDeclaration& declaration : declarations) {
-        SKIFF_TRY(const auto weight, source->load(declaration.name));
-        SKIFF_CHECK(writer.write(declaration.name, weight.plain()->data));
+    for (const Parameter& parameter : setup.model->parameters().all()) {
+        SKIFF_TRY(const auto weight, source->load(parameter.key));
+        if (weight.codes() != nullptr) {
+            SKIFF_TRY(const auto parts, weight_tensors(module_of_key(parameter.key), weight));
+            for (const StoredTensor& part : parts) SKIFF_CHECK(writer.write(part.name, part.bytes));
+        } else {
+            SKIFF_CHECK(writer.write(parameter.key, weight.plain()->data));
+        }
         ManifestTensor entry;
-        entry.key = declaration.name;
-        entry.from = entry.scheme = weight.encoding_name();
+        entry.key = parameter.key;
+        entry.from = parameter.quant ? std::string(dtype_info(parameter.stored).name) : weight.encoding_name();
+        entry.scheme = weight.encoding_name();
         entry.n_elements = static_cast<std::uint64_t>(element_count(weight.shape));
         entry.bytes = weight.stored_bytes();
         manifest.tensors.push_back(entry);
@@ -101,10 +114,29 @@ Json step_json(const TrainOptions& options, const TrainingSetup& setup, const Tr
         step.set("kind", "distill");
         step.set("distillation", distillation);
     }
+    if (setup.masks) {
+        Json sparsity = sparsity_json(options.sparsify);
+        sparsity.set("zeros", setup.masks->sparsity());
+        step.set("sparsity", sparsity);
+    }
+    if (options.quant.schemes) {
+        step.set("kind", "qat");
+        step.set("quantization", quantization_json(options.quant));
+    }
     if (options.lora_rank > 0) step.set("lora_rank", options.lora_rank);
     if (options.layer_drop > 0) step.set("layer_drop", options.layer_drop);
     if (options.n_ranks > 1) step.set("ranks", static_cast<std::int64_t>(options.n_ranks));
     return step;
+}
+
+// What made the parent, from the original on, as every manifest tells it.
+void describe_history(const Json& manifest, ManifestParent& parent) {
+    const Json& before = manifest["parent"];
+    Json::Array steps = before["steps"].is_array() ? before["steps"].items() : Json::Array();
+    for (const Json& step : manifest["steps"].items()) steps.push_back(step);
+    if (steps.empty()) return;
+    parent.steps = Json(std::move(steps));
+    parent.origin = before["origin"].is_object() ? before["origin"] : Json::object({{"name", before["name"]}, {"content_hash", before["content_hash"]}});
 }
 
 }  // namespace
@@ -143,7 +175,7 @@ Status write_trained(TrainingSetup& setup, const Checkpoint& parent, const Train
     manifest.seed = options.seed;
     manifest.parent.name = parent.name;
     manifest.parent.architecture = parent.spec.architecture;
-    manifest.parent.steps = parent.manifest["steps"];
+    describe_history(parent.manifest, manifest.parent);
     if (parent.kind != Checkpoint::Kind::random) {
         SKIFF_TRY(manifest.parent.content_hash, parent.content_hash());
         manifest.parent.n_elements = static_cast<std::uint64_t>(parent.spec.n_parameters());
@@ -158,6 +190,9 @@ Status write_trained(TrainingSetup& setup, const Checkpoint& parent, const Train
         SKIFF_CHECK(write_weights(setup, dtype, manifest));
         Json config = parent.config;
         config.erase("quantization_config");
+        if (setup.quant_plan) {
+            SKIFF_TRY(config, planned_config(parent, *setup.quant_plan, quantize_step(options.quant)));
+        }
         if (dtype) {
             config.erase("dtype");
             config.set("torch_dtype", config_dtype(*dtype));

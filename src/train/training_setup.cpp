@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include <fmt/format.h>
 #include <torch/cuda.h>
 
 #include "base/cpu_features.h"
@@ -32,6 +33,28 @@ Status check_distillation(const TrainOptions& options) {
     return {};
 }
 
+Status check_quantization(const TrainOptions& options) {
+    if (!options.quant.schemes) return {};
+    auto need = [](bool holds, const char* message) { return holds ? Status() : Status(usage_error(message)); };
+    SKIFF_CHECK(check_trainable_scheme(options.quant.schemes->linear));
+    for (const auto& scheme : {options.quant.schemes->embedding, options.quant.schemes->head})
+        if (scheme) SKIFF_CHECK(check_trainable_scheme(*scheme));
+    SKIFF_CHECK(need(options.lora_rank == 0, "adapters cannot be merged into rounded weights; leave --lora out"));
+    SKIFF_CHECK(need(options.dtype == "auto", "--dtype is for plain weights; codes are stored as the scheme says"));
+    return need(options.quant.train == QuantTrainOptions::Train::all || options.distill.block_wise == DistillOptions::BlockWise::off, "--train scales trains the scales of all blocks together; leave --block-wise out");
+}
+
+Status check_sparsity(const TrainOptions& options) {
+    const SparsifyOptions& sparsify = options.sparsify;
+    auto need = [](bool holds, const char* message) { return holds ? Status() : Status(usage_error(message)); };
+    SKIFF_CHECK(need(sparsify.any() || sparsify.mask_from.empty(), "--mask-from chooses which weights are zero; --sparsity says how many"));
+    if (!sparsify.any()) return {};
+    SKIFF_CHECK(need(sparsify.target >= 0 && sparsify.target < 1, "--sparsity must be 0 to less than 1, or N:M"));
+    SKIFF_CHECK(need(sparsify.every >= 1 && sparsify.n_stages >= 1 && sparsify.until >= 0, "--prune-every and --prune-stages must be at least 1, --prune-until at least 0"));
+    SKIFF_CHECK(need(sparsify.until < options.n_steps, "--prune-until must be less than --steps, so that what is left can recover"));
+    return need(options.lora_rank == 0, "--sparsity prunes weights that are trained; leave --lora out");
+}
+
 Status check(const TrainOptions& options) {
     auto need = [](bool holds, const char* message) { return holds ? Status() : Status(usage_error(message)); };
     SKIFF_CHECK(need(!options.data.texts.empty(), "give the text to train on with --data"));
@@ -50,6 +73,8 @@ Status check(const TrainOptions& options) {
     SKIFF_CHECK(need(options.lora_rank > 0 || (options.lora_names.empty() && options.lora_output == TrainOptions::LoraOutput::merged), "--lora-target and --lora-output adapter need --lora RANK"));
     SKIFF_CHECK(need(options.evaluate_every >= 0 && options.save_every >= 0 && options.sample_every >= 0, "--eval-every, --save-every and --sample-every cannot be negative"));
     SKIFF_CHECK(check_distillation(options));
+    SKIFF_CHECK(check_quantization(options));
+    SKIFF_CHECK(check_sparsity(options));
     SKIFF_CHECK(stored_dtype(options));  // a wrong --dtype is better known before hours of work
     return need(options.evaluate_windows >= 1, "--eval-windows must be at least 1");
 }
@@ -118,6 +143,8 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
                                     {"lora", lora},
                                     {"ranks", static_cast<std::int64_t>(options.n_ranks)}});
     if (const Json distillation = setup.objective->describe(); !distillation.is_null()) json.set("distillation", distillation);
+    if (options.quant.schemes) json.set("quantization", quantization_json(options.quant));
+    if (options.sparsify.any()) json.set("sparsity", sparsity_json(options.sparsify));
     return hex64(hash64(std::as_bytes(std::span(std::string_view(json.dump())))));
 }
 
@@ -223,6 +250,7 @@ private:
         const std::shared_ptr<WeightSource> source = fresh ? initial_weights(parent_.spec, options_.seed) : parent_.weights;
         SKIFF_TRY(auto parameters, ParameterSet::load(parent_.spec, *source, setup_.device));
         SKIFF_CHECK(keep_zeros(parameters));
+        SKIFF_CHECK(quantize(parameters));
         if (options_.lora_rank > 0) {
             SKIFF_TRY(const auto n, parameters.add_adapters(parent_.spec, {options_.lora_rank, options_.lora_alpha, options_.lora_names, options_.seed}));
             remark("LoRA: " + std::to_string(n) + " weights get adapters of rank " + std::to_string(options_.lora_rank));
@@ -231,11 +259,46 @@ private:
         trainable.device = setup_.device;
         trainable.numbers = choose_numbers(options_.numbers, setup_.device);
         trainable.form = options_.operators == TrainOptions::Operators::fused ? Form::automatic : Form::composed;
+        trainable.int8_inputs = options_.quant.activations == QuantTrainOptions::Activations::int8;
         trainable.recompute_blocks = options_.recompute == TrainOptions::Recompute::blocks;
         SKIFF_TRY(setup_.model, TrainableModel::create(parent_.spec, std::move(parameters), trainable));
+        SKIFF_CHECK(sparsify());
         SKIFF_CHECK(make_objective());
         setup_.trained = setup_.model->parameters().trained(parent_.spec);
         for (ParameterSet::Trained& more : setup_.objective->trained()) setup_.trained.push_back(std::move(more));
+        return {};
+    }
+
+    Status quantize(ParameterSet& parameters) {
+        if (!options_.quant.schemes) return {};
+        if (setup_.device.is_cuda()) return unsupported("weights are rounded on the CPU here; give --device cpu");
+        ThreadPool pool(options_.n_threads);
+        SKIFF_TRY(auto plan, plan_tensors(parent_, quantize_step(options_.quant), pool, observer_.progress));
+        for (const std::string& text : plan.remarks) remark("note: " + text);
+        const bool scales_only = options_.quant.train == QuantTrainOptions::Train::scales;
+        if (scales_only)
+            for (Parameter& parameter : parameters.all()) parameter.value.set_requires_grad(false);
+        std::size_t n = 0;
+        for (const PlannedTensor& planned : plan.tensors) {
+            if (!planned.becomes_codes()) continue;
+            auto status = parameters.quantize(planned.key, planned.stored_as_columns, *planned.scheme, scales_only ? FakeQuant::Codes::stay : FakeQuant::Codes::follow);
+            if (!status.ok()) return status.take_error().with_context("tensor " + planned.key);
+            ++n;
+        }
+        parameters.refresh();
+        remark(std::to_string(n) + " tensors are trained as " + options_.quant.schemes->linear.name() + " and what their tables take stores them" + (scales_only ? ", scales only" : ""));
+        setup_.quant_plan = std::move(plan);
+        return {};
+    }
+
+    Status sparsify() {
+        if (!options_.sparsify.any()) return {};
+        setup_.masks.emplace(parent_.spec, setup_.model->parameters(), options_.sparsify);
+        if (options_.sparsify.mask_from.empty()) return {};
+        SKIFF_TRY(const auto other, Checkpoint::open(options_.sparsify.mask_from));
+        SKIFF_CHECK(setup_.masks->take_from(other));
+        setup_.model->parameters().refresh();
+        remark(fmt::format("{:.1f} % of the blocks' weights are zero, by the magnitudes of {}", 100 * setup_.masks->sparsity(), options_.sparsify.mask_from));
         return {};
     }
 
@@ -249,14 +312,11 @@ private:
     }
 
     Status keep_zeros(ParameterSet& parameters) const {
-        // Adapters that are merged would fill the zeros of a pruned weight.
-        const bool merges = options_.lora_rank > 0 && options_.lora_output == TrainOptions::LoraOutput::merged;
-        if (options_.zeros != TrainOptions::Zeros::keep || (options_.lora_rank > 0 && !merges)) return {};
+        // An adapter on its own knows no zeros; one that is merged changes only what is left.
+        const bool stays_apart = options_.lora_rank > 0 && options_.lora_output == TrainOptions::LoraOutput::adapter;
+        if (options_.zeros != TrainOptions::Zeros::keep || stays_apart) return {};
         const std::size_t n = parameters.keep_zeros(0.05);
         if (n == 0) return {};
-        if (merges)
-            return usage_error("the model is pruned: adapters merged into its weights would fill the zeros of " + std::to_string(n) +
-                               " tensors. Give --zeros train if they may, or --lora-output adapter");
         remark("the zeros of " + std::to_string(n) + " pruned tensors are kept (--zeros train: trained too)");
         return {};
     }
@@ -281,6 +341,34 @@ private:
 };
 
 }  // namespace
+
+QuantizeStep quantize_step(const QuantTrainOptions& options) {
+    QuantizeStep step;
+    step.schemes = *options.schemes;
+    return step;
+}
+
+Json quantization_json(const QuantTrainOptions& options) {
+    const SchemeWish& schemes = *options.schemes;
+    return Json::object({{"scheme", schemes.linear.name()},
+                         {"head", schemes.head ? Json(schemes.head->name()) : Json()},
+                         {"embedding", schemes.embedding ? Json(schemes.embedding->name()) : Json()},
+                         {"train", options.train == QuantTrainOptions::Train::scales ? "scales" : "all"},
+                         {"activations", options.activations == QuantTrainOptions::Activations::int8 ? "int8" : "float"}});
+}
+
+Json sparsity_json(const SparsifyOptions& options) {
+    constexpr const char* courses[] = {"cubic", "stages", "once"};
+    constexpr const char* scopes[] = {"row", "tensor", "global"};
+    if (options.pattern_m > 0) return Json::object({{"pattern", std::to_string(options.pattern_n) + ":" + std::to_string(options.pattern_m)}, {"mask_from_another", !options.mask_from.empty()}});
+    Json json = Json::object({{"target", options.target}, {"scope", scopes[static_cast<std::size_t>(options.scope)]}, {"mask_from_another", !options.mask_from.empty()}});
+    if (!options.mask_from.empty()) return json;
+    json.set("schedule", courses[static_cast<std::size_t>(options.course)]);
+    json.set("until", options.until);
+    if (options.course == SparsifyOptions::Course::cubic) json.set("every", options.every);
+    if (options.course == SparsifyOptions::Course::stages) json.set("stages", options.n_stages);
+    return json;
+}
 
 Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer) {
     SKIFF_CHECK(check(options));

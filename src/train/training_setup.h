@@ -6,8 +6,10 @@
 #include <string>
 
 #include "base/atomic_file.h"
+#include "compress/tensor_plan.h"
 #include "text/tokenizer.h"
 #include "train/batches.h"
+#include "train/magnitude_masks.h"
 #include "train/objective.h"
 #include "train/optimizer.h"
 #include "train/ranks.h"
@@ -35,10 +37,17 @@ struct TrainingSetup {
     std::vector<ParameterSet::Trained> trained;
     std::unique_ptr<Optimizer> optimizer;
     StateTensors state;
+    std::optional<MagnitudeMasks> masks;   // where zeros come while training goes on
+    std::optional<TensorPlan> quant_plan;  // what each tensor becomes, where weights are quantized
     std::string fingerprint;
 };
 
 Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer);
+
+// The same wish as a step of `skiff quantize`, and for the manifest. Preconditions: options.schemes.
+QuantizeStep quantize_step(const QuantTrainOptions& options);
+Json quantization_json(const QuantTrainOptions& options);
+Json sparsity_json(const SparsifyOptions& options);
 
 // The type that --dtype asks for; nothing for auto.
 Result<std::optional<DType>> stored_dtype(const TrainOptions& options);

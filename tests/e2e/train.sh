@@ -270,7 +270,8 @@ expect 0 'the zeros of 1 pruned tensors are kept' from_pruned kept
 [ "$(n_set "$work/kept")" = 0 ] || fail "zeros were not kept"
 expect 0 'wrote' from_pruned filled --zeros train
 [ "$(n_set "$work/filled")" -gt 100 ] || fail "--zeros train leaves them zero"
-expect 2 'would fill the zeros' from_pruned x --lora 4
+expect 0 'wrote' from_pruned pruned-lora --lora 4 --lr 1e-2
+[ "$(n_set "$work/pruned-lora")" = 0 ] || fail "merged adapters filled the zeros"
 expect 0 'wrote' from_pruned pruned-adapter --lora 4 --lora-output adapter
 log "checkpoints"
 

@@ -1,0 +1,76 @@
+// A weight as its scheme would store it, in the forward pass of training: rounded values forward, straight-through gradients backward (Bengio et al.
+// 2013) for the weight behind them, and a gradient for each group's scale.
+//
+//   3 bits and more  learnt step size (LSQ, Esser et al. 2020): d/dw = g inside the grid; d/ds = sum g (level - x inside, level outside), x = w/s
+//   2 bits, ternary  the same with the window stretched to 0.99 of where the outermost levels would end (ParetoQ, Liu et al. 2025, SEQ)
+//   1 bit            s = mean |w|, level = sign(w), d/dw = g (BitNet, Wang et al. 2023)
+//
+// Codes and scales of the forward pass are those that weight() gives to a checkpoint: scales are rounded as they will be stored.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "tensor/weight.h"
+
+namespace skiff::train {
+
+// The levels of a scheme and how gradients pass. Value = level * scale.
+struct QuantRule {
+    enum class Kind : std::uint8_t { integer, levels, sign } kind = Kind::integer;
+    std::vector<float> levels;             // ascending
+    std::vector<std::uint8_t> codes;       // of each level
+    std::vector<float> bounds;             // halfway between neighbours, one fewer than levels
+    float last = 0;                        // integer: the largest code
+    bool stretched = false;                // gradients pass up to 0.99 of where the outermost levels end, instead of up to these
+    float gradient_scale(std::int64_t group_size) const;  // LSQ's 1 / sqrt(n Qp)
+};
+QuantRule quant_rule(const Scheme& scheme);
+
+// Whether training can round to it: coded, and not with minimums.
+Status check_trainable_scheme(const Scheme& scheme);
+
+class FakeQuant {
+public:
+    enum class Codes : std::uint8_t {
+        follow,  // rounded anew from the weight at each forward()
+        stay,    // as they were at first: only scales are trained (EfficientQAT's second phase)
+    };
+    // `weight` is the trained tensor itself, (outputs, inputs) f32 on the CPU, or (inputs, outputs) with `columns`. Scales begin where rounding to nearest has them.
+    static Result<std::shared_ptr<FakeQuant>> create(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes);
+
+    const Scheme& scheme() const { return scheme_; }
+    // What multiplies each group's first scale: the trained number. // (n_rows * n_groups) f32, one at first; undefined for signs
+    const at::Tensor& ratio() const { return ratio_; }
+    // The weight as stored now. // the weight's shape
+    at::Tensor forward();
+    // Adds to the gradients of weight and ratio what `gradient` of the last forward()'s result means for them. Those that want none get none.
+    void backward(const at::Tensor& gradient) const;
+    // Codes and scales of the last forward().
+    Weight weight() const;
+
+private:
+    FakeQuant(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes);
+    at::Tensor rows() const;  // (n_rows, n_columns) contiguous, without gradient
+    void store_scales();
+    std::int64_t group_size() const { return scheme_.group_size == 0 ? n_columns_ : scheme_.group_size; }
+
+    at::Tensor trained_;
+    bool columns_;
+    Scheme scheme_;
+    Codes codes_;
+    QuantRule rule_;
+    std::int64_t n_rows_, n_columns_, n_groups_;
+    std::vector<float> first_scales_;     // (n_rows * n_groups)
+    std::vector<std::int32_t> zeros_;     // likewise
+    at::Tensor ratio_;
+    std::vector<RowParams> params_;       // of each row, as stored
+    std::vector<std::uint8_t> kept_codes_; // where they stay: (n_rows * n_columns)
+};
+
+// Activations as the int8 kernels see them: groups of 32 columns, scale = largest magnitude / 127; the gradient passes straight through. // x: (n, width)
+at::Tensor int8_activations(const at::Tensor& x);
+
+}  // namespace skiff::train

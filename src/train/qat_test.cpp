@@ -1,0 +1,259 @@
+// Weights as schemes store them, in training: values are those of the checkpoint, gradients those of the straight-through formulas, and the engine computes
+// what training computed, for every preset.
+#include "train/train_testing.h"
+
+#include <cmath>
+
+#include <torch/csrc/autograd/autograd.h>
+
+#include "compress/tensor_plan.h"
+#include "plan/session.h"
+#include "tensor/grid_parts.h"
+#include "train/optimizer.h"
+
+namespace skiff::train {
+namespace {
+
+std::vector<std::string> preset_names() {
+    std::vector<std::string> names;
+    for (const SchemePreset& preset : scheme_presets())
+        if (check_trainable_scheme(preset.scheme).ok()) names.emplace_back(preset.name);
+    return names;
+}
+
+at::Tensor decoded(const Weight& weight) {
+    at::Tensor values = at::empty(weight.shape, at::kFloat);
+    for (std::int64_t row = 0; row < weight.n_rows(); ++row) weight.row(row, values.data_ptr<float>() + row * weight.n_columns());
+    return values;
+}
+
+std::shared_ptr<FakeQuant> make_quant(const at::Tensor& weight, bool columns, const Scheme& scheme, FakeQuant::Codes codes) {
+    auto quant = FakeQuant::create(weight, columns, scheme, codes);
+    EXPECT_TRUE(quant.ok()) << (quant.ok() ? "" : quant.error().to_string());
+    return *quant;
+}
+
+class QuantPreset : public testing::TestWithParam<std::string> {
+protected:
+    const Scheme scheme_ = *parse_scheme(GetParam());
+};
+
+// Ratios that are not one, so that scales are rounded as they are stored.
+void move_ratios(const FakeQuant& quant) {
+    if (!quant.ratio().defined()) return;
+    const at::NoGradGuard no_grad;
+    at::Tensor ratio = quant.ratio();
+    ratio.copy_(at::rand_like(ratio) * 0.6 + 0.7);
+}
+
+TEST_P(QuantPreset, TrainsWithTheNumbersThatItStores) {
+    at::manual_seed(1);
+    for (const bool columns : {false, true})
+        for (const FakeQuant::Codes codes : {FakeQuant::Codes::follow, FakeQuant::Codes::stay}) {
+            at::Tensor weight = at::randn(columns ? at::IntArrayRef{300, 5} : at::IntArrayRef{5, 300}) * 0.3;
+            (columns ? weight.t() : weight)[3].narrow(0, 0, 130).zero_();  // groups of zeros
+            const auto quant = make_quant(weight, columns, scheme_, codes);
+            move_ratios(*quant);
+            const at::Tensor found = quant->forward(), stored = decoded(quant->weight());
+            EXPECT_TRUE((columns ? found.t() : found).equal(stored));
+            EXPECT_EQ(quant->weight().codes()->scheme, scheme_);
+        }
+}
+
+// At first it is about what rounding to nearest makes of the weight.
+TEST_P(QuantPreset, BeginsWhereRoundingToNearestEnds) {
+    at::manual_seed(2);
+    at::Tensor weight = at::randn({16, 256}) * 0.1;
+    const auto quant = make_quant(weight, false, scheme_, FakeQuant::Codes::follow);
+    const auto nearest = encode_nearest(make_float_weight({16, 256}, {weight.data_ptr<float>(), weight.data_ptr<float>() + weight.numel()}), scheme_, ScaleRule::search);
+    ASSERT_TRUE(nearest.ok());
+    auto error = [&](const at::Tensor& values) { return ((values - weight).square().sum() / weight.square().sum()).item<double>(); };
+    EXPECT_LT(error(quant->forward()), error(decoded(*nearest)) * 1.05 + 1e-9);
+}
+
+// The formulas as torch's autograd sees them: rounding and the storing of scales pass gradients straight through.
+TEST_P(QuantPreset, GradientsAreThoseOfTheFormulas) {
+    at::manual_seed(3);
+    constexpr std::int64_t n_rows = 3, n_columns = 200;
+    at::Tensor weight = (at::randn({n_rows, n_columns}) * 0.3).requires_grad_(true);
+    const auto quant = make_quant(weight, false, scheme_, FakeQuant::Codes::follow);
+    move_ratios(*quant);
+    const at::Tensor first = quant->ratio().defined() ? quant->ratio().detach().clone() : at::Tensor();
+    const at::Tensor value = quant->forward(), g = at::randn({n_rows, n_columns});
+    quant->backward(g);
+    const QuantRule rule = quant_rule(scheme_);
+    if (rule.kind == QuantRule::Kind::sign) {
+        EXPECT_TRUE(weight.grad().equal(g));
+        const at::Tensor means = weight.detach().narrow(1, 0, 128).abs().mean(1);
+        EXPECT_LT((value.narrow(1, 0, 128).abs() - means.unsqueeze(1)).abs().max().item<double>(), 1e-3);
+        EXPECT_TRUE((value > 0).equal(weight.detach() > 0));
+        return;
+    }
+    // Oracle. Scales as stored, one per column.
+    const std::int64_t size = scheme_.group_size == 0 ? n_columns : scheme_.group_size, n_groups = scheme_.n_groups(n_columns);
+    std::vector<float> scales(static_cast<std::size_t>(n_groups)), minimums(static_cast<std::size_t>(n_groups));
+    const Weight stored = quant->weight();
+    at::Tensor scale = at::empty({n_rows, n_groups}), zero = at::zeros({n_rows, n_groups});
+    for (std::int64_t row = 0; row < n_rows; ++row) {
+        code_row_params(scheme_, sections_of(*stored.codes()), row, n_columns, scales.data(), minimums.data());
+        for (std::int64_t group = 0; group < n_groups; ++group) {
+            scale[row][group] = scales[static_cast<std::size_t>(group)];
+            if (scheme_.kind == NumberKind::integer)
+                zero[row][group] = scheme_.symmetric ? static_cast<float>(1 << (scheme_.bits - 1)) : static_cast<float>(static_cast<std::uint8_t>(stored.codes()->zeros.data[static_cast<std::size_t>(row * n_groups + group)]));
+        }
+    }
+    auto spread = [&](const at::Tensor& groups) { return groups.repeat_interleave(size, 1).narrow(1, 0, n_columns); };
+    at::Tensor s_leaf = scale.clone().requires_grad_(true), w_leaf = weight.detach().clone().requires_grad_(true);
+    const at::Tensor s = spread(s_leaf), x = w_leaf / s;
+    at::Tensor low, high;
+    if (scheme_.kind == NumberKind::integer) {
+        low = -spread(zero);
+        high = spread(static_cast<float>((1 << scheme_.bits) - 1) - zero);
+        if (scheme_.bits == 2) {
+            low = 0.99f * (low - 0.5f);
+            high = 0.99f * (high + 0.5f);
+        }
+    } else {
+        const auto& levels = rule.levels;
+        const float below = (levels[1] - levels[0]) / 2, above = (levels.back() - levels[levels.size() - 2]) / 2;
+        const bool stretched = scheme_.bits <= 2;
+        low = at::full_like(x.detach(), stretched ? 0.99f * (levels.front() - below) : levels.front());
+        high = at::full_like(x.detach(), stretched ? 0.99f * (levels.back() + above) : levels.back());
+    }
+    const at::Tensor level = (value / s.detach()).nan_to_num(0), inside = ((x.detach() >= low) & (x.detach() <= high)).to(at::kFloat);
+    torch::autograd::backward({((inside * x + (level - inside * x).detach()) * s * g).sum()});
+    EXPECT_LT((weight.grad() - w_leaf.grad()).abs().max().item<double>(), 1e-5);
+    const at::Tensor first_scale = scale / first.view({n_rows, n_groups}) * rule.gradient_scale(size);  // but for the rounding of stored scales
+    EXPECT_LT((quant->ratio().grad().view({n_rows, n_groups}) - s_leaf.grad() * first_scale).abs().max().item<double>(), (scheme_.scale_dtype == DType::f8_e8m0 ? 2.0 : scheme_.relative_scales() ? 6e-2 : 1e-2) * std::max(1e-3, (s_leaf.grad() * first_scale).abs().max().item<double>()));
+    EXPECT_GT(inside.sum().item<double>(), 0.7 * static_cast<double>(x.numel()));
+}
+
+// Where codes stay, the value is linear in the scales, so that differences are exact.
+TEST_P(QuantPreset, ScalesAlone) {
+    at::manual_seed(4);
+    Scheme scheme = scheme_;
+    if (scheme.relative_scales() || scheme.scale_dtype == DType::f8_e8m0) return;  // their scales move in steps
+    scheme.scale_dtype = DType::f32;
+    at::Tensor weight = at::randn({4, 160});
+    const auto quant = make_quant(weight, false, scheme, FakeQuant::Codes::stay);
+    if (!quant->ratio().defined()) return;
+    const at::Tensor g = at::randn({4, 160}), before = quant->weight().codes() != nullptr ? quant->forward() : at::Tensor();
+    quant->backward(g);
+    EXPECT_FALSE(weight.grad().defined());
+    const double base = (before * g).sum().item<double>();
+    const at::NoGradGuard no_grad;
+    at::Tensor ratio = quant->ratio();
+    const at::Tensor direction = at::randn_like(ratio);
+    ratio.add_(direction, 0.125);
+    const double slope = ((quant->forward() * g).sum().item<double>() - base) / 0.125;
+    const std::int64_t size = scheme.group_size == 0 ? 160 : scheme.group_size;
+    EXPECT_NEAR((ratio.grad() * direction).sum().item<double>() / quant_rule(scheme).gradient_scale(size), slope, 1e-3 * std::max(1.0, std::fabs(slope)));
+}
+
+const at::Tensor& some_tokens() {
+    static const at::Tensor tokens = at::tensor({1, 5, 9, 33, 60, 7, 8, 21, 40, 3, 2, 50, 17, 5, 9, 34, 61, 11, 12, 1}, at::kLong).view({1, 20});
+    return tokens;
+}
+at::Tensor engine_logits(const ModelSpec& spec, const WeightSource& weights, KernelChoice kernels) {
+    PlanOptions options;
+    options.kernels = kernels;
+    if (kernels == KernelChoice::reference) options.isa = Isa::generic;
+    auto plan = lower(spec, weights, options);
+    EXPECT_TRUE(plan.ok()) << (plan.ok() ? "" : plan.error().to_string());
+    auto session = Session::create(*plan, {.n_threads = 1, .n_context = 32});
+    std::vector<std::int32_t> ids;
+    for (std::int64_t i = 0; i < some_tokens().size(1); ++i) ids.push_back(some_tokens()[0][i].item<std::int32_t>());
+    EXPECT_TRUE((*session)->forward(0, ids, BatchItem::Logits::all).ok());
+    const auto found = (*session)->logits();
+    return at::tensor(at::ArrayRef<float>(found.data(), found.size())).view({static_cast<std::int64_t>(ids.size()), -1});
+}
+
+// After steps of training with a teacher: the plain kernels with float activations give training's logits, the fast ones nearly.
+TEST_P(QuantPreset, TheEngineComputesWhatWasTrained) {
+    for (const char* name : {"llama", "gpt2", "phi3", "llama_tied_bf16"}) {
+        SCOPED_TRACE(name);
+        auto checkpoint = Checkpoint::open(tiny_model_path(name));
+        ASSERT_TRUE(checkpoint.ok());
+        ThreadPool pool(1);
+        QuantizeStep step;
+        step.schemes = default_wish(scheme_);
+        auto plan = plan_tensors(*checkpoint, step, pool, nullptr);
+        ASSERT_TRUE(plan.ok()) << plan.error().to_string();
+        auto parameters = load_parameters(checkpoint->spec, *checkpoint->weights);
+        std::size_t n_coded = 0;
+        for (const PlannedTensor& planned : plan->tensors)
+            if (planned.becomes_codes()) {
+                ASSERT_TRUE(parameters.quantize(planned.key, planned.stored_as_columns, *planned.scheme, FakeQuant::Codes::follow).ok());
+                ++n_coded;
+            }
+        EXPECT_GT(n_coded, 4u);
+        parameters.refresh();
+        const auto model = make_trainable(checkpoint->spec, std::move(parameters));
+        Optimizer optimizer(model->parameters().trained(checkpoint->spec), {});
+        double first = 0, last = 0;
+        for (std::int64_t at = 1; at <= 4; ++at) {
+            last = model->add_gradients(some_tokens().narrow(1, 0, 19), some_tokens().narrow(1, 1, 19), 1.0 / 19);
+            if (at == 1) first = last;
+            model->parameters().collect_gradients();
+            optimizer.step(3e-3, at, optimizer.gradient_norm());
+            model->parameters().refresh();
+        }
+        EXPECT_LT(last, first);
+        const at::NoGradGuard no_grad;
+        const at::Tensor trained = model->logits(some_tokens());
+        const auto source = model->parameters().source(std::nullopt);
+        EXPECT_LT(relative_difference(engine_logits(checkpoint->spec, *source, KernelChoice::reference), trained), 1e-4);
+        const at::Tensor p = at::log_softmax(trained, 1), q = at::log_softmax(engine_logits(checkpoint->spec, *source, KernelChoice::fastest), 1);
+        EXPECT_LT((p.exp() * (p - q)).sum(1).mean().item<double>(), 1e-3);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Presets, QuantPreset, testing::ValuesIn(preset_names()), [](const auto& param) { return param.param; });
+
+TEST(QuantRules, OfThePapers) {
+    // LSQ: the window is the grid. SEQ: 0.99 of where the outermost levels end; ternary in units of its step: 1.485.
+    EXPECT_FALSE(quant_rule(*parse_scheme("w4g32")).stretched);
+    EXPECT_FALSE(quant_rule(*parse_scheme("n3g32r")).stretched);
+    EXPECT_TRUE(quant_rule(*parse_scheme("ternary")).stretched);
+    EXPECT_TRUE(quant_rule(*parse_scheme("n2g32r")).stretched);
+    EXPECT_EQ(quant_rule(*parse_scheme("binary")).kind, QuantRule::Kind::sign);
+    // Gradients of a ternary group by hand: s = 1, w = 0.2, 0.9, 1.4, 1.6, -3.
+    at::Tensor weight = at::tensor({0.2f, 0.9f, 1.4f, 1.6f, -3.0f}).view({1, 5}).requires_grad_(true);
+    Scheme scheme = *parse_scheme("ternaryg0");
+    scheme.scale_dtype = DType::f32;
+    const auto quant = make_quant(weight, false, scheme, FakeQuant::Codes::follow);
+    const at::NoGradGuard no_grad;
+    at::Tensor ratio = quant->ratio();
+    const at::Tensor value = quant->forward();
+    const float first = value.abs().max().item<float>();
+    ratio.fill_(1 / first);
+    EXPECT_LT((quant->forward() - at::tensor({0.0f, 1.0f, 1.0f, 1.0f, -1.0f})).abs().max().item<double>(), 1e-6);
+    quant->backward(at::ones({1, 5}));
+    EXPECT_TRUE(weight.grad().equal(at::tensor({1.0f, 1.0f, 1.0f, 0.0f, 0.0f}).view({1, 5})));
+    const double expected = (0 - 0.2) + (1 - 0.9) + (1 - 1.4) + 1 - 1;
+    EXPECT_NEAR(ratio.grad()[0].item<double>(), expected * static_cast<double>(first) / std::sqrt(5.0), 1e-5);
+}
+
+TEST(Int8Activations, AreRoundedInGroupsAndLetGradientsThrough) {
+    at::manual_seed(9);
+    at::Tensor x = at::randn({3, 70}).requires_grad_(true);
+    const at::Tensor y = int8_activations(x);
+    for (std::int64_t begin = 0; begin < 70; begin += 32) {
+        const std::int64_t n = std::min<std::int64_t>(32, 70 - begin);
+        const at::Tensor part = x.detach().narrow(1, begin, n), scale = part.abs().amax(1, true) / 127;
+        EXPECT_LT((y.detach().narrow(1, begin, n) - at::round(part / scale) * scale).abs().max().item<double>(), 1e-5);
+    }
+    const at::Tensor g = at::randn({3, 70});
+    torch::autograd::backward({y}, {g});
+    EXPECT_TRUE(x.grad().equal(g));
+    EXPECT_EQ(int8_activations(at::zeros({2, 40})).abs().max().item<double>(), 0);
+}
+
+TEST(QuantErrors, AreSaid) {
+    EXPECT_FALSE(check_trainable_scheme(*parse_scheme("bf16")).ok());
+    EXPECT_FALSE(check_trainable_scheme(*parse_scheme("w4g32m")).ok());
+    EXPECT_TRUE(check_trainable_scheme(*parse_scheme("w4g32a")).ok());
+}
+
+}  // namespace
+}  // namespace skiff::train

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# skiff qat and skiff recover on a tiny corpus: few bits that were trained against few bits that were not; a killed run; scales alone; zeros that stay, that come, that another
+# model chooses; lottery tickets; what is refused.
+# timeout: 900
+set -euo pipefail
+[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
+[ -x "$(dirname "$SKIFF")/skiff-train" ] || { echo "skipped: this build has no LibTorch, so it cannot train"; exit 77; }
+cd "$SKIFF_SOURCE_DIR"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export TMPDIR=$work
+fail() { echo "FAILED: $*"; exit 1; }
+quietly() { "$@" >"$work/log" 2>&1 || fail "exit $? : $* : $(cat "$work/log")"; }
+
+# expect CODE WORDS command...
+expect() {
+    local code=$1 words=$2 rc=0
+    shift 2
+    "$@" >"$work/stdout" 2>"$work/stderr" || rc=$?
+    [ $rc = "$code" ] || fail "exit $rc instead of $code: $* : $(cat "$work/stderr")"
+    grep -qF -- "$words" "$work/stderr" "$work/stdout" || fail "no \"$words\" in: $(cat "$work/stderr" "$work/stdout")"
+}
+below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
+
+head -c 60000 models/pocket/calib.txt > "$work/corpus.txt"
+head -c 12000 models/pocket/heldout.txt > "$work/other.txt"
+cat > "$work/config.json" <<'JSON'
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+ "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+ "tie_word_embeddings": true}
+JSON
+quietly "$SKIFF" train-tokenizer "$work/corpus.txt" -o "$work/tok" --vocab-size 320
+usual=(--data "$work/corpus.txt" --batch 16 -c 64 --warmup 3 -t 1 --precision f32)
+quietly "$SKIFF" train "random:$work/config.json" --tokenizer "$work/tok" "${usual[@]}" --optimizer muon --lr 2e-2 --steps 120 --dtype F32 -o "$work/parent"
+# kl MODEL: the mean divergence from the parent
+kl() {
+    quietly "$SKIFF" eval "$1" --against "$work/parent" --text "$work/other.txt" --window 64 --max-windows 8 --json
+    tr -d "\n" < "$work/log" | sed -n 's/.*"mean_kl": *\([-0-9.e+]*\).*/\1/p'
+}
+
+# ---- few bits: trained for them, and only rounded
+for scheme in ternary n2g32r; do
+    quietly "$SKIFF" quantize "$work/parent" -o "$work/rounded-$scheme" --scheme $scheme
+    quietly "$SKIFF" qat "$work/parent" --scheme $scheme "${usual[@]}" --lr 3e-3 --steps 40 -o "$work/trained-$scheme"
+    below "$(kl "$work/trained-$scheme")" "$(awk -v x="$(kl "$work/rounded-$scheme")" 'BEGIN { print x / 2 }')" ||
+        fail "$scheme: KL $(kl "$work/trained-$scheme") trained, $(kl "$work/rounded-$scheme") rounded: less than half was expected"
+    grep -q '"kind": "qat"' "$work/trained-$scheme/skiff.json" || fail "the manifest does not say qat"
+    grep -q quantization_config "$work/trained-$scheme/config.json" || fail "config.json does not say how it is quantized"
+    quietly "$SKIFF" run "$work/trained-$scheme" --raw -p "The" -n 4
+    a=$(stat -c %s "$work/trained-$scheme/model.safetensors") b=$(stat -c %s "$work/rounded-$scheme/model.safetensors")
+    [ "$a" -le $((b + 4096)) ] || fail "$scheme: the trained model takes $a bytes, the rounded one $b"
+done
+quietly "$SKIFF" qat "$work/parent" --scheme n2g32r --train scales "${usual[@]}" --lr 1e-2 --steps 30 -o "$work/scales"
+below "$(kl "$work/scales")" "$(kl "$work/rounded-n2g32r")" || fail "training scales alone did not help: $(kl "$work/scales")"
+quietly "$SKIFF" qat "$work/parent" --scheme w4g32 --activations int8 "${usual[@]}" --steps 3 -o "$work/int8"
+
+# ---- killed, and gone on with: the same bytes
+killed() { "$SKIFF" qat "$work/parent" --scheme ternary "${usual[@]}" --lr 3e-3 --steps 40 -o "$work/killed" --save-every 3; }
+killed >"$work/log" 2>&1 &
+pid=$!
+for _ in $(seq 1 3000); do
+    [ "$(2>/dev/null wc -l < "$work/killed.partial/train.csv" || echo 0)" -ge 8 ] && break
+    kill -0 $pid 2>/dev/null || break
+    sleep 0.01
+done
+kill -9 $(pgrep -P $pid) $pid 2>/dev/null || true
+wait $pid 2>/dev/null || true
+sleep 0.3
+[ -d "$work/killed" ] || quietly killed
+cmp "$work/trained-ternary/model.safetensors" "$work/killed/model.safetensors" || fail "a killed run ends elsewhere"
+
+# ---- zeros that come, and stay
+quietly "$SKIFF" recover "$work/parent" --parent "$work/parent" "${usual[@]}" --lr 3e-3 --steps 24 --sparsity 0.6 --prune-every 2 -o "$work/ramp"
+grep -q '"zeros": 0.59\|"zeros": 0.6' "$work/ramp/skiff.json" || fail "not 60 % of zeros: $(grep -A6 sparsity "$work/ramp/skiff.json")"
+quietly "$SKIFF" recover "$work/parent" --parent "$work/parent" "${usual[@]}" --lr 1e-12 --steps 4 --sparsity 0.6 --prune-schedule once -o "$work/once"
+below "$(kl "$work/ramp")" "$(kl "$work/once")" || fail "what was pruned on a ramp and trained, KL $(kl "$work/ramp"), is no better than what was only pruned, $(kl "$work/once")"
+quietly "$SKIFF" recover "$work/once" --parent "$work/parent" "${usual[@]}" --lr 3e-3 --steps 20 -o "$work/recovered"
+grep -q "pruned tensors are kept" "$work/log" || fail "zeros were not noticed: $(cat "$work/log")"
+below "$(kl "$work/recovered")" "$(kl "$work/once")" || fail "recovery did not help"
+quietly "$SKIFF" recover "$work/once" --parent "$work/parent" "${usual[@]}" --lora 4 --lr 1e-2 --steps 20 -o "$work/adapted"
+below "$(kl "$work/adapted")" "$(kl "$work/once")" || fail "recovery by adapters did not help"
+for options in "--sparsity 2:4" "--sparsity 0.5 --prune-schedule stages --prune-stages 2 --prune-scope global" "--sparsity 0.5 --prune-scope tensor"; do
+    quietly "$SKIFF" train "$work/parent" "${usual[@]}" --lr 1e-3 --steps 8 $options -o "$work/pruned" --force
+    grep -q '"zeros": 0.5\b\|"zeros": 0.4999\|"zeros": 0.5000' "$work/pruned/skiff.json" || fail "$options: not half zeros: $(grep -A6 sparsity "$work/pruned/skiff.json")"
+done
+
+# ---- lottery tickets
+quietly bash tools/lottery_ticket.sh -s "$SKIFF" -c "$work/config.json" -t "$work/tok" -d "$work/corpus.txt" -v "$work/other.txt" -o "$work/tickets" -r 2 -k 6 -n 20 -- --batch 16 -c 64 --warmup 3 -t 1 --precision f32 --lr 3e-3
+grep -q "^2," "$work/tickets/table.csv" || fail "no second round in: $(cat "$work/tickets/table.csv")"
+grep -q '"zeros": 0.3[56]' "$work/tickets/2-ticket/skiff.json" || fail "two rounds of 20 % leave 64 %: $(grep -A6 sparsity "$work/tickets/2-ticket/skiff.json")"
+
+# ---- what is refused
+expect 2 "give the --scheme" "$SKIFF" qat "$work/parent" "${usual[@]}" -o "$work/x"
+expect 2 "schemes with codes" "$SKIFF" qat "$work/parent" --scheme bf16 "${usual[@]}" -o "$work/x"
+expect 1 "quantized already" "$SKIFF" qat "$work/trained-ternary" --scheme ternary "${usual[@]}" -o "$work/x"
+expect 2 "leave --lora out" "$SKIFF" qat "$work/parent" --scheme ternary --lora 4 "${usual[@]}" -o "$work/x"
+expect 2 "with --parent" "$SKIFF" recover "$work/once" "${usual[@]}" -o "$work/x"
+expect 2 "--sparsity 1.5" "$SKIFF" train "$work/parent" --sparsity 1.5 "${usual[@]}" -o "$work/x"
+expect 2 "--sparsity 4:2" "$SKIFF" train "$work/parent" --sparsity 4:2 "${usual[@]}" -o "$work/x"
+expect 2 "--sparsity says how many" "$SKIFF" train "$work/parent" --mask-from "$work/once" "${usual[@]}" -o "$work/x"
+[ ! -e "$work/x.partial" ] || fail "a refused run left its folder"
+echo "qat: all as expected"
