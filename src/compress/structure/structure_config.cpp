@@ -71,6 +71,11 @@ Status check_implies(const Json& config, const ModelSpec& child) {
             return unsupported("config.json of this architecture cannot say the shape of the result: it implies " + shape_text(implied->shape(tensor)) + " for " + key +
                                (found == child.tensors.end() ? ", which there is not" : ", which is " + shape_text(child.shape(found->second))));
     }
+    for (std::size_t i = 0; i < child.blocks.size() && i < implied->blocks.size(); ++i)
+        for (std::size_t k = 0; k < child.blocks[i].ops.size() && k < implied->blocks[i].ops.size(); ++k) {
+            const Op &mine = child.blocks[i].ops[k], &theirs = implied->blocks[i].ops[k];
+            if (!std::holds_alternative<LinearOp>(mine.detail) && !(mine.detail == theirs.detail)) return unsupported("config.json of this architecture cannot say the shape of the result: " + mine.name + " would compute otherwise");
+        }
     if (layer_sizes(*implied) != layer_sizes(child)) return unsupported("config.json of this architecture cannot say the shape of the result: heads or windows would differ");
     return {};
 }
