@@ -359,7 +359,7 @@ TEST_P(StructureModels, ALayerThatDoesNothingGoes) {
     const std::size_t block = 1;  // the first layer
     for (const Op& op : model_->spec.blocks[block].ops) {
         const auto* linear = std::get_if<LinearOp>(&op.detail);
-        if (linear == nullptr || (!op.name.ends_with(".attn.o") && !op.name.ends_with(".ff.down"))) continue;
+        if (linear == nullptr || (!op.name.ends_with(".attn.o") && !op.name.ends_with(".conv.out") && !op.name.ends_with(".ff.down"))) continue;
         for (const std::string& key : {linear->terms[0].weight.key, linear->bias.key}) {
             if (key.empty()) continue;
             auto weight = model_->weights->load(key);
@@ -394,7 +394,7 @@ TEST_P(StructureModels, DirectionsThatAreNeverTakenGo) {
         for (const Op& op : block.ops) {
             const auto* embed = std::get_if<EmbedOp>(&op.detail);
             const auto* linear = std::get_if<LinearOp>(&op.detail);
-            const bool writes = embed != nullptr || (linear != nullptr && (op.name.ends_with(".attn.o") || op.name.ends_with(".ff.down")));
+            const bool writes = embed != nullptr || (linear != nullptr && (op.name.ends_with(".attn.o") || op.name.ends_with(".conv.out") || op.name.ends_with(".ff.down")));
             if (!writes) continue;
             const std::string key = embed != nullptr ? embed->table.key : linear->terms[0].weight.key;
             auto weight = model_->weights->load(key);
