@@ -26,7 +26,7 @@ struct PruneOptions {
         common.model_and_output(visitor);
         visitor.option("--pattern", pattern,
                        "What goes. Of the weights: 50% (single ones), 2:4 (2 of every 4 inputs stay), block16x32:50% (blocks of outputs x inputs; these save the most time), 4x1:50%, 1xchannel:50% (outputs), channelx1:50% (inputs). "
-                       "Of the structure, in each layer: neurons:25%, heads:2, kv_groups:1 (with their query heads); or layers:2, layers:25%");
+                       "Of the structure, in each layer: neurons:25%, heads:2, kv_groups:1 (with their query heads); or layers:2, layers:25%; or hidden:10% of the hidden state");
         visitor.option("--method", method, method_help_.c_str());
         visitor.option("--scope", scope, "Weights: row or layer: where they compete, in their row (the default), so that all rows keep as many, or in the whole matrix");
         visitor.option("--allocation", allocation, "Weights: uniform or global: how much each layer loses, all the same (the default), or by one threshold of magnitude for the whole model");
@@ -34,7 +34,7 @@ struct PruneOptions {
         visitor.option("--importance", importance, importance_help_.c_str());
         visitor.option("--compensation", compensation, "Structure: least-squares (the default): what stays of the operator that reads the units is solved anew, so that its output changes least; none: it stays as it is");
         visitor.option("--spread", spread, "Structure: uniform (the default), equally much of every layer; sensitivity: less where its removal was measured to hurt; then layers differ, which few other programs load");
-        visitor.option("--multiple", multiple, "Structure: widths of feed-forwards stay a multiple of this, where they are one; 0: of 32");
+        visitor.option("--multiple", multiple, "Structure: widths of feed-forwards and of the hidden state stay a multiple of this, where they are one; 0: of 32");
         visitor.option("--damping", damping, "Added to the diagonal of the inputs' second moments, as a share of its mean");
         common.calibration_fields(visitor);
         common.run_fields(visitor);
@@ -62,13 +62,15 @@ Status refuse(const PruneOptions& options, std::initializer_list<std::pair<const
 Result<RecipeStep> structure_step_of(const PruneOptions& options) {
     SKIFF_CHECK(refuse(options, {{"--method", !options.method.empty()}, {"--scope", !options.scope.empty()}, {"--allocation", !options.allocation.empty()}, {"--scheme", !options.scheme.empty()}}));
     SKIFF_TRY(auto step, parse_structure_pattern(options.pattern));
-    const bool layers = step.units == UnitKind::layers;
-    step.importance = !options.importance.empty() ? options.importance : layers ? "kl" : "obs";
+    const bool layers = step.units == UnitKind::layers, hidden = step.units == UnitKind::hidden;
+    if (layers || hidden) SKIFF_CHECK(refuse(options, {{"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}}));
+    if (hidden) SKIFF_CHECK(refuse(options, {{"--importance", !options.importance.empty()}}));
+    step.importance = !options.importance.empty() ? options.importance : layers ? "kl" : hidden ? "directions" : "obs";
     if (layers) SKIFF_CHECK(find_layer_importance(step.importance));
-    else SKIFF_CHECK(find_unit_importance(step.importance));
+    else if (!hidden) SKIFF_CHECK(find_unit_importance(step.importance));
     SKIFF_TRY(const auto compensation, choice_of("--compensation", options.compensation, {"least-squares", "none"}));
     SKIFF_TRY(const auto spread, choice_of("--spread", options.spread, {"uniform", "sensitivity"}));
-    step.compensation = compensation == "none" ? StructureStep::Compensation::none : StructureStep::Compensation::least_squares;
+    step.compensation = compensation == "none" || layers || hidden ? StructureStep::Compensation::none : StructureStep::Compensation::least_squares;
     step.spread = spread == "uniform" ? StructureStep::Spread::uniform : StructureStep::Spread::sensitivity;
     if (options.multiple > 0) step.multiple_of = options.multiple;
     step.damping = options.damping;

@@ -53,8 +53,8 @@ Status Planner::check_operators() const {
     for (const Block& block : spec_.blocks)
         for (const Op& op : block.ops)
             if (const auto* linear = std::get_if<LinearOp>(&op.detail);
-                linear != nullptr && (linear->terms.size() > 1 || linear->transform.kind != InputTransform::Kind::none))
-                return unsupported("operator " + op.name + " has more than one term or an input transform, for which GGUF has no words");
+                linear != nullptr && (linear->terms.size() > 1 || linear->terms[0].kind != LinearTerm::Kind::packed || linear->transform.kind != InputTransform::Kind::none))
+                return unsupported("operator " + op.name + " has more than one term, factors or an input transform, for which GGUF has no words");
     return {};
 }
 

@@ -99,8 +99,8 @@ private:
     Status check_operators() const {
         for (const Block& block : checkpoint_.spec.blocks)
             for (const Op& op : block.ops)
-                if (const auto* linear = std::get_if<LinearOp>(&op.detail); linear != nullptr && (linear->terms.size() > 1 || linear->transform.kind == InputTransform::Kind::scale))
-                    return unsupported("operator " + op.name + " has more than one term or scales its input, for which " + std::string(plan_.form->name) + " has no words; take --to hf");
+                if (const auto* linear = std::get_if<LinearOp>(&op.detail); linear != nullptr && (linear->terms.size() > 1 || linear->terms[0].kind != LinearTerm::Kind::packed || linear->transform.kind == InputTransform::Kind::scale))
+                    return unsupported("operator " + op.name + " has more than one term, factors or scales its input, for which " + std::string(plan_.form->name) + " has no words; take --to hf");
         return {};
     }
 

@@ -8,7 +8,7 @@ Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const PruneSte
 
 Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const RotateStep& step) { return begin_rotate(parent, step); }
 Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const FactorizeStep& step) { return begin_factorize(parent, step); }
-Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const StructureStep& step) { return step.units == UnitKind::layers ? begin_layers(parent, step) : begin_structure(parent, step); }
+Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const StructureStep& step) { return step.units == UnitKind::layers ? begin_layers(parent, step) : step.units == UnitKind::hidden ? begin_hidden(parent, step) : begin_structure(parent, step); }
 
 }  // namespace
 

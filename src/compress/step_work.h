@@ -56,6 +56,7 @@ Result<std::unique_ptr<StepWork>> begin_rotate(const Checkpoint& parent, const R
 Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const PruneStep& step);
 Result<std::unique_ptr<StepWork>> begin_structure(const Checkpoint& parent, const StructureStep& step);  // neurons, heads, KV groups
 Result<std::unique_ptr<StepWork>> begin_factorize(const Checkpoint& parent, const FactorizeStep& step);
+Result<std::unique_ptr<StepWork>> begin_hidden(const Checkpoint& parent, const StructureStep& step);
 Result<std::unique_ptr<StepWork>> begin_layers(const Checkpoint& parent, const StructureStep& step);
 
 }  // namespace skiff

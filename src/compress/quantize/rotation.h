@@ -47,6 +47,9 @@ public:
     const std::vector<std::string>& remarks() const { return remarks_; }
     const TensorRotation* of(const std::string& key) const;  // null: stays as it is
 
+    // Another basis for the residual stream than the planned one: its columns, orthonormal. // (order, order)
+    void set_residual_basis(std::int64_t order, std::vector<float> columns) { matrices_[order] = std::move(columns); }
+
     // The rotated tensor in f32, in the parent's shape. `key` may be new_head().
     Result<Weight> make(const std::string& key, const WeightSource& weights, ThreadPool& pool) const;
 

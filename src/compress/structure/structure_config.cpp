@@ -7,7 +7,7 @@
 namespace skiff {
 namespace {
 
-constexpr std::string_view ff_keys[] = {"intermediate_size", "n_inner", "ffn_dim"};
+constexpr std::string_view ff_keys[] = {"block_ff_dim", "intermediate_size", "n_inner", "ffn_dim"};
 constexpr std::string_view head_keys[] = {"num_attention_heads", "n_head"};
 constexpr std::string_view width_keys[] = {"hidden_size", "n_embd"};
 constexpr std::string_view layer_keys[] = {"num_hidden_layers", "n_layer"};
@@ -71,6 +71,11 @@ Status check_implies(const Json& config, const ModelSpec& child) {
             return unsupported("config.json of this architecture cannot say the shape of the result: it implies " + shape_text(implied->shape(tensor)) + " for " + key +
                                (found == child.tensors.end() ? ", which there is not" : ", which is " + shape_text(child.shape(found->second))));
     }
+    for (std::size_t i = 0; i < child.blocks.size() && i < implied->blocks.size(); ++i)
+        for (std::size_t k = 0; k < child.blocks[i].ops.size() && k < implied->blocks[i].ops.size(); ++k) {
+            const Op &mine = child.blocks[i].ops[k], &theirs = implied->blocks[i].ops[k];
+            if (!std::holds_alternative<LinearOp>(mine.detail) && !(mine.detail == theirs.detail)) return unsupported("config.json of this architecture cannot say the shape of the result: " + mine.name + " would compute otherwise");
+        }
     if (layer_sizes(*implied) != layer_sizes(child)) return unsupported("config.json of this architecture cannot say the shape of the result: heads or windows would differ");
     return {};
 }
@@ -94,9 +99,12 @@ Result<Json> config_after_cut(const Json& config, const ModelSpec& parent, const
     const auto before = layer_sizes(parent), after = layer_sizes(child);
     auto edit = [&](Json& text) -> Status {
         std::vector<std::int64_t> n_heads, n_kv_heads, d_ff;
+        // Layers that do not attend say what the first that does says.
+        const auto first = std::find_if(after.begin(), after.end(), [](const LayerSizes& layer) { return layer.n_heads > 0; });
         for (const LayerSizes& layer : after) {
-            n_heads.push_back(layer.n_heads);
-            n_kv_heads.push_back(layer.n_kv_heads);
+            const LayerSizes& attending = layer.n_heads > 0 || first == after.end() ? layer : *first;
+            n_heads.push_back(attending.n_heads);
+            n_kv_heads.push_back(attending.n_kv_heads);
             d_ff.push_back(layer.d_ff);
         }
         auto differs = [&](auto field) { return std::any_of(after.begin(), after.end(), [&, i = std::size_t{0}](const LayerSizes& layer) mutable { return layer.*field != before[i++].*field; }); };
@@ -106,13 +114,14 @@ Result<Json> config_after_cut(const Json& config, const ModelSpec& parent, const
             if (key.empty() && text.contains("n_embd")) key = "n_inner";
             if (key.empty()) return unsupported("config.json has no key for the width of feed-forwards");
             set_layers(text, key, d_ff);
+            if (text["model_type"].text() == "lfm2") text.set("block_auto_adjust_ff_dim", false);  // the width is said as it is
         }
         if (heads || kv_heads || width) {
             const std::string key = key_of(text, head_keys);
             if (key.empty()) return unsupported("config.json has no key for the number of heads");
             if (heads) set_layers(text, key, n_heads);
             if (kv_heads && (text.contains("num_key_value_heads") || n_heads != n_kv_heads)) set_layers(text, "num_key_value_heads", n_kv_heads);
-            text.set("head_dim", after[0].head_dim);  // it no longer follows from the other two
+            if (first != after.end()) text.set("head_dim", first->head_dim);  // it no longer follows from the other two
             if (key == "n_head" || text.contains("ffn_dim")) remarks.push_back("other programs do not read head_dim in a config of this architecture; they will not load the result");
         }
         if (width) {
@@ -147,7 +156,7 @@ Result<Json> config_without_layers(const Json& config, const ModelSpec& parent, 
         const Json::Object members = text.members();
         for (const auto& [name, value] : members) {
             if (!value.is_array() || static_cast<std::int64_t>(value.size()) != n_layers || (name != "layer_types" && !value.items()[0].is_integer())) continue;
-            if (name == "eos_token_id") continue;
+            if (name == "eos_token_id" || name == "full_attn_idxs") continue;
             Json list = Json::array();
             for (const std::int64_t layer : stay) list.push_back(value.items()[static_cast<std::size_t>(layer)]);
             text.set(name, list);
@@ -159,6 +168,13 @@ Result<Json> config_without_layers(const Json& config, const ModelSpec& parent, 
             Json types = Json::array();
             for (const std::int64_t layer : stay) types.push_back(sizes[static_cast<std::size_t>(layer)].window > 0 ? "sliding_attention" : "full_attention");
             text.set("layer_types", types);
+        }
+        if (text["full_attn_idxs"].is_array()) {
+            Json numbers = Json::array();
+            for (std::size_t i = 0; i < stay.size(); ++i)
+                for (const Json& number : text["full_attn_idxs"].items())
+                    if (number.int_or(-1) == stay[i]) numbers.push_back(static_cast<std::int64_t>(i));
+            text.set("full_attn_idxs", numbers);
         }
         if (text.contains("per_layer_config")) {
             Json renumbered = Json::object();

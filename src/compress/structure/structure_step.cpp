@@ -7,7 +7,7 @@
 namespace skiff {
 namespace {
 
-constexpr const char* kind_names[] = {"neurons", "heads", "kv_groups", "layers"};
+constexpr const char* kind_names[] = {"neurons", "heads", "kv_groups", "layers", "hidden"};
 
 std::string number(double value) {
     char buffer[32];

@@ -1,5 +1,5 @@
-// What whole units of a model are to go: feed-forward neurons, query heads, KV groups, layers. The result is an ordinary
-// smaller model.
+// What whole units of a model are to go: feed-forward neurons, query heads, KV groups, layers, directions of the hidden state. The result is an
+// ordinary smaller model.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +12,10 @@
 
 namespace skiff {
 
-enum class UnitKind : std::uint8_t { neurons, heads, kv_groups, layers };
+enum class UnitKind : std::uint8_t { neurons, heads, kv_groups, layers, hidden };
 const char* unit_kind_name(UnitKind kind);  // "kv_groups"
 
-// How much goes: of each layer's units, of the layers.
+// How much goes: of each layer's units, of the layers, of the hidden width.
 struct Removal {
     enum class By : std::uint8_t { share, count } by = By::share;
     double amount = 0;  // 0.25, or 2
