@@ -16,14 +16,16 @@
 # Prints a Markdown table: for each of their files its bytes and KL, the least KL of any of theirs that is no larger, and ours.
 set -euo pipefail
 if [ $# -lt 5 ]; then sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; fi
-rival=$1 model=$2 calibration=$3 text=$4
+rival=$(realpath "$1") model=$(realpath "$2") calibration=$(realpath "$3") text=$(realpath "$4")
 shift 4
 here=$(cd "$(dirname "$0")" && pwd)
-skiff=${SKIFF:-$here/../../build/bin/skiff}
+skiff=$(realpath "${SKIFF:-$here/../../build/bin/skiff}")
 name=$(basename "$model")
 models=${MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/skiff-rivals}/quality-$name
 windows=${WINDOWS:-158} method=${METHOD:-gptq} samples=${SAMPLES:-158} threads=${THREADS:-$(nproc)}
 mkdir -p "$models"
+models=$(realpath "$models")
+cd "$models"  # their tools leave logs where they stand
 fail() { echo "quality.sh: $*" >&2; exit 1; }
 for program in llama-imatrix llama-quantize llama-perplexity; do [ -x "$rival/bin/$program" ] || fail "no $program in $rival/bin; build it there first"; done
 bytes_of() { stat -Lc %s "$1"; }

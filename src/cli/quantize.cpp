@@ -34,7 +34,7 @@ struct QuantizeOptions {
         visitor.option("--scheme-for", scheme_for, "PATTERN=SCHEME: of the tensors whose key matches, such as \"*.down_proj=n4g32r\"; may be repeated, the last one that matches counts; =keep: as it is");
         visitor.option("--target-mb", target_mb, "Millions of bytes that the weight files may take, all included: measures what each part of the model loses in each scheme of --ladder, and gives the parts those that lose least");
         visitor.option("--target-bpw", target_bpw, "The same by bits per weight of all tensors together");
-        visitor.option("--ladder", ladder, "With a target: the schemes to choose from, with commas; default: one or two for each number of bits");
+        visitor.option("--ladder", ladder, "With a target: the schemes to choose from, with commas; default: one for each number of bits, 2 to 6 and 8");
         visitor.choice("--scheme-unit", scheme_unit, {"shared-input", "tensor"}, "With a target: what gets a scheme of its own: operators that read one value together (q|k|v, gate|up), or each tensor");
         visitor.choice("--sensitivity", sensitivity, {"automatic", "every-scheme", "one-scheme"},
                        "With a target: measure every part in every scheme; or in one, and estimate the others by the error of its outputs; automatic: the first, unless that would take hours");
@@ -157,7 +157,8 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
         // Tables whose scheme is given are not searched for.
         for (const auto& [key, use] : tensor_uses(parent.spec)) {
             const bool is_head = use == TensorUse::head || use == TensorUse::tied_embedding, is_embedding = use == TensorUse::embedding || use == TensorUse::tied_embedding;
-            const std::string& given = is_head && !options.head.empty() ? options.head : is_embedding ? options.embedding : std::string();
+            std::string given = is_head && !options.head.empty() ? options.head : is_embedding ? options.embedding : "";
+            if (given.empty() && options.compat && (is_head || is_embedding)) given = "keep";
             if (given.empty()) continue;
             SKIFF_TRY(auto rule, parse_scheme_rule(key + "=" + given));
             step.schemes.rules.push_back(std::move(rule));

@@ -77,8 +77,8 @@ Json fields_of(const FactorizeStep& step) { return factorize_step_json(step); }
 
 }  // namespace
 
-// A scheme or two for each number of bits. A better preset of some size belongs here.
-std::vector<std::string> default_ladder() { return {"n2g32r", "n2g16r", "n3g32r", "n4g32r", "w5g32r", "w6g32r", "w8"}; }
+// Of each number of bits the scheme that loses least per byte. A better preset of some size belongs here.
+std::vector<std::string> default_ladder() { return {"n2g16t", "n3g16t", "n4g16t", "w5g32r", "w6g32r", "w8"}; }
 
 std::vector<std::string> default_public_ladder() { return {"w4g128", "w4g32", "w8g32"}; }
 

@@ -22,6 +22,12 @@ expect 2 'no scheme is called "w9"' "$SKIFF" quantize $model -o "$work/a" --sche
 expect 2 'give the folder to write with -o' "$SKIFF" quantize $model
 expect 3 'no such folder or file' "$SKIFF" quantize "$work/nowhere" -o "$work/a"
 expect 2 'in this model they are one tensor' "$SKIFF" quantize $model -o "$work/a" --head w8 --embedding w4g32
+expect 2 'belong to --target-mb or --target-bpw' "$SKIFF" quantize $model -o "$work/a" --scheme w8 --ladder w4g32,w8
+expect 2 '--scheme and a target: give one of them' "$SKIFF" quantize $model -o "$work/a" --scheme w8 --target-mb 5
+expect 2 '--target-mb and --target-bpw: give one of them' "$SKIFF" quantize $model -o "$work/a" --target-bpw 4 --target-mb 5
+expect 2 'is no PATTERN=SCHEME' "$SKIFF" quantize $model -o "$work/a" --scheme w8 --scheme-for w4g32
+expect 2 'no tensor has its scheme from "*.nothing"' "$SKIFF" quantize $model -o "$work/a" --scheme w8 --scheme-for '*.nothing=w4g32'
+expect 2 'the target is too small: with n2g16t throughout' "$SKIFF" quantize $model -o "$work/a" --target-mb 1
 expect 2 'expected 0 to 1024' "$SKIFF" quantize $model -o "$work/a" -t 5000
 expect 2 'stay as they are' "$SKIFF" quantize tests/data/models/gpt2 -o "$work/a" --scheme w8 --compat
 [ ! -e "$work/a" ] && [ ! -e "$work/a.partial" ] || fail "an error left something behind"

@@ -56,13 +56,15 @@ public:
     Status prepare(std::vector<std::string>& remarks) {
         if (target_.file_bytes == 0 && !(target_.bits_per_weight > 0)) return usage_error("a target of no bytes: give --target-mb or --target-bpw");
         if (target_.n_tokens < 1) return usage_error("sensitivity over " + std::to_string(target_.n_tokens) + " tokens: expected at least 1");
-        SKIFF_TRY(auto ladder, SchemeLadder::create(parent_, step_, pool_, options_.progress));
-        ladder_.emplace(std::move(ladder));
-        if (ladder_->needs() != StatisticsNeed::none) SKIFF_CHECK(algebra_available());
+        SKIFF_CHECK(plan_with(step_.method));
+        need_ = ladder_->needs();
         SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
         share_samples();
         every_scheme_ = target_.measure == SchemeTarget::Measure::every_scheme ||
                         (target_.measure == SchemeTarget::Measure::automatic && measuring_multiply_adds(ladder_->n_levels()) <= most_multiply_adds);
+        // Errors of outputs are taken of a method that is quick: that of the step would have to make the whole model once for each scheme.
+        if (!every_scheme_ && need_ == StatisticsNeed::gram) SKIFF_CHECK(plan_with("weighted"));
+        if (need_ != StatisticsNeed::none) SKIFF_CHECK(algebra_available());
         n_refinements_ = target_.n_refinements;
         if (!step_.transforms.empty()) remarks.push_back("what each part loses was measured without the transforms of blocks");
         if (target_.measure == SchemeTarget::Measure::automatic && !every_scheme_) {
@@ -105,7 +107,9 @@ public:
         SKIFF_TRY(estimate.largest_bytes, ladder_->file_bytes(Chosen(n_units, n_levels - 1), options_.max_shard_bytes));
         SKIFF_CHECK(check_budget());
         SKIFF_TRY(const std::size_t level, uniform_level());
-        uniform = ladder_->step(level);
+        uniform = step_;
+        uniform.target.reset();
+        uniform.schemes = ladder_->step(level).schemes;
         SKIFF_TRY(estimate.seconds, time_of_search());
         return estimate;
     }
@@ -113,6 +117,13 @@ public:
     static Error interrupted() { return {ErrorCode::interrupted, "interrupted; what was measured is kept: run the same command again to go on", {}}; }
 
 private:
+    Status plan_with(const std::string& method) {
+        method_ = method;
+        SKIFF_TRY(auto ladder, SchemeLadder::create(parent_, step_, method, pool_, options_.progress));
+        ladder_.emplace(std::move(ladder));
+        return {};
+    }
+
     const char* measure_name() const { return every_scheme_ ? "every scheme" : "one scheme"; }
 
     // Every other sample to measure on, of the others as many to check the result on.
@@ -156,6 +167,7 @@ private:
                              {"text", text_.sha256},
                              {"samples", std::move(fit)},
                              {"step", std::move(step)},
+                             {"measured_with", method_},
                              {"unit", target_.unit == SchemeTarget::Unit::tensor ? "tensor" : "shared input"}});
     }
 
@@ -250,8 +262,8 @@ private:
             for (std::size_t unit = 0; unit < ladder_->units().size(); ++unit) {
                 if (ladder_->units()[unit].block != block || !wanted(unit)) continue;
                 const bool is_decoder_block = block > 0 && block + 1 < walk.n_blocks();
-                if (!observed && is_decoder_block && ladder_->needs() != StatisticsNeed::none) {
-                    SKIFF_TRY(inputs, walk.observe(block, *parent_.weights, ladder_->needs()));
+                if (!observed && is_decoder_block && need_ != StatisticsNeed::none) {
+                    SKIFF_TRY(inputs, walk.observe(block, *parent_.weights, need_));
                 }
                 observed = true;
                 SKIFF_CHECK(visit(unit, walk, inputs));
@@ -365,7 +377,7 @@ private:
         return bytes;
     }
 
-    // Of the whole model, all units in their schemes. `around`: whose neighbours the choices are.
+    // Of the whole model, all units in their schemes, which are those of `around` or next to them.
     Result<double> whole_divergence(const Chosen& chosen, const Chosen& around, const std::vector<std::size_t>& samples) {
         std::string what = (&samples == &fit_ ? "whole" : "held");
         for (std::size_t unit = 0; unit < chosen.size(); ++unit) what += " " + ladder_->scheme(chosen[unit]);
@@ -413,8 +425,8 @@ private:
         for (; n_rounds < n_refinements_; ++n_rounds) {
             SKIFF_TRY(const Chosen next, step_from(chosen, now));
             if (next == chosen) break;
-            SKIFF_TRY(const double kl, whole_divergence(next, next, fit_));
-            SKIFF_TRY(const double held, whole_divergence(next, next, held_));
+            SKIFF_TRY(const double kl, whole_divergence(next, chosen, fit_));
+            SKIFF_TRY(const double held, whole_divergence(next, chosen, held_));
             const bool better = kl < now && held < held_now;  // the other half of the text has the last word
             rounds.push_back(Json::object({{"kl", kl}, {"kl_of_the_other_half", held}, {"kept", better}}));
             if (!better) break;
@@ -443,7 +455,7 @@ private:
             sum += costs[unit][chosen[unit]];
             rows.push_back(Json::object({{"name", ladder_->units()[unit].name}, {"tensors", std::move(tensors)}, {"chosen", ladder_->scheme(chosen[unit])}, {"kl", std::move(kl)}, {"bytes", std::move(bytes)}}));
         }
-        return Json::object({{"measure", measure_name()}, {"method", step_.method}, {"tokens", n_fit_tokens()}, {"calibration", text_.json()}, {"sum_of_kl", sum}, {"units", std::move(rows)}});
+        return Json::object({{"measure", measure_name()}, {"method", method_}, {"tokens", n_fit_tokens()}, {"calibration", text_.json()}, {"sum_of_kl", sum}, {"units", std::move(rows)}});
     }
 
     QuantizeStep finished(const Chosen& chosen, Json found) const {
@@ -482,6 +494,8 @@ private:
     const SchemeTarget& target_;
     const SchemeSearchOptions& options_;
     ThreadPool pool_;
+    std::string method_;  // that measurements are made with
+    StatisticsNeed need_ = StatisticsNeed::none;  // of the step's own method, which output errors use too
     std::optional<SchemeLadder> ladder_;
     CalibrationText text_;
     std::vector<std::size_t> fit_, held_;  // samples

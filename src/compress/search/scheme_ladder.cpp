@@ -7,7 +7,7 @@
 
 namespace skiff {
 
-Result<SchemeLadder> SchemeLadder::create(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, const ProgressSink& progress) {
+Result<SchemeLadder> SchemeLadder::create(const Checkpoint& parent, const QuantizeStep& step, const std::string& method, ThreadPool& pool, const ProgressSink& progress) {
     SchemeLadder ladder;
     std::vector<std::string> names = step.target->ladder;
     if (names.empty()) names = step.loadable == QuantizeStep::Loadable::elsewhere ? default_public_ladder() : default_ladder();
@@ -18,6 +18,7 @@ Result<SchemeLadder> SchemeLadder::create(const Checkpoint& parent, const Quanti
         SKIFF_TRY(level.scheme, parse_scheme(name));
         if (!seen.insert(level.scheme.name()).second) return usage_error("the ladder holds " + name + " twice");
         QuantizeStep mine = step;
+        mine.method = method;
         mine.target.reset();
         mine.transforms.clear();  // they look at whole blocks, not at one unit
         mine.schemes = {level.scheme, level.scheme, level.scheme, step.schemes.rules};

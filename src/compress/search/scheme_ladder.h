@@ -14,8 +14,8 @@ namespace skiff {
 
 class SchemeLadder {
 public:
-    // Plans the whole model in each scheme, smallest first. Tensors for which the step has rules are no unit's: they stay what the rule says.
-    static Result<SchemeLadder> create(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, const ProgressSink& progress);
+    // Plans the whole model in each scheme, smallest first, to be made by this method. Tensors for which the step has rules are no unit's: they stay what the rule says.
+    static Result<SchemeLadder> create(const Checkpoint& parent, const QuantizeStep& step, const std::string& method, ThreadPool& pool, const ProgressSink& progress);
 
     std::size_t n_levels() const { return levels_.size(); }
     const std::string& scheme(std::size_t level) const { return levels_[level].name; }
