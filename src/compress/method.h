@@ -40,6 +40,8 @@ Status nearest_defined_on(const Scheme& scheme);
 Status codes_defined_on(const Scheme& scheme);  // nearest's, where codes are left to choose: no floating schemes
 Result<Weight> nearest_encode(const MethodInput& input);
 Result<Weight> weighted_encode(const MethodInput& input);
+Status kmeans_defined_on(const Scheme& scheme);
+Result<Weight> kmeans_encode(const MethodInput& input);
 Result<Weight> hqq_encode(const MethodInput& input);
 Status gptq_defined_on(const Scheme& scheme);
 Result<Weight> gptq_encode(const MethodInput& input);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tensor/encode_clusters.h"
+
 namespace skiff {
 namespace {
 
@@ -20,6 +22,7 @@ struct RowSurvey {
 bool group_needs_wide_scale(float minimum, float maximum, const Scheme& scheme) {
     const float magnitude = std::max(-minimum, maximum);
     if (magnitude <= flushed_to_zero) return false;
+    if (scheme.kind == NumberKind::clusters) return levels_need_f32(magnitude);
     if (scheme.kind == NumberKind::codebook) {  // only a scale that f16 has not at all is lost (tensor/encode.cpp)
         const auto [low, high] = std::minmax_element(scheme.codebook->levels.begin(), scheme.codebook->levels.end());
         return magnitude / std::max(-*low, *high) < 0x1p-22f || magnitude / std::min(-*low, *high) * 4 > 65504;

@@ -104,7 +104,7 @@ private:
         }
         Scheme scheme = *wanted;
         const std::int64_t n_columns = weight.plain() != nullptr && planned.stored_as_columns ? weight.shape[0] : weight.shape[1];
-        const bool named_by_group = scheme.relative_scales() || scheme.kind == NumberKind::codebook;
+        const bool named_by_group = scheme.relative_scales() || scheme.kind != NumberKind::integer;
         if (scheme.group_size >= n_columns && !named_by_group) scheme.group_size = 0;  // one group: the same numbers as the whole row
         if (elsewhere()) {
             if (planned.stored_as_columns) {
@@ -115,7 +115,7 @@ private:
                 remark("rows that are not a multiple of " + std::to_string(scheme.group_size) + " stay as they are: other programs do not read a short last group");
                 return kept(weight);
             }
-            if (scheme.kind == NumberKind::integer) scheme.scale_dtype = half_type(parent_.config);
+            if (scheme.kind == NumberKind::integer || scheme.codebook == find_codebook("e4m3")) scheme.scale_dtype = half_type(parent_.config);
         }
         return std::optional<Scheme>(scheme);
     }

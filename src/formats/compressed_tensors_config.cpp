@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 
 #include "formats/compressed_tensors.h"
 
@@ -6,7 +7,8 @@ namespace skiff {
 namespace {
 
 constexpr std::size_t max_groups = 10'000, max_targets = 1'000'000, max_patterns = 10'000;
-constexpr const char *ours = "skiff-quantized", *mixed = "mixed-precision", *mxfp4_format = "mxfp4-pack-quantized", *nvfp4_format = "nvfp4-pack-quantized";
+constexpr const char *ours = "skiff-quantized", *mixed = "mixed-precision", *mxfp4_format = "mxfp4-pack-quantized", *nvfp4_format = "nvfp4-pack-quantized",
+                     *float_format = "float-quantized";
 
 Error wrong(const std::string& where, const std::string& what) { return corrupt("quantization_config " + where + ": " + what); }
 
@@ -21,6 +23,18 @@ Result<std::int64_t> integer_or(const Json& value, std::int64_t fallback, const 
     auto number = value.as_int(where);
     if (!number.ok()) return wrong(where, number.error().message);
     return *number;
+}
+
+// Learnt levels: how many, and how far a table reaches, which the strategy says.
+Result<WeightArguments> read_clusters(const Json& weights, Scheme scheme, const std::string& strategy, const std::string& where) {
+    SKIFF_TRY(const auto n_levels, integer_or(weights["skiff_levels"], 0, where + ".skiff_levels"));
+    if (n_levels < 2 || n_levels > 256) return wrong(where, "skiff_levels must be 2 to 256, not " + std::to_string(n_levels));
+    scheme.kind = NumberKind::clusters;
+    scheme.n_levels = static_cast<int>(n_levels);
+    scheme.one_table = strategy == "tensor";
+    if (scheme.bits != static_cast<int>(std::bit_width(static_cast<unsigned>(n_levels - 1)))) return wrong(where, "num_bits is " + std::to_string(scheme.bits) + ", which is not what " + std::to_string(n_levels) + " levels need");
+    if (!scheme.symmetric) return wrong(where, "clusters have no zeros: symmetric must be true");
+    return WeightArguments{scheme, {}};
 }
 
 // What the public format has no words for: fields of ours, in groups of the format "skiff-quantized".
@@ -74,7 +88,12 @@ Result<WeightArguments> read_arguments(const Json& weights, const std::string& f
     } else if (format == nvfp4_format && type == "float" && bits == 4 && strategy == "tensor_group" && scheme.group_size == 16 && scheme.symmetric) {
         arguments.scheme = scheme_of_content("e2m1g16");  // with scales in F32: those of the groups over that of the tensor
         arguments.scheme->scale_dtype = DType::f32;
-    } else if (!type.empty() && type != "int" && !(is_ours && type == "codebook" && weights["skiff_codebook"].is_string())) {
+    } else if (type == "float" && bits == 8 && scheme.symmetric && (strategy == "tensor" || strategy == "channel" || strategy == "group")) {
+        scheme.kind = NumberKind::codebook;
+        scheme.codebook = find_codebook("e4m3");
+        scheme.bits = 8;
+        arguments.scheme = scheme;
+    } else if (!type.empty() && type != "int" && !(is_ours && type == "clusters") && !(is_ours && type == "codebook" && weights["skiff_codebook"].is_string())) {
         arguments.unsupported = "weights of type \"" + type + "\"";
     } else if (bits < 1 || bits > 8) {
         arguments.unsupported = "weights of " + std::to_string(bits) + " bits";
@@ -84,6 +103,7 @@ Result<WeightArguments> read_arguments(const Json& weights, const std::string& f
         return wrong(where, "group_size needs the strategy \"group\", not \"" + strategy + "\"");
     } else {
         scheme.bits = static_cast<int>(bits);
+        if (is_ours && type == "clusters") return read_clusters(weights, scheme, strategy, where);
         if (is_ours) return read_extensions(weights, scheme, where);
         arguments.scheme = scheme;
     }
@@ -103,22 +123,23 @@ Result<std::vector<std::string>> read_texts(const Json& value, const std::string
 
 std::string format_of(const Scheme& scheme) {
     if (!is_public_form(scheme)) return ours;
-    return scheme.kind == NumberKind::codebook ? mxfp4_format : "pack-quantized";
+    return scheme.kind != NumberKind::codebook ? "pack-quantized" : scheme.codebook->is_float8() ? float_format : mxfp4_format;
 }
 
 Json group_json(const Scheme& scheme, Json::Array targets, const std::string& format) {
     const bool channel = scheme.group_size == 0, is_public = format != ours, book = scheme.kind == NumberKind::codebook;
     Json weights = Json::object({{"num_bits", scheme.bits},
-                                 {"type", !book ? "int" : is_public ? "float" : "codebook"},
+                                 {"type", scheme.kind == NumberKind::clusters ? "clusters" : !book ? "int" : is_public ? "float" : "codebook"},
                                  {"symmetric", scheme.symmetric},
                                  {"group_size", channel ? Json() : Json(scheme.group_size)},
-                                 {"strategy", channel ? "channel" : "group"},
+                                 {"strategy", scheme.one_table ? "tensor" : channel ? "channel" : "group"},
                                  {"dynamic", false}});
-    if (is_public && book) weights.set("scale_dtype", "torch.uint8");
+    if (is_public && book && !scheme.codebook->is_float8()) weights.set("scale_dtype", "torch.uint8");
     if (!is_public && book) weights.set("skiff_codebook", std::string(scheme.codebook->name));
     if (scheme.relative_scales()) weights.set("skiff_super_size", scheme.super_size);
     if (scheme.scale_book != nullptr) weights.set("skiff_scale_codebook", std::string(scheme.scale_book->name));
     if (scheme.minimums) weights.set("skiff_minimums", true);
+    if (scheme.kind == NumberKind::clusters) weights.set("skiff_levels", scheme.n_levels);
     return Json::object({{"targets", std::move(targets)},
                          {"weights", std::move(weights)},
                          {"input_activations", Json()},
@@ -129,6 +150,7 @@ Json group_json(const Scheme& scheme, Json::Array targets, const std::string& fo
 }  // namespace
 
 bool is_public_form(const Scheme& scheme) {
+    if (scheme.kind == NumberKind::codebook && scheme.codebook == find_codebook("e4m3")) return scheme.group_size == 0 && !scheme.relative_scales();
     if (scheme.kind == NumberKind::codebook) return scheme.scale_dtype == DType::f8_e8m0 && scheme.name() == "mxfp4";
     return scheme.kind == NumberKind::integer && !scheme.relative_scales() && !scheme.minimums;
 }
@@ -150,9 +172,10 @@ Status QuantizationConfig::add_group(const std::string& group, const Json& value
     const std::string format = value["format"].is_string() ? value["format"].text() : whole_format;
     SKIFF_TRY(auto arguments, read_arguments(value["weights"], format, where + ".weights"));
     const char* known[] = {"", "pack-quantized", "int-quantized", "naive-quantized", mixed, ours};
+    const bool is_float8 = arguments.scheme && arguments.scheme->kind == NumberKind::codebook && arguments.scheme->codebook->is_float8() && format == float_format;
     const bool is_four_bit_float = (format == mxfp4_format || format == nvfp4_format) && arguments.scheme && arguments.scheme->kind == NumberKind::codebook;
     SKIFF_CHECK(take_blocks(value["weights"]["block_structure"], where));
-    if (arguments.scheme && !is_four_bit_float && std::find(std::begin(known), std::end(known), format) == std::end(known))
+    if (arguments.scheme && !is_four_bit_float && !is_float8 && std::find(std::begin(known), std::end(known), format) == std::end(known))
         arguments = {std::nullopt, "weights in the format \"" + format + "\""};
     if (value["input_activations"].is_object() || value["output_activations"].is_object())
         notes_.push_back(where + " asks for quantized activations; they stay floating");

@@ -107,6 +107,50 @@ TEST(CompressedTensorsExtensions, MinimumsReturn) {
         }
 }
 
+TEST(CompressedTensorsExtensions, ClustersReturn) {
+    for (const char* name : {"k4", "k3tensor", "k16g32", "k256tensor", "k100"}) {
+        const Stored stored = store(coded(name, 5, 64));
+        EXPECT_EQ(stored.tensors.count("m.weight_scale"), 0u);
+        auto back = read_weight("m", lookup_of(stored.tensors), &stored.config);
+        ASSERT_TRUE(back.ok()) << back.error().to_string();
+        EXPECT_EQ(back->codes()->scheme, stored.weight.codes()->scheme) << name;
+        expect_same_rows(stored.weight, *back);
+    }
+}
+
+TEST(CompressedTensorsExtensions, Float8Returns) {
+    for (const char* name : {"e4m3", "e4m3g32", "e5m2", "e5m2g64"})
+        for (std::int64_t n_columns : {64, 67}) {
+            const Stored stored = store(coded(name, 5, n_columns));
+            EXPECT_EQ(stored.tensors.count("m.weight"), name == std::string("e4m3") ? 1u : 0u);
+            auto back = read_weight("m", lookup_of(stored.tensors), &stored.config);
+            ASSERT_TRUE(back.ok()) << back.error().to_string();
+            EXPECT_EQ(back->codes()->scheme, stored.weight.codes()->scheme) << name;
+            expect_same_rows(stored.weight, *back);
+        }
+}
+
+// As the package stores FP8: numbers as they are, one scale for the tensor or one for each row.
+TEST(CompressedTensorsExtensions, ReadsPublicFloat8) {
+    const std::uint8_t numbers[8] = {0x38, 0xb8, 0x01, 0x7e, 0x40, 0x00, 0x80, 0x08};
+    const std::uint16_t scale[1] = {0x3f00};  // 0.5 in BF16
+    Tensors tensors;
+    tensors["m.weight"] = {"m.weight", DType::f8_e4m3, {2, 4}, std::as_bytes(std::span(numbers)), nullptr};
+    tensors["m.weight_scale"] = {"m.weight_scale", DType::bf16, {1}, std::as_bytes(std::span(scale)), nullptr};
+    auto json = Json::parse(R"({"quant_method":"compressed-tensors","format":"float-quantized","config_groups":{"g":{"targets":["Linear"],
+        "weights":{"num_bits":8,"type":"float","symmetric":true,"strategy":"tensor"}}}})");
+    auto config = QuantizationConfig::parse(*json);
+    ASSERT_TRUE(config.ok()) << config.error().to_string();
+    auto weight = read_weight("m", lookup_of(tensors), &*config);
+    ASSERT_TRUE(weight.ok()) << weight.error().to_string();
+    EXPECT_EQ(weight->encoding_name(), "e4m3g0");
+    float row[4];
+    weight->row(0, row);
+    EXPECT_EQ(row[0], 0.5f), EXPECT_EQ(row[1], -0.5f), EXPECT_EQ(row[2], 0.5f / 512), EXPECT_EQ(row[3], 224.0f);
+    weight->row(1, row);
+    EXPECT_EQ(row[0], 1.0f), EXPECT_EQ(row[1], 0.0f), EXPECT_EQ(row[2], 0.0f), EXPECT_EQ(row[3], 0.5f / 64);
+}
+
 TEST(CompressedTensorsExtensions, ScalesOfATableReturn) {
     for (const char* name : {"n4g16t", "n3g16t", "n2g16ts64", "w4g32t", "w3g16at"})
         for (std::int64_t n_columns : {256, 80}) {
@@ -182,6 +226,16 @@ TEST(CompressedTensorsExtensions, RefusesTensorsThatDisagree) {
     expect("n4g32r", scale, tensor(scale, DType::i8, {5, 7}, zeros), "weight_scale is I8 [5, 7], expected I8 [5, 8]");
     expect("n4g32r", packed, tensor(packed, DType::i32, {5, 31}, zeros), "weight_packed is I32 [5, 31]");
     expect("n4g32r", packed, tensor(packed, DType::u8, {5, 128}, zeros), "weight_packed of type U8");
+    const char *levels = "m.weight_levels", *plain = "m.weight";
+    expect("k4", levels, std::nullopt, "there is no tensor \"m.weight_levels\"");
+    expect("k4", levels, tensor(levels, DType::f16, {5, 5}, zeros), "weight_levels is F16 [5, 5], expected F16 [5, 4]");
+    expect("k4", levels, tensor(levels, DType::i8, {5, 4}, zeros), "expected F16, BF16 or F32");
+    expect("k4", levels, tensor(levels, DType::f16, {5, 4}, ones), "weight_levels holds NaN");
+    expect("k4tensor", levels, tensor(levels, DType::f16, {5, 4}, zeros), "expected F16 [1, 4]");
+    expect("k3", packed, tensor(packed, DType::i32, {5, 16}, ones), "row 0 holds the code 3, but there are 3 levels");
+    expect("e4m3", plain, tensor(plain, DType::f8_e4m3, {5, 256}, ones), "weight holds NaN or infinity at row 0, column 0");
+    expect("e5m2", packed, tensor(packed, DType::i32, {5, 64}, ones), "weight holds NaN or infinity at row 0, column 0");
+    expect("w8", packed, tensor(packed, DType::f8_e4m3, {5, 256}, zeros), "quantization_config says w8");
     expect("n4g16t", scale, tensor(scale, DType::i8, {5, 16}, zeros), "weight_scale is I8 [5, 16], expected U8 [5, 8]");
     expect("n4g16t", scale, tensor(scale, DType::u8, {5, 16}, zeros), "expected U8 [5, 8]");
     expect("n4g16t", super_scale, std::nullopt, "needs the tensor weight_super_scale");
@@ -212,6 +266,10 @@ TEST(CompressedTensorsExtensions, RefusesConfigsThatMeanNothing) {
         {R"({"num_bits":4,"type":"int","skiff_super_size":0})", "must be whole groups"},
         {R"({"num_bits":4,"type":"int","group_size":32,"skiff_super_size":"32"})", "skiff_super_size"},
         {R"({"num_bits":4,"type":"int","group_size":32,"symmetric":true,"skiff_minimums":true})", "needs integers"},
+        {R"({"num_bits":2,"type":"clusters"})", "skiff_levels must be 2 to 256, not 0"},
+        {R"({"num_bits":2,"type":"clusters","skiff_levels":257})", "not 257"},
+        {R"({"num_bits":2,"type":"clusters","skiff_levels":5})", "not what 5 levels need"},
+        {R"({"num_bits":2,"type":"clusters","skiff_levels":4,"symmetric":false})", "symmetric must be true"},
         {R"({"num_bits":4,"type":"int","group_size":16,"skiff_scale_codebook":"t"})", "needs skiff_super_size"},
         {R"({"num_bits":4,"type":"int","group_size":16,"symmetric":false,"skiff_super_size":0,"skiff_minimums":true,"skiff_scale_codebook":"t"})", "no minimums"},
     };

@@ -21,6 +21,10 @@ public:
         if (!packed) {
             SKIFF_TRY(const auto scale, lookup(module + ".weight_scale"));
             if (!plain) return corrupt("module " + module + ": there is no tensor \"" + module + ".weight\"");
+            if (plain->view.dtype == DType::f8_e4m3 && scale && says_float8(module)) {
+                SKIFF_TRY(auto coded, read_weight(module, lookup, &*config_));
+                return std::optional<Weight>(std::move(coded));
+            }
             SKIFF_TRY(auto floating, read_fp8_weight(module, lookup, config_ ? config_->fp8_blocks() : Fp8Blocks()));
             // An int8 weight with scales beside it is a quantized one, not plain integers.
             if (floating || plain->view.dtype != DType::i8 || !scale) return floating;
@@ -37,6 +41,12 @@ public:
     }
 
 private:
+    // Scales of rows or of the tensor: such weights stay codes. Others (blocks) become floats.
+    bool says_float8(const std::string& module) const {
+        if (!config_) return false;
+        const auto scheme = config_->scheme_of(module);
+        return scheme.ok() && *scheme && (*scheme)->codebook == find_codebook("e4m3");
+    }
     std::optional<QuantizationConfig> config_;
 };
 

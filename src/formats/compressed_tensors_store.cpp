@@ -40,6 +40,15 @@ void make_public_mxfp4(const Codes& codes, std::int64_t n_rows, std::int64_t n_c
     for (std::byte& exponent : parts.scales) exponent = static_cast<std::byte>(std::to_integer<int>(exponent) + 1);
 }
 
+// Rows without padding to words.
+void make_public_float8(const Codes& codes, std::int64_t n_rows, std::int64_t n_columns, WrittenParts& parts) {
+    const std::int64_t row_bytes = packed_row_bytes(8, n_columns);
+    if (row_bytes == n_columns) return;
+    parts.packed.resize(static_cast<std::size_t>(n_rows * n_columns));
+    for (std::int64_t row = 0; row < n_rows; ++row)
+        std::memcpy(parts.packed.data() + row * n_columns, codes.packed.data.data() + row * row_bytes, static_cast<std::size_t>(n_columns));
+}
+
 }  // namespace
 
 std::vector<TensorDeclaration> code_tensors(const std::string& module, const Scheme& scheme, const Shape& shape) {
@@ -50,6 +59,12 @@ std::vector<TensorDeclaration> code_tensors(const std::string& module, const Sch
         if (n_columns % scheme.group_size != 0) tensors.push_back({module + ".weight_shape", DType::i64, {2}});
         return tensors;
     }
+    if (scheme.kind == NumberKind::codebook && is_public_form(scheme))  // FP8
+        return {{module + ".weight", DType::f8_e4m3, {n_rows, n_columns}}, {module + ".weight_scale", scheme.scale_dtype, {n_rows, n_groups}}};
+    if (scheme.kind == NumberKind::clusters)
+        return {{module + ".weight_packed", DType::i32, {n_rows, packed_row_bytes(scheme.bits, n_columns) / 4}},
+                {module + ".weight_levels", scheme.scale_dtype, scheme.one_table ? Shape{1, scheme.n_levels} : Shape{n_rows, n_groups * scheme.n_levels}},
+                {module + ".weight_shape", DType::i64, {2}}};
     std::vector<TensorDeclaration> tensors = {{module + ".weight_packed", DType::i32, {n_rows, packed_row_bytes(scheme.bits, n_columns) / 4}},
                                               {module + ".weight_scale", scheme.scale_dtype, {n_rows, scheme.scale_book != nullptr ? ceil_div<std::int64_t>(n_groups, 2) : n_groups}},
                                               {module + ".weight_shape", DType::i64, {2}}};
@@ -72,9 +87,12 @@ Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, cons
     parts->source = weight.owner;
     parts->shape = {weight.n_rows(), weight.n_columns()};
     if (codes.scheme.stores_zeros()) parts->zeros = pack_zeros_down_the_rows(codes, weight.n_rows(), codes.scheme.n_groups(weight.n_columns()));
+    if (codes.scheme.kind == NumberKind::codebook && codes.scheme.codebook->is_float8() && is_public_form(codes.scheme)) make_public_float8(codes, weight.n_rows(), weight.n_columns(), *parts);
     if (codes.scheme.scale_dtype == DType::f8_e8m0) make_public_mxfp4(codes, weight.n_rows(), weight.n_columns(), *parts);
     const std::pair<std::string_view, std::span<const std::byte>> bytes[] = {
         {".weight_packed", parts->packed.empty() ? codes.packed.data : std::span<const std::byte>(parts->packed)},
+        {".weight", parts->packed.empty() ? codes.packed.data : std::span<const std::byte>(parts->packed)},
+        {".weight_levels", codes.scales.data},
         {".weight_scale", parts->scales.empty() ? codes.scales.data : std::span<const std::byte>(parts->scales)},
         {".weight_shape", std::as_bytes(std::span<const std::int64_t>(parts->shape))},
         {".weight_zero_point", parts->zeros},

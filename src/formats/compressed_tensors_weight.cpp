@@ -100,9 +100,20 @@ Status take_minimums(const Parts& parts, Codes& codes) {
     return check_supers(parts, codes.super_minimums, "weight_super_minimum");
 }
 
+// The levels of clusters, of the whole weight or of each group: finite, and of a type that is read.
+Status take_levels(const Parts& parts, Codes& codes) {
+    const TensorView& view = parts.scale.view;
+    if (view.dtype != DType::f16 && view.dtype != DType::bf16 && view.dtype != DType::f32) return mismatch(parts, "weight_levels", view, "F16, BF16 or F32");
+    codes.scheme.scale_dtype = view.dtype;
+    const Shape shape = parts.scheme.one_table ? Shape{1, parts.scheme.n_levels} : Shape{parts.n_rows, parts.n_groups * parts.scheme.n_levels};
+    SKIFF_TRY(codes.scales, exactly(parts, parts.scale, "weight_levels", view.dtype, shape));
+    return check_supers(parts, codes.scales, "weight_levels");
+}
+
 // Scales as (n_rows, n_groups); one scale for the whole tensor is repeated.
 Status take_scales(Parts& parts, Owners& owners, Codes& codes) {
     const TensorView& view = parts.scale.view;
+    if (parts.scheme.kind == NumberKind::clusters) return take_levels(parts, codes);
     if (parts.scheme.relative_scales()) return take_relative_scales(parts, codes);
     if (view.dtype != DType::f16 && view.dtype != DType::bf16 && view.dtype != DType::f32) return mismatch(parts, "weight_scale", view, "F16, BF16 or F32");
     codes.scheme.scale_dtype = view.dtype;
@@ -203,11 +214,33 @@ Status pack_signed_bytes(const Parts& parts, Owners& owners, Codes& codes) {
     return {};
 }
 
-// A codebook with fewer levels than codes (ternary: 3 of 4): no code may lie behind the last level.
+Status check_float8(const Parts& parts, const Codes& codes) {
+    const std::int64_t row_bytes = packed_row_bytes(8, parts.n_columns);
+    for (std::int64_t row = 0; row < parts.n_rows; ++row)
+        for (std::int64_t column = 0; column < parts.n_columns; ++column)
+            if (!parts.scheme.codebook->has(std::to_integer<int>(codes.packed.data[static_cast<std::size_t>(row * row_bytes + column)])))
+                return corrupt("module " + parts.module + ": weight holds NaN or infinity at row " + std::to_string(row) + ", column " + std::to_string(column));
+    return {};
+}
+
+// float-quantized: the numbers of FP8 as they are, in rows without padding to words.
+void pad_rows(const Parts& parts, Owners& owners, Codes& codes) {
+    const std::int64_t row_bytes = packed_row_bytes(8, parts.n_columns);
+    codes.packed = {DType::i32, {parts.n_rows, row_bytes / 4}, parts.codes.view.data};
+    if (row_bytes == parts.n_columns) return;
+    owners.packed.resize(static_cast<std::size_t>(parts.n_rows * row_bytes));
+    for (std::int64_t row = 0; row < parts.n_rows; ++row)
+        std::memcpy(owners.packed.data() + row * row_bytes, parts.codes.view.data.data() + row * parts.n_columns, static_cast<std::size_t>(parts.n_columns));
+    codes.packed.data = owners.packed;
+}
+
+// A table with fewer levels than codes (ternary: 3 of 4): no code may lie behind the last level. Nor may FP8 hold NaN or infinity.
 Status check_codes(const Parts& parts, const Codes& codes) {
-    if (parts.scheme.kind != NumberKind::codebook) return {};
-    const auto n_levels = static_cast<std::uint8_t>(parts.scheme.codebook->levels.size());
-    if (std::size_t{n_levels} == std::size_t{1} << parts.scheme.bits) return {};
+    if (parts.scheme.kind == NumberKind::codebook && parts.scheme.codebook->is_float8()) return check_float8(parts, codes);
+    if (parts.scheme.kind == NumberKind::integer) return {};
+    const bool book = parts.scheme.kind == NumberKind::codebook;
+    const auto n_levels = book ? parts.scheme.codebook->levels.size() : static_cast<std::size_t>(parts.scheme.n_levels);
+    if (n_levels == std::size_t{1} << parts.scheme.bits) return {};
     std::vector<std::uint8_t> row_codes(static_cast<std::size_t>(parts.n_columns));
     const std::int64_t row_bytes = packed_row_bytes(parts.scheme.bits, parts.n_columns);
     for (std::int64_t row = 0; row < parts.n_rows; ++row) {
@@ -215,8 +248,8 @@ Status check_codes(const Parts& parts, const Codes& codes) {
         std::uint8_t largest = 0;
         for (std::uint8_t code : row_codes) largest = code > largest ? code : largest;
         if (largest >= n_levels)
-            return corrupt("module " + parts.module + ": row " + std::to_string(row) + " holds the code " + std::to_string(largest) + ", but the codebook " +
-                           std::string(parts.scheme.codebook->name) + " has " + std::to_string(n_levels) + " levels");
+            return corrupt("module " + parts.module + ": row " + std::to_string(row) + " holds the code " + std::to_string(largest) + ", but " +
+                           (book ? "the codebook " + std::string(parts.scheme.codebook->name) + " has " : "there are ") + std::to_string(n_levels) + " levels");
     }
     return {};
 }
@@ -285,7 +318,7 @@ Result<FoundTensor> required(const TensorLookup& lookup, const std::string& name
 Result<Shape> shape_of(const Parts& parts, const TensorLookup& lookup) {
     const TensorView& view = parts.codes.view;
     if (view.shape.size() != 2) return mismatch(parts, "the weight", view, "a matrix");
-    if (view.dtype == DType::i8) return view.shape;
+    if (view.dtype == DType::i8 || view.dtype == DType::f8_e4m3) return view.shape;
     SKIFF_TRY(const auto stored, lookup(parts.module + ".weight_shape"));
     if (!stored && view.dtype == DType::u8) return Shape{view.shape[0], view.shape[1] * 2};
     if (!stored) return corrupt("there is no tensor \"" + parts.module + ".weight_shape\"");
@@ -295,7 +328,7 @@ Result<Shape> shape_of(const Parts& parts, const TensorLookup& lookup) {
 }
 
 Result<Weight> read_codes(Parts parts, const TensorLookup& lookup) {
-    SKIFF_TRY(parts.scale, required(lookup, parts.module + ".weight_scale"));
+    SKIFF_TRY(parts.scale, required(lookup, parts.module + (parts.scheme.kind == NumberKind::clusters ? ".weight_levels" : ".weight_scale")));
     const std::pair<const char*, std::optional<FoundTensor>*> optional_parts[] = {{".weight_zero_point", &parts.zero},
                                                                                   {".weight_super_scale", &parts.super_scale},
                                                                                   {".weight_minimum", &parts.minimum},
@@ -320,6 +353,7 @@ Result<Weight> read_codes(Parts parts, const TensorLookup& lookup) {
         SKIFF_CHECK(take_nvfp4(parts, lookup, *owners, codes));
     } else {
         if (parts.codes.view.dtype == DType::i8 && parts.scheme.kind == NumberKind::integer) SKIFF_CHECK(pack_signed_bytes(parts, *owners, codes));
+        else if (parts.codes.view.dtype == DType::f8_e4m3) pad_rows(parts, *owners, codes);
         else SKIFF_CHECK(take_packed(parts, *owners, codes));
         SKIFF_CHECK(take_scales(parts, *owners, codes));
         SKIFF_CHECK(take_zeros(parts, *owners, codes));
@@ -372,16 +406,19 @@ Result<Weight> read_weight(const std::string& module, const TensorLookup& lookup
         SKIFF_TRY(auto plain, required(lookup, module + ".weight"));
         SKIFF_TRY(const auto scale, lookup(module + ".weight_scale"));
         if (!scale) return Weight{plain.view.shape, plain.view, plain.owner};
-        if (plain.view.dtype != DType::i8)
+        if (plain.view.dtype != DType::i8 && plain.view.dtype != DType::f8_e4m3)
             return unsupported("module " + module + ": weight of type " + std::string(dtype_info(plain.view.dtype).name) + " with weight_scale cannot be read yet");
         packed = std::move(plain);
     }
     const bool bytes = packed->view.dtype == DType::u8 && config != nullptr;  // MXFP4, if the config says so
-    if (packed->view.dtype != DType::i32 && packed->view.dtype != DType::i8 && !bytes)
+    const bool float8 = packed->view.dtype == DType::f8_e4m3;
+    if (packed->view.dtype != DType::i32 && packed->view.dtype != DType::i8 && !bytes && !float8)
         return unsupported("module " + module + ": weight_packed of type " + std::string(dtype_info(packed->view.dtype).name) + " cannot be read yet");
     if (config == nullptr) return corrupt("module " + module + " is quantized, but config.json has no quantization_config");
     SKIFF_TRY(const auto scheme, config->scheme_of(module, module_class));
     if (!scheme) return corrupt("module " + module + " is quantized, but quantization_config does not say how");
+    if (float8 && (scheme->kind != NumberKind::codebook || scheme->codebook != find_codebook("e4m3")))
+        return corrupt("module " + module + ": weight is F8_E4M3, but quantization_config says " + scheme->name());
     if (bytes && scheme->name() != "mxfp4" && scheme->name() != "e2m1g16") return unsupported("module " + module + ": weight_packed of type U8 cannot be read yet");
     Parts parts;
     parts.module = module;

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/layouts.h"
+#include "kernels/lut_format.h"
 
 namespace skiff {
 namespace {
@@ -56,7 +57,7 @@ void pack_codes_rows(const Weight& weight, const RowMap& rows, PackedWeight& pac
         return taken;
     };
     packed.data = take(from.packed, bytes.packed);
-    packed.scales = take(from.scales, bytes.scales);
+    packed.scales = codes.scheme.one_table ? from.scales : take(from.scales, bytes.scales);
     packed.zeros = take(from.zeros, bytes.zeros);
     packed.super_scales = take(from.super_scales, bytes.super_scales);
     packed.minimums = take(from.minimums, bytes.minimums);
@@ -74,8 +75,16 @@ std::optional<SectionBytes> codes_sections(const PackedWeight& packed) {
     if (!decodes(packed.scheme) || packed.dtype != packed.scheme.scale_dtype) return std::nullopt;
     const CodeRowBytes row = code_row_bytes(packed.scheme, packed.n_columns);
     const auto all_rows = [&](std::int64_t row_bytes) { return static_cast<std::uint64_t>(row_bytes * packed.n_rows); };
-    return SectionBytes{all_rows(row.packed),       all_rows(row.scales),   all_rows(row.zeros),
+    const std::uint64_t one_table = packed.scheme.one_table ? static_cast<std::uint64_t>(packed.scheme.n_levels) * static_cast<std::uint64_t>(packed.scheme.scale_bits()) / 8 : 0;
+    return SectionBytes{all_rows(row.packed),       all_rows(row.scales) + one_table,   all_rows(row.zeros),
                         all_rows(row.super_scales), all_rows(row.minimums), all_rows(row.super_minimums)};
+}
+
+bool accepts_luts(const Weight& weight) { return weight.codes() != nullptr && is_lut(weight.codes()->scheme, weight.n_columns()); }
+
+std::optional<SectionBytes> lut_sections(const PackedWeight& packed) {
+    if (!decodes(packed.scheme) || !is_lut(packed.scheme, packed.n_columns)) return std::nullopt;
+    return codes_sections(packed);
 }
 
 bool accepts_blocks(const Weight& weight) { return weight.blocks() != nullptr; }
@@ -105,6 +114,7 @@ void blocks_row(const PackedWeight& packed, std::int64_t row, float* target) {
 }  // namespace
 
 const Layout plain_rows = {"plain_rows", 1, accepts_plain, pack_plain, plain_row, plain_sections};
+const Layout lut_rows = {"lut_rows", 1, accepts_luts, pack_codes_rows, codes_row, lut_sections};
 const Layout codes_rows = {"codes_rows", 1, accepts_codes, pack_codes_rows, codes_row, codes_sections};
 const Layout blocks_rows = {"blocks_rows", 1, accepts_blocks, pack_blocks, blocks_row, blocks_sections};
 

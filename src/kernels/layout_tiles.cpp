@@ -1,6 +1,7 @@
 // Codes of up to 8 bits, and the GGUF blocks that are nothing else, interleaved in tiles of 16 rows for the int8 kernels (tile_format.h).
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 
 #include "base/checked.h"
@@ -20,6 +21,7 @@ const Scheme* scheme_of_codes(const Weight& weight) {
 }  // namespace
 
 bool tile_groups_fit(const Scheme& scheme, std::int64_t n_columns) {
+    if (scheme.kind == NumberKind::clusters || (scheme.codebook != nullptr && scheme.codebook->is_float8())) return false;
     const auto fits = [&](std::int64_t size, std::int64_t unit) { return size == 0 || size % unit == 0 || size >= n_columns; };
     return (scheme.group_size == 16 || fits(scheme.group_size, tile_block)) && fits(scheme.super_size, tile_block);
 }
@@ -30,7 +32,9 @@ namespace {
 int tile_bits(const Weight& weight) {
     if (weight.n_columns() == 0) return 0;
     const Scheme* scheme = scheme_of_codes(weight);
-    if (scheme == nullptr || scheme->kind == NumberKind::floating || !tile_groups_fit(*scheme, weight.n_columns())) return 0;
+    if (scheme == nullptr || scheme->kind == NumberKind::floating) return 0;
+    if (scheme->kind == NumberKind::clusters) return scheme->bits <= 4 && scheme->group_size == 0 ? scheme->bits : 0;
+    if (!tile_groups_fit(*scheme, weight.n_columns())) return 0;
     return scheme->bits == 7 ? 8 : scheme->bits;
 }
 template <int Bits>
@@ -102,9 +106,34 @@ void place_tile_codes(const std::uint8_t* codes, const TileFormat& format, std::
 
 namespace {
 
+// Bytes of the levels that all rows share.
+std::uint64_t one_table_bytes(const Scheme& scheme) {
+    return scheme.one_table ? static_cast<std::uint64_t>(scheme.n_levels) * static_cast<std::uint64_t>(scheme.scale_bits()) / 8 : 0;
+}
+
+// Scales of clusters: 1, or the step of a row's levels, which are placed as they are and as bytes.
+void place_levels(const Codes& source, std::int64_t row, const TileFormat& format, std::int64_t lane, std::uint8_t* tile) {
+    float step = 1;
+    if (format.row_levels) {
+        const std::int64_t row_bytes = std::int64_t{format.n_levels} * format.exact_level_bytes;
+        const std::byte* exact = source.scales.data.data() + row * row_bytes;
+        std::memcpy(tile + format.exact_levels_at + lane * row_bytes, exact, static_cast<std::size_t>(row_bytes));
+        float levels[16] = {}, largest = 0;
+        dtype_info(source.scales.dtype).to_float(exact, format.n_levels, levels);
+        for (float level : levels) largest = std::max(largest, std::fabs(level));
+        step = largest / 127;
+        for (int i = 0; i < 4 * row_level_vectors(format.bits); ++i) {
+            const float level = levels[std::min(i, format.n_levels - 1)];
+            tile[format.row_levels_at + i / 4 * tile_vector_bytes + lane * 4 + i % 4] = static_cast<std::uint8_t>(128 + static_cast<int>(step > 0 ? std::nearbyint(level / step) : 0));
+        }
+    }
+    std::memcpy(tile + format.scales_at + lane * 4, &step, 4);
+}
+
 // codes: (n_blocks * 32) of one row, whose numbers are row `row` of the sections of `source`.
 void place_row(const Codes& source, std::int64_t row, const std::uint8_t* codes, const TileFormat& format, std::int64_t lane, std::uint8_t* tile) {
     place_tile_codes(codes, format, lane, tile + format.codes_at);
+    if (source.scheme.kind == NumberKind::clusters) return place_levels(source, row, format, lane, tile);
     if (format.scales == TileNumber::table) place_table_codes(source.scales, row, format.n_groups, lane, tile + format.scales_at);
     else place_tile_numbers(source.scales, row, format.scales, lane, tile + format.scales_at);
     if (format.relative_scales) place_tile_numbers(source.super_scales, row, format.supers, lane, tile + format.super_scales_at);
@@ -119,8 +148,13 @@ void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) 
     packed.dtype = packed.scheme.scale_dtype;
     const TileFormat format = tile_format(packed);
     const std::int64_t n_tiles = ceil_div(packed.n_rows, tile_rows);
-    packed.buffer = AlignedBuffer(static_cast<std::size_t>(n_tiles * format.tile_bytes));
+    const auto tiles_bytes = static_cast<std::size_t>(n_tiles * format.tile_bytes);
+    packed.buffer = AlignedBuffer(tiles_bytes + one_table_bytes(packed.scheme));
     packed.data = packed.buffer.data();
+    if (packed.scheme.one_table) {
+        std::memcpy(packed.buffer.data() + tiles_bytes, weight.codes()->scales.data.data(), static_cast<std::size_t>(one_table_bytes(packed.scheme)));
+        packed.scales = packed.buffer.data() + tiles_bytes;
+    }
     packed.read_bytes = static_cast<std::uint64_t>(n_tiles * format.tile_bytes);
     const std::int64_t row_bytes = blocks == nullptr ? 0 : packed.n_columns / block_format(blocks->type).block_size * block_format(blocks->type).block_bytes;
     CodeRow converted;  // blocks: one row at a time, so that no second copy of the weight is made
@@ -200,15 +234,29 @@ namespace {
 
 void tile_row(const PackedWeight& packed, std::int64_t row, float* target) {
     const TileFormat format = tile_format(packed);
-    decode_tile_row(reinterpret_cast<const std::uint8_t*>(packed.data) + row / tile_rows * format.tile_bytes, format, packed.scheme, row % tile_rows, packed.n_columns, target);
+    const auto* tile = reinterpret_cast<const std::uint8_t*>(packed.data) + row / tile_rows * format.tile_bytes;
+    if (packed.scheme.kind == NumberKind::clusters) {
+        const std::int64_t lane = row % tile_rows;
+        const std::byte* exact = format.row_levels ? reinterpret_cast<const std::byte*>(tile) + format.exact_levels_at + lane * format.n_levels * format.exact_level_bytes : packed.scales;
+        float levels[16] = {};
+        dtype_info(packed.dtype).to_float(exact, packed.scheme.n_levels, levels);
+        for (std::int64_t c = 0; c < packed.n_columns; ++c) target[c] = levels[std::min(code_at(tile + format.codes_at, format, lane, c), packed.scheme.n_levels - 1)];
+        return;
+    }
+    decode_tile_row(tile, format, packed.scheme, row % tile_rows, packed.n_columns, target);
 }
 
 std::optional<SectionBytes> tile_sections(const PackedWeight& packed) {
     const Scheme& scheme = packed.scheme;
     const int bits = scheme.bits == 7 ? 8 : scheme.bits;
-    if (!decodes(scheme) || packed.dtype != scheme.scale_dtype || !tile_groups_fit(scheme, packed.n_columns)) return std::nullopt;
+    const bool clusters = scheme.kind == NumberKind::clusters;
+    if (!decodes(scheme) || packed.dtype != scheme.scale_dtype || (clusters ? scheme.bits > 4 || scheme.group_size != 0 : !tile_groups_fit(scheme, packed.n_columns))) return std::nullopt;
     if (packed.layout->name != "w" + std::to_string(bits) + "_r16") return std::nullopt;
-    return SectionBytes{static_cast<std::uint64_t>(ceil_div(packed.n_rows, tile_rows) * tile_format(packed).tile_bytes)};
+    PackedWeight fields;  // tile_format() would look at levels, which are not there yet
+    fields.scheme = scheme, fields.dtype = packed.dtype, fields.n_columns = packed.n_columns;
+    SectionBytes bytes{static_cast<std::uint64_t>(ceil_div(packed.n_rows, tile_rows) * tile_format(fields).tile_bytes)};
+    bytes.scales = one_table_bytes(scheme);
+    return bytes;
 }
 
 }  // namespace

@@ -32,7 +32,8 @@ Magnitudes magnitudes(const PackedWeight& packed, const std::vector<float>& x, s
     Magnitudes result;
     // What a weight's size does not show: code * scale - minimum is two sums, each perhaps larger than the result; levels that are no integers are
     // rounded to 1/127 of the largest, so by half of that times a scale (0.02 times a normal number).
-    const bool rounded = packed.scheme.kind == NumberKind::codebook && !packed.scheme.codebook->integral();
+    const bool learnt = packed.scheme.kind == NumberKind::clusters && packed.layout->row_unit > 1;  // bytes in tiles
+    const bool rounded = learnt || (packed.scheme.kind == NumberKind::codebook && !packed.scheme.codebook->is_float8() && !packed.scheme.codebook->integral());
     const double hidden = packed.scheme.minimums ? 1.0 : rounded ? 0.5 / 127 * 0.08 / 2e-6 : 0.0;
     std::vector<float> row(static_cast<std::size_t>(packed.n_columns));
     result.products.resize(static_cast<std::size_t>(n_tokens * packed.n_rows));

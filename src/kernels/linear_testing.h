@@ -44,17 +44,21 @@ inline Weight random_codes(std::int64_t n_rows, std::int64_t n_columns, const Sc
     auto owner = std::make_shared<Owner>();
     const std::int64_t row_bytes = packed_row_bytes(scheme.bits, n_columns), n_groups = scheme.n_groups(n_columns), n_supers = scheme.n_supers(n_columns);
     const auto bytes = random_bytes(n_rows * n_columns, seed);
-    const unsigned n_codes = scheme.codebook != nullptr ? static_cast<unsigned>(scheme.codebook->levels.size()) : 1u << scheme.bits;
+    const unsigned n_codes = scheme.codebook != nullptr ? static_cast<unsigned>(scheme.codebook->levels.size()) : scheme.kind == NumberKind::clusters ? static_cast<unsigned>(scheme.n_levels) : 1u << scheme.bits;
     owner->packed.resize(static_cast<std::size_t>(n_rows * row_bytes));
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(n_columns));
     for (std::int64_t row = 0; row < n_rows; ++row) {
         for (std::int64_t c = 0; c < n_columns; ++c)
             codes[static_cast<std::size_t>(c)] = static_cast<std::uint8_t>(std::to_integer<unsigned>(bytes[static_cast<std::size_t>(row * n_columns + c)]) % n_codes);
+        if (scheme.codebook != nullptr && scheme.codebook->is_float8())
+            for (auto& code : codes) code = scheme.codebook->has(code) ? code : std::uint8_t{0x35};
         pack_codes(codes.data(), scheme.bits, n_columns, owner->packed.data() + row * row_bytes);
     }
     const std::int64_t n_scales = scheme.scale_book != nullptr ? code_row_bytes(scheme, n_columns).scales : n_groups;
-    owner->scales = random_numbers(n_rows * n_scales, scheme.scale_dtype, seed + 1, 0.02f);
-    Codes result = {scheme, {DType::i32, {n_rows, row_bytes / 4}, owner->packed}, {scheme.scale_dtype, {n_rows, n_scales}, owner->scales}};
+    const bool clusters = scheme.kind == NumberKind::clusters;
+    const Shape scales_shape = scheme.one_table ? Shape{1, scheme.n_levels} : Shape{n_rows, clusters ? n_groups * scheme.n_levels : n_scales};
+    owner->scales = random_numbers(element_count(scales_shape), scheme.scale_dtype, seed + 1, 0.02f);
+    Codes result = {scheme, {DType::i32, {n_rows, row_bytes / 4}, owner->packed}, {scheme.scale_dtype, scales_shape, owner->scales}};
     const float super_deviation = scheme.scale_book != nullptr ? 0.02f : 0.02f / 128;
     if (scheme.relative_scales()) {
         owner->super_scales = random_numbers(n_rows * n_supers, scheme.super_dtype, seed + 3, super_deviation);
@@ -131,7 +135,9 @@ inline const Scheme all_schemes[] = {
 // More, by name: every number of bits, relative scales, codebooks whose levels need each kind of sum, the forms of GGUF's K-quants.
 inline constexpr const char* more_schemes[] = {"w1g32",  "w2g64a", "w3g32",    "w4g32r",   "w7g32",       "w4g32mrs256", "w2g16mrs256", "w3g16rs256", "w6g16rs256", "w5g32mrs256",
                                                "w4g32m", "w4g16",  "w4g16a", "w2g16", "n4g32r", "n3g32r",   "n2g16r",   "iq4nlg32",    "nf4g64",      "e2m1g32",     "ternaryg64", "binaryg128", "iq4nlg32rs256",
-                                               "n4g16t", "n3g16t", "n2g16t",   "w4g32t",  "w6g16at",     "n4g32ts256", "nf4g16ts64"};
+                                               "n4g16t", "n3g16t", "n2g16t",   "w4g32t",  "w6g16at",     "n4g32ts256", "nf4g16ts64",
+                                               "e4m3g0", "e5m2g0", "e4m3g32",  "e5m2g128", "k2",         "k3",          "k4g64",       "k7",         "k16tensor",  "k16g32",
+                                               "k21",    "k64tensor", "k100",   "k256tensor", "k200g32",  "k16g48"};
 
 // One weight of every kind that is stored; some are accepted by several layouts.
 inline std::vector<Weight> weights_of_all_kinds(std::int64_t n_rows, std::int64_t n_columns) {

@@ -27,7 +27,7 @@ constexpr std::int64_t any_tokens = INT64_MAX;
 #endif
 
 const Layout* const layouts[] = {&w1_r16, &w2_r16, &w3_r16, &w4_r16, &w5_r16, &w6_r16, &w8_r16, &w1_r16_skip, &w2_r16_skip, &w3_r16_skip, &w4_r16_skip, &w5_r16_skip, &w6_r16_skip, &w8_r16_skip,
-                                 &w4_r16_mask, &w8_r16_mask, &plain_rows, &codes_rows, &blocks_rows, &outlier_rows, &sparse_rows};
+                                 &w4_r16_mask, &w8_r16_mask, &lut_rows, &plain_rows, &codes_rows, &blocks_rows, &outlier_rows, &sparse_rows};
 
 constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2) SKIFF_NEON("norm_neon", norm_neon)};
 constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2) SKIFF_NEON("rope_neon", rope_neon)};
@@ -57,6 +57,7 @@ constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic
 constexpr LinearKernel linear_rows[] = {
     {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
     {"linear_codes_ref", "codes_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
+    {"linear_luts_ref", "lut_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
     {"linear_blocks_ref", "blocks_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
     {"linear_outliers_ref", "outlier_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
     {"linear_outliers", "outlier_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_outliers, "plain code"},
@@ -64,6 +65,8 @@ constexpr LinearKernel linear_rows[] = {
 #if defined(__x86_64__)
     {"linear_plain_avx2", "plain_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     {"linear_codes_avx2", "codes_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
+    {"linear_luts_avx2", "lut_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_luts_avx2, "vfmadd"},
+    {"linear_luts_avx512", "lut_rows", Isa::avx512, ActivationForm::f32, 1, any_tokens, linear_luts_avx512, "vfmadd"},
     {"linear_blocks_avx2", "blocks_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     {"linear_sparse_avx2", "sparse_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     SKIFF_TILE_ROWS("avx2", Isa::avx2, avx2, "vpmaddubsw")
@@ -77,6 +80,7 @@ constexpr LinearKernel linear_rows[] = {
 #if defined(__aarch64__)
     {"linear_plain_neon", "plain_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
     {"linear_codes_neon", "codes_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
+    {"linear_luts_neon", "lut_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
     {"linear_blocks_neon", "blocks_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
     {"linear_sparse_neon", "sparse_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
     SKIFF_TILE_ROWS("neon", Isa::neon, neon, "smlal")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "base/checked.h"
 
@@ -19,25 +20,42 @@ TileNumber tile_number(DType dtype) {
 }
 
 // Levels as bytes above the lowest: the levels themselves where they are integers of at most 8 bits, else rounded to 254 steps.
-void set_levels(const Codebook& book, TileFormat& format) {
-    float low = book.levels[0], high = low;
+void set_levels(std::span<const float> book, TileFormat& format) {
+    float low = book[0], high = low;
     bool integers = true;
-    for (float level : book.levels) {
+    for (float level : book) {
         low = std::min(low, level), high = std::max(high, level);
         integers = integers && level == std::nearbyint(level);
     }
     const float extreme = std::max(-low, high);
-    const float steps = integers && high - low <= 255 ? 1.0f : 127.0f / extreme;
+    const float steps = extreme == 0 ? 1.0f : integers && high - low <= 255 ? 1.0f : 127.0f / extreme;
     const auto lowest = static_cast<std::int32_t>(std::nearbyint(low * steps));
     format.level_scale = 1 / steps;
     format.offset = -lowest;
     format.largest_level = static_cast<std::int32_t>(std::nearbyint(high * steps)) - lowest;
     bool identity = true;
-    for (std::size_t code = 0; code < book.levels.size(); ++code) {
-        format.levels[code] = static_cast<std::uint8_t>(static_cast<std::int32_t>(std::nearbyint(book.levels[code] * steps)) - lowest);
+    for (std::size_t code = 0; code < book.size(); ++code) {
+        format.levels[code] = static_cast<std::uint8_t>(static_cast<std::int32_t>(std::nearbyint(book[code] * steps)) - lowest);
         identity = identity && format.levels[code] == code;
     }
     format.has_levels = !identity;
+}
+
+// Learnt levels: scales are one step of a byte per row, where rows have their own, else 1.
+void set_clusters(const PackedWeight& packed, TileFormat& format) {
+    const Scheme& scheme = packed.scheme;
+    format.scales = TileNumber::f32;
+    format.n_levels = scheme.n_levels;
+    if (scheme.one_table) {
+        float levels[16] = {};
+        if (packed.scales != nullptr) dtype_info(packed.dtype).to_float(packed.scales, scheme.n_levels, levels);
+        set_levels({levels, static_cast<std::size_t>(scheme.n_levels)}, format);
+        return;
+    }
+    format.row_levels = true;
+    format.exact_level_bytes = dtype_info(packed.dtype).bits / 8;
+    format.offset = 128;
+    format.largest_level = 255;
 }
 
 }  // namespace
@@ -66,7 +84,9 @@ TileFormat tile_format(const PackedWeight& packed) {
         format.super_size = format.n_supers == 1 ? format.n_blocks * tile_block : scheme.super_size;
     }
     if (scheme.kind == NumberKind::codebook) {
-        set_levels(*scheme.codebook, format);
+        set_levels(scheme.codebook->levels, format);
+    } else if (scheme.kind == NumberKind::clusters) {
+        set_clusters(packed, format);
     } else {
         format.offset = 1 << (scheme.bits - 1);
         format.largest_level = (1 << scheme.bits) - 1;
@@ -77,8 +97,9 @@ TileFormat tile_format(const PackedWeight& packed) {
     }
     const std::int64_t super_bytes = format.n_supers * tile_numbers_bytes(format.supers);
     const TileNumber corrections = scheme.minimums ? format.minimums : format.zeros;
-    format.super_scales_at = 0;
-    format.super_minimums_at = format.relative_scales ? super_bytes : 0;
+    format.row_levels_at = round_up(format.row_levels ? tile_rows * format.n_levels * format.exact_level_bytes : 0, tile_vector_bytes);
+    format.super_scales_at = format.row_levels_at + (format.row_levels ? row_level_vectors(format.bits) * tile_vector_bytes : 0);
+    format.super_minimums_at = format.super_scales_at + (format.relative_scales ? super_bytes : 0);
     format.scales_at = format.super_minimums_at + (format.relative_minimums ? super_bytes : 0);
     format.corrections_at = format.scales_at + format.n_groups * tile_numbers_bytes(format.scales);
     format.codes_at = round_up(format.corrections_at + format.n_groups * tile_numbers_bytes(corrections), tile_vector_bytes);

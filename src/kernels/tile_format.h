@@ -1,6 +1,8 @@
 // The byte format of the tile layouts (w1_r16 ... w8_r16): one sequential stream per thread for decode, the same bytes for prefill.
 //
 // A tile holds 16 rows. First what scales its codes, then the codes; both parts begin at multiples of 64 bytes:
+//     exact levels     16 x n_levels, f16 or f32      where each row has levels of its own; for whoever wants the row as floats, kernels skip them
+//     row levels       (2^bits / 4, at least 1) x 16 rows x 4, u8: the same as bytes; level 4i + j of row r in byte j of lane r of vector i
 //     super scales     n_supers x 16, f16 or f32      where group scales are relative to them
 //     super minimums   n_supers x 16, f16 or f32      where minimums are relative
 //     scales           n_groups x 16, f16, f32, i8, u8, e8m0, or codes of 4 bits of a table: rows 0-7 in the low halves of 8 bytes, rows 8-15 in the high ones
@@ -22,6 +24,7 @@
 
 namespace skiff {
 
+// Weights of clusters have levels of the whole tensor (then they are as a codebook's, and `scales` of the packed weight is the table) or of each row.
 inline constexpr std::int64_t tile_rows = 16, tile_block = 32, tile_vector_bytes = 64, expanded_block_bytes = 512;
 
 enum class TileNumber : std::uint8_t { none, f16, f32, i8, u8, e8m0, table };
@@ -39,6 +42,9 @@ struct TileFormat {
     bool has_levels;                              // level = levels[code], else the code
     std::uint8_t levels[16];
     float level_scale;                            // value = (level - offset) * scale * level_scale
+    bool row_levels;                              // each row has its own levels
+    std::int64_t exact_levels_at, row_levels_at;  // offsets in a tile
+    int n_levels, exact_level_bytes;              // of such a row
     std::int8_t scale_levels[16];                 // scales of a table: what their codes mean, to be multiplied by 2^-7, which level_scale holds
 
     int units_per_block() const { return group_size == 16 ? 2 : 1; }  // runs of columns with one scale, at most a block
@@ -47,6 +53,9 @@ struct TileFormat {
 
 // Of a packed weight, or one that is about to be: scheme, levels, types of the sections and the number of columns are read.
 TileFormat tile_format(const PackedWeight& packed);
+
+// Vectors of row levels.
+inline constexpr int row_level_vectors(int bits) { return bits <= 2 ? 1 : 1 << (bits - 2); }
 
 // Bytes of the numbers of 16 rows.
 inline constexpr std::int64_t tile_numbers_bytes(TileNumber type) {

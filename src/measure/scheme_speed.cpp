@@ -46,17 +46,28 @@ double relative_error(const Sample& sample) {
 
 // The sample's packed rows, again and again, until there are n_rows.
 PackedWeight repeat_rows(const PackedWeight& sample, std::int64_t n_rows, AlignedBuffer& buffer) {
-    const std::size_t sample_bytes = static_cast<std::size_t>(sample.read_bytes), n_copies = static_cast<std::size_t>(n_rows / n_sample_rows);
-    buffer = AlignedBuffer(sample_bytes * n_copies);
-    for (std::size_t i = 0; i < n_copies; ++i) std::memcpy(buffer.data() + i * sample_bytes, sample.data, sample_bytes);
+    const auto n_copies = static_cast<std::size_t>(n_rows / n_sample_rows);
+    const SectionBytes sizes = *sample.layout->sections(sample);
+    const std::pair<const std::byte* PackedWeight::*, std::uint64_t> sections[] = {{&PackedWeight::data, sizes.data},
+                                                                                  {&PackedWeight::scales, sample.scheme.one_table ? 0 : sizes.scales},
+                                                                                  {&PackedWeight::zeros, sizes.zeros},
+                                                                                  {&PackedWeight::super_scales, sizes.super_scales}};
+    buffer = AlignedBuffer((sizes.total() + 64) * n_copies);
     PackedWeight packed;
     packed.layout = sample.layout;
     packed.n_rows = n_rows;
     packed.n_columns = sample.n_columns;
     packed.scheme = sample.scheme;
     packed.dtype = sample.dtype;
-    packed.data = buffer.data();
-    packed.read_bytes = sample_bytes * n_copies;
+    packed.scales = sample.scales;  // shared by all rows, or set below
+    std::byte* target = buffer.data();
+    for (const auto& [section, bytes] : sections) {
+        if (bytes == 0) continue;
+        packed.*section = target;
+        for (std::size_t i = 0; i < n_copies; ++i, target += bytes) std::memcpy(target, sample.*section, bytes);
+        target = buffer.data() + (target - buffer.data() + 63) / 64 * 64;
+    }
+    packed.read_bytes = sample.read_bytes * n_copies;
     return packed;
 }
 

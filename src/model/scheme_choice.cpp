@@ -39,6 +39,10 @@ SchemeWish default_wish(const Scheme& scheme) {
     static const Scheme eight_bit_rows = *parse_scheme("w8"), six_bits = *parse_scheme("w6g32r");
     if (!scheme.is_coded() || scheme.bits >= 8) return {scheme, scheme, scheme};
     // Whoever asks for a public form keeps one; six bits with a scale per 32 weights err half as much again, and are read a quarter faster.
+    if (scheme.kind == NumberKind::clusters) {
+        static const Scheme most_clusters = *parse_scheme("k256tensor");
+        return {scheme, most_clusters, most_clusters};
+    }
     const bool ours = scheme.relative_scales() || (scheme.kind == NumberKind::codebook && scheme.scale_dtype != DType::f8_e8m0);
     const Scheme& table = ours && scheme.bits <= 4 ? six_bits : ours && scheme.bits <= 6 ? scheme : eight_bit_rows;
     return {scheme, table, table};

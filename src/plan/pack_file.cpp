@@ -97,7 +97,7 @@ template <class Archive, class Packed>
 void fields(Archive& archive, Packed& weight) {
     archive(weight.n_rows);
     archive(weight.n_columns);
-    archive.choice(weight.scheme.kind, NumberKind::codebook);
+    archive.choice(weight.scheme.kind, NumberKind::clusters);
     archive.choice(weight.scheme.dtype, DType::u64);
     archive(weight.scheme.bits);
     archive(weight.scheme.symmetric);
@@ -108,6 +108,8 @@ void fields(Archive& archive, Packed& weight) {
     archive(weight.scheme.super_size);
     archive.choice(weight.scheme.super_dtype, DType::u64);
     archive.scale_book(weight.scheme.scale_book);
+    archive(weight.scheme.n_levels);
+    archive(weight.scheme.one_table);
     archive.choice(weight.dtype, DType::u64);
     archive.choice(weight.block_type, BlockType::tq2_0);
     archive(weight.read_bytes);

@@ -1,5 +1,6 @@
 // Rows of codes as floats: what every scheme's sections mean.
 #include <algorithm>
+#include <bit>
 #include <initializer_list>
 #include <vector>
 
@@ -36,6 +37,11 @@ CodeSections sections_of(const Codes& codes) {
 bool decodes(const Scheme& scheme) {
     const auto is_one_of = [](DType dtype, std::initializer_list<DType> list) { return std::find(list.begin(), list.end(), dtype) != list.end(); };
     const bool codebook = scheme.kind == NumberKind::codebook;
+    if (scheme.kind == NumberKind::clusters) {
+        const bool levels = scheme.n_levels >= 2 && scheme.n_levels <= 256 && scheme.bits == static_cast<int>(std::bit_width(static_cast<unsigned>(scheme.n_levels - 1))) && is_one_of(scheme.scale_dtype, {DType::f16, DType::bf16, DType::f32});
+        return levels && scheme.group_size >= 0 && !(scheme.one_table && scheme.group_size != 0) && scheme.codebook == nullptr && scheme.scale_book == nullptr && !scheme.minimums;
+    }
+    if (scheme.n_levels != 0 || scheme.one_table) return false;
     if (!scheme.is_coded() || codebook != (scheme.codebook != nullptr) || (codebook && scheme.bits != scheme.codebook->bits)) return false;
     if (scheme.bits < 1 || scheme.bits > 8 || scheme.group_size < 0 || (scheme.minimums && (codebook || scheme.symmetric))) return false;
     if (scheme.scale_book != nullptr && (scheme.scale_dtype != DType::u8 || scheme.minimums)) return false;
@@ -47,7 +53,8 @@ CodeRowBytes code_row_bytes(const Scheme& scheme, std::int64_t n_columns) {
     const std::int64_t n_groups = scheme.n_groups(n_columns), super_bytes = scheme.n_supers(n_columns) * dtype_info(scheme.super_dtype).bits / 8;
     CodeRowBytes bytes;
     bytes.packed = packed_row_bytes(scheme.bits, n_columns);
-    bytes.scales = ceil_div<std::int64_t>(n_groups * scheme.scale_bits(), 8);
+    const std::int64_t n_numbers = scheme.kind != NumberKind::clusters ? n_groups : scheme.one_table ? 0 : n_groups * scheme.n_levels;
+    bytes.scales = ceil_div<std::int64_t>(n_numbers * scheme.scale_bits(), 8);
     if (scheme.stores_zeros()) bytes.zeros = n_groups;
     if (scheme.relative_scales()) bytes.super_scales = super_bytes;
     if (scheme.minimums) bytes.minimums = n_groups * dtype_info(scheme.minimum_dtype()).bits / 8;
@@ -58,6 +65,11 @@ CodeRowBytes code_row_bytes(const Scheme& scheme, std::int64_t n_columns) {
 void code_row_params(const Scheme& scheme, const CodeSections& sections, std::int64_t row, std::int64_t n_columns, float* scales, float* minimums) {
     const CodeRowBytes bytes = code_row_bytes(scheme, n_columns);
     const std::int64_t n_groups = scheme.n_groups(n_columns);
+    if (scheme.kind == NumberKind::clusters) {
+        std::fill_n(scales, n_groups, 1.0f);
+        std::fill_n(minimums, n_groups, 0.0f);
+        return;
+    }
     if (scheme.scale_book != nullptr) look_scales_up(*scheme.scale_book, sections.scales + row * bytes.scales, n_groups, scales);
     else dtype_info(scheme.scale_dtype).to_float(sections.scales + row * bytes.scales, n_groups, scales);
     if (scheme.relative_scales()) multiply_by_supers(scheme, sections.super_scales + row * bytes.super_scales, n_columns, scales);
@@ -79,7 +91,9 @@ void decode_codes_row(const Scheme& scheme, const CodeSections& sections, std::i
     unpack_codes(sections.packed + row * packed_row_bytes(scheme.bits, n_columns), scheme.bits, n_columns, codes.data());
     code_row_params(scheme, sections, row, n_columns, scales, minimums);
 
-    float levels[256];  // of the codebook; codes beyond its table, which no checked file has, mean its last level
+    float levels[256];  // of the codebook or of clusters; codes beyond the table, which no checked file has, mean its last level
+    const std::byte* tables = sections.scales + row * code_row_bytes(scheme, n_columns).scales;
+    const std::int64_t table_bytes = std::int64_t{scheme.n_levels} * scheme.scale_bits() / 8;
     if (scheme.codebook != nullptr) {
         const auto table = scheme.codebook->levels;
         for (std::size_t code = 0; code < std::size_t{1} << scheme.bits; ++code) levels[code] = table[std::min(code, table.size() - 1)];
@@ -88,7 +102,11 @@ void decode_codes_row(const Scheme& scheme, const CodeSections& sections, std::i
         const float scale = scales[group], minimum = minimums[group];
         const std::int64_t begin = group * group_size, end = std::min(n_columns, begin + group_size);
         const std::uint8_t* code = codes.data();
-        if (scheme.kind == NumberKind::codebook) {
+        if (scheme.kind == NumberKind::clusters) {
+            dtype_info(scheme.scale_dtype).to_float(tables + group * table_bytes, scheme.n_levels, levels);
+            std::fill(levels + scheme.n_levels, levels + (std::size_t{1} << scheme.bits), levels[scheme.n_levels - 1]);
+            for (std::int64_t c = begin; c < end; ++c) target[c] = levels[code[c]];
+        } else if (scheme.kind == NumberKind::codebook) {
             for (std::int64_t c = begin; c < end; ++c) target[c] = levels[code[c]] * scale;
         } else if (scheme.minimums) {
             for (std::int64_t c = begin; c < end; ++c) target[c] = static_cast<float>(code[c]) * scale - minimum;

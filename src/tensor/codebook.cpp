@@ -1,5 +1,6 @@
 #include "tensor/codebook.h"
 
+#include <array>
 #include <cmath>
 
 namespace skiff {
@@ -37,10 +38,24 @@ constexpr float ternary[] = {-1, 0, 1};
 constexpr float quad[] = {-1, 0, 1, 2};  // what the codes of GGUF's TQ2_0 can mean
 constexpr float binary[] = {-1, 1};
 
+// FP8 (Micikevicius et al. 2022): a sign, an exponent and a mantissa of 3 or 2 bits. Codes for NaN and infinity have the number that they would be without that meaning; no
+// checked weight has them.
+constexpr std::array<float, 256> float8(int mantissa_bits, int bias) {
+    std::array<float, 256> numbers = {};
+    for (int code = 0; code < 256; ++code) {
+        const int exponent = (code & 127) >> mantissa_bits, mantissa = code & ((1 << mantissa_bits) - 1);
+        float value = static_cast<float>(exponent == 0 ? mantissa : mantissa + (1 << mantissa_bits));
+        for (int power = (exponent == 0 ? 1 : exponent) - bias - mantissa_bits; power != 0; power += power < 0 ? 1 : -1) value = power < 0 ? value / 2 : value * 2;
+        numbers[static_cast<std::size_t>(code)] = code < 128 ? value : -value;
+    }
+    return numbers;
+}
+constexpr std::array<float, 256> e4m3 = float8(3, 7), e5m2 = float8(2, 15);
+
 constexpr Codebook table[] = {
     {"n4", 4, n4},     {"n3", 3, n3},   {"n2", 2, n2},           {"iq4nl", 4, iq4nl},
     {"e2m1", 4, e2m1}, {"nf4", 4, nf4}, {"fp4", 4, fp4}, {"ternary", 2, ternary}, {"quad", 2, quad},
-    {"binary", 1, binary},
+    {"binary", 1, binary}, {"e4m3", 8, e4m3}, {"e5m2", 8, e5m2},
 };
 
 // For groups of 16 normal weights whose spread varies from group to group by another 15 % (a log-normal factor), as it does in trained models: Lloyd's iteration over
@@ -62,6 +77,11 @@ bool Codebook::integral() const {
     for (float level : levels)
         if (level != std::nearbyint(level) || level < -128 || level > 127) return false;
     return true;
+}
+
+bool Codebook::has(int code) const {
+    if (!is_float8()) return code >= 0 && static_cast<std::size_t>(code) < levels.size();
+    return name == "e4m3" ? (code & 127) != 127 : (code & 127) < 124;
 }
 
 std::span<const Codebook> codebooks() { return table; }

@@ -12,6 +12,8 @@ struct Codebook {
     std::span<const float> levels;  // 2^bits at most; the first level is that of code 0
 
     bool integral() const;          // every level is an integer that fits an int8
+    bool is_float8() const { return bits == 8; }  // a code is the bits of an FP8 number
+    bool has(int code) const;       // false: beyond the table, or FP8's NaN and infinity
 };
 
 std::span<const Codebook> codebooks();

@@ -43,10 +43,13 @@ CodesBuilder::CodesBuilder(const Scheme& scheme, std::int64_t n_rows, std::int64
         n_bytes = round_up<std::size_t>(at + static_cast<std::size_t>(n_rows * row_bytes), 64);
         return at;
     };
-    const std::size_t packed_at = place(row_bytes_.packed), scales_at = place(row_bytes_.scales), zeros_at = place(row_bytes_.zeros), supers_at = place(row_bytes_.super_scales);
+    const std::int64_t one_table_bytes = scheme.one_table ? std::int64_t{scheme.n_levels} * scheme.scale_bits() / 8 : 0;
+    const std::size_t packed_at = place(row_bytes_.packed), scales_at = place(row_bytes_.scales), one_table_at = n_bytes;
+    n_bytes = round_up<std::size_t>(n_bytes + static_cast<std::size_t>(one_table_bytes), 64);
+    const std::size_t zeros_at = place(row_bytes_.zeros), supers_at = place(row_bytes_.super_scales);
     buffer_->memory = AlignedBuffer(n_bytes);
     buffer_->packed = buffer_->memory.data() + packed_at;
-    buffer_->scales = buffer_->memory.data() + scales_at;
+    buffer_->scales = buffer_->memory.data() + (scheme.one_table ? one_table_at : scales_at);
     buffer_->zeros = buffer_->memory.data() + zeros_at;
     buffer_->super_scales = buffer_->memory.data() + supers_at;
 }
@@ -67,6 +70,15 @@ void CodesBuilder::set_row(std::int64_t row, std::span<const std::uint8_t> codes
     store(scheme_.super_dtype, params.super_scales, buffer_->super_scales, row_bytes_.super_scales);
 }
 
+void CodesBuilder::set_row(std::int64_t row, std::span<const std::uint8_t> codes, std::span<const float> levels) {
+    pack_codes(codes.data(), scheme_.bits, n_columns_, buffer_->packed + row * row_bytes_.packed);
+    if (!scheme_.one_table) dtype_info(scheme_.scale_dtype).from_float(levels.data(), static_cast<std::int64_t>(levels.size()), buffer_->scales + row * row_bytes_.scales);
+}
+
+void CodesBuilder::set_levels_of_all(std::span<const float> levels) {
+    dtype_info(scheme_.scale_dtype).from_float(levels.data(), static_cast<std::int64_t>(levels.size()), buffer_->scales);
+}
+
 Weight CodesBuilder::finish() {
     const auto view = [this](DType dtype, std::int64_t n_items, const std::byte* section, std::int64_t row_bytes) {
         return TensorView{dtype, {n_rows_, n_items}, {section, static_cast<std::size_t>(n_rows_ * row_bytes)}};
@@ -74,7 +86,10 @@ Weight CodesBuilder::finish() {
     Codes codes;
     codes.scheme = scheme_;
     codes.packed = view(DType::i32, row_bytes_.packed / 4, buffer_->packed, row_bytes_.packed);
-    codes.scales = view(scheme_.scale_dtype, scheme_.scale_book != nullptr ? row_bytes_.scales : scheme_.n_groups(n_columns_), buffer_->scales, row_bytes_.scales);
+    const std::int64_t level_bytes = std::int64_t{scheme_.n_levels} * scheme_.scale_bits() / 8;
+    if (scheme_.one_table) codes.scales = {scheme_.scale_dtype, {1, scheme_.n_levels}, {buffer_->scales, static_cast<std::size_t>(level_bytes)}};
+    else if (scheme_.kind == NumberKind::clusters) codes.scales = view(scheme_.scale_dtype, scheme_.n_groups(n_columns_) * scheme_.n_levels, buffer_->scales, row_bytes_.scales);
+    else codes.scales = view(scheme_.scale_dtype, scheme_.scale_book != nullptr ? row_bytes_.scales : scheme_.n_groups(n_columns_), buffer_->scales, row_bytes_.scales);
     if (scheme_.stores_zeros()) codes.zeros = view(DType::u8, scheme_.n_groups(n_columns_), buffer_->zeros, row_bytes_.zeros);
     if (scheme_.relative_scales()) codes.super_scales = view(scheme_.super_dtype, scheme_.n_supers(n_columns_), buffer_->super_scales, row_bytes_.super_scales);
     return Weight{{n_rows_, n_columns_}, std::move(codes), std::move(buffer_)};

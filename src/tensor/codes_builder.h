@@ -14,6 +14,9 @@ public:
     CodesBuilder(const Scheme& scheme, std::int64_t n_rows, std::int64_t n_columns);
     // Threads may set different rows at once. // codes: (n_columns) u8
     void set_row(std::int64_t row, std::span<const std::uint8_t> codes, const RowParams& params);
+    // Of clusters: the levels of its groups, or none where one table is for all. // levels: (n_groups * n_levels), rising in each group
+    void set_row(std::int64_t row, std::span<const std::uint8_t> codes, std::span<const float> levels);
+    void set_levels_of_all(std::span<const float> levels);
     // When every row is set. The builder is of no use afterwards.
     Weight finish();
 

@@ -128,5 +128,6 @@ GroupUnder best_under(const Scheme& scheme, float super_scale, const GroupParams
 }
 
 std::unique_ptr<Grid> make_codebook_grid(const Scheme& scheme, ScaleRule rule);
+std::unique_ptr<Grid> make_float8_grid(const Scheme& scheme, ScaleRule rule);
 
 }  // namespace skiff::grids

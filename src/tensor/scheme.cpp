@@ -1,5 +1,6 @@
 #include "tensor/scheme.h"
 
+#include <bit>
 #include <charconv>
 #include <cmath>
 
@@ -45,6 +46,17 @@ bool take_letter(std::string_view& text, char letter) {
     return true;
 }
 
+// "4", "4g128", "4tensor"
+bool parse_clusters(std::string_view text, Scheme& scheme) {
+    std::int64_t n_levels = 0;
+    if (!take_number(text, n_levels) || n_levels < 2 || n_levels > 256) return false;
+    scheme.kind = NumberKind::clusters;
+    scheme.n_levels = static_cast<int>(n_levels);
+    scheme.bits = static_cast<int>(std::bit_width(static_cast<unsigned>(n_levels - 1)));
+    scheme.one_table = text == "tensor";
+    return scheme.one_table || (take_group_size(text, scheme) && text.empty());
+}
+
 // What Scheme::name() writes: any number of bits from 1 to 8 or any codebook, and any group size, not only the presets.
 bool parse_coded_scheme(std::string_view text, Scheme& scheme) {
     scheme = {};
@@ -53,6 +65,7 @@ bool parse_coded_scheme(std::string_view text, Scheme& scheme) {
         scheme.codebook = find_codebook("e2m1");
         return true;
     }
+    if (text.starts_with('k')) return parse_clusters(text.substr(1), scheme);
     for (const Codebook& codebook : codebooks()) {
         if (!text.starts_with(std::string(codebook.name) + "g")) continue;
         scheme.kind = NumberKind::codebook;
@@ -90,6 +103,7 @@ bool parse_coded_scheme(std::string_view text, Scheme& scheme) {
 
 std::string Scheme::name() const {
     if (kind == NumberKind::floating) return float_name(dtype);
+    if (kind == NumberKind::clusters) return "k" + std::to_string(n_levels) + (one_table ? "tensor" : group_size != 0 ? "g" + std::to_string(group_size) : "");
     if (kind == NumberKind::codebook && codebook->name == "e2m1" && group_size == 32 && scale_dtype == DType::f8_e8m0) return "mxfp4";
     std::string text = kind == NumberKind::codebook ? std::string(codebook->name) : "w" + std::to_string(bits);
     if (group_size != 0 || kind == NumberKind::codebook) text += "g" + std::to_string(group_size);
@@ -105,7 +119,8 @@ double Scheme::bits_per_weight(std::int64_t n_columns) const {
     if (n_columns <= 0) return bits;
     const auto groups = static_cast<double>(n_groups(n_columns)), supers = static_cast<double>(n_supers(n_columns));
     double row_bits = static_cast<double>(ceil_div<std::int64_t>(n_columns * bits, 32) * 32);
-    row_bits += std::ceil(groups * scale_bits() / 8) * 8 + groups * ((minimums ? dtype_info(minimum_dtype()).bits : stores_zeros() ? bits : 0));
+    const double numbers = kind != NumberKind::clusters ? groups : one_table ? 0 : groups * n_levels;
+    row_bits += std::ceil(numbers * scale_bits() / 8) * 8 + groups * ((minimums ? dtype_info(minimum_dtype()).bits : stores_zeros() ? bits : 0));
     if (relative_scales()) row_bits += supers * dtype_info(super_dtype).bits * (minimums ? 2 : 1);
     return row_bits / static_cast<double>(n_columns);
 }
@@ -123,7 +138,7 @@ Result<Scheme> parse_scheme(std::string_view name) {
     for (const auto& preset : scheme_presets()) known += (known.empty() ? "" : ", ") + std::string(preset.name);
     for (const auto& codebook : codebooks()) books += (books.empty() ? "" : "|") + std::string(codebook.name);
     return usage_error("no scheme is called \"" + std::string(name.substr(0, 64)) + "\"; the presets are " + known + "; any w<1-8 bits>[g<group size>][a|m][r|t] and any <" +
-                       books + ">g<group size>[r|t] may be named too");
+                       books + ">g<group size>[r|t] and k<2-256 levels>[g<group size>|tensor] may be named too");
 }
 
 }  // namespace skiff

@@ -19,6 +19,7 @@ enum class NumberKind : std::uint8_t {
     floating,  // each weight is rounded to `dtype`; no scales
     integer,   // value = (code - zero) * scale, code in [0, 2^bits); with minimums: code * scale - minimum
     codebook,  // value = codebook.levels[code] * scale
+    clusters,  // value = levels[code]; the levels are the weight's own and stored with it
 };
 
 struct Scheme {
@@ -27,16 +28,18 @@ struct Scheme {
     int bits = 16;                   // stored bits of a code
     bool symmetric = true;           // integer: zero is 2^(bits-1) for every group and is not stored
     std::int64_t group_size = 0;     // integer: inputs that share a scale; 0 = the whole row. The last group of a row may be shorter.
-    DType scale_dtype = DType::f16;  // i8 or u8: relative, a group's scale is the super scale times this; f8_e8m0: a power of two
+    DType scale_dtype = DType::f16;  // of clusters: the type of the levels. i8 or u8: relative, a group's scale is the super scale times this; f8_e8m0: a power of two
     const Codebook* codebook = nullptr;
     bool minimums = false;           // integer, not symmetric: code * scale - minimum instead of a zero. Relative (u8) where scales are.
     std::int64_t super_size = 0;     // relative scales: columns that share a super scale, whole groups of them; 0 = the whole row
     DType super_dtype = DType::f32;  // relative scales: type of the super scales and super minimums, f16, bf16 or f32
+    int n_levels = 0;                // clusters: levels of a table, 2 to 256
+    bool one_table = false;          // clusters: one table for the whole weight, else one for each group
     const Codebook* scale_book = nullptr;  // relative scales (u8) of 4 bits: a group's scale is the super scale times one of this table
 
     bool operator==(const Scheme&) const = default;
     // Its content: "w4g32", "w4g32a", "w8", "n4g32r" (codebook n4, relative scales), "w4g32mrs256" (minimums, relative to super scales per 256), "n4g16t" (relative scales
-    // of the table t), "mxfp4", "bf16".
+    // of the table t), "k4" (four clusters per row), "k16g128" (per group), "k16tensor", "mxfp4", "bf16".
     std::string name() const;
     bool is_coded() const { return kind != NumberKind::floating; }  // codes and scales, not plain numbers
     bool stores_zeros() const { return kind == NumberKind::integer && !symmetric && !minimums; }
@@ -92,7 +95,7 @@ public:
     virtual std::int32_t n_codes() const = 0;
 };
 
-// Integer and codebook grids. The search minimises the (weighted) squared error over candidate scales; `min_max` takes the extremes as they are.
+// Integer and codebook grids; clusters have none, since their levels are found and not given: null. The search minimises the (weighted) squared error over candidate scales; `min_max` takes the extremes as they are.
 enum class ScaleRule { min_max, search };
 std::unique_ptr<Grid> make_grid(const Scheme& scheme, ScaleRule rule);
 

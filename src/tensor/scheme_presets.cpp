@@ -36,6 +36,13 @@ constexpr Named coded[] = {
     {"iq4nl", "iq4nlg32", "the 16 levels of GGUF's IQ4_NL, one scale per 32 weights"},
     {"nf4", "nf4g64", "NormalFloat: quantiles of a Gaussian, one scale per 64 weights"},
     {"mxfp4", "mxfp4", "4-bit floats (E2M1) with a power of two per 32 weights, the OCP microscaling format"},
+    {"e4m3", "e4m3g0", "8-bit floats with 3 bits of mantissa, up to 448, one scale per row"},
+    {"e5m2", "e5m2g0", "8-bit floats with 2 bits of mantissa, up to 57344, one scale per row"},
+    {"k4", "k4", "2-bit indices into 4 learnt levels of the row"},
+    {"k16", "k16", "4-bit indices into 16 learnt levels of the row"},
+    {"k16tensor", "k16tensor", "4-bit indices into 16 learnt levels of the tensor"},
+    {"k64tensor", "k64tensor", "6-bit indices into 64 learnt levels of the tensor"},
+    {"k256tensor", "k256tensor", "8-bit indices into 256 learnt levels of the tensor"},
     {"ternary", "ternaryg128", "-1, 0 or 1, one scale per 128 weights"},
     {"binary", "binaryg128", "-1 or 1, one scale per 128 weights"},
 };

@@ -22,7 +22,8 @@ namespace skiff {
 struct Codes {
     Scheme scheme;
     TensorView packed;   // (n_rows, ceil(n_columns*bits/32)) i32
-    TensorView scales;          // (n_rows, n_groups) of the scheme's scale_dtype: f16, bf16 or f32; i8 or u8 (relative); f8_e8m0; of a table: (n_rows, ceil(n_groups / 2)) u8, the first in the low bits
+    TensorView scales;          // (n_rows, n_groups) of the scheme's scale_dtype: f16, bf16 or f32; i8 or u8 (relative); f8_e8m0; of a table: (n_rows, ceil(n_groups / 2)) u8, the first in the low bits;
+                                // of clusters: the levels, (n_rows, n_groups * n_levels), or (1, n_levels) for all rows
     TensorView zeros = {};      // asymmetric without minimums: (n_rows, n_groups) u8, one zero per byte
     TensorView super_scales = {};    // relative scales: (n_rows, n_supers) f16, bf16 or f32
     TensorView minimums = {};        // scheme.minimums: (n_rows, n_groups) f16, bf16 or f32; u8 where scales are relative

@@ -14,6 +14,8 @@
 
 #define SKIFF_KEEP(vector) static_cast<void>(vector)  // its vectors lie in memory
 #define __mmask16 simde__mmask16
+#define __mmask32 simde__mmask32
+#define __mmask64 simde__mmask64
 #define _MM_FROUND_NO_EXC SIMDE_MM_FROUND_NO_EXC
 #undef _mm512_madd_epi16  // its alias there has the arguments of another
 #define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
@@ -117,4 +119,20 @@ inline std::int32_t _mm512_reduce_add_epi32(simde__m512i x) {
     std::uint32_t sum = 0;
     for (std::uint32_t lane : lanes.of) sum += lane;
     return static_cast<std::int32_t>(sum);
+}
+
+inline simde__m512i _mm512_cvtepu8_epi16(simde__m256i x) {
+    return skiff_simde::map<std::uint16_t, simde__m512i, std::uint8_t>(x, [](std::uint8_t lane) { return static_cast<std::uint16_t>(lane); });
+}
+inline simde__m256i _mm256_maskz_loadu_epi8(simde__mmask32 mask, const void* source) {
+    std::uint8_t lanes[32] = {};
+    for (int i = 0; i < 32; ++i)
+        if (mask >> i & 1) std::memcpy(lanes + i, static_cast<const std::uint8_t*>(source) + i, 1);
+    return skiff_simde::vector_of<simde__m256i>(lanes);
+}
+inline simde__m512i _mm512_maskz_loadu_epi16(simde__mmask32 mask, const void* source) {
+    std::uint16_t lanes[32] = {};
+    for (int i = 0; i < 32; ++i)
+        if (mask >> i & 1) std::memcpy(lanes + i, static_cast<const std::uint16_t*>(source) + i, 2);
+    return skiff_simde::vector_of<simde__m512i>(lanes);
 }

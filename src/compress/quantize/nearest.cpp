@@ -16,6 +16,7 @@ Status nearest_defined_on(const Scheme& scheme) {
 
 Status codes_defined_on(const Scheme& scheme) {
     if (scheme.kind == NumberKind::floating) return unsupported("each number of " + scheme.name() + " is rounded by itself, so that no choice is left to a method; take --method nearest");
+    if (scheme.kind == NumberKind::clusters) return unsupported("the levels of " + scheme.name() + " are found for each weight, so that codes are not chosen among given ones; take --method kmeans");
     return nearest_defined_on(scheme);
 }
 

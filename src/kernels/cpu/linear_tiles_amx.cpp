@@ -131,8 +131,11 @@ void by_levels(const LinearArgs& args, Range rows) {
 
 template <int Bits>
 void linear_amx(const LinearArgs& args, Range rows) {
-    if constexpr (Bits <= 4)
-        if (tile_format(*args.weight).has_levels) return by_levels<Bits, 1>(args, rows);
+    if constexpr (Bits <= 4) {
+        const TileFormat format = tile_format(*args.weight);
+        if (format.row_levels) return by_levels<Bits, 2>(args, rows);
+        if (format.has_levels) return by_levels<Bits, 1>(args, rows);
+    }
     by_levels<Bits, 0>(args, rows);
 }
 

@@ -15,8 +15,11 @@ void by_table(const LinearArgs& args, Range rows, std::int32_t largest_level) {
 
 template <int Bits>
 void linear(const LinearArgs& args, Range rows) {
-    if constexpr (Bits <= 4)
-        if (const TileFormat format = tile_format(*args.weight); format.has_levels) return by_table<Bits>(args, rows, format.largest_level);
+    if constexpr (Bits <= 4) {
+        const TileFormat format = tile_format(*args.weight);
+        if (format.row_levels) return linear_tiles<Micro256<Bits, signed_levels, 2>>(args, rows);
+        if (format.has_levels) return by_table<Bits>(args, rows, format.largest_level);
+    }
     constexpr int depth = Bits <= 4 ? 8 : Bits == 5 ? 4 : Bits == 6 ? 2 : signed_levels;
     linear_tiles<Micro256<Bits, depth, 0>>(args, rows);
 }

@@ -6,8 +6,11 @@ namespace {
 
 template <int Bits>
 void linear(const LinearArgs& args, Range rows) {
-    if constexpr (Bits <= 4)
-        if (tile_format(*args.weight).has_levels) return linear_tiles<Avx512<Bits, 1>>(args, rows);
+    if constexpr (Bits <= 4) {
+        const TileFormat format = tile_format(*args.weight);
+        if (format.row_levels) return linear_tiles<Avx512<Bits, 2>>(args, rows);
+        if (format.has_levels) return linear_tiles<Avx512<Bits, 1>>(args, rows);
+    }
     linear_tiles<Avx512<Bits, 0>>(args, rows);
 }
 

@@ -43,14 +43,33 @@ inline __m256i codes_of(const Byte* block, int v, int half) {
     return load32(at + v * 64);
 }
 
-// Codes to what the products take: levels, or with signed_levels what they stand for.
-template <int Depth, int Levels>
+// Codes to what the products take: levels, or with signed_levels what they stand for. Levels: 1 one table, 2 a table for each row. `half`: eight rows.
+template <int Bits, int Depth, int Levels>
 struct Expander {
-    __m256i table, offset;
-    explicit Expander(const TileFormat& format)
-        : table(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(format.levels)))), offset(_mm256_set1_epi8(static_cast<char>(format.offset))) {}
-    __m256i operator()(__m256i codes) const {
-        if constexpr (Levels) codes = _mm256_shuffle_epi8(table, codes);
+    static constexpr int n_tables = Levels == 2 ? row_level_vectors(Bits) : 1;
+    __m256i table[n_tables][2], offset;
+    Expander(const TileFormat& format, const Byte* row_levels) : offset(_mm256_set1_epi8(static_cast<char>(format.offset))) {
+        if constexpr (Levels == 2) {
+            for (int i = 0; i < n_tables; ++i)
+                for (int half = 0; half < 2; ++half) table[i][half] = load32(row_levels + i * 64 + half * 32);
+        } else {
+            table[0][0] = table[0][1] = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(format.levels)));
+        }
+    }
+    // A shuffle sees four rows, with four levels each in a table: the code's lower bits and the row are the place, its upper bits choose the table.
+    __m256i of_rows(__m256i codes, int half) const {
+        const __m256i rows = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+        const __m256i place = _mm256_or_si256(Bits <= 2 ? codes : _mm256_and_si256(codes, _mm256_set1_epi8(3)), rows);
+        const auto look_up = [&](int i) { return _mm256_shuffle_epi8(table[i][half], place); };
+        if constexpr (n_tables == 1) return look_up(0);
+        const __m256i third_bit = _mm256_slli_epi16(codes, 5);  // as the sign
+        const __m256i low = _mm256_blendv_epi8(look_up(0), look_up(1 % n_tables), third_bit);
+        if constexpr (n_tables == 2) return low;
+        return _mm256_blendv_epi8(low, _mm256_blendv_epi8(look_up(2 % n_tables), look_up(3 % n_tables), third_bit), _mm256_slli_epi16(codes, 4));
+    }
+    __m256i operator()(__m256i codes, int half) const {
+        if constexpr (Levels == 1) codes = _mm256_shuffle_epi8(table[0][0], codes);
+        if constexpr (Levels == 2) codes = of_rows(codes, half);
         if constexpr (Depth == signed_levels) codes = _mm256_sub_epi8(codes, offset);
         return codes;
     }
@@ -120,7 +139,7 @@ inline void add_units(const float* scales, const float* corrections, const Token
 template <int Bits, int Depth, int Levels, int Units, int N, Corrections kind, bool Placed>
 void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
     constexpr int steps = 8 / Units;
-    const Expander<Depth, Levels> expand(*stretch.format);
+    const Expander<Bits, Depth, Levels> expand(*stretch.format, stretch.row_levels);
     const float *scales = stretch.scales, *corrections = stretch.corrections;
     const Byte* block = stretch.codes;
     const std::int64_t n_blocks = stretch.n_blocks;
@@ -142,7 +161,7 @@ void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t
                 SKIFF_UNROLL
                 for (int half = 0; half < 2; ++half) {
                     if constexpr (Bits == 0) level[half] = _mm256_load_si256(reinterpret_cast<const __m256i*>(block + v * 64 + half * 32));
-                    else level[half] = expand(codes_of<Bits>(block, v, half));
+                    else level[half] = expand(codes_of<Bits>(block, v, half), half);
                 }
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) {
@@ -260,12 +279,12 @@ struct Micro256 {
         if (halves) tokens<Bits, 2, Corrections::look, false>(stretch, x, n_tokens, sums, tile_rows);
         else tokens<Bits, 1, Corrections::look, false>(stretch, x, n_tokens, sums, tile_rows);
     }
-    static void expand(const TileFormat& format, const Byte* block, std::int64_t n_blocks, Byte* target) {
-        const Expander<Depth, Levels> levels(format);
-                for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
+    static void expand(const TileFormat& format, const Byte* row_levels, const Byte* block, std::int64_t n_blocks, Byte* target) {
+        const Expander<Bits, Depth, Levels> levels(format, row_levels);
+        for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
             for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
             SKIFF_UNROLL
-            for (int v = 0; v < 16; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(target) + v, levels(codes_of<Bits>(block, v / 2, v % 2)));
+            for (int v = 0; v < 16; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(target) + v, levels(codes_of<Bits>(block, v / 2, v % 2), v % 2));
         }
     }
     static constexpr std::int64_t max_direct_masked = 0;

@@ -53,6 +53,36 @@ inline __m512i codes_of(const Byte* block, int v) {
 
 inline __m512i level_table(const TileFormat& format) { return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(format.levels))); }
 
+// Codes to levels: as they are, by one table (Levels 1) or a table for each row (2).
+template <int Bits, int Levels>
+struct LevelsOfCodes {
+    static constexpr int n_tables = Levels == 2 ? row_level_vectors(Bits) : 1;
+    __m512i table[n_tables];
+    LevelsOfCodes(const TileFormat& format, const Byte* row_levels) {
+        if constexpr (Levels == 2) {
+            for (int i = 0; i < n_tables; ++i) table[i] = load64(row_levels + i * 64);
+        } else {
+            table[0] = level_table(format);
+        }
+    }
+    // A shuffle sees four rows, with four levels each in a table: the code's lower bits and the row are the place, its upper bits choose the table.
+    __m512i of_rows(__m512i codes) const {
+        const __m512i rows = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+        const __m512i place = _mm512_or_si512(Bits <= 2 ? codes : _mm512_and_si512(codes, _mm512_set1_epi8(3)), rows);
+        const auto look_up = [&](int i) { return _mm512_shuffle_epi8(table[i], place); };
+        if constexpr (n_tables == 1) return look_up(0);
+        const __mmask64 third_bit = _mm512_test_epi8_mask(codes, _mm512_set1_epi8(4));
+        const __m512i low = _mm512_mask_blend_epi8(third_bit, look_up(0), look_up(1 % n_tables));
+        if constexpr (n_tables == 2) return low;
+        return _mm512_mask_blend_epi8(_mm512_test_epi8_mask(codes, _mm512_set1_epi8(8)), low, _mm512_mask_blend_epi8(third_bit, look_up(2 % n_tables), look_up(3 % n_tables)));
+    }
+    __m512i operator()(__m512i codes) const {
+        if constexpr (Levels == 1) return _mm512_shuffle_epi8(table[0], codes);
+        if constexpr (Levels == 2) return of_rows(codes);
+        return codes;
+    }
+};
+
 // One unit's integer sums to the 16 sums of a token.
 inline __m512 add_unit(__m512 sum, __m512i dot, __m512 scale, float activation_scale) {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scale, _mm512_set1_ps(activation_scale)), sum);
@@ -64,7 +94,7 @@ inline __m512i less_zero(__m512i dot, __m512i zero, std::int32_t sum) { return _
 // sums (N, 16) += stored blocks times N tokens. Units: of a block, 1 or 2. Placed: the stretch says which blocks of the row they are.
 template <int Bits, int Levels, int Units, int N, bool Placed>
 void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
-    const __m512i table = level_table(*stretch.format);
+    const LevelsOfCodes<Bits, Levels> expand(*stretch.format, stretch.row_levels);
     const bool with_minimums = x.sums != nullptr;
     const float *scales = stretch.scales, *corrections = stretch.corrections;
     const Byte* block = stretch.codes;
@@ -82,8 +112,7 @@ void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
             for (int t = 0; t < N; ++t) dot[t] = _mm512_set1_epi32(x.start[unit_at * x.stride + t]);
             SKIFF_UNROLL
             for (int v = unit * 8 / Units; v < (unit + 1) * 8 / Units; ++v) {
-                __m512i level = codes_of<Bits>(block, v);
-                if constexpr (Levels) level = _mm512_shuffle_epi8(table, level);
+                const __m512i level = expand(codes_of<Bits>(block, v));
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) dot[t] = _mm512_dpbusd_epi32(dot[t], level, broadcast4(x.codes + t * x.code_stride + place * tile_block + v * 4));
             }
@@ -177,15 +206,13 @@ void multiply_blocks(const Stretch* tiles, Tokens x, float* sums, std::int64_t s
 }
 
 template <int Bits, int Levels>
-void expand_blocks(const TileFormat& format, const Byte* block, std::int64_t n_blocks, Byte* target) {
-    const __m512i table = level_table(format);
+void expand_blocks(const TileFormat& format, const Byte* row_levels, const Byte* block, std::int64_t n_blocks, Byte* target) {
+    const LevelsOfCodes<Bits, Levels> levels(format, row_levels);
     for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
         for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
         SKIFF_UNROLL
         for (int v = 0; v < 8; ++v) {
-            __m512i level = codes_of<Bits>(block, v);
-            if constexpr (Levels) level = _mm512_shuffle_epi8(table, level);
-            _mm512_store_si512(target + v * 64, level);
+            _mm512_store_si512(target + v * 64, levels(codes_of<Bits>(block, v)));
         }
     }
 }
@@ -423,7 +450,7 @@ struct Avx512 {
         if (halves) direct_units<2, false>(stretch, x, n_tokens, sums);
         else direct_units<1, false>(stretch, x, n_tokens, sums);
     }
-    static void expand(const TileFormat& format, const Byte* blocks, std::int64_t n_blocks, Byte* target) { expand_blocks<Bits, Levels>(format, blocks, n_blocks, target); }
+    static void expand(const TileFormat& format, const Byte* row_levels, const Byte* blocks, std::int64_t n_blocks, Byte* target) { expand_blocks<Bits, Levels>(format, row_levels, blocks, n_blocks, target); }
     static void multiply(const Stretch* tiles, std::int64_t n_tiles, const Tokens& x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
         if constexpr (skips)
             if (tiles->places != nullptr) return multiply_placed(tiles, x, n_tokens, sums, stride);

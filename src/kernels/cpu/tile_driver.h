@@ -52,6 +52,7 @@ struct Stretch {
     const TileFormat* format;
     const Byte* codes;  // stored, or expanded
     const std::uint16_t* places = nullptr;  // which blocks of the row they are; null: the first and those behind it
+    const Byte* row_levels = nullptr;  // of the tile, where rows have their own
     std::int64_t n_blocks;
     alignas(64) float scales[units_at_once * tile_rows];
     alignas(64) float corrections[units_at_once * tile_rows];  // minimums less offset * scale; or zeros less offset as i32, the upper half zero
@@ -68,6 +69,7 @@ template <class M>
 void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first, std::int64_t n_blocks, Stretch& stretch) {
     stretch.format = &format;
     stretch.n_blocks = n_blocks;
+    stretch.row_levels = tile + format.row_levels_at;
     if (format.group_size == tile_block && format.n_supers <= 1 && format.scales != TileNumber::table && !format.has_corrections()) {  // the commonest form, in one loop: a scale for each block
         const Byte* super = format.relative_scales ? tile + format.super_scales_at : nullptr;
         return M::scale_blocks(format, super, tile + format.scales_at + first * tile_numbers_bytes(format.scales), n_blocks, stretch.scales);
@@ -191,7 +193,7 @@ struct DenseTiles {
     const TileFormat& format;
 
     const Byte* tile(std::int64_t i) const { return data + i * format.tile_bytes; }
-    void expand(const Byte* tile, std::int64_t block, std::int64_t n_blocks, Byte* target) const { M::expand(format, tile + format.codes_at + block * format.block_bytes, n_blocks, target); }
+    void expand(const Byte* tile, std::int64_t block, std::int64_t n_blocks, Byte* target) const { M::expand(format, tile + format.row_levels_at, tile + format.codes_at + block * format.block_bytes, n_blocks, target); }
 };
 
 template <class M, class Tiles>

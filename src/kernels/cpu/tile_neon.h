@@ -63,17 +63,31 @@ inline uint8x16_t codes_of(const Byte* block, int quarter) {
     else return plane(V * 64);
 }
 
-// Codes to signed levels: less 128 where the largest is beyond 127.
+// Codes to signed levels: less 128 where the largest is beyond 127. Table: 1 one for all rows, 2 one for each: a look-up sees the four rows of a quarter, with four levels each
+// in a vector; the code's lower bits and the row are the place there, its upper bits count vectors.
 template <int Bits, int Table>
 struct NeonLevels {
+    static constexpr int n_vectors = Table == 2 ? row_level_vectors(Bits) : 1;
     int8x16_t table;
-    explicit NeonLevels(const TileFormat& format) : table(vreinterpretq_s8_u8(vsubq_u8(vld1q_u8(format.levels), vdupq_n_u8(static_cast<std::uint8_t>(base(format)))))) {}
+    const Byte* row_levels;
+    NeonLevels(const TileFormat& format, const Byte* levels_of_rows)
+        : table(vreinterpretq_s8_u8(vsubq_u8(vld1q_u8(format.levels), vdupq_n_u8(static_cast<std::uint8_t>(base(format)))))), row_levels(levels_of_rows) {}
     static std::int32_t base(const TileFormat& format) { return (Table ? format.largest_level > 127 : Bits == 8) ? 128 : 0; }
+
+    int8x16_t of_rows(uint8x16_t codes, int quarter) const {
+        const uint8x16_t rows = vreinterpretq_u8_u32(uint32x4_t{0, 0x04040404, 0x08080808, 0x0c0c0c0c});
+        const auto vector = [&](int i) { return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(row_levels + i * 64 + quarter * 16), vdupq_n_u8(128))); };
+        if constexpr (n_vectors == 1) return vqtbl1q_s8(vector(0), vorrq_u8(codes, rows));
+        const uint8x16_t place = vorrq_u8(vorrq_u8(vandq_u8(codes, vdupq_n_u8(3)), rows), vshlq_n_u8(vandq_u8(codes, vdupq_n_u8(12)), 2));
+        if constexpr (n_vectors == 2) return vqtbl2q_s8({vector(0), vector(1)}, place);
+        return vqtbl4q_s8({vector(0), vector(1), vector(2), vector(3)}, place);
+    }
 
     template <int V>
     int8x16_t level(const Byte* block, int quarter) const {
         const uint8x16_t codes = codes_of<Bits, V>(block, quarter);
-        if constexpr (Table) return vqtbl1q_s8(table, codes);
+        if constexpr (Table == 2) return of_rows(codes, quarter);
+        else if constexpr (Table == 1) return vqtbl1q_s8(table, codes);
         else if constexpr (Bits == 8) return vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(128)));
         else return vreinterpretq_s8_u8(codes);
     }
@@ -130,7 +144,7 @@ inline void finish_unit(const Stretch& stretch, std::int64_t weight_unit, const 
 template <Products how, int Bits, int Table, int Units, int N, bool Placed>
 __attribute__((noinline)) void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
     constexpr bool stored = Bits > 0;
-    const NeonLevels<Bits, Table> expand(*stretch.format);
+    const NeonLevels<Bits, Table> expand(*stretch.format, stretch.row_levels);
     const Byte* block = stretch.codes;
     for (std::int64_t b = 0; b < stretch.n_blocks; ++b, block += stored ? 64 * Bits : expanded_block_bytes) {
         const std::int64_t place = Placed ? stretch.places[b] : b;
@@ -322,8 +336,8 @@ struct MicroNeon {
         else tokens<Bits, 1, false>(stretch, x, n_tokens, sums, tile_rows);
     }
 
-    static void expand(const TileFormat& format, const Byte* block, std::int64_t n_blocks, Byte* target) {
-        const NeonLevels<Bits, Table> levels(format);
+    static void expand(const TileFormat& format, const Byte* row_levels, const Byte* block, std::int64_t n_blocks, Byte* target) {
+        const NeonLevels<Bits, Table> levels(format, row_levels);
         for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
             SKIFF_EACH(4, pair, {
                 for (int q = 0; q < 4; ++q) {
@@ -401,8 +415,11 @@ struct MicroNeon {
 
 template <Products how, int Bits>
 void linear_neon(const LinearArgs& args, Range rows) {
-    if constexpr (Bits <= 4)
-        if (tile_format(*args.weight).has_levels) return linear_tiles<MicroNeon<how, Bits, 1>>(args, rows);
+    if constexpr (Bits <= 4) {
+        const TileFormat format = tile_format(*args.weight);
+        if (format.row_levels) return linear_tiles<MicroNeon<how, Bits, 2>>(args, rows);
+        if (format.has_levels) return linear_tiles<MicroNeon<how, Bits, 1>>(args, rows);
+    }
     linear_tiles<MicroNeon<how, Bits, 0>>(args, rows);
 }
 

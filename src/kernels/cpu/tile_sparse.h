@@ -56,7 +56,7 @@ void skip_tokens(const LinearArgs& args, Range rows, const TileFormat& whole, co
                 if (few) {
                     M::direct(stretch, part, n_tokens, scratch);
                 } else {
-                    M::expand(format, stretch.codes, stretch.n_blocks, expanded);
+                    M::expand(format, nullptr, stretch.codes, stretch.n_blocks, expanded);
                     stretch.codes = expanded;
                     M::multiply(&stretch, 1, part, n_tokens, scratch, tile_rows);
                 }
