@@ -146,9 +146,15 @@ TEST(CompressedTensorsExtensions, ReadsPublicFloat8) {
     EXPECT_EQ(weight->encoding_name(), "e4m3g0");
     float row[4];
     weight->row(0, row);
-    EXPECT_EQ(row[0], 0.5f), EXPECT_EQ(row[1], -0.5f), EXPECT_EQ(row[2], 0.5f / 512), EXPECT_EQ(row[3], 224.0f);
+    EXPECT_EQ(row[0], 0.5f);
+    EXPECT_EQ(row[1], -0.5f);
+    EXPECT_EQ(row[2], 0.5f / 512);
+    EXPECT_EQ(row[3], 224.0f);
     weight->row(1, row);
-    EXPECT_EQ(row[0], 1.0f), EXPECT_EQ(row[1], 0.0f), EXPECT_EQ(row[2], 0.0f), EXPECT_EQ(row[3], 0.5f / 64);
+    EXPECT_EQ(row[0], 1.0f);
+    EXPECT_EQ(row[1], 0.0f);
+    EXPECT_EQ(row[2], 0.0f);
+    EXPECT_EQ(row[3], 0.5f / 64);
 }
 
 TEST(CompressedTensorsExtensions, ScalesOfATableReturn) {

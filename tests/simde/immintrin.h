@@ -121,9 +121,6 @@ inline std::int32_t _mm512_reduce_add_epi32(simde__m512i x) {
     return static_cast<std::int32_t>(sum);
 }
 
-inline simde__m512i _mm512_cvtepu8_epi16(simde__m256i x) {
-    return skiff_simde::map<std::uint16_t, simde__m512i, std::uint8_t>(x, [](std::uint8_t lane) { return static_cast<std::uint16_t>(lane); });
-}
 inline simde__m256i _mm256_maskz_loadu_epi8(simde__mmask32 mask, const void* source) {
     std::uint8_t lanes[32] = {};
     for (int i = 0; i < 32; ++i)
