@@ -24,6 +24,12 @@ bool group_needs_wide_scale(float minimum, float maximum, const Scheme& scheme) 
     if (magnitude <= flushed_to_zero) return false;
     if (scheme.kind == NumberKind::clusters) return levels_need_f32(magnitude);
     if (scheme.kind == NumberKind::codebook) {  // only a scale that f16 has not at all is lost (tensor/encode.cpp)
+        // Levels of 8-bit floats repeat themselves at every power of two: the search may put the largest weight on any of them down to one.
+        if (scheme.bits == 8) {
+            float highest = 0;
+            for (float level : scheme.codebook->levels) highest = std::isfinite(level) ? std::max(highest, level) : highest;
+            return magnitude * 4 > 65504 || magnitude / highest < 0x1p-22f;
+        }
         const auto [low, high] = std::minmax_element(scheme.codebook->levels.begin(), scheme.codebook->levels.end());
         return magnitude / std::max(-*low, *high) < 0x1p-22f || magnitude / std::min(-*low, *high) * 4 > 65504;
     }

@@ -28,7 +28,8 @@ TensorLookup lookup_in(const Tensors& tensors) {
 
 Tensors tensors_of(const Weight& weight) {
     Tensors tensors;
-    for (StoredTensor& tensor : *weight_tensors("m", weight)) tensors.emplace(tensor.name, tensor);
+    auto written = weight_tensors("m", weight);
+    for (const StoredTensor& tensor : *written) tensors.emplace(tensor.name, tensor);
     return tensors;
 }
 

@@ -31,7 +31,7 @@ TEST(TextFingerprints, FindWhatIsThereAndNothingElse) {
         if (c == ' ') c = '\n';
     EXPECT_EQ(count_found(fingerprints, "\r\n " + broken), 256);
     std::string changed = text;  // a letter in a stretch is enough
-    for (std::size_t i = 0; i < changed.size(); i += 30) changed[i] = changed[i] == ' ' ? ' ' : '#';
+    for (std::size_t i = 0; i < changed.size(); i += 30) changed[i] = '#';
     EXPECT_EQ(count_found(fingerprints, changed), 0);
 }
 

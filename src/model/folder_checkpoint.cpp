@@ -40,7 +40,7 @@ public:
         const std::string name = name_of(key), module = module_of(name);
         if (name.empty()) return not_found("tensor " + key + " is not in the checkpoint, though config.json implies it");
         if (const std::string outliers = outliers_of(name); !outliers.empty()) return read_outliers(outliers, lookup_in(files_));
-        if (module != name) {
+        if (module != name || (is_factor(name) && !files_.contains(name))) {
             SKIFF_TRY(auto quantized, reader_->read(module, lookup_in(files_)));
             if (quantized) {
                 if (const Codes* codes = quantized->codes()) quantized->file_backed = in_files(codes->packed.data) && in_files(codes->scales.data);

@@ -265,7 +265,9 @@ TEST(PackCache, every_layout_comes_back_with_all_its_sections) {
             }
             EXPECT_NE(packing_fingerprint(packed), 0u) << layout->name << ' ' << weight.encoding_name();
         }
-    EXPECT_EQ(seen.size(), layout_table().size());
+    std::size_t n_kept = 0;  // layouts without a list of sections are packed anew at each start
+    for (const Layout* layout : layout_table()) n_kept += layout->sections != nullptr;
+    EXPECT_EQ(seen.size(), n_kept);
 }
 
 TEST(PackCache, without_a_folder_that_can_be_written_weights_are_packed_as_ever) {

@@ -112,7 +112,7 @@ TEST(MaskedAdapters, LeaveZerosAlone) {
         for (auto& [key, tensor] : merged.weights.tensors) {
             const at::Tensor before = tensor;
             tensor = tensor_of(*source->load(key));
-            if (tiny.spec.tensors.at(key).role == TensorDecl::Role::linear) EXPECT_TRUE(((tensor == 0) | (before != 0)).all().item<bool>()) << key;
+            if (tiny.spec.tensors.at(key).role == TensorDecl::Role::linear) { EXPECT_TRUE(((tensor == 0) | (before != 0)).all().item<bool>()) << key; }
         }
         const auto plain = make_trainable(merged.spec, load_parameters(merged.spec, merged.weights));
         const at::NoGradGuard no_grad;

@@ -94,7 +94,7 @@ public:
             }
         }
         made.effective = make_float_weight({n_rows, n_columns}, std::move(product));
-        if (turned) made.effective = transposed(made.effective);
+        if (columns_.count(planned.key) != 0) made.effective = transposed(made.effective);  // plain numbers are read as the model has them
         return made;
     }
 

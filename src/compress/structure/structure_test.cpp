@@ -422,7 +422,13 @@ TEST_P(StructureModels, DirectionsThatAreNeverTakenGo) {
     if (!child.ok() && child.error().code == ErrorCode::unsupported) return;  // tied tables of a model without a folder, scales that follow the width
     ASSERT_TRUE(child.ok()) << child.error().to_string();
     EXPECT_EQ(child->spec.d_model, width - 2);
-    EXPECT_LT(difference(before, logits_of(*child)), 2e-3);
+    // Weights are turned and stored in their own type; and an eps beside a mean over fewer numbers counts for more.
+    float eps = 0;
+    for (const Block& block : model_->spec.blocks)
+        for (const Op& op : block.ops)
+            if (const auto* norm = std::get_if<NormOp>(&op.detail)) eps = std::max(eps, norm->eps);
+    const bool exact = eps < 1e-3f && child->weights->load(child->weights->keys()[0])->encoding_name() == "F32";
+    EXPECT_LT(difference(before, logits_of(*child)), exact ? 2e-3 : 2e-2);
 }
 
 TEST_P(StructureModels, SameBytesWhateverTheThreads) {
