@@ -103,6 +103,22 @@ TEST_P(QuantizedModels, LogitsEqualThoseOfThePackagesNumbers) {
     }
 }
 
+// The package wrote scales in the model's type; the forms say F16, and hold the same numbers in it.
+void expect_same_rows(const Checkpoint& a, const Checkpoint& b) {
+    for (const auto& [key, declared] : a.spec.tensors) {
+        if (!a.weights->contains(key)) continue;
+        const auto one = a.weights->load(key), other = b.weights->load(key);
+        ASSERT_TRUE(one.ok() && other.ok()) << key;
+        ASSERT_EQ(one->shape, other->shape) << key;
+        std::vector<float> x(static_cast<std::size_t>(one->n_columns())), y = x;
+        for (std::int64_t row = 0; row < one->n_rows(); ++row) {
+            one->row(row, x.data());
+            other->row(row, y.data());
+            ASSERT_EQ(x, y) << key << " row " << row;
+        }
+    }
+}
+
 // Without loss from a form to itself and to the others that can say it; reordered columns come back where they were.
 TEST_P(QuantizedModels, WrittenAgainTheyHoldTheSame) {
     auto checkpoint = Checkpoint::open(data_dir + "/" + GetParam());
@@ -120,11 +136,13 @@ TEST_P(QuantizedModels, WrittenAgainTheyHoldTheSame) {
         ASSERT_TRUE(write_quantized_export(*checkpoint, *plan, folder_, {}).ok());
         auto again = Checkpoint::open(folder_);
         ASSERT_TRUE(again.ok()) << again.error().to_string();
-        EXPECT_EQ(*again->content_hash(), *checkpoint->content_hash()) << form;
+        if ((GetParam() == "awq_gemm_w4g32a")) expect_same_rows(*checkpoint, *again);
+        else EXPECT_EQ(*again->content_hash(), *checkpoint->content_hash()) << form;
         if (!GetParam().starts_with(form)) continue;
         auto before = SafetensorsFile::open(data_dir + "/" + GetParam() + "/model.safetensors"), after = SafetensorsFile::open(folder_ + "/model.safetensors");
         ASSERT_TRUE(before.ok() && after.ok());
         for (const TensorEntry& entry : before->entries()) {
+            if (entry.name.ends_with("scales") && (GetParam() == "awq_gemm_w4g32a")) continue;
             if (entry.name.ends_with("qzeros") && GetParam() == "gptq_w3g32a") continue;  // an asymmetric first form becomes the second
             auto view = after->view(entry.name);
             ASSERT_TRUE(view.ok()) << entry.name;
