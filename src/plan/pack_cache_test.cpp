@@ -265,9 +265,10 @@ TEST(PackCache, every_layout_comes_back_with_all_its_sections) {
             }
             EXPECT_NE(packing_fingerprint(packed), 0u) << layout->name << ' ' << weight.encoding_name();
         }
-    std::size_t n_kept = 0;  // layouts without a list of sections are packed anew at each start
-    for (const Layout* layout : layout_table()) n_kept += layout->sections != nullptr;
-    EXPECT_EQ(seen.size(), n_kept);
+    for (const Layout* layout : layout_table()) {  // what pruned weights take is known from their masks alone, so that these are packed anew at each start
+        const bool is_sparse = layout->name.ends_with("_skip") || layout->name.ends_with("_mask") || layout->name == "sparse_rows" || layout->name == "outlier_rows";
+        EXPECT_NE(seen.count(layout->name) != 0, is_sparse) << layout->name;
+    }
 }
 
 TEST(PackCache, without_a_folder_that_can_be_written_weights_are_packed_as_ever) {

@@ -165,6 +165,12 @@ double difference(const std::vector<float>& a, const std::vector<float>& b) {
     return a.size() == b.size() && !a.empty() ? most / scale : 1e9;
 }
 
+double squared_difference(const std::vector<float>& a, const std::vector<float>& b) {
+    double sum = 0;
+    for (std::size_t i = 0; i < a.size() && i < b.size(); ++i) sum += (static_cast<double>(a[i]) - static_cast<double>(b[i])) * (static_cast<double>(a[i]) - static_cast<double>(b[i]));
+    return a.size() == b.size() && !a.empty() ? sum : 1e9;
+}
+
 class LowRankModels : public ::testing::TestWithParam<std::string> {
 protected:
     void SetUp() override {
@@ -251,12 +257,15 @@ TEST_P(LowRankModels, RulesThatLookGiveModelsThatRunAndQuantize) {
         for (const float value : before) ASSERT_TRUE(std::isfinite(value));
         auto quantized = run(*child, {quantize}, std::string(rank_rule_name(rule)) + "8");
         ASSERT_TRUE(quantized.ok()) << quantized.error().to_string();
+        std::int64_t n_factors = 0;
         for (const auto& [key, tensor] : quantized->spec.tensors) {
-            if (key.ends_with(".low_rank_up")) {
-                EXPECT_NE(quantized->weights->load(key)->codes(), nullptr) << key;
-            }
+            if (!key.ends_with(".low_rank_up")) continue;
+            ++n_factors;
+            EXPECT_NE(quantized->weights->load(key)->codes(), nullptr) << key;
         }
-        EXPECT_LT(difference(before, logits_of(*quantized)), 0.2);  // rows of 8 bits and activations of 8 bits, on a model of a few dozen channels
+        EXPECT_GT(n_factors, 0);
+        // Of the squares, not of the largest difference alone: products of products, as in gated convolutions, spread rounding unevenly.
+        EXPECT_LT(squared_difference(before, logits_of(*quantized)), 0.1 * 0.1 * squared_difference(before, std::vector<float>(before.size())));
     }
 }
 
@@ -278,8 +287,7 @@ TEST_P(LowRankModels, FactorsMakeUpForRounding) {
     step.amount = 4;
     auto some = run(*rounded, {step}, "some");
     ASSERT_TRUE(some.ok()) << some.error().to_string();
-    // Rank 4 makes up for a part of each product; the largest difference of a tiny model's logits need not follow in every one of them.
-    EXPECT_LT(difference(exact, logits_of(*some)), 1.25 * before);
+    EXPECT_LT(squared_difference(exact, logits_of(*some)), squared_difference(exact, logits_of(*rounded)));
     EXPECT_FALSE(run(*model_, {step}, "plain").ok());  // nothing is quantized
 }
 

@@ -284,7 +284,6 @@ TEST(PruneStepOnModels, GlobalMagnitudeGivesLayersTheirOwnShare) {
 
 // Outliers beside the codes: nearer to the parent than the codes alone, through the file and the kernels.
 TEST(OutliersOnModels, BringTheModelNearerToItsParent) {
-    int n_nearer = 0, n_models = 0;
     for (const std::string& folder : testing::small_model_folders()) {
         SCOPED_TRACE(folder);
         const auto parent = Checkpoint::open(folder);
@@ -292,7 +291,7 @@ TEST(OutliersOnModels, BringTheModelNearerToItsParent) {
         const auto text = testing::random_text(parent->spec.n_vocab);
         const auto wanted = testing::logits_of(parent->spec, *parent->weights, text);
         std::map<double, double> errors, weight_errors;
-        for (double share : {0.0, 0.1}) {
+        for (double share : {0.0, 0.3}) {
             QuantizeStep step;
             step.schemes = default_wish(*parse_scheme("w3g32"));
             step.schemes.head = step.schemes.embedding = std::nullopt;
@@ -319,11 +318,9 @@ TEST(OutliersOnModels, BringTheModelNearerToItsParent) {
             errors[share] = sum;
             std::filesystem::remove_all(options.output);
         }
-        EXPECT_LT(weight_errors[0.1], weight_errors[0.0]);
-        n_nearer += errors[0.1] < errors[0.0];
-        ++n_models;
+        EXPECT_LT(weight_errors[0.3], weight_errors[0.0]);
+        EXPECT_LT(errors[0.3], errors[0.0]);
     }
-    EXPECT_GE(10 * n_nearer, 9 * n_models);  // logits of a tiny model need not follow the weights in every single one
 }
 
 TEST(PruneStepOnModels, RefusalsSayWhatToDo) {
