@@ -3,12 +3,12 @@
 set -uo pipefail
 
 required_run=(g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev
-              libssl-dev libxxhash-dev libhwloc-dev libopenblas-openmp-dev)
+              libssl-dev libxxhash-dev libhwloc-dev libopenblas0-openmp)
 required_test=(libgtest-dev)
 required_arm64=(g++-aarch64-linux-gnu)
 # Fuzz targets; the tests on other processors, which build for arm64 and emulate; AVX-512 without it. Training: LibTorch and what several ranks meet through, and a BLAS, because the one that
 # LibTorch draws in is the reference implementation, thirty times slower. Without one of them (not every distribution has LibTorch) its tests are skipped.
-optional_test=(clang libclang-rt-dev qemu-user g++-aarch64-linux-gnu libsimde-dev libtorch-dev libgloo-dev libopenblas0-openmp)
+optional_test=(clang libclang-rt-dev qemu-user g++-aarch64-linux-gnu libsimde-dev libtorch-dev libgloo-dev)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 

@@ -10,7 +10,7 @@
 
 namespace skiff {
 
-// An error that says what to install where this program was built without a BLAS. Everything below is a bug to call then.
+// Opens OpenBLAS; an error that says what to install where it cannot be opened. Everything below is a bug to call then.
 Status algebra_available();
 
 // c = factor * op(a) * op(b) + keep * c, with op(a) (m, k), op(b) (k, n), c (m, n). The strides are those of the matrices as stored.

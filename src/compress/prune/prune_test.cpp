@@ -77,7 +77,7 @@ double loss(const std::vector<float>& pruned, const Weight& weight, const InputS
 }
 
 TEST(PruneMethods, AgreeWithTheReferenceFormulas) {
-    if (!algebra_available().ok()) GTEST_SKIP() << "built without OpenBLAS";
+    if (!algebra_available().ok()) GTEST_SKIP() << "OpenBLAS cannot be opened here";
     const auto golden = read_json_file(std::string(SKIFF_TEST_DATA_DIR) + "/compress/pruning.json");
     ASSERT_TRUE(golden.ok());
     const InputStatistics inputs = statistics();
@@ -104,7 +104,7 @@ TEST(PruneMethods, AgreeWithTheReferenceFormulas) {
 }
 
 TEST(PruneMethods, LoseInTheOrderThatIsKnown) {
-    if (!algebra_available().ok()) GTEST_SKIP() << "built without OpenBLAS";
+    if (!algebra_available().ok()) GTEST_SKIP() << "OpenBLAS cannot be opened here";
     const InputStatistics inputs = statistics();
     const Weight weight = example_weight();
     ThreadPool pool(2);
@@ -254,7 +254,7 @@ TEST(PruneStepOnModels, KeepsItsShareAndRuns) {
 }
 
 TEST(PruneStepOnModels, MethodsThatLookAtTheDataGoThroughTheWalk) {
-    if (!algebra_available().ok()) GTEST_SKIP() << "built without OpenBLAS";
+    if (!algebra_available().ok()) GTEST_SKIP() << "OpenBLAS cannot be opened here";
     const auto folders = testing::small_model_folders();
     for (const char* method : {"wanda", "sparsegpt"})
         for (std::size_t i = 0; i < folders.size(); i += 4) {
