@@ -31,6 +31,7 @@ for scheme in $schemes; do
     row "$scheme" weighted "$model" --method weighted
     row "$scheme" awq "$model" --method nearest --transform awq
     row "$scheme" gptq "$model" --method gptq
+    row "$scheme" gptq-by-inputs "$model" --method gptq --column-order by-inputs
     row "$scheme" gptq-as-stored "$model" --method gptq --column-order as-stored
     row "$scheme" awq-gptq "$model" --method gptq --transform awq
     row "$scheme" heads-gptq "$work/turned-heads" --method gptq
@@ -41,7 +42,7 @@ done
 echo "| scheme | method | weights, bytes | perplexity | mean KL | less than nearest, 95 % | same top-1 |"
 echo "|---|---|---:|---:|---:|---:|---:|"
 for scheme in $schemes; do
-    for name in nearest hqq weighted awq gptq gptq-as-stored awq-gptq heads-gptq turned-nearest turned-gptq autoround; do
+    for name in nearest hqq weighted awq gptq gptq-by-inputs gptq-as-stored awq-gptq heads-gptq turned-nearest turned-gptq autoround; do
         own=$work/t_$scheme.$name.json
         [ -s "$own" ] || continue
         jq -rn --arg scheme "$scheme" --arg name "$name" --slurpfile own "$own" --slurpfile base "$work/t_$scheme.nearest.json" --slurpfile made "$work/q_$scheme.$name.json" '

@@ -11,7 +11,7 @@ namespace skiff {
 namespace {
 
 struct QuantizeOptions {
-    std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration, column_order = "by-inputs";
+    std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration, column_order = "by-groups";
     bool compat = false, force = false, dry_run = false, restart = false, requantize = false, verbose = false;
     std::vector<std::string> scheme_for;
     std::string ladder, sensitivity = "automatic", scheme_unit = "shared-input", measurements;
@@ -50,8 +50,8 @@ struct QuantizeOptions {
         transform_help_ = "Done to the weights of each block before they are rounded, without changing what it computes; may be repeated. " + transform_help_;
         visitor.option("--transform", transforms, transform_help_.c_str());
         visitor.option("--smooth-alpha", method_options.smooth_alpha, "Of smooth: how much of the inputs' spread goes into the weights, 0 to 1");
-        visitor.choice("--column-order", column_order, {"by-inputs", "as-stored"},
-                       "Of gptq: the columns whose inputs are largest first, with scales fitted before; or as they lie, with scales fitted on the way. Both cost the same at run time");
+        visitor.choice("--column-order", column_order, {"by-groups", "by-inputs", "as-stored"},
+                       "Of gptq: groups of columns whose inputs are largest first, with scales fitted on the way; columns whose inputs are largest first, with scales fitted before; or as they lie. All cost the same at run time");
         visitor.option("--damping", method_options.damping, "Of gptq and autoround: what is added to the diagonal of the inputs' second moments, as a share of its mean; ten times as much where that is too little");
         visitor.option("--refine-passes", method_options.refine_passes, "Of gptq: passes over codes and scales afterwards, each taking its best value while the others hold");
         visitor.option("--iterations", method_options.n_iterations, "Of autoround: steps along the sign of the gradient");
@@ -147,7 +147,8 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     step.transforms = options.transforms;
     SKIFF_TRY(step.outliers, outlier_share(options.outliers));
     if (step.outliers > 0 && options.compat) return usage_error("--outliers: other programs do not read them; leave --compat out");
-    step.method_options.order = options.column_order == "by-inputs" ? MethodOptions::Order::by_inputs : MethodOptions::Order::as_stored;
+    using Order = MethodOptions::Order;
+    step.method_options.order = options.column_order == "by-groups" ? Order::by_groups : options.column_order == "by-inputs" ? Order::by_inputs : Order::as_stored;
     step.scale_rule = options.scale_rule == "search" ? ScaleRule::search : ScaleRule::min_max;
     step.quantized = options.requantize ? QuantizeStep::Quantized::requantize : QuantizeStep::Quantized::refuse;
     SKIFF_TRY(const auto scheme, parse_scheme(options.scheme));

@@ -6,9 +6,11 @@
 namespace skiff {
 
 struct MethodOptions {
-    // Of the columns, when each makes up for the errors of those before it. GPTQ's "act-order" takes those first whose inputs are largest; the groups
-    // stay where they are, so that it costs nothing at run time.
-    enum class Order : std::uint8_t { by_inputs, as_stored } order = Order::by_inputs;
+    // Of the columns, when each makes up for the errors of those before it. None costs anything at run time: groups of columns stay where they are stored.
+    //   by_groups: groups whose inputs are largest first, and the columns of each in that order; scales are fitted when their group begins.
+    //   by_inputs: GPTQ's "act-order" with "static groups": columns whose inputs are largest first; scales are fitted before.
+    //   as_stored: as they lie; scales are fitted when their group begins.
+    enum class Order : std::uint8_t { by_groups, by_inputs, as_stored } order = Order::by_groups;
     double damping = 0.01;          // added to the diagonal of the second moments, times its mean
     std::int64_t refine_passes = 4;  // over codes and scales of a group with all others held, after they were chosen; 0: none
     std::int64_t n_iterations = 200;  // of learnt rounding

@@ -14,7 +14,7 @@ Json method_options_json(const QuantizeStep& step) {
     if (step.method != "gptq" && step.method != "autoround") return json;
     json.set("damping", options.damping);
     if (step.method == "autoround") json.set("iterations", options.n_iterations);
-    if (step.method == "gptq") json.set("column_order", options.order == MethodOptions::Order::by_inputs ? "by-inputs" : "as-stored");
+    if (step.method == "gptq") json.set("column_order", options.order == MethodOptions::Order::by_groups ? "by-groups" : options.order == MethodOptions::Order::by_inputs ? "by-inputs" : "as-stored");
     if (step.method == "gptq") json.set("refine_passes", options.refine_passes);
     return json;
 }

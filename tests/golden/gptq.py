@@ -16,6 +16,8 @@ ROWS, COLUMNS, TOKENS, DAMPING = 7, 48, 200, 0.01
 CASES = [
     dict(name="by_inputs", bits=3, group=16, order="by_inputs"),
     dict(name="as_stored", bits=3, group=16, order="as_stored"),
+    dict(name="by_groups", bits=3, group=16, order="by_groups"),
+    dict(name="by_groups_short", bits=2, group=20, order="by_groups"),
     dict(name="short_last_group", bits=4, group=32, order="by_inputs"),
     dict(name="rows", bits=2, group=0, order="by_inputs"),
 ]
@@ -29,7 +31,10 @@ def gptq(w, h, bits, group, order):
     n = w.shape[1]
     group = group or n
     h = h + DAMPING * h.diagonal().mean() * np.eye(n)
-    visit = np.argsort(-h.diagonal(), kind="stable") if order == "by_inputs" else np.arange(n)
+    visit = np.arange(n) if order == "as_stored" else np.argsort(-h.diagonal(), kind="stable")
+    if order == "by_groups":
+        sums = [h.diagonal()[g:g + group].sum() for g in range(0, n, group)]
+        visit = np.array(sorted(visit, key=lambda column: -sums[column // group]))
     inverse = np.linalg.cholesky(np.linalg.inv(h[visit][:, visit])).T  # upper
     middle = 2 ** (bits - 1)
     codes = np.zeros(w.shape, dtype=int)
@@ -37,8 +42,8 @@ def gptq(w, h, bits, group, order):
         scales = [scale_of(w[row, g:g + group], bits) for g in range(0, n, group)]
         moved = w[row, visit].copy()
         for k, column in enumerate(visit):
-            if order == "as_stored" and column % group == 0:
-                scales[column // group] = scale_of(moved[k:k + group], bits)
+            if order != "by_inputs" and (k == 0 or visit[k - 1] // group != column // group):
+                scales[column // group] = scale_of(moved[k:k + np.sum(visit // group == column // group)], bits)
             scale = scales[column // group]
             level = np.clip(np.rint(moved[k] / scale), -middle, middle - 1)
             codes[row, column] = level + middle

@@ -1,5 +1,5 @@
 // GPTQ (Frantar et al. 2022): columns are rounded one after another, and what rounding one loses is made up for by those not yet rounded, as far as their
-// inputs go together. Scales are fitted before, with the weights as they were, so that the columns can be visited in any order ("static groups").
+// inputs go together. Columns may be visited in any order, since groups stay where they are stored.
 #include <cmath>
 
 #include "compress/algebra/algebra.h"
@@ -14,8 +14,25 @@ constexpr std::int64_t tile_rows = 64, block_columns = 128;
 class Sweep {
 public:
     Sweep(const Grid& grid, const Scheme& scheme, const Feedback& feedback, std::span<const float> importance, MethodOptions::Order order)
-        : grid_(grid), scheme_(scheme), feedback_(feedback), importance_(importance), updates_scales_(order == MethodOptions::Order::as_stored && scheme.group_size != 0),
-          block_(updates_scales_ ? scheme.group_size * std::max<std::int64_t>(1, block_columns / scheme.group_size) : block_columns) {}
+        : grid_(grid), scheme_(scheme), feedback_(feedback), importance_(importance) {
+        const auto n = static_cast<std::int64_t>(feedback.order.size());
+        const bool updates_scales = order != MethodOptions::Order::by_inputs && scheme.group_size != 0;
+        group_sizes_.resize(static_cast<std::size_t>(n));
+        std::int64_t begin = 0;
+        for (std::int64_t k = 0; k < n;) {  // blocks hold whole groups where scales are fitted on the way
+            std::int64_t end = k + 1;
+            const auto group_of = [&](std::int64_t at) { return scheme.group_of(feedback.order[static_cast<std::size_t>(at)]); };
+            while (updates_scales && end < n && group_of(end) == group_of(k)) ++end;
+            if (updates_scales) group_sizes_[static_cast<std::size_t>(k)] = end - k;
+            if (end - begin > block_columns && k > begin) {
+                blocks_.push_back({begin, k});
+                begin = k;
+            }
+            k = end;
+        }
+        blocks_.push_back({begin, n});
+        for (const Range& block : blocks_) longest_block_ = std::max(longest_block_, block.end - block.begin);
+    }
 
     void run(RowTile& tile) const {
         const std::int64_t n = tile.n_columns;
@@ -25,9 +42,9 @@ public:
             fit_row(grid_, scheme_, tile.row(row), importance_, choice.params);
             for (std::int64_t k = 0; k < n; ++k) original[static_cast<std::size_t>(row * n + k)] = tile.row(row)[static_cast<std::size_t>(feedback_.order[static_cast<std::size_t>(k)])];
         }
-        std::vector<float> moved(static_cast<std::size_t>(tile.n_rows * block_));
-        for (std::int64_t begin = 0; begin < n; begin += block_) {
-            const std::int64_t size = std::min(block_, n - begin);
+        std::vector<float> moved(static_cast<std::size_t>(tile.n_rows * longest_block_));
+        for (const auto& [begin, end] : blocks_) {
+            const std::int64_t size = end - begin;
             for (std::int64_t row = 0; row < tile.n_rows; ++row) std::copy_n(original.data() + row * n + begin, size, moved.data() + row * size);
             if (begin > 0)
                 multiply({.m = tile.n_rows, .n = size, .k = begin, .a = error.data(), .a_stride = n, .b = feedback_.factor.data() + begin, .b_stride = n, .c = moved.data(), .c_stride = size, .factor = 1, .keep = 1});
@@ -42,7 +59,7 @@ private:
         const auto n = static_cast<std::int64_t>(feedback_.order.size());
         for (std::int64_t k = 0; k < size; ++k) {
             const std::int64_t column = feedback_.order[static_cast<std::size_t>(begin + k)];
-            if (updates_scales_ && column % scheme_.group_size == 0) fit_group(column, original + k, moved + k, std::min(scheme_.group_size, size - k), choice);
+            if (const std::int64_t group_size = group_sizes_[static_cast<std::size_t>(begin + k)]; group_size > 0) fit_group(begin + k, original + k, moved + k, group_size, choice);
             const GroupParams& params = choice.params.groups[static_cast<std::size_t>(scheme_.group_of(column))];
             const std::int32_t code = grid_.round(moved[k], params);
             choice.codes[static_cast<std::size_t>(column)] = static_cast<std::uint8_t>(code);
@@ -53,17 +70,18 @@ private:
         }
     }
 
-    // The group's weights as they would be if none of them were rounded: each moves by what those before it moved.
-    void fit_group(std::int64_t column, const float* original, const float* moved, std::int64_t size, RowChoice& choice) const {
+    // The group's weights as they would be if none of them were rounded: each moves by what those before it moved. The group is visited from `at` on.
+    void fit_group(std::int64_t at, const float* original, const float* moved, std::int64_t size, RowChoice& choice) const {
         const auto n = static_cast<std::int64_t>(feedback_.order.size());
-        std::vector<float> free(moved, moved + size);
+        std::vector<float> free(moved, moved + size), importance;
+        const std::int64_t column = feedback_.order[static_cast<std::size_t>(at)];
         for (std::int64_t k = 0; k < size; ++k) {
             const float own = original[k] - free[static_cast<std::size_t>(k)];
-            const float* factor = feedback_.factor.data() + (column + k) * n + column;
+            const float* factor = feedback_.factor.data() + (at + k) * n + at;
+            importance.push_back(importance_[static_cast<std::size_t>(feedback_.order[static_cast<std::size_t>(at + k)])]);
             for (std::int64_t i = k + 1; i < size; ++i) free[static_cast<std::size_t>(i)] += own * factor[i];
         }
         GroupParams& params = choice.params.groups[static_cast<std::size_t>(scheme_.group_of(column))];
-        const auto importance = importance_.subspan(static_cast<std::size_t>(column), static_cast<std::size_t>(size));
         const GroupParams fitted = grid_.fit(free, importance);
         params = scheme_.relative_scales() ? grid_.fit_under(super_scale_of(scheme_, choice.params, column), fitted, free, importance).params : fitted;
     }
@@ -72,8 +90,9 @@ private:
     const Scheme& scheme_;
     const Feedback& feedback_;
     const std::span<const float> importance_;
-    const bool updates_scales_;
-    const std::int64_t block_;
+    std::vector<std::int64_t> group_sizes_;  // at the position where a group begins whose scale is fitted then; else 0
+    std::vector<Range> blocks_;
+    std::int64_t longest_block_ = 0;
 };
 
 }  // namespace
@@ -90,7 +109,7 @@ Result<Weight> gptq_encode(const MethodInput& input) {
         return weighted_encode(input);
     }
     SKIFF_CHECK(check_statistics(input));
-    const auto feedback = make_feedback(*input.inputs, input.options);
+    const auto feedback = make_feedback(*input.inputs, input.scheme, input.options);
     if (!feedback) {
         remark(input, "no GPTQ: the second moments of its inputs are not positive definite; searched with weights instead");
         return weighted_encode(input);

@@ -136,7 +136,8 @@ TEST_F(Methods, GptqIsThePapersAlgorithm) {
         MethodOptions options;
         options.refine_passes = 0;
         options.damping = golden["damping"].number_or(0);
-        options.order = test["order"].text() == "by_inputs" ? MethodOptions::Order::by_inputs : MethodOptions::Order::as_stored;
+        const std::string& order = test["order"].text();
+        options.order = order == "by_groups" ? MethodOptions::Order::by_groups : order == "by_inputs" ? MethodOptions::Order::by_inputs : MethodOptions::Order::as_stored;
         auto result = (*find_weight_method("gptq"))->encode({weight, scheme, ScaleRule::min_max, pool_, &inputs, options});
         ASSERT_TRUE(result.ok());
         std::vector<std::uint8_t> codes(static_cast<std::size_t>(n));

@@ -26,14 +26,23 @@ SecondMoments second_moments(const InputStatistics& inputs, double damping) {
     return moments;
 }
 
-std::optional<Feedback> make_feedback(const InputStatistics& inputs, const MethodOptions& options) {
+std::optional<Feedback> make_feedback(const InputStatistics& inputs, const Scheme& scheme, const MethodOptions& options) {
     const std::size_t n = inputs.mean_square.size();
     Feedback feedback;
     feedback.order.resize(n);
     std::iota(feedback.order.begin(), feedback.order.end(), 0);
     const auto diagonal = [&](std::int64_t column) { return inputs.gram[static_cast<std::size_t>(column) * n + static_cast<std::size_t>(column)]; };
-    if (options.order == MethodOptions::Order::by_inputs)
+    if (options.order != MethodOptions::Order::as_stored)
         std::stable_sort(feedback.order.begin(), feedback.order.end(), [&](std::int64_t a, std::int64_t b) { return diagonal(a) > diagonal(b); });
+    if (options.order == MethodOptions::Order::by_groups && scheme.group_size > 0) {
+        std::vector<double> sums(static_cast<std::size_t>(scheme.n_groups(static_cast<std::int64_t>(n))));
+        for (std::int64_t column = 0; column < static_cast<std::int64_t>(n); ++column) sums[static_cast<std::size_t>(scheme.group_of(column))] += static_cast<double>(diagonal(column));
+        std::stable_sort(feedback.order.begin(), feedback.order.end(), [&](std::int64_t a, std::int64_t b) {
+            const std::int64_t group_a = scheme.group_of(a), group_b = scheme.group_of(b);
+            const double sum_a = sums[static_cast<std::size_t>(group_a)], sum_b = sums[static_cast<std::size_t>(group_b)];
+            return sum_a != sum_b ? sum_a > sum_b : group_a < group_b;
+        });
+    }
     const double mean = mean_of_diagonal(inputs);
     std::vector<double> reversed(n * n);
     for (feedback.damping = options.damping;; feedback.damping *= 10) {

@@ -27,6 +27,6 @@ struct Feedback {
     double damping = 0;               // with which H was positive definite
 };
 // Nothing: H is not positive definite even with as much damping as the mean of its diagonal.
-std::optional<Feedback> make_feedback(const InputStatistics& inputs, const MethodOptions& options);
+std::optional<Feedback> make_feedback(const InputStatistics& inputs, const Scheme& scheme, const MethodOptions& options);
 
 }  // namespace skiff
