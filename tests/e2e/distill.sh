@@ -2,23 +2,9 @@
 # skiff distill on a tiny corpus: the teacher beside or in a file, students of its layers, losses on the inside, block by block; a killed run; what is refused.
 # timeout: 600
 set -euo pipefail
-[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
-[ -x "$(dirname "$SKIFF")/skiff-train" ] || { echo "skipped: this build has no LibTorch, so it cannot train"; exit 77; }
-cd "$SKIFF_SOURCE_DIR"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+. "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
+needs_training
 export TMPDIR=$work
-fail() { echo "FAILED: $*"; exit 1; }
-quietly() { "$@" >"$work/log" 2>&1 || fail "exit $? : $* : $(cat "$work/log")"; }
-
-# expect CODE WORDS command...
-expect() {
-    local code=$1 words=$2 rc=0
-    shift 2
-    "$@" >"$work/stdout" 2>"$work/stderr" || rc=$?
-    [ $rc = "$code" ] || fail "exit $rc instead of $code: $* : $(cat "$work/stderr")"
-    grep -qF -- "$words" "$work/stderr" "$work/stdout" || fail "no \"$words\" in: $(cat "$work/stderr" "$work/stdout")"
-}
 
 head -c 60000 models/pocket/calib.txt > "$work/corpus.txt"
 head -c 12000 models/pocket/heldout.txt > "$work/other.txt"
@@ -38,7 +24,6 @@ distill() { "$SKIFF" distill "$@" --teacher "$work/teacher" "${usual[@]}"; }
 fresh() { distill "random:$work/student.json" --tokenizer "$work/tok" --lr 4e-3 "$@"; }
 course() { cut -d, -f1-5 "$work/$1/train.csv"; }
 loss_at() { awk -F, -v n="$2" 'NR == n + 1 { print $3 }' "$work/$1/train.csv"; }
-below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
 
 # ---- the teacher in a file: written once, read by another run without the teacher; and the same course with the file begun or complete
 quietly fresh --steps 20 -o "$work/first" --teacher-cache "$work/teacher.cache" --teacher-top 256

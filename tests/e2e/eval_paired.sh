@@ -2,15 +2,10 @@
 # Two children on the same windows, with and without a parent; and the warning where the text is what a model was calibrated on.
 # timeout: 600
 set -euo pipefail
-[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
-cd "$SKIFF_SOURCE_DIR"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+. "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
 model=models/pocket
-fail() { echo "FAILED: $*"; exit 1; }
 # number FILE KEY [N]: the n-th value of a key in JSON of one value a line.
 number() { awk -F'"' -v key="$2" -v n="${3:-1}" '$2 == key && ++seen == n { sub(/.*": */, ""); sub(/,$/, ""); print; exit }' "$1"; }
-below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
 head -c 60000 $model/heldout.txt > "$work/text.txt"
 eval_json() { "$SKIFF" eval "$@" --window 128 --max-windows 6 --json; }
 

@@ -1,21 +1,9 @@
 #!/usr/bin/env bash
 # What quantize refuses, with which exit code and words; and that a failure leaves the old output as it was.
 set -euo pipefail
-[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
-cd "$SKIFF_SOURCE_DIR"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+. "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
 model=models/pocket
-fail() { echo "FAILED: $*"; exit 1; }
-
-# expect CODE WORDS command...
-expect() {
-    local code=$1 words=$2 rc=0
-    shift 2
-    "$@" >"$work/stdout" 2>"$work/stderr" || rc=$?
-    [ $rc = "$code" ] || fail "exit $rc instead of $code: $* : $(cat "$work/stderr")"
-    grep -qF -- "$words" "$work/stderr" || fail "no \"$words\" in: $(cat "$work/stderr")"
-}
+said_in=stderr
 sums() { (cd "$1" && find . -type f | sort | xargs sha256sum); }
 
 expect 2 'no scheme is called "w9"' "$SKIFF" quantize $model -o "$work/a" --scheme w9

@@ -2,11 +2,7 @@
 # A recipe: its steps in order, what it leaves, how a stopped one goes on, and what the manifest says of the chain.
 # timeout: 600
 set -euo pipefail
-[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
-cd "$SKIFF_SOURCE_DIR"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-fail() { echo "FAILED: $*"; exit 1; }
+. "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
 model=tests/data/models/llama
 
 cat > "$work/two.yaml" <<YAML

@@ -2,24 +2,10 @@
 # skiff train on a tiny corpus: a run that is killed goes on to the same bytes; several ranks, adapters, packed texts, checkpoints to go on from; what is refused.
 # timeout: 600
 set -euo pipefail
-[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
-[ -x "$(dirname "$SKIFF")/skiff-train" ] || { echo "skipped: this build has no LibTorch, so it cannot train"; exit 77; }
-cd "$SKIFF_SOURCE_DIR"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+. "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
+needs_training
 export TMPDIR=$work
-fail() { echo "FAILED: $*"; exit 1; }
-quietly() { "$@" >"$work/log" 2>&1 || fail "exit $? : $* : $(cat "$work/log")"; }
 log() { echo "$SECONDS s: $*"; }
-
-# expect CODE WORDS command...
-expect() {
-    local code=$1 words=$2 rc=0
-    shift 2
-    "$@" >"$work/stdout" 2>"$work/stderr" || rc=$?
-    [ $rc = "$code" ] || fail "exit $rc instead of $code: $* : $(cat "$work/stderr")"
-    grep -qF -- "$words" "$work/stderr" "$work/stdout" || fail "no \"$words\" in: $(cat "$work/stderr" "$work/stdout")"
-}
 
 head -c 60000 models/pocket/calib.txt > "$work/corpus.txt"
 head -c 12000 models/pocket/heldout.txt > "$work/other.txt"
@@ -55,7 +41,6 @@ same_result() {
 }
 # losses_differ NAME NAME: the largest difference of the losses
 losses_differ() { paste -d, <(cut -d, -f3 "$work/$1/train.csv") <(cut -d, -f3 "$work/$2/train.csv") | awk -F, 'NR > 1 { d = $1 > $2 ? $1 - $2 : $2 - $1; if (d > m) m = d } END { print m + 0 }'; }
-below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
 
 # started NAME STEPS options...: the same in the background; its process is $pid
 started() {
