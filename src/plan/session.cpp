@@ -4,33 +4,68 @@
 #include <cstring>
 #include <map>
 
+#include "plan/state.h"
+
 namespace skiff {
+namespace {
+
+class CpuSession final : public Session {
+public:
+    CpuSession(std::shared_ptr<const Plan> plan, const SessionOptions& options, StateCache state);
+    Status reserve_buffers();
+
+    Status forward(std::span<const BatchItem> items, const LogitsSink& sink) override;
+    Status forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) override;
+    std::span<const float> logits() const override { return logits_; }
+    std::span<const float> tap(const std::string& name) const override;
+    Sequences& state() override { return state_; }
+    const Plan& plan() const override { return *plan_; }
+    int n_threads() const override { return pool_.n_threads(); }
+    ThreadPool& pool() override { return pool_; }
+    std::uint64_t buffer_bytes() const override { return buffer_bytes_; }
+    std::string where() const override { return "cpu " + std::string(isa_name(plan_->isa)); }
+    void set_profiling(std::vector<double>* seconds_by_step) override { profile_ = seconds_by_step; }
+
+private:
+    struct Chunk;
+    Result<std::byte*> reserve(std::size_t size_bytes);
+    void run(const Chunk& chunk);
+    Status check(std::span<const BatchItem> items) const;
+    Status feed(std::span<const BatchItem> items, const LogitsSink& sink);
+
+    std::shared_ptr<const Plan> plan_;
+    SessionOptions options_;
+    StateCache state_;
+    ThreadPool pool_;
+    std::vector<LazyMemory> memory_;
+    LazyMemory partials_;  // of attention split over threads
+    std::vector<std::int32_t> arrivals_;
+    // By thread, by buffer number: most are the same for all threads.
+    std::vector<std::vector<float*>> float_pointers_;
+    std::vector<std::vector<std::byte*>> prepared_pointers_;
+    std::vector<std::uint8_t> own_;  // by buffer number: 1 where every thread has one
+    std::vector<std::vector<std::byte*>> key_rows_, value_rows_;  // by state, by token of the chunk
+    std::vector<float> logits_;
+    std::int64_t last_n_tokens_ = 0, last_n_selected_ = 0;
+    std::uint64_t buffer_bytes_ = 0;
+    std::vector<double>* profile_ = nullptr;
+};
 
 // What one run of a program works on.
-struct Session::Chunk {
+struct CpuSession::Chunk {
     std::vector<std::int32_t> tokens, positions, selected;
     std::vector<std::int64_t> sequences;
     const float* input = nullptr;  // hidden states of a stretch of blocks
 };
 
-Session::Session(std::shared_ptr<const Plan> plan, const SessionOptions& options, StateCache state)
+CpuSession::CpuSession(std::shared_ptr<const Plan> plan, const SessionOptions& options, StateCache state)
     : plan_(std::move(plan)), options_(options), state_(std::move(state)), pool_(options.n_threads) {
     key_rows_.resize(plan_->states.size());
     value_rows_.resize(plan_->states.size());
 }
 
-Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<const Plan> plan, const SessionOptions& options) {
-    if (options.max_batch < 1 || options.n_threads < 1) return usage_error("a session needs at least one thread and one token per run");
-    const std::int64_t capacity = std::min(options.n_context, plan->max_positions);
-    SKIFF_TRY(const auto schemes, schemes_of_states({options.state_scheme, options.state_rules}, plan->states));
-    SKIFF_TRY(auto state, StateCache::create(plan->states, schemes, options.n_sequences, capacity));
-    std::unique_ptr<Session> session(new Session(std::move(plan), options, std::move(state)));
-    SKIFF_CHECK(session->reserve_buffers());
-    return session;
-}
-
 // Reserved, not touched: the head's buffers are as wide as the vocabulary, but seldom more than one of their rows is used.
-Status Session::reserve_buffers() {
+Status CpuSession::reserve_buffers() {
     const auto n_threads = static_cast<std::size_t>(pool_.n_threads());
     float_pointers_.resize(n_threads);
     prepared_pointers_.resize(n_threads);
@@ -59,14 +94,14 @@ Status Session::reserve_buffers() {
     return {};
 }
 
-Result<std::byte*> Session::reserve(std::size_t size_bytes) {
+Result<std::byte*> CpuSession::reserve(std::size_t size_bytes) {
     SKIFF_TRY(auto memory, LazyMemory::reserve(size_bytes));
     memory_.push_back(std::move(memory));
     buffer_bytes_ += size_bytes;
     return memory_.back().data();
 }
 
-Status Session::check(std::span<const BatchItem> items) const {
+Status CpuSession::check(std::span<const BatchItem> items) const {
     std::vector<std::int64_t> added(static_cast<std::size_t>(state_.n_sequences()), 0);
     for (const BatchItem& item : items) {
         if (item.sequence < 0 || item.sequence >= state_.n_sequences())
@@ -84,7 +119,7 @@ Status Session::check(std::span<const BatchItem> items) const {
     return {};
 }
 
-void Session::run(const Chunk& chunk) {
+void CpuSession::run(const Chunk& chunk) {
     const auto n_tokens = static_cast<std::int64_t>(chunk.positions.size());
     std::vector<std::byte*const*> keys, values;
     for (std::size_t s = 0; s < plan_->states.size(); ++s) {
@@ -135,7 +170,7 @@ void Session::run(const Chunk& chunk) {
     last_n_selected_ = context.n_selected;
 }
 
-Status Session::forward(std::span<const BatchItem> items, const LogitsSink& sink) {
+Status CpuSession::forward(std::span<const BatchItem> items, const LogitsSink& sink) {
     if (plan_->input_buffer >= 0) return usage_error("this plan has no embedding; give it hidden states");
     SKIFF_CHECK(check(items));
     // Recurrent rows are copied where more tokens come than their ring takes back.
@@ -155,7 +190,7 @@ Status Session::forward(std::span<const BatchItem> items, const LogitsSink& sink
     return status;
 }
 
-Status Session::feed(std::span<const BatchItem> items, const LogitsSink& sink) {
+Status CpuSession::feed(std::span<const BatchItem> items, const LogitsSink& sink) {
     logits_.clear();
     std::int64_t first_row = 0, n_runs = 0;
     Chunk chunk;
@@ -188,12 +223,7 @@ Status Session::feed(std::span<const BatchItem> items, const LogitsSink& sink) {
     return flush();
 }
 
-Status Session::forward(std::int64_t sequence, std::span<const std::int32_t> tokens, BatchItem::Logits logits) {
-    BatchItem item{sequence, {tokens.begin(), tokens.end()}, logits};
-    return forward(std::span(&item, 1));
-}
-
-Status Session::forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) {
+Status CpuSession::forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) {
     if (plan_->input_buffer < 0) return usage_error("this plan begins with the embedding; give it tokens");
     const std::int64_t n_tokens = static_cast<std::int64_t>(input.size()) / plan_->input_width;
     if (n_tokens * plan_->input_width != static_cast<std::int64_t>(input.size()))
@@ -219,18 +249,35 @@ Status Session::forward_hidden(std::int64_t sequence, std::span<const float> inp
     return {};
 }
 
-std::span<const float> Session::logits_row(std::int64_t row) const {
-    const auto width = static_cast<std::size_t>(plan_->output_width);
-    return std::span(logits_).subspan(static_cast<std::size_t>(row) * width, width);
-}
-
-std::span<const float> Session::tap(const std::string& name) const {
+std::span<const float> CpuSession::tap(const std::string& name) const {
     for (const Tap& tap : plan_->taps) {
         if (tap.name != name) continue;
         const std::int64_t n = tap.tokens == StepTokens::all ? last_n_tokens_ : last_n_selected_;
         return {float_pointers_[0][static_cast<std::size_t>(tap.buffer)], static_cast<std::size_t>(n * tap.width)};
     }
     return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<const Plan> plan, const SessionOptions& options) {
+    if (options.max_batch < 1 || options.n_threads < 1) return usage_error("a session needs at least one thread and one token per run");
+    const std::int64_t capacity = std::min(options.n_context, plan->max_positions);
+    SKIFF_TRY(const auto schemes, schemes_of_states({options.state_scheme, options.state_rules}, plan->states));
+    SKIFF_TRY(auto state, StateCache::create(plan->states, schemes, options.n_sequences, capacity));
+    auto session = std::make_unique<CpuSession>(std::move(plan), options, std::move(state));
+    SKIFF_CHECK(session->reserve_buffers());
+    return std::unique_ptr<Session>(std::move(session));
+}
+
+Status Session::forward(std::int64_t sequence, std::span<const std::int32_t> tokens, BatchItem::Logits logits) {
+    BatchItem item{sequence, {tokens.begin(), tokens.end()}, logits};
+    return forward(std::span(&item, 1));
+}
+
+std::span<const float> Session::logits_row(std::int64_t row) const {
+    const auto width = static_cast<std::size_t>(plan().output_width);
+    return logits().subspan(static_cast<std::size_t>(row) * width, width);
 }
 
 }  // namespace skiff

@@ -8,6 +8,7 @@
 
 #include "base/result.h"
 #include "plan/plan.h"
+#include "plan/sequences.h"
 
 namespace skiff {
 
@@ -26,41 +27,34 @@ private:
     std::size_t size_bytes_ = 0;
 };
 
-struct StateSnapshot {
-    std::int64_t n_tokens = 0;
-    std::vector<std::byte> bytes;
-};
-
 // A recurrent state is a ring of rows: that of token t is number t % ring_rows(). It holds what the operator sees and some more, so that tokens which were
 // only guessed can be taken back.
 inline constexpr std::int64_t recurrent_slack = 64;
 inline std::int64_t ring_rows(const StateSpec& spec) { return spec.window - 1 + recurrent_slack; }
 
-class StateCache {
+class StateCache final : public Sequences {
 public:
     // `schemes`: of each need.
     static Result<StateCache> create(const std::vector<StateNeed>& needs, const std::vector<StateScheme>& schemes, std::int64_t n_sequences, std::int64_t capacity);
 
     const std::vector<StateScheme>& schemes() const { return schemes_; }  // by state
-    std::int64_t capacity() const { return capacity_; }  // tokens of a sequence
-    std::int64_t n_sequences() const { return static_cast<std::int64_t>(lengths_.size()); }
-    std::int64_t length(std::int64_t sequence) const { return lengths_[static_cast<std::size_t>(sequence)]; }
-    std::uint64_t bytes_per_token() const;  // that a long sequence takes
+    std::int64_t capacity() const override { return capacity_; }  // tokens of a sequence
+    std::int64_t n_sequences() const override { return static_cast<std::int64_t>(lengths_.size()); }
+    std::int64_t length(std::int64_t sequence) const override { return lengths_[static_cast<std::size_t>(sequence)]; }
+    std::uint64_t bytes_per_token() const override;
 
     std::byte* keys(std::size_t state, std::int64_t sequence) const;    // as kernels/state_layout.h says; of a recurrent state: its rows
     std::byte* values(std::size_t state, std::int64_t sequence) const;
 
     void append(std::int64_t sequence, std::int64_t n_tokens) { lengths_[static_cast<std::size_t>(sequence)] += n_tokens; }
-    // Forgets all behind the first n_tokens. Recurrent states know the last tokens only: going far back is refused, but for the beginning.
-    Status truncate(std::int64_t sequence, std::int64_t n_tokens);
-    void fork(std::int64_t from, std::int64_t to);                  // `to` becomes a copy
-    // For measurements at a depth: the sequence has at least attention_chunk tokens; their state is repeated until it has n_tokens.
-    void repeat(std::int64_t sequence, std::int64_t n_tokens);
+    Status truncate(std::int64_t sequence, std::int64_t n_tokens) override;
+    void fork(std::int64_t from, std::int64_t to) override;
+    void repeat(std::int64_t sequence, std::int64_t n_tokens) override;
     // A run that fails must leave a sequence as it was: what truncate() alone cannot bring back. Empty without recurrent states.
     std::vector<std::byte> recurrent_rows(std::int64_t sequence) const;
     void take_back(std::int64_t sequence, std::int64_t n_tokens, std::span<const std::byte> recurrent_rows);
-    StateSnapshot snapshot(std::int64_t sequence) const;
-    Status restore(std::int64_t sequence, const StateSnapshot& snapshot);
+    StateSnapshot snapshot(std::int64_t sequence) const override;
+    Status restore(std::int64_t sequence, const StateSnapshot& snapshot) override;
 
 private:
     std::byte* region(std::size_t state, StatePart part, std::int64_t sequence) const;

@@ -43,7 +43,7 @@ Result<std::int64_t> TokenStream::begin(const std::vector<std::int32_t>& prompt,
 }
 
 Status TokenStream::run_pass() {
-    const StateCache& state = session_.state();
+    const Sequences& state = session_.state();
     std::int64_t limit = std::min<std::int64_t>(max_proposed, state.capacity() - state.length(sequence_) - 1);
     if (n_left_ >= 0) limit = std::min(limit, n_left_ - 1);
     proposal_.clear();

@@ -1,0 +1,126 @@
+// The boundary between the program and libskiff_cuda.so: one table of functions, opened by name (library.h). The program is compiled without CUDA's headers and
+// runs without the plug-in; the plug-in links cudart statically and knows nothing of models. Everything that decides (device_*.h) stands on this side, so
+// that it is tested on the CPU against a table whose functions compute on the host (testing/fake_device.cpp).
+//
+// The table is found by skiff_cuda_table_v1(). A change of any structure here or in kernels/cuda/launch.h is noticed by `layout`; a change of meaning
+// takes a new version, and a new name of that function.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/launch.h"
+
+namespace skiff::cuda {
+
+struct DeviceFacts {
+    char name[96];
+    int arch;               // 10 * major + minor
+    int n_multiprocessors;
+    std::uint64_t memory_bytes, l2_bytes;
+    int memory_clock_khz, memory_bus_bits;  // 0: not told
+};
+
+// C = A B^T (+ C): by cuBLASLt, for many tokens.
+struct MatmulArgs {
+    const void* weight = nullptr;  // (n_rows, n_columns) bf16, rows weight_stride elements apart
+    const void* x = nullptr;       // (n_tokens, n_columns) bf16
+    float* y = nullptr;            // (n_tokens, y_stride) f32
+    std::int64_t n_tokens = 0, n_rows = 0, n_columns = 0, weight_stride = 0, x_stride = 0, y_stride = 0;
+    enum class Write : std::uint8_t { replace, add } write = Write::replace;
+    void* workspace = nullptr;
+    std::size_t workspace_bytes = 0;
+};
+
+// y[t, j] = activation(row of gate) * (row of up), from a product in the order of Interleave::gate_up; bias is in that order too.
+struct PairsArgs {
+    const float* x = nullptr;     // (n_tokens, 2 * n_pairs) f32
+    const float* bias = nullptr;  // (2 * n_pairs) or null
+    std::int64_t n_tokens = 0, n_pairs = 0;
+    Activation activation = Activation::silu;
+    Operand operand;              // (n_tokens, n_pairs)
+};
+
+using Stream = void*;
+using Event = void*;
+using Graph = void*;
+
+// Functions give 0 or an error for error_text(). None but wait_*, copy_out_now and allocations wait for the device.
+struct Table {
+    std::uint32_t version;      // table_version
+    std::uint32_t layout;       // table_layout() where it was compiled
+    const char* name;           // "cuda 13.0", "fake"
+
+    // ---- devices and memory
+    int (*n_devices)(int* n);
+    int (*describe)(int device, DeviceFacts* facts);
+    int (*select)(int device);  // for the calling thread, before anything below
+    int (*memory)(std::uint64_t* free_bytes, std::uint64_t* total_bytes);
+    int (*allocate)(std::size_t size_bytes, void** address);          // aligned to 256
+    int (*release)(void* address);
+    int (*allocate_pinned)(std::size_t size_bytes, void** address);   // of the host, that copies can run from
+    int (*release_pinned)(void* address);
+    int (*copy_in)(void* device, const void* pinned, std::size_t size_bytes, Stream stream);
+    int (*copy_out)(void* pinned, const void* device, std::size_t size_bytes, Stream stream);
+    int (*copy_within)(void* to, const void* from, std::size_t size_bytes, Stream stream);
+    int (*fill)(void* device, int byte, std::size_t size_bytes, Stream stream);
+    const char* (*error_text)(int error);
+
+    // ---- order
+    int (*make_stream)(Stream* stream);
+    int (*destroy_stream)(Stream stream);
+    int (*wait_stream)(Stream stream);
+    int (*make_event)(Event* event);
+    int (*destroy_event)(Event event);
+    int (*record)(Event event, Stream stream);
+    int (*wait_event)(Event event);                       // the host waits
+    int (*stream_waits)(Stream stream, Event event);      // what follows on the stream waits
+    int (*elapsed_ms)(Event begin, Event end, float* ms);
+    int (*begin_capture)(Stream stream);
+    int (*end_capture)(Stream stream, Graph* graph);      // ready to be launched
+    int (*launch_graph)(Graph graph, Stream stream);
+    int (*destroy_graph)(Graph graph);
+
+    // ---- sizes
+    std::size_t (*operand_bytes)(OperandForm form, std::int64_t n_tokens, std::int64_t n_columns);
+    std::size_t (*state_page_bytes)(StateForm form, std::int64_t n_kv_heads, std::int64_t head_dim);
+    std::int64_t (*decode_attention_splits)(std::int64_t capacity, std::int64_t n_kv_heads, const Launch& launch);
+    std::int64_t (*decode_partial_floats)(std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim, std::int64_t n_splits);
+    bool (*prefill_attention_takes)(std::int64_t head_dim, StateForm form);
+    std::size_t (*sample_scratch_bytes)(std::int64_t n_tokens);
+
+    // ---- kernels (kernels/cuda/launch.h)
+    int (*gemv)(const GemvArgs& args, const Launch& launch);
+    int (*gemm)(const GemmArgs& args, const Launch& launch);
+    int (*dequantize)(const DequantizeArgs& args, const Launch& launch);
+    int (*embed)(const EmbedArgs& args, const Launch& launch);
+    int (*norm)(const NormLaunchArgs& args, const Launch& launch);
+    int (*rope_write)(const RopeWriteArgs& args, const Launch& launch);
+    int (*decode_attention)(const DecodeAttentionArgs& args, const Launch& launch);
+    int (*prefill_attention)(const PrefillAttentionArgs& args, const Launch& launch);
+    int (*elements)(const ElementLaunchArgs& args, const Launch& launch);
+    int (*select_rows)(const float* x, const std::int32_t* index, float* y, std::int64_t n_rows, std::int64_t n_columns, const Launch& launch);
+    int (*route)(const RouteLaunchArgs& args, const Launch& launch);
+    int (*causal_conv)(const ConvLaunchArgs& args, const Launch& launch);
+    int (*sample)(const SampleArgs& args, const Launch& launch);
+    int (*pairs)(const PairsArgs& args, const Launch& launch);
+
+    // ---- cuBLASLt, where the program has found it. Opened once; null opens nothing and tells whether it is open.
+    int (*open_cublaslt)(const char* path);
+    int (*matmul)(const MatmulArgs& args, const Launch& launch);
+};
+
+inline constexpr std::uint32_t table_version = 1;
+constexpr std::uint32_t table_layout() {
+    std::uint32_t hash = 2166136261u;
+    for (std::size_t size : {sizeof(Table), sizeof(DeviceFacts), sizeof(MatmulArgs), sizeof(PairsArgs), sizeof(Launch), sizeof(GpuWeight), sizeof(GemvArgs), sizeof(GemmArgs),
+                             sizeof(DequantizeArgs), sizeof(EmbedArgs), sizeof(NormLaunchArgs), sizeof(RopeWriteArgs), sizeof(DecodeAttentionArgs), sizeof(PrefillAttentionArgs),
+                             sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs)})
+        hash = (hash ^ static_cast<std::uint32_t>(size)) * 16777619u;
+    return hash;
+}
+
+using TableFunction = const Table* (*)();
+inline constexpr const char* table_symbol = "skiff_cuda_table_v1";
+
+}  // namespace skiff::cuda
