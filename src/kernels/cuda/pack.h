@@ -1,0 +1,53 @@
+// From a checkpoint's weight to the bytes that the CUDA kernels read: one blob to upload, and where its parts are. Runs on the CPU, by threads.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "base/thread_pool.h"
+#include "kernels/cuda/gpu_weight.h"
+#include "kernels/layout.h"
+
+namespace skiff::cuda {
+
+struct RowSource {
+    const Weight* weight = nullptr;
+    RowMap rows;
+};
+
+enum class Interleave : std::uint8_t {
+    none,     // the rows of the sources one after another: q|k|v, or one matrix
+    gate_up,  // two sources of the same height: eight rows of the first, eight of the second, and so on, so that one lane has both of a pair
+};
+
+// A packed weight on the host. `view` has offsets from the blob's begin in the place of addresses (null stays null; the first part has offset 0).
+struct PackedGpu {
+    AlignedBuffer blob;
+    GpuWeight at(const std::byte* base) const;  // base: where the blob is, on the device or here
+    GpuWeight shape;                            // without addresses
+    struct Offsets {
+        std::size_t codes = 0, group_params = 0, super_scales = 0, super_minimums = 0, row_scales = 0, table = 0;
+    } offsets;
+    std::size_t size_bytes() const { return blob.size_bytes(); }
+};
+
+// What a weight becomes: its own codes where the kernels know the scheme; else (sparse weights, blocks of GGUF that are no codes, groups of odd sizes, outliers) the
+// numbers themselves, as bf16 where that is exact, as f16 where that is, else f32.
+GpuWeight gpu_form(const Weight& weight);
+// Whether several weights can be packed as one: same form, same columns, same tables.
+bool can_merge(std::span<const RowSource> sources);
+// All sources in one weight. Sources that cannot be merged are an error that names them.
+Result<PackedGpu> pack_gpu(std::span<const RowSource> sources, Interleave interleave = Interleave::none, ThreadPool* pool = nullptr);
+// A bias in the order of the packed rows. // (n_rows of all sources) f32
+std::vector<float> pair_bias(std::span<const float> gate, std::span<const float> up);
+
+// Row r of the packed order as floats, by the arithmetic that the kernels use (their parts added): what tests compare. // target: (n_columns) f32
+void packed_row(const GpuWeight& host_view, std::int64_t row, float* target);
+// The packed row of row r of source s.
+std::int64_t packed_index(std::span<const RowSource> sources, Interleave interleave, std::size_t source, std::int64_t row);
+
+// The operand forms on the host, for tests and for uploading: x (n_tokens, n_columns) f32 to operand_bytes() of zeroed memory.
+void host_operand(int operand_form, const float* x, std::int64_t n_tokens, std::int64_t n_columns, void* target);
+
+}  // namespace skiff::cuda
