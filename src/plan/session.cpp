@@ -25,6 +25,11 @@ public:
     std::uint64_t buffer_bytes() const override { return buffer_bytes_; }
     std::string where() const override { return "cpu " + std::string(isa_name(plan_->isa)); }
     void set_profiling(std::vector<double>* seconds_by_step) override { profile_ = seconds_by_step; }
+    std::vector<StepName> decode_steps() const override {
+        std::vector<StepName> names;
+        for (const auto& step : plan_->programs[0].steps) names.push_back({step->kind + " " + step->name, step->kernel});
+        return names;
+    }
 
 private:
     struct Chunk;

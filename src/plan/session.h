@@ -64,8 +64,14 @@ public:
     // Bytes per second that its memory gives, where the session can tell better than a measurement on the processor: nothing on the CPU.
     virtual std::optional<double> read_gb_per_s() { return std::nullopt; }
 
+    virtual Status wait() { return {}; }  // until all that was fed is computed: for who takes the time
+
     // Seconds spent in each step of the decode program, summed; filled while profiling is on.
     virtual void set_profiling(std::vector<double>* seconds_by_step) = 0;
+    struct StepName {
+        std::string name, kernel;
+    };
+    virtual std::vector<StepName> decode_steps() const = 0;  // of that program
 
 protected:
     Session() = default;

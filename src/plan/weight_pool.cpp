@@ -3,14 +3,11 @@
 #include "kernels/layouts.h"
 
 namespace skiff {
-namespace {
 
-std::string ref_key(const TensorRef& ref) {
+std::string tensor_ref_key(const TensorRef& ref) {
     return ref.key + "|" + std::to_string(ref.rows.begin) + "," + std::to_string(ref.rows.block) + "," + std::to_string(ref.rows.stride) + "," +
            std::to_string(ref.rows.n_blocks) + (ref.transposed ? "|t" : "");
 }
-
-}  // namespace
 
 PackCache WeightPool::open_cache() const {
     if (options_.pack_cache.folder.empty()) return {};
@@ -22,12 +19,12 @@ const PackCache& WeightPool::finish_cache() {
     return cache_;
 }
 
-Result<Weight> WeightPool::load(const TensorRef& ref) {
-    auto loaded = source_.load(ref.key);
+Result<Weight> load_declared(const ModelSpec& spec, const WeightSource& source, const TensorRef& ref) {
+    auto loaded = source.load(ref.key);
     if (!loaded.ok()) return loaded.take_error();
-    auto declared = spec_.tensors.find(ref.key);
-    if (declared != spec_.tensors.end()) {
-        Shape expected = spec_.shape(declared->second);
+    auto declared = spec.tensors.find(ref.key);
+    if (declared != spec.tensors.end()) {
+        Shape expected = spec.shape(declared->second);
         Shape found = loaded->shape;
         // Codes and blocks of a tensor declared as (inputs, outputs) are held as (outputs, inputs).
         if (ref.transposed && loaded->plain() == nullptr) std::swap(expected[0], expected[1]);
@@ -44,6 +41,17 @@ Result<Weight> WeightPool::load(const TensorRef& ref) {
         return turned;
     }
     return loaded;
+}
+
+Result<std::vector<float>> vector_of(const Weight& weight, const TensorRef& ref, std::int64_t size, float offset) {
+    std::vector<float> all, values;
+    if (weight.plain() == nullptr || !to_floats(*weight.plain(), all))
+        return unsupported("tensor " + ref.key + " (" + weight.encoding_name() + "): expected plain numbers");
+    const RowMap rows = ref.rows.block == 0 ? RowMap::all(static_cast<std::int64_t>(all.size())) : ref.rows;
+    if (rows.n_rows() != size || (size > 0 && rows.at(size - 1) >= static_cast<std::int64_t>(all.size())))
+        return corrupt("tensor " + ref.key + " has " + std::to_string(all.size()) + " entries, its operator needs " + std::to_string(size));
+    for (std::int64_t i = 0; i < size; ++i) values.push_back(all[static_cast<std::size_t>(rows.at(i))] + offset);
+    return values;
 }
 
 // A sparse weight that no kernel reads faster than its dense form gets its zeros back.
@@ -63,7 +71,7 @@ std::vector<std::string> WeightPool::remarks() const {
 }
 
 Result<std::shared_ptr<const PackedWeight>> WeightPool::packed(const TensorRef& ref, std::int64_t n_rows, std::int64_t n_columns) {
-    const std::string key = ref_key(ref);
+    const std::string key = tensor_ref_key(ref);
     if (auto found = packed_.find(key); found != packed_.end()) return found->second;
     if (auto cached = cache_.find(key, n_rows, n_columns)) return keep(key, std::move(cached));
     SKIFF_TRY(auto weight, load(ref));
@@ -89,16 +97,10 @@ std::shared_ptr<const PackedWeight> WeightPool::keep(const std::string& key, std
 Result<std::shared_ptr<const std::vector<float>>> WeightPool::vector(const TensorRef& ref, std::int64_t size, float offset) {
     auto values = std::make_shared<std::vector<float>>();
     if (ref.empty()) return std::shared_ptr<const std::vector<float>>(values);
-    const std::string key = ref_key(ref) + "|" + std::to_string(offset);
+    const std::string key = tensor_ref_key(ref) + "|" + std::to_string(offset);
     if (auto found = vectors_.find(key); found != vectors_.end()) return found->second;
     SKIFF_TRY(auto weight, load(ref));
-    std::vector<float> all;
-    if (weight.plain() == nullptr || !to_floats(*weight.plain(), all))
-        return unsupported("tensor " + ref.key + " (" + weight.encoding_name() + "): expected plain numbers");
-    RowMap rows = ref.rows.block == 0 ? RowMap::all(static_cast<std::int64_t>(all.size())) : ref.rows;
-    if (rows.n_rows() != size || (size > 0 && rows.at(size - 1) >= static_cast<std::int64_t>(all.size())))
-        return corrupt("tensor " + ref.key + " has " + std::to_string(all.size()) + " entries, its operator needs " + std::to_string(size));
-    for (std::int64_t i = 0; i < size; ++i) values->push_back(all[static_cast<std::size_t>(rows.at(i))] + offset);
+    SKIFF_TRY(*values, vector_of(weight, ref, size, offset));
     vectors_.emplace(key, values);
     return std::shared_ptr<const std::vector<float>>(values);
 }

@@ -10,6 +10,12 @@
 
 namespace skiff {
 
+// A tensor as its operator declares it: checked against the spec, and turned where it is stored as (inputs, outputs).
+Result<Weight> load_declared(const ModelSpec& spec, const WeightSource& source, const TensorRef& ref);
+// Its numbers plus `offset`; size: that the operator needs.
+Result<std::vector<float>> vector_of(const Weight& weight, const TensorRef& ref, std::int64_t size, float offset);
+std::string tensor_ref_key(const TensorRef& ref);  // equal for references to the same rows of the same tensor
+
 class WeightPool {
 public:
     WeightPool(const ModelSpec& spec, const WeightSource& source, const PlanOptions& options)
@@ -26,7 +32,7 @@ public:
     const PackCache& finish_cache();
 
 private:
-    Result<Weight> load(const TensorRef& ref);
+    Result<Weight> load(const TensorRef& ref) const { return load_declared(spec_, source_, ref); }
     const Layout* layout_for(Weight& weight);
     PackCache open_cache() const;
     std::shared_ptr<const PackedWeight> keep(const std::string& key, std::shared_ptr<const PackedWeight> packed);

@@ -21,12 +21,14 @@ struct DeviceFacts {
     int memory_clock_khz, memory_bus_bits;  // 0: not told
 };
 
-// C = A B^T (+ C): by cuBLASLt, for many tokens.
+// y = factor * x weight^T + bias (+ y): by cuBLASLt, for many tokens.
 struct MatmulArgs {
     const void* weight = nullptr;  // (n_rows, n_columns) bf16, rows weight_stride elements apart
     const void* x = nullptr;       // (n_tokens, n_columns) bf16
+    const float* bias = nullptr;   // (n_rows) or null
     float* y = nullptr;            // (n_tokens, y_stride) f32
     std::int64_t n_tokens = 0, n_rows = 0, n_columns = 0, weight_stride = 0, x_stride = 0, y_stride = 0;
+    float factor = 1;
     enum class Write : std::uint8_t { replace, add } write = Write::replace;
     void* workspace = nullptr;
     std::size_t workspace_bytes = 0;
@@ -104,6 +106,7 @@ struct Table {
     int (*causal_conv)(const ConvLaunchArgs& args, const Launch& launch);
     int (*sample)(const SampleArgs& args, const Launch& launch);
     int (*pairs)(const PairsArgs& args, const Launch& launch);
+    int (*read_all)(const void* data, std::size_t size_bytes, float* sink, const Launch& launch);  // reads it and keeps nothing: the bandwidth // sink: (1) f32
 
     // ---- cuBLASLt, where the program has found it. Opened once; null opens nothing and tells whether it is open.
     int (*open_cublaslt)(const char* path);

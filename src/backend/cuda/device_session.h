@@ -1,0 +1,34 @@
+// A Session whose layers run on a device: the same calls as on the processor. Programs are laid out per number of tokens (emit.h) and kept; those of decoding
+// are captured into CUDA graphs and launched again. Nothing waits for the device until somebody asks for logits.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/cuda/emit.h"
+#include "backend/cuda/page_table.h"
+#include "plan/session.h"
+
+namespace skiff::cuda {
+
+struct DeviceSessionOptions {
+    SessionOptions session;
+    bool state_fp8 = false;  // keys and values as e4m3, which the processor's state does not have
+    enum class Graphs : std::uint8_t { on, off } graphs = Graphs::on;
+    DeviceModelOptions::Fuse fuse = DeviceModelOptions::Fuse::on;
+    Matmul matmul = Matmul::own;
+    std::string cublaslt;    // its path, of Matmul::cublaslt
+    Dependence dependence = Dependence::stream;
+    std::size_t first_block = 0, last_block = SIZE_MAX;
+    ProgressSink progress;
+};
+
+class DeviceSession : public Session {
+public:
+    static Result<std::unique_ptr<DeviceSession>> create(const Table& table, const ModelSpec& spec, const WeightSource& weights, const DeviceSessionOptions& options);
+
+    // Launches of one token, by operator: what --fuse and docs/fusion.md count.
+    virtual std::vector<std::pair<std::string, std::string>> decode_launches() = 0;  // (operators, kernel)
+};
+
+}  // namespace skiff::cuda

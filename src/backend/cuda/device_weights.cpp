@@ -1,0 +1,75 @@
+#include "backend/cuda/device_weights.h"
+
+#include "plan/weight_pool.h"
+
+namespace skiff::cuda {
+namespace {
+
+std::string key_of(const std::vector<WeightRows>& parts, Interleave interleave) {
+    std::string key = interleave == Interleave::none ? "" : "pairs";
+    for (const WeightRows& part : parts) key += "|" + tensor_ref_key(part.ref);
+    return key;
+}
+
+}  // namespace
+
+Result<Weight> DeviceWeights::load(const WeightRows& part) const {
+    SKIFF_TRY(auto weight, load_declared(spec_, source_, part.ref));
+    const RowMap rows = part.ref.rows.block == 0 ? RowMap::all(weight.n_rows()) : part.ref.rows;
+    if (rows.n_rows() != part.n_rows || weight.n_columns() != part.n_columns || (part.n_rows > 0 && rows.at(rows.n_rows() - 1) >= weight.n_rows()))
+        return corrupt("tensor " + part.ref.key + " of shape " + shape_text(weight.shape) + " cannot give an operator of " + std::to_string(part.n_rows) + " x " + std::to_string(part.n_columns));
+    return weight;
+}
+
+Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightRows>& parts, Interleave interleave) {
+    const std::string key = key_of(parts, interleave);
+    if (const auto found = packed_.find(key); found != packed_.end()) return found->second;
+    std::vector<Weight> weights;
+    std::vector<RowSource> sources;
+    weights.reserve(parts.size());
+    for (const WeightRows& part : parts) {
+        SKIFF_TRY(auto weight, load(part));
+        weights.push_back(std::move(weight));
+        const RowMap rows = part.ref.rows.block == 0 ? RowMap::all(weights.back().n_rows()) : part.ref.rows;
+        sources.push_back({&weights.back(), rows});
+    }
+    std::vector<std::vector<RowSource>> groups;
+    if (sources.size() == 1 || can_merge(sources)) groups = {sources};
+    else if (interleave == Interleave::none)
+        for (const RowSource& source : sources) groups.push_back({source});
+    std::vector<GpuWeight> result;
+    for (const auto& group : groups) {
+        SKIFF_TRY(const auto packed, pack_gpu(group, interleave, pool_));
+        SKIFF_TRY(std::byte * address, device_.allocate(packed.size_bytes(), "tensor " + parts[0].ref.key));
+        SKIFF_CHECK(device_.upload(address, packed.blob.data(), packed.size_bytes(), pool_));
+        result.push_back(packed.at(address));
+        bytes_[result.back().codes] = packed.size_bytes();
+        weight_bytes_ += packed.size_bytes();
+    }
+    for (const Weight& weight : weights) release_pages(weight);
+    packed_.emplace(key, result);
+    return result;
+}
+
+Result<std::vector<float>> DeviceWeights::numbers(const TensorRef& ref, std::int64_t size, float offset) {
+    std::vector<float> values;
+    if (ref.empty()) return values;
+    SKIFF_TRY(const auto weight, load_declared(spec_, source_, ref));
+    SKIFF_TRY(values, vector_of(weight, ref, size, offset));
+    return values;
+}
+
+Result<const float*> DeviceWeights::vector(const std::vector<float>& values) {
+    if (values.empty()) return static_cast<const float*>(nullptr);
+    if (const auto found = vectors_.find(values); found != vectors_.end()) return found->second;
+    SKIFF_TRY(const float* address, device_.upload_new(values, "a vector of the model"));
+    vectors_.emplace(values, address);
+    return address;
+}
+
+std::uint64_t DeviceWeights::bytes_of(const GpuWeight& weight) const {
+    const auto found = bytes_.find(weight.codes);
+    return found == bytes_.end() ? 0 : found->second;
+}
+
+}  // namespace skiff::cuda

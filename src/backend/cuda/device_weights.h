@@ -1,0 +1,45 @@
+// Weights on the device: loaded, packed and uploaded once each, however many operators use them.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "backend/cuda/device.h"
+#include "kernels/cuda/pack.h"
+#include "model/spec.h"
+#include "model/weight_source.h"
+
+namespace skiff::cuda {
+
+struct WeightRows {  // an operator's matrix: its tensor, and the shape that it must have
+    TensorRef ref;
+    std::int64_t n_rows = 0, n_columns = 0;
+};
+
+class DeviceWeights {
+public:
+    DeviceWeights(const ModelSpec& spec, const WeightSource& source, Device& device, ThreadPool* pool) : spec_(spec), source_(source), device_(device), pool_(pool) {}
+
+    // One weight of all these rows, or several where their schemes differ: then each with its rows, in order. Interleaved ones that differ are refused (empty).
+    Result<std::vector<GpuWeight>> matrices(const std::vector<WeightRows>& parts, Interleave interleave = Interleave::none);
+    // Plain numbers plus an offset, on the host; empty for an empty reference.
+    Result<std::vector<float>> numbers(const TensorRef& ref, std::int64_t size, float offset = 0);
+    // Those on the device; null for none. Equal vectors are kept once.
+    Result<const float*> vector(const std::vector<float>& values);
+    std::uint64_t weight_bytes() const { return weight_bytes_; }
+    std::uint64_t bytes_of(const GpuWeight& weight) const;  // that reading all of it takes
+
+private:
+    Result<Weight> load(const WeightRows& part) const;
+    const ModelSpec& spec_;
+    const WeightSource& source_;
+    Device& device_;
+    ThreadPool* pool_;
+    std::map<std::string, std::vector<GpuWeight>> packed_;
+    std::map<const void*, std::uint64_t> bytes_;  // by address of the codes
+    std::map<std::vector<float>, const float*> vectors_;
+    std::uint64_t weight_bytes_ = 0;
+};
+
+}  // namespace skiff::cuda

@@ -1,0 +1,466 @@
+#include "backend/cuda/emit.h"
+
+#include <algorithm>
+
+namespace skiff::cuda {
+namespace {
+
+// A value while it is alive.
+struct Live {
+    float* floats = nullptr;
+    std::int64_t stride = 0;
+    bool owned = false;   // from the scratch memory
+    Operand operand;
+    PendingRms rms;       // of the operand
+    float* square_sums = nullptr;
+    int readers = 0;
+};
+
+class Emitter {
+public:
+    Emitter(const DeviceModel& model, const std::vector<StatePlace>& states, const RunShape& shape, const RunInputs& inputs, const EmitOptions& options, Scratch& scratch)
+        : model_(model), states_(states), shape_(shape), inputs_(inputs), options_(options), scratch_(scratch), live_(model.values.size()), rows_(shape.n_tokens) {
+        for (std::size_t v = 0; v < live_.size(); ++v) live_[v].readers = model.values[v].readers;
+        tokens_ = {shape.n_tokens, inputs.positions, inputs.sequences};
+    }
+
+    DeviceProgram run() {
+        scratch_.begin();
+        if (model_.input >= 0) {
+            Live& input = live_[static_cast<std::size_t>(model_.input)];
+            input.floats = const_cast<float*>(inputs_.hidden);
+            input.stride = model_.input_width;
+        }
+        for (std::size_t i = 0; i < model_.ops.size(); ++i) {
+            name_ = &model_.ops[i].name;
+            if (shape_.n_selected == 0 && std::holds_alternative<SelectDevice>(model_.ops[i].detail)) return std::move(program_);  // nobody wants logits
+            std::visit([&](const auto& detail) { add(detail); }, model_.ops[i].detail);
+        }
+        program_.output = floats(model_.output);
+        return std::move(program_);
+    }
+
+private:
+    const DeviceValue& value(int v) const { return model_.values[static_cast<std::size_t>(v)]; }
+    Live& root(int v) { return live_[static_cast<std::size_t>(model_.root(v))]; }
+    std::int64_t offset(int v) const { return value(v).parent >= 0 ? value(v).offset : 0; }
+    float* floats(int v) { return root(v).floats + offset(v); }
+    std::int64_t stride(int v) { return root(v).stride; }
+    template <class Args>
+    void push(const char* kernel, const Args& args) {
+        program_.steps.push_back({*name_, kernel, args});
+    }
+
+    float* make_floats(int v) {
+        Live& live = live_[static_cast<std::size_t>(v)];
+        live.floats = scratch_.take_floats(rows_ * value(v).width);
+        live.stride = value(v).width;
+        live.owned = true;
+        return live.floats;
+    }
+    // One reader less; the last one gives the memory back.
+    void done(int v) {
+        if (v < 0) return;
+        Live& live = root(v);
+        if (--live.readers > 0) return;
+        if (live.owned) scratch_.give(live.floats);
+        live.owned = false;
+        free_operand(v);
+    }
+    void free_operand(int v) {
+        Live& live = live_[static_cast<std::size_t>(v)];
+        scratch_.give(live.operand);
+        scratch_.give(live.square_sums);
+        live.operand = {};
+        live.square_sums = nullptr;
+        live.rms = {};
+    }
+    // `to` goes on in the memory of `from`, whose last reader is this operator.
+    void take_over(int to, int from) {
+        Live &target = live_[static_cast<std::size_t>(to)], &source = live_[static_cast<std::size_t>(from)];
+        target.floats = source.floats;
+        target.stride = source.stride;
+        target.owned = source.owned;
+        source.owned = false;
+        free_operand(from);
+        --source.readers;
+    }
+
+    OperandForm form() const { return operand_form(rows_, !library()); }
+    bool library() const { return options_.matmul == Matmul::cublaslt && rows_ >= matmul_min_tokens; }
+    Operand make_operand(int v) {
+        Live& live = live_[static_cast<std::size_t>(v)];
+        live.operand = scratch_.take_operand(form(), value(v).width);
+        return live.operand;
+    }
+    // What the producer of v writes beside it.
+    NextNorm next_of(int v) {
+        NextNorm next;
+        int seen = v;
+        if (select_reads(v) && shape_.selection == RunShape::Selection::all) seen = select_out_;
+        const int norm_op = value(seen).norm_behind;
+        if (norm_op >= 0 && options_.fuse == EmitOptions::Fuse::on && !library()) {
+            const auto& norm = std::get<NormDevice>(model_.ops[static_cast<std::size_t>(norm_op)].detail);
+            Live& out = live_[static_cast<std::size_t>(norm.out)];
+            const std::int64_t width = value(norm.out).width;
+            next.weight = norm.weight;
+            next.operand = make_operand(norm.out);
+            next.square_sums = out.square_sums = scratch_.take_floats(rows_ * pending_parts(width));
+            out.rms = {out.square_sums, pending_parts(width), width, norm.eps};
+        } else if (value(v).as_operand) {
+            next.operand = make_operand(v);
+        }
+        return next;
+    }
+    bool select_reads(int v) {
+        if (!looked_for_select_) {
+            looked_for_select_ = true;
+            for (const DeviceOp& op : model_.ops)
+                if (const auto* select = std::get_if<SelectDevice>(&op.detail)) select_in_ = select->x, select_out_ = select->out;
+        }
+        return select_in_ == v;
+    }
+
+    // The operand of a matrix: as its producer left it, or made from the numbers now.
+    const Live& operand_of(int v) {
+        Live& live = live_[static_cast<std::size_t>(v)];
+        if (live.operand.data != nullptr) return live;
+        ElementLaunchArgs args;
+        args.kind = ElementKind::scale;
+        args.a = floats(v);
+        args.a_stride = stride(v);
+        args.n_tokens = rows_;
+        args.n_columns = value(v).width;
+        args.operand = make_operand(v);
+        push("operand", args);
+        return live;
+    }
+    void done_operand(int v) {
+        // Of a column of a product the operand is its own; it goes when the product goes, or now if nobody else multiplies it.
+        if (value(v).parent >= 0) free_operand(v);
+        done(v);
+    }
+
+    void add(const EmbedDevice& embed) {
+        EmbedArgs args;
+        args.table = embed.table;
+        args.index = embed.index == EmbedOp::Index::token ? inputs_.tokens : inputs_.positions;
+        args.offset = embed.offset;
+        args.n_tokens = rows_;
+        args.scale = embed.scale;
+        if (embed.adds_to >= 0) {
+            args.write = EmbedArgs::Write::add;
+            take_over(embed.out, embed.adds_to);
+            args.x = floats(embed.out);
+        } else {
+            args.x = make_floats(embed.out);
+        }
+        if (!adds_later(embed.out)) args.next = next_of(embed.out);
+        push("embed", args);
+    }
+    // Positions are still to be added to it.
+    bool adds_later(int v) const {
+        for (const DeviceOp& op : model_.ops)
+            if (const auto* embed = std::get_if<EmbedDevice>(&op.detail); embed != nullptr && embed->adds_to == v) return true;
+        return false;
+    }
+
+    void add(const NormDevice& norm) {
+        if (live_[static_cast<std::size_t>(norm.out)].operand.data != nullptr) {  // its producer has done it
+            done(norm.x);
+            return;
+        }
+        NormLaunchArgs args;
+        args.x = floats(norm.x);
+        args.x_stride = stride(norm.x);
+        if (norm.residual >= 0 && stride(norm.residual) == args.x_stride && args.x_stride == value(norm.sum).width) {
+            args.residual = floats(norm.residual);
+            args.sum = make_floats(norm.sum);
+        } else if (norm.residual >= 0) {
+            ElementLaunchArgs sum;
+            sum.a = floats(norm.residual);
+            sum.a_stride = stride(norm.residual);
+            sum.b = args.x;
+            sum.b_stride = args.x_stride;
+            sum.n_tokens = rows_;
+            sum.n_columns = args.x_stride = sum.y_stride = value(norm.sum).width;
+            sum.y = make_floats(norm.sum);
+            args.x = sum.y;
+            push("elements", sum);
+        }
+        args.weight = norm.weight;
+        args.bias = norm.bias;
+        args.n_tokens = rows_;
+        args.width = norm.group_width;
+        args.n_groups = value(norm.out).width / norm.group_width;
+        args.eps = norm.eps;
+        args.kind = norm.kind;
+        if (value(norm.out).as_floats || !value(norm.out).as_operand) {
+            args.y = make_floats(norm.out);
+            args.y_stride = value(norm.out).width;
+        }
+        if (value(norm.out).as_operand) args.operand = make_operand(norm.out);
+        push("norm", args);
+        done(norm.x);
+        done(norm.residual);
+    }
+
+    void add(const LinearDevice& linear) {
+        const Live x = operand_of(linear.x);
+        float* y = nullptr;
+        if (linear.write == GemvWrite::add) {
+            take_over(linear.out, linear.adds_to);
+            y = floats(linear.out);
+        } else if (linear.write == GemvWrite::replace) {
+            y = make_floats(linear.out);
+        }
+        const bool one = linear.matrices.size() == 1;
+        NextNorm next;
+        if (linear.write == GemvWrite::gate) next.operand = make_operand(linear.out);
+        else if (one && !library()) next = next_of(linear.out);
+        for (const MatrixDevice& matrix : linear.matrices) {
+            if (library()) {
+                multiply(linear, matrix, x, y, next);
+                continue;
+            }
+            GemvArgs args;
+            args.weight = matrix.weight;
+            args.x = x.operand.data;
+            args.n_tokens = rows_;
+            args.rms = x.rms;
+            args.bias = matrix.bias;
+            args.write = linear.write;
+            args.activation = linear.activation;
+            if (y != nullptr) {
+                args.y = y + matrix.offset;
+                args.y_stride = stride(linear.out);
+            }
+            args.softcap = linear.softcap;
+            args.factor = linear.factor;
+            args.next = next;
+            if (rows_ <= max_gemv_tokens) push("gemv", args);
+            else push("gemm", GemmArgs{args.weight, args.x, args.n_tokens, args.rms, args.bias, args.write, args.activation, args.y, args.y_stride, args.softcap, args.factor, args.next});
+        }
+        done_operand(linear.x);
+    }
+
+    // By cuBLASLt: rows of the matrix as bf16, as many as its workspace has room for, then the product.
+    void multiply(const LinearDevice& linear, const MatrixDevice& matrix, const Live& x, float* y, const NextNorm& next) {
+        const std::int64_t n_rows = matrix.weight.n_rows, n_columns = matrix.weight.n_columns, padded = (n_columns + 7) / 8 * 8;
+        const bool gate = linear.write == GemvWrite::gate;
+        float* target = gate ? scratch_.take_floats(rows_ * n_rows) : y + matrix.offset;
+        const std::int64_t target_stride = gate ? n_rows : stride(linear.out);
+        const std::int64_t at_once = std::max<std::int64_t>(256, library_weight_bytes / (2 * padded) / 256 * 256);
+        for (std::int64_t first = 0; first < n_rows; first += at_once) {
+            const std::int64_t n = std::min(at_once, n_rows - first);
+            void* rows = scratch_.take(static_cast<std::size_t>(n * padded) * 2);
+            push("dequantize", DequantizeArgs{matrix.weight, first, n, rows, padded});
+            MatmulArgs args;
+            args.weight = rows;
+            args.weight_stride = padded;
+            args.x = x.operand.data;
+            args.x_stride = n_columns;
+            args.bias = gate || matrix.bias == nullptr ? nullptr : matrix.bias + first;
+            args.y = target + first;
+            args.y_stride = target_stride;
+            args.n_tokens = rows_;
+            args.n_rows = n;
+            args.n_columns = n_columns;
+            args.factor = linear.factor;
+            args.write = linear.write == GemvWrite::add ? MatmulArgs::Write::add : MatmulArgs::Write::replace;
+            args.workspace = options_.matmul_workspace;
+            args.workspace_bytes = options_.matmul_workspace_bytes;
+            push("cublaslt", args);
+            scratch_.give(rows);
+        }
+        if (gate) {
+            push("activation of pairs", PairsArgs{target, matrix.bias, rows_, n_rows / 2, linear.activation, next.operand});
+            scratch_.give(target);
+        } else if (linear.softcap > 0) {
+            ElementLaunchArgs args;
+            args.kind = ElementKind::softcap;
+            args.a = args.y = target;
+            args.a_stride = args.y_stride = target_stride;
+            args.n_tokens = rows_;
+            args.n_columns = n_rows;
+            args.factor = linear.softcap;
+            push("softcap", args);
+        }
+    }
+
+    void add(const RopeDevice& rope) {
+        RopeWriteArgs args;
+        const int first = rope.q >= 0 ? rope.q : rope.k >= 0 ? rope.k : rope.v;
+        args.qkv = root(first).floats;
+        args.qkv_stride = stride(first);
+        args.q_offset = rope.q >= 0 ? offset(rope.q) : -1;
+        args.k_offset = rope.k >= 0 ? offset(rope.k) : -1;
+        args.v_offset = rope.v >= 0 ? offset(rope.v) : -1;
+        args.n_heads = rope.q >= 0 ? rope.n_heads : 0;
+        args.q_norm = rope.q_norm;
+        args.k_norm = rope.k_norm;
+        args.norm_eps = rope.norm_eps;
+        args.inv_freq = rope.inv_freq;
+        args.rotary_dim = rope.rotary_dim;
+        args.magnitude = rope.magnitude;
+        args.style = rope.style;
+        if (rope.q >= 0) {
+            args.q = floats(rope.q);
+            args.q_stride = stride(rope.q);
+        }
+        args.tokens = tokens_;
+        if (rope.state >= 0) args.state = states_[static_cast<std::size_t>(rope.state)].view;
+        else args.state.head_dim = rope.head_dim;
+        push(rope.state >= 0 ? "rope and state write" : "rope", args);
+        for (int v : {rope.q, rope.k, rope.v}) done(v);
+    }
+
+    void add(const AttentionDevice& attention) {
+        AttentionCommon common;
+        common.q = floats(attention.q);
+        common.q_stride = stride(attention.q);
+        common.n_heads = attention.op.n_heads;
+        common.state = states_[static_cast<std::size_t>(attention.state)].view;
+        common.tokens = tokens_;
+        common.window = attention.op.window;
+        common.scale = attention.op.scale;
+        common.softcap = attention.op.softcap;
+        if (value(attention.out).as_floats || !value(attention.out).as_operand) {
+            common.y = make_floats(attention.out);
+            common.y_stride = value(attention.out).width;
+        }
+        if (value(attention.out).as_operand) common.operand = make_operand(attention.out);
+        if (shape_.attention == RunShape::Attention::prefill) {
+            push("prefill attention", PrefillAttentionArgs{common, inputs_.tiles, shape_.n_tiles});
+        } else {
+            DecodeAttentionArgs args;
+            args.common = common;
+            args.n_splits = scratch_table().decode_attention_splits(options_.capacity, attention.op.n_kv_heads, *options_.launch);
+            args.partials = scratch_.take_floats(scratch_table().decode_partial_floats(rows_, attention.op.n_heads, attention.op.head_dim, args.n_splits));
+            args.arrivals = options_.arrivals;
+            push("decode attention", args);
+            scratch_.give(args.partials);
+        }
+        done(attention.q);
+    }
+
+    void add(const ElementDevice& element) {
+        ElementLaunchArgs args;
+        args.kind = element.kind;
+        args.a = floats(element.a);
+        args.a_stride = stride(element.a);
+        if (element.b >= 0) {
+            args.b = floats(element.b) + element.b_column;
+            args.b_stride = stride(element.b);
+        }
+        if (element.columns != nullptr) args.b = element.columns;
+        args.order = element.order;
+        args.n_tokens = rows_;
+        args.n_columns = value(element.out).width;
+        args.factor = element.factor;
+        args.activation = element.activation;
+        if (value(element.out).as_floats || !value(element.out).as_operand) {
+            args.y = make_floats(element.out);
+            args.y_stride = value(element.out).width;
+        }
+        if (value(element.out).as_operand) args.operand = make_operand(element.out);
+        push("elements", args);
+        done(element.a);
+        done(element.b);
+    }
+
+    // From here on only the rows whose logits are wanted.
+    void add(const SelectDevice& select) {
+        if (shape_.selection == RunShape::Selection::all) {
+            Live &out = live_[static_cast<std::size_t>(select.out)], &in = live_[static_cast<std::size_t>(select.x)];
+            out.floats = in.floats;
+            out.stride = in.stride;
+            out.owned = in.readers == 1 && in.owned;
+            if (out.owned) in.owned = false;
+            done(select.x);
+            return;
+        }
+        const std::int64_t n = shape_.n_selected;
+        rows_ = std::max<std::int64_t>(n, 1);
+        float* y = make_floats(select.out);
+        push("select", SelectArgs{floats(select.x), inputs_.selected, y, n, value(select.out).width});
+        done(select.x);
+    }
+
+    void add(const RouteDevice& route) {
+        RouteLaunchArgs args;
+        args.logits = floats(route.logits);
+        args.n_tokens = rows_;
+        args.n_experts = value(route.out).width;
+        args.n_used = route.op.n_used;
+        args.rule = route.op.rule == RouteOp::Rule::softmax_then_top ? RouteLaunchArgs::Rule::softmax_then_top : RouteLaunchArgs::Rule::top_then_softmax;
+        args.divide = route.op.normalize ? RouteLaunchArgs::Divide::by_their_sum : RouteLaunchArgs::Divide::as_they_are;
+        args.y = make_floats(route.out);
+        push("route", args);
+        done(route.logits);
+    }
+
+    void add(const ConvDevice& conv) {
+        ConvLaunchArgs args;
+        args.x = floats(conv.x);
+        args.taps = conv.taps;
+        args.bias = conv.bias;
+        args.rings = states_[static_cast<std::size_t>(conv.state)].rings;
+        args.tokens = tokens_;
+        args.n_taps = conv.n_taps;
+        args.n_columns = value(conv.out).width;
+        args.y = make_floats(conv.out);
+        push("convolution", args);
+        done(conv.x);
+    }
+
+    const Table& scratch_table() const { return scratch_.table(); }
+    static constexpr std::int64_t library_weight_bytes = std::int64_t{256} << 20;
+
+    const DeviceModel& model_;
+    const std::vector<StatePlace>& states_;
+    const RunShape& shape_;
+    const RunInputs& inputs_;
+    const EmitOptions& options_;
+    Scratch& scratch_;
+    std::vector<Live> live_;
+    DeviceProgram program_;
+    TokenView tokens_;
+    const std::string* name_ = nullptr;
+    std::int64_t rows_;
+    bool looked_for_select_ = false;
+    int select_in_ = -1, select_out_ = -1;
+};
+
+}  // namespace
+
+DeviceProgram emit(const DeviceModel& model, const std::vector<StatePlace>& states, const RunShape& shape, const RunInputs& inputs, const EmitOptions& options, Scratch& scratch) {
+    return Emitter(model, states, shape, inputs, options, scratch).run();
+}
+
+namespace {
+
+struct Launcher {
+    const Table& table;
+    const Launch& launch;
+    int operator()(const EmbedArgs& args) const { return table.embed(args, launch); }
+    int operator()(const NormLaunchArgs& args) const { return table.norm(args, launch); }
+    int operator()(const GemvArgs& args) const { return table.gemv(args, launch); }
+    int operator()(const GemmArgs& args) const { return table.gemm(args, launch); }
+    int operator()(const RopeWriteArgs& args) const { return table.rope_write(args, launch); }
+    int operator()(const DecodeAttentionArgs& args) const { return table.decode_attention(args, launch); }
+    int operator()(const PrefillAttentionArgs& args) const { return table.prefill_attention(args, launch); }
+    int operator()(const ElementLaunchArgs& args) const { return table.elements(args, launch); }
+    int operator()(const SelectArgs& args) const { return table.select_rows(args.x, args.index, args.y, args.n_rows, args.n_columns, launch); }
+    int operator()(const RouteLaunchArgs& args) const { return table.route(args, launch); }
+    int operator()(const ConvLaunchArgs& args) const { return table.causal_conv(args, launch); }
+    int operator()(const DequantizeArgs& args) const { return table.dequantize(args, launch); }
+    int operator()(const MatmulArgs& args) const { return table.matmul(args, launch); }
+    int operator()(const PairsArgs& args) const { return table.pairs(args, launch); }
+};
+
+}  // namespace
+
+int launch_step(const Table& table, const DeviceStep& step, const Launch& launch) { return std::visit(Launcher{table, launch}, step.args); }
+
+}  // namespace skiff::cuda

@@ -1,0 +1,74 @@
+// From a model on the device to the launches of one run: for a number of tokens, with every address in its place. What a program reads that changes from run to
+// run (tokens, positions, pages) is read from memory, so that a CUDA graph of it can be launched again.
+#pragma once
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "backend/cuda/device_model.h"
+#include "backend/cuda/scratch.h"
+
+namespace skiff::cuda {
+
+struct RunShape {
+    std::int64_t n_tokens = 1;
+    std::int64_t n_selected = 1;  // rows that go on into the head
+    enum class Selection : std::uint8_t { all, some } selection = Selection::all;  // all: every token, in order
+    enum class Attention : std::uint8_t { decode, prefill } attention = Attention::decode;
+    std::int64_t n_tiles = 0;  // of prefill
+    auto operator<=>(const RunShape&) const = default;
+};
+
+// Where a run's inputs are on the device.
+struct RunInputs {
+    std::int32_t* tokens = nullptr;           // (n_tokens)
+    std::int32_t* positions = nullptr;        // (n_tokens)
+    const std::int32_t* sequences = nullptr;  // (n_tokens)
+    const std::int32_t* selected = nullptr;   // (n_selected)
+    const PrefillTile* tiles = nullptr;       // (n_tiles)
+    const float* hidden = nullptr;            // (n_tokens, input_width), of a stretch of blocks
+};
+
+// The state of an operator on the device.
+struct StatePlace {
+    StateView view;
+    float* rings = nullptr;  // of a convolution
+};
+
+enum class Matmul : std::uint8_t { own, cublaslt };  // of many tokens
+
+struct EmitOptions {
+    const Launch* launch = nullptr;
+    std::int64_t capacity = 0;
+    Matmul matmul = Matmul::own;
+    enum class Fuse : std::uint8_t { on, off } fuse = Fuse::on;  // the norm's product in the kernel in front
+    std::int32_t* arrivals = nullptr;     // of attention: zeros
+    void* matmul_workspace = nullptr;
+    std::size_t matmul_workspace_bytes = 0;
+};
+inline constexpr std::int64_t matmul_min_tokens = 65;  // from here on cuBLASLt, where it is wanted
+
+struct SelectArgs {
+    const float* x = nullptr;
+    const std::int32_t* index = nullptr;
+    float* y = nullptr;
+    std::int64_t n_rows = 0, n_columns = 0;
+};
+
+using LaunchArgs = std::variant<EmbedArgs, NormLaunchArgs, GemvArgs, GemmArgs, RopeWriteArgs, DecodeAttentionArgs, PrefillAttentionArgs, ElementLaunchArgs, SelectArgs, RouteLaunchArgs, ConvLaunchArgs,
+                                DequantizeArgs, MatmulArgs, PairsArgs>;
+struct DeviceStep {
+    std::string name;    // of the operators it does
+    const char* kernel;  // "gemv", "decode attention"
+    LaunchArgs args;
+};
+struct DeviceProgram {
+    std::vector<DeviceStep> steps;
+    float* output = nullptr;  // (n_selected or n_tokens, output_width)
+};
+
+DeviceProgram emit(const DeviceModel& model, const std::vector<StatePlace>& states, const RunShape& shape, const RunInputs& inputs, const EmitOptions& options, Scratch& scratch);
+int launch_step(const Table& table, const DeviceStep& step, const Launch& launch);
+
+}  // namespace skiff::cuda
