@@ -35,7 +35,8 @@ struct GpuWeight {
     bool relative_unsigned = false;     // r8: the code is a u8
     bool table_per_row = false;         // table4, table2, table1: each row has its own levels
     bool table_exact = true;            // every level is a bf16: one part is enough
-    std::int32_t n_rows = 0;            // logical
+    float half = 0;                     // of linear forms: what decoding subtracts from a code, 2^(bits-1)
+    std::int32_t n_rows = 0;            // logical; of gate_up both halves
     std::int32_t n_columns = 0;         // logical
     std::int32_t n_tiles = 0;           // of 16 rows
     std::int32_t n_units = 0;           // of unit_columns(form) columns, in each tile

@@ -1,0 +1,126 @@
+// The instructions that C++ has no word for, and how kernels are launched.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+#include "kernels/cuda/lane.h"
+#include "kernels/cuda/launch.h"
+
+namespace skiff::cuda {
+
+__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) { return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer)); }
+
+// 16 bytes past the L1: weights are read once.
+__device__ __forceinline__ void copy_async16(std::uint32_t shared, const void* global) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
+// As above, but zeros where `bytes` is 0.
+__device__ __forceinline__ void copy_async16(std::uint32_t shared, const void* global, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int n_pending>
+__device__ __forceinline__ void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(n_pending) : "memory");
+}
+
+// c += a b: 16 rows, 8 columns, depth 16.
+__device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four 8 x 8 matrices of 16-bit numbers from shared memory; each lane gives the address of a row.
+__device__ __forceinline__ void load_matrices(std::uint32_t (&r)[4], std::uint32_t row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");
+}
+__device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");
+}
+
+// Programmatic dependent launch. wait_for_predecessor() returns when everything that the kernel before wrote can be read; every thread of every kernel calls it
+// before it touches what another kernel writes or reads, and before it returns. Only weights may be read in front of it. A no-op before sm_90.
+__device__ __forceinline__ void wait_for_predecessor() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_successor_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
+    return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+    return x;
+}
+
+// One number of an operand.
+struct OperandTarget {
+    OperandForm form = OperandForm::rows;
+    unsigned char* data = nullptr;
+    std::int64_t n_columns = 0, n_slabs = 0;
+
+    __device__ __forceinline__ void put(std::int64_t token, std::int64_t column, float value) const {
+        const auto store = [&](std::int64_t byte, std::uint32_t bits) { *reinterpret_cast<unsigned short*>(data + byte) = static_cast<unsigned short>(bits); };
+        if (form == OperandForm::split) {
+            const std::uint32_t parts = split_bf16(value);
+            const std::int64_t byte = fragment_byte(token >> 2, 2 * static_cast<int>(token & 3), column, n_slabs);
+            store(byte, parts & 0xffffu);
+            store(byte + 64, parts >> 16);  // the next n
+        } else if (form == OperandForm::fragments) {
+            store(fragment_byte(token >> 3, static_cast<int>(token & 7), column, n_slabs), float_bf16(value));
+        } else {
+            store((token * n_columns + column) * 2, float_bf16(value));
+        }
+    }
+};
+inline OperandTarget target_of(const Operand& operand) {
+    return {operand.form, static_cast<unsigned char*>(operand.data), operand.n_columns, operand_columns(operand.n_columns) / slab_columns};
+}
+
+__device__ __forceinline__ float activate(Activation kind, float x) {
+    switch (kind) {
+        case Activation::silu: return x / (1.0f + __expf(-x));
+        case Activation::gelu_erf: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+        case Activation::gelu_tanh: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+        case Activation::quick_gelu: return x / (1.0f + __expf(-1.702f * x));
+        case Activation::relu: return x > 0 ? x : 0;
+        case Activation::sigmoid: return 1.0f / (1.0f + __expf(-x));
+        case Activation::tanh: return tanhf(x);
+    }
+    return x;
+}
+
+// Launches with the attribute that lets the kernel start while the one before ends. Shared memory beyond 48 KiB is asked for.
+template <class Params>
+int launch_kernel(void (*kernel)(Params), dim3 grid, dim3 block, std::size_t shared_bytes, const Launch& launch, const Params& params) {
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) return 0;
+    if (shared_bytes > 48 * 1024) {
+        const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+        if (error != cudaSuccess) return error;
+    }
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = static_cast<cudaStream_t>(launch.stream);
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &attribute;
+    config.numAttrs = launch.dependence == Dependence::programmatic && launch.arch >= 90 ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, params);
+}
+
+}  // namespace skiff::cuda

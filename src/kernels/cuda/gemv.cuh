@@ -1,0 +1,200 @@
+// y = W x for 1 to 8 tokens, bound by the bytes of W. Warps read their share of a tile through rings of cp.async in shared memory (no barrier: a lane
+// reads what it copied itself, and the records of groups within its warp), decode in registers and multiply on the tensor cores, whose eight columns hold
+// both bf16 parts of four tokens' activations. That leaves the vector units free for unpacking: a 4-bit weight costs 1.5 instructions, and would cost twice as
+// many with multiply-adds of its own. The ring runs over the end of a tile, and it starts before the kernel in front has ended.
+#pragma once
+
+#include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/tuning.h"
+
+namespace skiff::cuda {
+
+constexpr int gemv_head_bytes = 128, gemv_table_bytes = 1024;
+template <class Decoder, int n_blocks>
+constexpr int gemv_fixed_bytes() {
+    return gemv_head_bytes + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0) + 2 * gemv_warps * n_blocks * 2 * lanes * 4;
+}
+
+template <int i, int n, class Use>
+__device__ __forceinline__ void for_steps(Use&& use) {
+    if constexpr (i < n) {
+        use(std::integral_constant<int, i>{});
+        for_steps<i + 1, n>(use);
+    }
+}
+
+// Sums of one scale's columns go to the sums of the row.
+template <int n_blocks>
+__device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n_blocks][4], float (&ones)[n_blocks][4], const GroupScale (&scale)[2]) {
+#pragma unroll
+    for (int block = 0; block < n_blocks; ++block) {
+        sums[block][0] += scale[0].scale * (part[block][0] + part[block][1]) - scale[0].offset * (ones[block][0] + ones[block][1]);
+        sums[block][1] += scale[1].scale * (part[block][2] + part[block][3]) - scale[1].offset * (ones[block][0] + ones[block][1]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) part[block][i] = 0, ones[block][i] = 0;
+    }
+}
+
+// The bits of a token's sums do not depend on n_blocks (of four tokens) or on the other tokens: each column of the product is summed by itself.
+template <class Decoder, int n_blocks>
+__global__ void __launch_bounds__(gemv_warps* lanes) gemv_kernel(const __grid_constant__ LinearParams p) {
+    constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form), n_steps = unit / 16, stages = gemv_stages(Decoder::form);
+    extern __shared__ __align__(128) unsigned char shared[];
+    auto* token_scales = reinterpret_cast<float*>(shared);
+    unsigned char* tables = shared + gemv_head_bytes;
+    auto* reduction = reinterpret_cast<float*>(tables + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0));
+    const int warp = threadIdx.x / lanes, lane = threadIdx.x % lanes, g = lane / 4, t = lane % 4;
+    const int stage_bytes = pieces * 512 + p.param_bytes;
+    unsigned char* ring = shared + gemv_fixed_bytes<Decoder, n_blocks>() + warp * stages * stage_bytes;
+    const GpuWeight& weight = p.weight;
+
+    // This warp's units of every tile.
+    const int first_unit = static_cast<int>(static_cast<std::int64_t>(weight.n_units) * warp / gemv_warps);
+    const int end_unit = static_cast<int>(static_cast<std::int64_t>(weight.n_units) * (warp + 1) / gemv_warps);
+    const auto* codes = static_cast<const unsigned char*>(weight.codes);
+    const auto* records = static_cast<const unsigned char*>(weight.group_params);
+    const std::int64_t param_units = n_param_units(weight, p.layout);
+
+    int ahead_tile = end_unit > first_unit ? static_cast<int>(blockIdx.x) : weight.n_tiles, ahead_unit = first_unit, ahead_slot = 0;
+    const auto copy_next = [&] {
+        if (ahead_tile < weight.n_tiles) {
+            const std::uint32_t slot = shared_address(ring + ahead_slot * stage_bytes);
+            const unsigned char* source = codes + (static_cast<std::int64_t>(ahead_tile) * weight.n_units + ahead_unit) * (pieces * 512) + lane * 16;
+#pragma unroll
+            for (int piece = 0; piece < pieces; ++piece) copy_async16(slot + piece * 512 + lane * 16, source + piece * 512);
+            if (p.param_bytes > 0) {
+                const unsigned char* from = records + (ahead_tile * param_units + p.layout.index(ahead_unit)) * p.param_bytes;
+                for (int byte = lane * 16; byte < p.param_bytes; byte += lanes * 16) copy_async16(slot + pieces * 512 + byte, from + byte);
+            }
+            if (++ahead_unit == end_unit) ahead_unit = first_unit, ahead_tile += gridDim.x;
+        }
+        copy_commit();
+        ahead_slot = ahead_slot + 1 == stages ? 0 : ahead_slot + 1;
+    };
+#pragma unroll
+    for (int i = 0; i < stages - 1; ++i) copy_next();
+
+    Decoder decoder;
+    if constexpr (Decoder::form == CodeForm::table8) {
+        auto* levels = reinterpret_cast<std::uint32_t*>(tables);
+        for (int i = threadIdx.x; i < 256; i += gemv_warps * lanes) levels[i] = weight.table[i];
+        GpuWeight near = weight;
+        near.table = levels;
+        decoder.load_tables(near, 0, lane);
+    } else if constexpr (!Decoder::per_tile_tables) {
+        decoder.load_tables(weight, 0, lane);
+    }
+
+    let_successor_start();
+    wait_for_predecessor();
+    if (warp < p.n_tokens) {
+        const float scale = pending_scale(p.rms, warp, lane);
+        if (lane == 0) token_scales[warp] = scale;
+    }
+    __syncthreads();
+
+    const std::int64_t n_slabs = operand_slabs(weight.n_columns);
+    const bool grouped = weight.params != ParamForm::none, offsets = has_offset(weight.params), relative = has_supers(weight.params);
+    const std::uint32_t all_ones[4] = {one_bf16x2, one_bf16x2, one_bf16x2, one_bf16x2};
+    int slot = 0, round = 0;
+    for (int tile = blockIdx.x; tile < weight.n_tiles; tile += gridDim.x, ++round) {
+        float sums[n_blocks][2] = {}, part[n_blocks][4] = {}, ones[n_blocks][4] = {};
+        if constexpr (Decoder::per_tile_tables) decoder.load_tables(weight, tile, lane);
+        for (int u = first_unit; u < end_unit; ++u) {
+            Supers supers[2] = {};
+            if (relative) load_supers(weight, tile, static_cast<std::int64_t>(u) * unit, g, supers);
+            copy_wait<stages - 2>();
+            __syncwarp();  // records come from other lanes, and none of them still reads the slot that is filled next
+            copy_next();
+            const unsigned char* here = ring + slot * stage_bytes;
+            slot = slot + 1 == stages ? 0 : slot + 1;
+            std::uint32_t words[pieces * 4];
+#pragma unroll
+            for (int piece = 0; piece < pieces; ++piece) {
+                const uint4 four = *reinterpret_cast<const uint4*>(here + piece * 512 + lane * 16);
+                words[piece * 4] = four.x, words[piece * 4 + 1] = four.y, words[piece * 4 + 2] = four.z, words[piece * 4 + 3] = four.w;
+            }
+            uint4 b[n_blocks][2];
+            for_steps<0, n_steps>([&](auto index) {
+                constexpr int s = decltype(index)::value;
+                if constexpr (s % 4 == 0) {
+#pragma unroll
+                    for (int block = 0; block < n_blocks; ++block)
+#pragma unroll
+                        for (int half = 0; half < 2; ++half) {
+                            b[block][half] = make_uint4(0, 0, 0, 0);
+                            if (4 * block + g / 2 < p.n_tokens)
+                                b[block][half] = *reinterpret_cast<const uint4*>(p.x + (block * n_slabs + static_cast<std::int64_t>(u) * (unit / 64) + s / 4) * 1024 + half * 512 + lane * 16);
+                        }
+                }
+                std::uint32_t a[Decoder::n_parts][4];
+                decoder.template step<s>(words, a);
+#pragma unroll
+                for (int block = 0; block < n_blocks; ++block) {
+                    const uint4 four = b[block][s / 2 % 2];
+                    const std::uint32_t b0 = s % 2 == 0 ? four.x : four.z, b1 = s % 2 == 0 ? four.y : four.w;
+#pragma unroll
+                    for (int i = 0; i < Decoder::n_parts; ++i) multiply_add(part[block], a[i], b0, b1);
+                    if (offsets) multiply_add(ones[block], all_ones, b0, b1);
+                }
+                // A group of 16 columns ends with every step, one of 32 with every second; wider ones are folded every 64 columns.
+                if (grouped && (s % 4 == 3 || (s % 4 == 1 && weight.group_log2 <= 5) || (s % 2 == 0 && weight.group_log2 == 4))) {
+                    const unsigned char* record = here + pieces * 512 + (g * p.layout.in_unit + p.layout.in(16 * s)) * 2 * record_bytes(weight.params);
+                    GroupScale scale[2];
+                    read_pair(weight, record, supers, scale);
+                    fold<n_blocks>(sums, part, ones, scale);
+                }
+            });
+        }
+        if (!grouped) {
+            const GroupScale scale[2] = {{1, 0}, {1, 0}};
+            fold<n_blocks>(sums, part, ones, scale);
+        }
+
+        // The warps' sums meet in shared memory; two places for them, so that one barrier a tile is enough, and the warps take turns at finishing.
+        float* here = reduction + round % 2 * (gemv_warps * n_blocks * 2 * lanes);
+#pragma unroll
+        for (int block = 0; block < n_blocks; ++block)
+#pragma unroll
+            for (int i = 0; i < 2; ++i) here[((warp * n_blocks + block) * 2 + i) * lanes + lane] = sums[block][i];
+        __syncthreads();
+        if (warp == round % gemv_warps) {
+#pragma unroll
+            for (int block = 0; block < n_blocks; ++block) {
+                float v[2] = {0, 0};
+#pragma unroll
+                for (int from = 0; from < gemv_warps; ++from)
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) v[i] += here[((from * n_blocks + block) * 2 + i) * lanes + lane];
+                const int token = 4 * block + t;
+                const bool valid = token < p.n_tokens;
+                finish(p, tile, g, token, valid, v[0], v[1], token_scales[valid ? token : 0]);
+            }
+        }
+    }
+    copy_wait<0>();
+}
+
+template <class Decoder, int n_blocks>
+int launch_gemv_blocks(const GemvArgs& args, const Launch& launch) {
+    const LinearParams params = linear_params(args);
+    const std::size_t shared_bytes = gemv_fixed_bytes<Decoder, n_blocks>() + std::size_t{gemv_warps} * gemv_stages(Decoder::form) * (unit_pieces(Decoder::form) * 512 + params.param_bytes);
+    auto* kernel = gemv_kernel<Decoder, n_blocks>;
+    if (shared_bytes > 48 * 1024) {
+        const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+        if (error != cudaSuccess) return error;
+    }
+    int resident = 0;
+    const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, gemv_warps * lanes, shared_bytes);
+    if (error != cudaSuccess) return error;
+    const std::int64_t most = static_cast<std::int64_t>(launch.n_sms) * (resident > 0 ? resident : 1);
+    const auto grid = static_cast<unsigned>(args.weight.n_tiles < most ? args.weight.n_tiles : most);
+    return launch_kernel<LinearParams>(kernel, dim3(grid), dim3(gemv_warps * lanes), shared_bytes, launch, params);
+}
+
+template <class Decoder>
+int launch_gemv_form(const GemvArgs& args, const Launch& launch) {
+    return args.n_tokens <= 4 ? launch_gemv_blocks<Decoder, 1>(args, launch) : launch_gemv_blocks<Decoder, 2>(args, launch);
+}
+
+}  // namespace skiff::cuda

@@ -1,0 +1,14 @@
+// GEMV of 3, 2 and 1-bit codes.
+#include "kernels/cuda/gemv.cuh"
+#include "kernels/cuda/families.h"
+
+namespace skiff::cuda {
+
+int gemv_linear_low(const GemvArgs& args, const Launch& launch) {
+    if (args.weight.form == CodeForm::linear3) return launch_gemv_form<LinearDecoder<CodeForm::linear3>>(args, launch);
+    if (args.weight.form == CodeForm::linear2) return launch_gemv_form<LinearDecoder<CodeForm::linear2>>(args, launch);
+    if (args.weight.form == CodeForm::linear1) return launch_gemv_form<LinearDecoder<CodeForm::linear1>>(args, launch);
+    return cudaErrorInvalidValue;
+}
+
+}  // namespace skiff::cuda

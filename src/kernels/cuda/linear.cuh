@@ -1,0 +1,121 @@
+// What the matrix kernels share: their parameters, the scales of groups, and what happens to a finished number.
+#pragma once
+
+#include "kernels/cuda/device.cuh"
+
+namespace skiff::cuda {
+
+struct LinearParams {
+    GpuWeight weight;
+    ParamLayout layout;
+    int param_bytes = 0;        // of a unit and tile
+    const unsigned char* x = nullptr;
+    int n_tokens = 0;
+    PendingRms rms;
+    const float* bias = nullptr;
+    GemvWrite write = GemvWrite::replace;
+    Activation activation = Activation::silu;
+    float* y = nullptr;
+    std::int64_t y_stride = 0;
+    float softcap = 0, factor = 1;
+    const float* next_weight = nullptr;
+    OperandTarget operand;
+    float* square_sums = nullptr;
+};
+
+template <class Args>
+LinearParams linear_params(const Args& args) {
+    LinearParams p;
+    p.weight = args.weight;
+    p.layout = param_layout(args.weight, unit_columns(args.weight.form));
+    p.param_bytes = param_unit_bytes(args.weight.params, p.layout);
+    p.x = static_cast<const unsigned char*>(args.x);
+    p.n_tokens = static_cast<int>(args.n_tokens);
+    p.rms = args.rms;
+    p.bias = args.bias;
+    p.write = args.write;
+    p.activation = args.activation;
+    p.y = args.y;
+    p.y_stride = args.y_stride;
+    p.softcap = args.softcap;
+    p.factor = args.factor;
+    p.next_weight = args.next.weight;
+    p.operand = target_of(args.next.operand);
+    p.square_sums = args.next.square_sums;
+    return p;
+}
+
+// The scale of a pending RMS norm, by one warp, in a fixed order.
+__device__ __forceinline__ float pending_scale(const PendingRms& rms, int token, int lane) {
+    if (rms.square_sums == nullptr) return 1;
+    float sum = 0;
+    for (std::int64_t i = lane; i < rms.n_parts; i += lanes) sum += rms.square_sums[token * rms.n_parts + i];
+    return 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(rms.width) + rms.eps);
+}
+
+// Records of rows g and g + 8; the two common forms first, so that they cost two branches.
+__device__ __forceinline__ void read_pair(const GpuWeight& weight, const unsigned char* record, const Supers (&supers)[2], GroupScale (&scale)[2]) {
+    if (weight.params == ParamForm::s16) {
+        const std::uint32_t both = *reinterpret_cast<const std::uint32_t*>(record);
+        const bool f16 = weight.param_float == Float16Form::f16;
+        scale[0] = {f16 ? f16_float(both & 0xffffu) : bf16_float(both & 0xffffu), 0};
+        scale[1] = {f16 ? f16_float(both >> 16) : bits_float(both & 0xffff0000u), 0};
+    } else if (weight.params == ParamForm::r8) {
+        const std::uint32_t both = *reinterpret_cast<const unsigned short*>(record);
+        const bool without_sign = weight.relative_unsigned;
+        const int low = static_cast<int>(both & 0xffu), high = static_cast<int>(both >> 8);
+        scale[0] = {supers[0].scale * static_cast<float>(without_sign ? low : static_cast<int>(static_cast<signed char>(low))), 0};
+        scale[1] = {supers[1].scale * static_cast<float>(without_sign ? high : static_cast<int>(static_cast<signed char>(high))), 0};
+    } else {
+        const int bytes = record_bytes(weight.params);
+        scale[0] = read_record(weight, record, supers[0]);
+        scale[1] = read_record(weight, record + bytes, supers[1]);
+    }
+}
+
+__device__ __forceinline__ void load_supers(const GpuWeight& weight, std::int64_t tile, std::int64_t column, int g, Supers (&supers)[2]) {
+    const std::int64_t at = (tile * weight.n_supers + (weight.super_log2 >= 31 ? 0 : column >> weight.super_log2)) * tile_rows + g;
+    supers[0].scale = weight.super_scales[at];
+    supers[1].scale = weight.super_scales[at + 8];
+    if (weight.params == ParamForm::r8m8) {
+        supers[0].minimum = weight.super_minimums[at];
+        supers[1].minimum = weight.super_minimums[at + 8];
+    }
+}
+
+// Rows g and g + 8 of a tile for one token: sums that lack their row's scale and the token's. All lanes of a warp call it; `valid` says whether
+// this lane's token is there. `part`: where the sum of squares of the tile goes.
+__device__ __forceinline__ void finish(const LinearParams& p, int tile, int g, std::int64_t token, bool valid, float v0, float v1, float token_scale) {
+    const int row0 = tile * tile_rows + g, row1 = row0 + 8;
+    if (p.weight.row_scales != nullptr) v0 *= p.weight.row_scales[row0], v1 *= p.weight.row_scales[row1];
+    v0 *= token_scale, v1 *= token_scale;
+    if (p.write == GemvWrite::gate) {
+        const int column = tile * 8 + g;
+        if (!valid || column >= p.weight.n_rows / 2) return;
+        if (p.bias != nullptr) v0 += p.bias[row0], v1 += p.bias[row1];
+        p.operand.put(token, column, activate(p.activation, v0) * v1);
+        return;
+    }
+    const bool has[2] = {valid && row0 < p.weight.n_rows, valid && row1 < p.weight.n_rows};
+    float values[2] = {v0, v1}, squares = 0;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        if (!has[i]) continue;
+        const int row = i == 0 ? row0 : row1;
+        float value = values[i];
+        if (p.bias != nullptr) value += p.bias[row];
+        value *= p.factor;
+        if (p.softcap > 0) value = p.softcap * tanhf(value / p.softcap);
+        float* y = p.y + token * p.y_stride + row;
+        if (p.write == GemvWrite::add) value += *y;
+        *y = value;
+        squares += value * value;
+        if (p.operand.data != nullptr) p.operand.put(token, row, p.next_weight != nullptr ? value * p.next_weight[row] : value);
+    }
+    if (p.square_sums == nullptr) return;  // the same for all lanes
+#pragma unroll
+    for (int distance = 4; distance < lanes; distance *= 2) squares += __shfl_xor_sync(0xffffffffu, squares, distance);
+    if (valid && g == 0) p.square_sums[token * ((p.weight.n_rows + 15) / 16) + tile] = squares;
+}
+
+}  // namespace skiff::cuda
