@@ -18,7 +18,7 @@ namespace {
 struct BenchOptions {
     ModelOptions model;
     SpeculateOptions speculate;
-    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", depth = "0", merge = "on", fuse = "on", fold = "on", text;
+    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", depth = "0", merge = "on", fuse = "on", fold = "on", text, graphs = "on", gemm = "auto", overlap = "off";
     std::int64_t repeats = 5;
     bool profile = false, energy = false;
 
@@ -37,6 +37,9 @@ struct BenchOptions {
         visitor.choice("--fold", fold, {"on", "off"}, "off: scales of inputs stay steps of their own, instead of being folded into the norm in front");
         visitor.option("--fuse", fuse,
                        "on, off, each (what every fusion is worth), or the fusions to make, as a list of residual, qkv_rope_state, attention, gate_up, norm_quantize, attention_output, head");
+        visitor.choice("--graphs", graphs, {"on", "off"}, "off: on a GPU, launch every kernel by itself instead of the whole token as a CUDA graph");
+        visitor.choice("--gemm", gemm, {"auto", "own", "cublaslt"}, "On a GPU, what multiplies the matrices of long prompts; auto: cuBLASLt where it is found");
+        visitor.choice("--overlap", overlap, {"on", "off"}, "on: on a GPU, kernels begin while the one before them ends (programmatic dependent launch)");
         visitor.flag("--profile", profile, "Also print where the time of decoding goes, step by step");
     }
 };
@@ -101,13 +104,12 @@ Json spread_json(const Spread& spread) {
     return Json::object({{"median", spread.median}, {"min", spread.min}, {"max", spread.max}, {"sd", spread.sd}, {"mean", spread.mean}});
 }
 
-void print_profile(const Plan& plan, const std::vector<double>& seconds, Terminal& terminal) {
+void print_profile(const std::vector<Session::StepName>& steps, const std::vector<double>& seconds, Terminal& terminal) {
     double total = 0;
     for (double value : seconds) total += value;
     std::vector<std::vector<std::string>> rows = {{"step", "kernel", "share", "µs"}};
-    const auto& steps = plan.programs[0].steps;
     for (std::size_t i = 0; i < steps.size() && i < seconds.size(); ++i)
-        rows.push_back({steps[i]->kind + " " + steps[i]->name, steps[i]->kernel, number_text(100 * seconds[i] / total, 1) + " %",
+        rows.push_back({steps[i].name, steps[i].kernel, number_text(100 * seconds[i] / total, 1) + " %",
                         number_text(seconds[i] * 1e6, 0)});
     terminal.print(table_text(rows, TableStyle::plain));
 }
@@ -135,14 +137,26 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     if (options.fuse != "each") {
         SKIFF_TRY(engine_options.fuse, FuseSet::parse(options.fuse));
     }
+    const bool on_processor = engine_options.device.kind == DeviceChoice::Kind::cpu;
+    if (on_processor && (options.graphs != "on" || options.gemm != "auto" || options.overlap != "off")) return usage_error("--graphs, --gemm and --overlap are a GPU's; they need --device cuda");
+    if (!on_processor && (options.merge != "on" || options.fold != "on" || options.fuse == "each")) return usage_error("--merge off, --fold off and --fuse each are the processor's; on a GPU there is --fuse off");
+    engine_options.device.graphs = options.graphs == "off" ? DeviceChoice::Graphs::off : DeviceChoice::Graphs::on;
+    engine_options.device.gemm = options.gemm == "own" ? DeviceChoice::Gemm::own : options.gemm == "cublaslt" ? DeviceChoice::Gemm::cublaslt : DeviceChoice::Gemm::automatic;
+    engine_options.device.overlap = options.overlap == "on" ? DeviceChoice::Overlap::on : DeviceChoice::Overlap::off;
     engine_options.progress = terminal.progress("blocks");
     SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));
     terminal.end_progress();
-    remark_on_cache(engine->plan(), options.model, terminal);
+    remark_on_cache(*engine, options.model, terminal);
 
     // Before and after, since other work on the machine changes it; the higher one is the limit.
     const std::size_t load_peak = peak_resident_bytes();
-    const ReadBandwidth before = measure_read_bandwidth(engine_options.n_threads);
+    Session& session = engine->session();
+    const bool on_cpu = session.where().starts_with("cpu");
+    const auto bandwidth = [&]() -> double {
+        const auto of_device = session.read_gb_per_s();
+        return of_device ? *of_device : measure_read_bandwidth(engine_options.n_threads).gb_per_s;
+    };
+    const double before = bandwidth();
     reset_peak_resident();  // of the measurement's own buffer
     std::uint64_t hash = 0;
     std::vector<double> seconds;
@@ -154,12 +168,12 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     if (options.profile) engine->session().set_profiling(&seconds);
     SKIFF_TRY(auto results, measure_speed(engine->session(), tests, static_cast<int>(options.repeats), hash, meter.readable() ? &meter : nullptr));
     const std::size_t peak_bytes = std::max(load_peak, peak_resident_bytes());
-    const ReadBandwidth after = measure_read_bandwidth(engine_options.n_threads);
-    const double read_gbps = std::max(before.gb_per_s, after.gb_per_s);
+    const double after = bandwidth();
+    const double read_gbps = std::max(before, after);
 
     const Plan& plan = engine->plan();
     const CpuInfo cpu = read_cpu_info();
-    const bool in_cache = plan.decode_read_bytes <= cpu.l3_bytes;
+    const bool in_cache = on_cpu && plan.decode_read_bytes <= cpu.l3_bytes;
     const std::string name = weights_name(options.model, engine->checkpoint());
     const double parameters = static_cast<double>(plan.spec.n_parameters());
     std::vector<std::vector<std::string>> rows = {{"model", "size", "params", "backend", "threads", "test", "t/s", "GB/s", "of memory", "GMAC/s"}};
@@ -167,7 +181,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     for (const SpeedResult& result : results) {
         const bool decode = result.test.kind == SpeedTest::Kind::decode;
         const double share = result.gb_per_s() / read_gbps;
-        rows.push_back({name, bytes_text(plan.weight_bytes), count_text(parameters), "cpu " + std::string(isa_name(plan.isa)),
+        rows.push_back({name, bytes_text(plan.weight_bytes), count_text(parameters), session.where(),
                         std::to_string(engine_options.n_threads), result.test.name(),
                         number_text(result.tokens_per_s.mean, 2) + " ± " + number_text(result.tokens_per_s.sd, 2),
                         decode ? number_text(result.gb_per_s(), 1) : "",
@@ -183,10 +197,10 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
                                      {"gmac_per_s", result.gmac_per_s()}}));
     }
     terminal.print(table_text(rows, TableStyle::markdown));
-    terminal.print("read bandwidth " + number_text(before.gb_per_s, 1) + " GB/s before, " + number_text(after.gb_per_s, 1) + " after, " +
+    terminal.print("read bandwidth " + number_text(before, 1) + " GB/s before, " + number_text(after, 1) + " after, " +
                    std::to_string(engine_options.n_threads) + " threads · peak memory " + bytes_text(peak_bytes) + " · logits " + hex64(hash));
     const Json energy = options.energy ? energy_report(meter, idle_watts, results, terminal) : Json();
-    if (options.profile) print_profile(plan, seconds, terminal);
+    if (options.profile) print_profile(engine->session().decode_steps(), seconds, terminal);
     engine->session().set_profiling(nullptr);
     Json speculated;
     if (speculate) {
@@ -204,8 +218,9 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
                                    {"isa", isa_name(plan.isa)},
                                    {"threads", engine_options.n_threads},
                                    {"read_gbps", read_gbps},
-                                   {"read_gbps_before", before.gb_per_s},
-                                   {"read_gbps_after", after.gb_per_s},
+                                   {"read_gbps_before", before},
+                                   {"read_gbps_after", after},
+                                   {"device", session.where()},
                                    {"l3_bytes", cpu.l3_bytes}})},
          {"results", list},
          {"speculation", speculated},

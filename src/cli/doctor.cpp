@@ -1,9 +1,9 @@
 // skiff doctor: this machine, and what this build can and cannot use of it.
-#include <dlfcn.h>
 #include <unistd.h>
 
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
+#include "cli/doctor_cuda.h"
 #include "cli/doctor_training.h"
 #include "cli/format.h"
 #include "cli/verbs.h"
@@ -25,12 +25,6 @@ struct DoctorOptions {
     }
 };
 
-bool library_present(const char* name) {
-    void* handle = ::dlopen(name, RTLD_LAZY | RTLD_LOCAL);
-    if (handle != nullptr) ::dlclose(handle);
-    return handle != nullptr;
-}
-
 std::string huge_pages() {
     auto text = read_text_file("/sys/kernel/mm/transparent_hugepage/enabled", 4096);
     if (!text.ok()) return "unknown";
@@ -51,7 +45,7 @@ Finding pack_cache_finding() {
     return {"packed weights", state, entries.empty() ? "" : "skiff doctor --clear-cache removes them"};
 }
 
-std::vector<Finding> findings(const CpuInfo& cpu, const Json& training) {
+std::vector<Finding> findings(const CpuInfo& cpu, const Json& training, const Json& cuda) {
     std::vector<Finding> list;
     const bool fast = best_isa() != Isa::generic;
     list.push_back({"fast kernels", fast ? std::string(isa_name(best_isa())) : "none for this processor", fast ? "" : "the generic kernels run instead, several times slower"});
@@ -61,8 +55,7 @@ std::vector<Finding> findings(const CpuInfo& cpu, const Json& training) {
         list.push_back({"CPU quota", number_text(cpu.cgroup_cpus, 1) + " of " + std::to_string(cpu.n_physical) + " cores",
                         "threads follow the quota; raise it in the container's settings"});
     list.push_back(pack_cache_finding());
-    const bool driver = library_present("libcuda.so.1");
-    list.push_back({"NVIDIA driver", driver ? "found" : "not found", driver ? "this version runs models on the CPU only" : ""});
+    for (Finding& finding : cuda_findings(cuda)) list.push_back(std::move(finding));
     const EnergyMeter meter = EnergyMeter::open();
     std::string counters;
     for (const std::string& name : meter.names()) counters += (counters.empty() ? "" : ", ") + name;
@@ -127,10 +120,12 @@ Status run_doctor(DoctorOptions& options, Terminal& terminal) {
     }
     const Json training = training_facts();
     document.set("training", training);
+    const Json cuda = cuda_facts();
+    document.set("cuda", cuda);
     document.set("bf16_instructions", bf16_instructions(cpu.feature_list));
     Json list = Json::array();
     std::vector<std::vector<std::string>> rows = {{"what", "state", "what to do"}};
-    for (const Finding& finding : findings(cpu, training)) {
+    for (const Finding& finding : findings(cpu, training, cuda)) {
         rows.push_back({finding.what, finding.state, finding.advice});
         list.push_back(Json::object({{"what", finding.what}, {"state", finding.state}, {"advice", finding.advice}}));
     }

@@ -10,8 +10,9 @@ void ModelOptions::fields(FieldVisitor& visitor) {
 void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
     visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
-    visitor.option("--batch", batch, "Tokens worked on at a time in a prompt; changes speed and memory, never the result");
-    visitor.option("--state", state, "How keys and values are kept: f32, f16, bf16, int8, int4; int8 and int4 halve and quarter what a long context reads. Single layers behind: int8,0-1=bf16");
+    visitor.choice("--device", device, {"cpu", "cuda", "auto"}, "Where the model runs: cuda needs the plug-in and an NVIDIA GPU (skiff doctor); auto takes it where there is one that the model fits");
+    visitor.option("--batch", batch, "Tokens worked on at a time in a prompt; changes speed and memory, never the result; 0: 256, on a GPU 1024");
+    visitor.option("--state", state, "How keys and values are kept: f32, f16, bf16, int8, int4, on a GPU also fp8; int8 and int4 halve and quarter what a long context reads. Single layers behind: int8,0-1=bf16");
     visitor.option("--isa", isa, "Instruction set of the kernels (generic; on x86-64 avx2, avx2vnni, avx512, amx; on arm64 neon, neon_dot, neon_i8mm); default: the best that this processor has");
     visitor.choice("--kernels", kernels, {"fastest", "reference"}, "reference: float activations and plain loops, for comparison");
     visitor.option("--pack-cache", pack_cache, "Where packed weights are kept for the next start: on (the user's cache folder), off, or a folder");
@@ -23,11 +24,15 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     EngineOptions options;
     if (threads < 0 || threads > 1024) return usage_error("--threads " + std::to_string(threads) + ": expected 0 to 1024");
     if (context < 0 || context > (1 << 24)) return usage_error("--ctx " + std::to_string(context) + ": expected 0 to 2^24");
-    if (batch < 1 || batch > 65536) return usage_error("--batch " + std::to_string(batch) + ": expected 1 to 65536");
+    if (batch < 0 || batch > 65536) return usage_error("--batch " + std::to_string(batch) + ": expected 0 to 65536");
     if (threads > 0) options.n_threads = static_cast<int>(threads);
     options.n_context = context;
     options.max_batch = batch;
-    auto choice = parse_state_choice(state);
+    options.device.kind = device == "cuda" ? DeviceChoice::Kind::cuda : device == "auto" ? DeviceChoice::Kind::automatic : DeviceChoice::Kind::cpu;
+    options.device.state_fp8 = state == "fp8";
+    if (options.device.kind == DeviceChoice::Kind::cuda && !isa.empty()) return usage_error("--isa names instructions of the processor; with --device cuda it would do nothing");
+    if (options.device.state_fp8 && options.device.kind != DeviceChoice::Kind::cuda) return usage_error("--state fp8 is a form of the GPU's: it needs --device cuda");
+    auto choice = parse_state_choice(options.device.state_fp8 ? "bf16" : state);
     if (!choice.ok()) return choice.take_error().with_context("--state " + state);
     options.state_scheme = choice->scheme;
     options.state_rules = std::move(choice->rules);
@@ -66,9 +71,10 @@ Status SpeculateOptions::apply(EngineOptions& options) const {
     return {};
 }
 
-void remark_on_cache(const Plan& plan, const ModelOptions& options, Terminal& terminal) {
+void remark_on_cache(const Engine& engine, const ModelOptions& options, Terminal& terminal) {
+    const Plan& plan = engine.plan();
     const bool asked_for = options.pack_cache != "on" && options.pack_cache != "off";
-    for (const std::string& remark : plan.remarks) terminal.remark("note: " + remark);
+    for (const std::string& remark : engine.remarks()) terminal.remark("note: " + remark);
     if (!plan.pack_cache_note.empty() && (asked_for || plan.pack_cache == PackCache::Outcome::written)) terminal.remark(plan.pack_cache_note);
 }
 

@@ -11,8 +11,8 @@ namespace skiff {
 
 struct ModelOptions {
     std::string model;
-    std::string isa, kernels = "fastest", state = "f32", scheme, pack_cache = "on", prune;
-    std::int64_t threads = 0, context = 0, batch = 256;
+    std::string isa, kernels = "fastest", state = "f32", scheme, pack_cache = "on", prune, device = "cpu";
+    std::int64_t threads = 0, context = 0, batch = 0;
 
     void fields(FieldVisitor& visitor);
     void fields_without_context(FieldVisitor& visitor);  // for verbs that know how long their texts are
@@ -29,6 +29,6 @@ struct SpeculateOptions {
 };
 
 // Tells of a cache file that was damaged, and where a folder was named that cannot be used. A default folder that cannot be written is doctor's to tell.
-void remark_on_cache(const Plan& plan, const ModelOptions& options, Terminal& terminal);
+void remark_on_cache(const Engine& engine, const ModelOptions& options, Terminal& terminal);
 
 }  // namespace skiff

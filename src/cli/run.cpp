@@ -94,7 +94,7 @@ Status run_model(RunOptions& options, Terminal& terminal) {
     engine_options.progress = terminal.progress("blocks");
     SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));
     terminal.end_progress();
-    remark_on_cache(engine->plan(), options.model, terminal);
+    remark_on_cache(*engine, options.model, terminal);
     if (engine->tokenizer() == nullptr)
         return usage_error(options.model.model + ": has no tokenizer, so it cannot make text; try skiff bench " + options.model.model);
     options.generate.max_tokens = options.max_tokens;

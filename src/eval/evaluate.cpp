@@ -24,7 +24,8 @@ struct TemporaryFile {
 Result<std::unique_ptr<Engine>> load_engine(const EvaluationInputs& inputs, const EvalOptions& options, const Checkpoint& checkpoint) {
     EngineOptions engine = options.engine;
     engine.progress = options.progress;
-    engine.max_batch = std::min(engine.max_batch, chunk_for_vocabulary(checkpoint.spec.n_vocab));
+    const std::int64_t chunk = chunk_for_vocabulary(checkpoint.spec.n_vocab);
+    engine.max_batch = engine.max_batch > 0 ? std::min(engine.max_batch, chunk) : chunk;
     engine.n_context = 1;
     if (inputs.windows) engine.n_context = inputs.windows->window();
     if (!inputs.tasks.empty()) {
@@ -185,6 +186,10 @@ Result<EvalReport> evaluate(const EvalOptions& options) {
     SKIFF_TRY(auto parent, prepare_parent(inputs, options));
     SKIFF_TRY(auto engine, load_engine(inputs, options, inputs.model));
     report.n_threads = engine->session().n_threads();
+    if (const std::string where = engine->session().where(); !where.starts_with("cpu")) {  // on a device: its name, its kernels
+        report.isa = where;
+        report.kernels = "device";
+    }
     report.overlaps = inputs.overlaps;
     TokenFigures figures;
     if (inputs.windows) {

@@ -74,7 +74,8 @@ Result<SoftLabelReport> soft_labels(const EvalOptions& options, const SoftLabelO
     EngineOptions engine_options = options.engine;
     engine_options.progress = options.progress;
     engine_options.n_context = inputs.windows->window();
-    engine_options.max_batch = std::min(engine_options.max_batch, chunk_for_vocabulary(inputs.model.spec.n_vocab));
+    const std::int64_t chunk = chunk_for_vocabulary(inputs.model.spec.n_vocab);
+    engine_options.max_batch = engine_options.max_batch > 0 ? std::min(engine_options.max_batch, chunk) : chunk;
     SKIFF_TRY(auto engine, Engine::load(inputs.model, engine_options));
     Collector collector(inputs, soft, report);
     const std::int64_t n_vocab = engine->plan().output_width;

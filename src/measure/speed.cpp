@@ -33,6 +33,7 @@ Result<double> run_once(Session& session, const SpeedTest& test) {
         for (std::int64_t i = 0; i < test.n_tokens; ++i) sequence.push_back(random_token());
     std::vector<BatchItem> items;
     for (std::int64_t sequence = 0; sequence < test.n_sequences; ++sequence) items.push_back({sequence, {0}, BatchItem::Logits::last});
+    SKIFF_CHECK(session.wait());
     const double begin = monotonic_seconds();
     if (test.kind == SpeedTest::Kind::prefill) {
         SKIFF_CHECK(session.forward(0, tokens[0], BatchItem::Logits::last));
@@ -43,6 +44,7 @@ Result<double> run_once(Session& session, const SpeedTest& test) {
             if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
         }
     }
+    SKIFF_CHECK(session.wait());
     return static_cast<double>(test.n_tokens * test.n_sequences) / (monotonic_seconds() - begin);
 }
 

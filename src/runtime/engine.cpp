@@ -8,6 +8,11 @@
 #include "runtime/stop_matcher.h"
 
 namespace skiff {
+namespace {
+
+constexpr std::int64_t cpu_max_batch = 256, device_max_batch = 1024;  // tokens of a prompt at a time
+
+}  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::load(const std::string& model, const EngineOptions& options) {
     SKIFF_TRY(auto checkpoint, Checkpoint::open(model));
@@ -30,6 +35,28 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     };
     if (options.prune) weights = pruned_on_load(model.spec, weights, *options.prune, std::move(choose), ScaleRule::min_max);
     else if (options.scheme) weights = quantized_on_load(model.spec, weights, std::move(choose), ScaleRule::min_max);
+    SessionOptions session_options;
+    session_options.n_threads = options.n_threads;
+    session_options.n_sequences = options.n_sequences;
+    session_options.n_context =
+        options.n_context > 0 ? options.n_context : std::min<std::int64_t>(4096, std::max<std::int64_t>(1, model.spec.max_positions));
+    session_options.max_batch = options.max_batch;
+    session_options.state_scheme = options.state_scheme;
+    session_options.state_rules = options.state_rules;
+    if (options.device.kind != DeviceChoice::Kind::cpu) {
+        if (options.kernels == KernelChoice::reference) return usage_error("--kernels reference are the processor's; run with --device cpu");
+        DeviceRequest request{options.device, session_options, options.fuse, options.progress};
+        request.session.max_batch = options.max_batch > 0 ? options.max_batch : device_max_batch;
+        auto session = make_device_session(model.spec, *weights, request);
+        if (session.ok()) {
+            engine->session_ = std::move(*session);
+            SKIFF_CHECK(engine->start_stream(options));
+            return engine;
+        }
+        if (options.device.kind == DeviceChoice::Kind::cuda || session.error().code == ErrorCode::interrupted || session.error().code == ErrorCode::usage) return session.take_error();
+        engine->remarks_.push_back("runs on the processor: " + session.error().to_string());
+    }
+    session_options.max_batch = options.max_batch > 0 ? options.max_batch : cpu_max_batch;
     PlanOptions plan_options;
     plan_options.isa = options.isa;
     plan_options.kernels = options.kernels;
@@ -41,14 +68,6 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     plan_options.pack_cache = options.pack_cache;
     plan_options.n_load_threads = options.n_threads;
     SKIFF_TRY(auto plan, lower(model.spec, *weights, plan_options));
-    SessionOptions session_options;
-    session_options.n_threads = options.n_threads;
-    session_options.n_sequences = options.n_sequences;
-    session_options.n_context =
-        options.n_context > 0 ? options.n_context : std::min<std::int64_t>(4096, std::max<std::int64_t>(1, model.spec.max_positions));
-    session_options.max_batch = options.max_batch;
-    session_options.state_scheme = options.state_scheme;
-    session_options.state_rules = options.state_rules;
     SKIFF_TRY(engine->session_, Session::create(std::move(plan), session_options));
     SKIFF_CHECK(engine->start_stream(options));
     return engine;
@@ -78,7 +97,11 @@ Status check_same_vocabulary(const Engine& model, const Engine& draft) {
 }  // namespace
 
 Status Engine::start_stream(const EngineOptions& options) {
-    const SpeculationOptions& speculation = options.speculation;
+    SpeculationOptions speculation = options.speculation;
+    // A device's convolutions cannot take tokens back.
+    const auto& states = session_->plan().states;
+    const bool recurrent = std::any_of(states.begin(), states.end(), [](const StateNeed& need) { return need.spec.kind == StateSpec::Kind::recurrent; });
+    if (recurrent && !session_->where().starts_with("cpu")) speculation = {};
     if (speculation.always < 0 || speculation.always > max_proposed)
         return usage_error("--guesses " + std::to_string(speculation.always) + ": expected 0 (as many as pay) to " + std::to_string(max_proposed));
     std::unique_ptr<Proposer> proposer;

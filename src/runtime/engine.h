@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/device_choice.h"
 #include "model/checkpoint.h"
 #include "plan/session.h"
 #include "runtime/sampler.h"
@@ -24,12 +25,13 @@ struct SpeculationOptions {
 };
 
 struct EngineOptions {
+    DeviceChoice device;  // what follows of kernels, threads and caches is the processor's
     Isa isa = best_isa();
     KernelChoice kernels = KernelChoice::fastest;
     int n_threads = default_thread_count();
     std::int64_t n_context = 0;  // 0: what the model was trained for, at most 4096
     std::int64_t n_sequences = 1;
-    std::int64_t max_batch = 256;
+    std::int64_t max_batch = 0;  // tokens of a prompt at a time; 0: what suits the processor or device
     StateScheme state_scheme = StateScheme::f32;
     std::vector<StateRule> state_rules = {};  // of single layers
     std::optional<Scheme> scheme;  // quantize plain linear weights while loading
@@ -73,12 +75,18 @@ public:
     Session& session() { return *session_; }
     TokenStream& stream() { return *stream_; }  // tokens instead of text: of sequence 0
     const Plan& plan() const { return session_->plan(); }
+    std::vector<std::string> remarks() const {  // what is run otherwise than it was asked for or stored, and why
+        std::vector<std::string> all = remarks_;
+        all.insert(all.end(), plan().remarks.begin(), plan().remarks.end());
+        return all;
+    }
 
 private:
     Engine() = default;
     Status start_stream(const EngineOptions& options);
     Checkpoint checkpoint_;
     std::optional<Tokenizer> tokenizer_;
+    std::vector<std::string> remarks_;
     std::unique_ptr<Session> session_;
     std::unique_ptr<Engine> draft_;
     std::unique_ptr<TokenStream> stream_;

@@ -671,21 +671,21 @@ private:
 
 }  // namespace
 
-std::string missing_on_device(const ModelSpec& spec) {
+std::string missing_on_device(const ModelSpec& spec, const Table& table) {
     const auto sentence = [](const Op& op, const std::string& what) {
         return "operator " + std::string(op_kind_name(op.detail)) + " (" + op.name + what + ") of this model has no CUDA row; run with --device cpu";
     };
     for (const Block& block : spec.blocks)
         for (const Op& op : block.ops) {
             if (const auto* linear = std::get_if<LinearOp>(&op.detail); linear != nullptr && linear->transform.kind == InputTransform::Kind::hadamard) return sentence(op, " with a Hadamard transform of its input");
-            if (const auto* attention = std::get_if<AttentionOp>(&op.detail); attention != nullptr && (attention->head_dim % 8 != 0 || attention->head_dim > 256))
-                return sentence(op, " with heads of " + std::to_string(attention->head_dim) + "; 8 to 256 in steps of 8 are there");
+            if (const auto* attention = std::get_if<AttentionOp>(&op.detail); attention != nullptr && !table.attention_takes(attention->head_dim, StateForm::bf16))
+                return sentence(op, " with heads of " + std::to_string(attention->head_dim));
         }
     return {};
 }
 
 Result<DeviceModel> build_device_model(const ModelSpec& spec, const WeightSource& weights, Device& device, const DeviceModelOptions& options) {
-    if (const std::string missing = missing_on_device(spec); !missing.empty()) return unsupported(missing);
+    if (const std::string missing = missing_on_device(spec, device.table()); !missing.empty()) return unsupported(missing);
     return ModelBuilder(spec, weights, device, options).build();
 }
 

@@ -128,6 +128,6 @@ struct DeviceModel {
 Result<DeviceModel> build_device_model(const ModelSpec& spec, const WeightSource& weights, Device& device, const DeviceModelOptions& options);
 
 // The first operator of the model that the device has no kernel for, as the sentence of an error; empty: it has all.
-std::string missing_on_device(const ModelSpec& spec);
+std::string missing_on_device(const ModelSpec& spec, const Table& table);
 
 }  // namespace skiff::cuda

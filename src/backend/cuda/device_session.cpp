@@ -275,7 +275,7 @@ Status CudaSession::make_state() {
 
 // ---- what a run reads
 
-std::size_t CudaSession::inputs_bytes() const { return static_cast<std::size_t>(options_.session.max_batch) * (4 * sizeof(std::int32_t) + sizeof(PrefillTile)); }
+std::size_t CudaSession::inputs_bytes() const { return static_cast<std::size_t>(options_.session.max_batch) * (4 * sizeof(std::int32_t) + sizeof(PrefillTile)) + 256; }
 
 // One behind the other, so that they come in one copy.
 RunInputs CudaSession::inputs_of(const RunShape& shape) const {

@@ -246,8 +246,9 @@ private:
 
     // By cuBLASLt: rows of the matrix as bf16, as many as its workspace has room for, then the product.
     void multiply(const LinearDevice& linear, const MatrixDevice& matrix, const Live& x, float* y, const NextNorm& next) {
-        const std::int64_t n_rows = matrix.weight.n_rows, n_columns = matrix.weight.n_columns, padded = (n_columns + 7) / 8 * 8;
         const bool gate = linear.write == GemvWrite::gate;
+        const std::int64_t n_columns = matrix.weight.n_columns, padded = (n_columns + 7) / 8 * 8;
+        const std::int64_t n_rows = gate ? (matrix.weight.n_rows / 2 + 7) / 8 * 16 : matrix.weight.n_rows;  // pairs fill whole tiles
         float* target = gate ? scratch_.take_floats(rows_ * n_rows) : y + matrix.offset;
         const std::int64_t target_stride = gate ? n_rows : stride(linear.out);
         const std::int64_t at_once = std::max<std::int64_t>(256, library_weight_bytes / (2 * padded) / 256 * 256);
@@ -274,7 +275,7 @@ private:
             scratch_.give(rows);
         }
         if (gate) {
-            push("activation of pairs", PairsArgs{target, matrix.bias, rows_, n_rows / 2, linear.activation, next.operand});
+            push("activation of pairs", PairsArgs{target, matrix.bias, rows_, matrix.weight.n_rows / 2, linear.activation, next.operand});
             scratch_.give(target);
         } else if (linear.softcap > 0) {
             ElementLaunchArgs args;

@@ -36,8 +36,8 @@ struct MatmulArgs {
 
 // y[t, j] = activation(row of gate) * (row of up), from a product in the order of Interleave::gate_up; bias is in that order too.
 struct PairsArgs {
-    const float* x = nullptr;     // (n_tokens, 2 * n_pairs) f32
-    const float* bias = nullptr;  // (2 * n_pairs) or null
+    const float* x = nullptr;     // (n_tokens, ceil(n_pairs / 8) * 16) f32: eight of gate, eight of up, and so on
+    const float* bias = nullptr;  // (ceil(n_pairs / 8) * 16) or null
     std::int64_t n_tokens = 0, n_pairs = 0;
     Activation activation = Activation::silu;
     Operand operand;              // (n_tokens, n_pairs)
@@ -88,6 +88,7 @@ struct Table {
     std::size_t (*state_page_bytes)(StateForm form, std::int64_t n_kv_heads, std::int64_t head_dim);
     std::int64_t (*decode_attention_splits)(std::int64_t capacity, std::int64_t n_kv_heads, const Launch& launch);
     std::int64_t (*decode_partial_floats)(std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim, std::int64_t n_splits);
+    bool (*attention_takes)(std::int64_t head_dim, StateForm form);  // of few tokens
     bool (*prefill_attention_takes)(std::int64_t head_dim, StateForm form);
     std::size_t (*sample_scratch_bytes)(std::int64_t n_tokens);
 

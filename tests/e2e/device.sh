@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# The program with the plug-in whose kernels run on the host: --device through run, bench, eval and doctor, and what is said where it cannot be.
+# timeout: 600
+set -euo pipefail
+fake=$SKIFF_BUILD_DIR/testing/libskiff_fake_cuda.so
+[ -f "$fake" ] || { echo "skipped: no $fake"; exit 77; }
+model=$SKIFF_TEST_DATA_DIR/models/llama_tied_bf16
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() { echo "FAILED: $*"; exit 1; }
+expect_error() {  # CODE WORDS COMMAND...
+    local code=$1 words=$2; shift 2
+    local found=0
+    "$@" >"$work/out" 2>&1 || found=$?
+    [ $found = "$code" ] || { cat "$work/out"; fail "exit $found instead of $code: $*"; }
+    grep -qF -- "$words" "$work/out" || { cat "$work/out"; fail "no \"$words\" from: $*"; }
+}
+
+# Without a plug-in.
+unset SKIFF_CUDA_LIBRARY
+export SKIFF_CUDA_LIBRARY=$work/nothing.so
+expect_error 1 "has no CUDA plug-in" "$SKIFF" bench "$model" --device cuda -p 8 -n 4 -r 1
+"$SKIFF" bench "$model" --device auto -p 8 -n 4 -r 1 >"$work/auto" 2>&1 || fail "--device auto without a plug-in"
+grep -q "runs on the processor" "$work/auto" || fail "--device auto does not say that it runs on the processor"
+grep -q "cpu" "$work/auto" || fail "--device auto does not name the processor"
+"$SKIFF" doctor --no-measure >"$work/doctor" || fail "doctor without a plug-in"
+grep -q "CUDA plug-in" "$work/doctor" || fail "doctor does not name the plug-in"
+
+# With one.
+export SKIFF_CUDA_LIBRARY=$fake
+"$SKIFF" doctor --no-measure --json >"$work/doctor.json"
+grep -q '"usable": *true' "$work/doctor.json" || { cat "$work/doctor.json"; fail "doctor does not find the plug-in usable"; }
+"$SKIFF" bench "$model" --device cuda -p 8,40 -n 6 -r 1 --json >"$work/bench.json"
+grep -q '"device": *"fake fake device"' "$work/bench.json" || { cat "$work/bench.json"; fail "bench does not name the device"; }
+hash_of() { sed -n 's/.*"logits_hash": *"\([0-9a-f]*\)".*/\1/p' "$1"; }
+for options in "--graphs off" "--sequences 1,2" "--state int8" "--state fp8" "--gemm own" "--overlap on" "--profile"; do
+    # shellcheck disable=SC2086
+    "$SKIFF" bench "$model" --device cuda -p 8 -n 6 -r 1 $options >"$work/out" 2>&1 || { cat "$work/out"; fail "bench $options"; }
+done
+"$SKIFF" bench "$model" --device cuda -p 0 -n 6 -r 1 --json >"$work/a.json"
+"$SKIFF" bench "$model" --device cuda -p 0 -n 6 -r 1 --graphs off --json >"$work/b.json"
+[ -n "$(hash_of "$work/a.json")" ] && [ "$(hash_of "$work/a.json")" = "$(hash_of "$work/b.json")" ] || fail "graphs change the logits"
+expect_error 2 "are a GPU's" "$SKIFF" bench "$model" --graphs off -p 8 -n 4
+expect_error 2 "are the processor's" "$SKIFF" bench "$model" --device cuda --merge off -p 8 -n 4
+expect_error 2 "needs --device cuda" "$SKIFF" bench "$model" --state fp8 -p 8 -n 4
+SKIFF_FAKE_DEVICE_MIB=1 expect_error 4 "--device cpu" "$SKIFF" bench "$SKIFF_SOURCE_DIR/models/pocket" --device cuda -p 8 -n 4 -r 1
+
+# The same text, token for token, and the same perplexity to what kernels on int8 activations leave.
+pocket=$SKIFF_SOURCE_DIR/models/pocket
+if [ -f "$pocket/config.json" ]; then
+    one=$("$SKIFF" run "$pocket" --raw -p "Once upon a time" -n 12 --temp 0 -q --kernels reference)
+    two=$("$SKIFF" run "$pocket" --raw -p "Once upon a time" -n 12 --temp 0 -q --device cuda 2>"$work/remarks")
+    [ "$one" = "$two" ] || fail "the device writes \"$two\", the processor \"$one\""
+    "$SKIFF" eval "$pocket" --device cuda --max-windows 1 --window 48 --json >"$work/eval.json" 2>"$work/err" || { cat "$work/err"; fail "eval --device cuda"; }
+    grep -q 'fake fake device' "$work/eval.json" || fail "eval does not name the device"
+fi
+echo "run, bench, eval and doctor with a device"
