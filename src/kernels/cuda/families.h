@@ -31,5 +31,11 @@ int gemv_linear(const GemvArgs& args, const Launch& launch);
 int gemv_linear_low(const GemvArgs& args, const Launch& launch);
 int gemv_table(const GemvArgs& args, const Launch& launch);
 int gemv_table_wide(const GemvArgs& args, const Launch& launch);
+int gemm_float(const GemmArgs& args, const Launch& launch);
+int gemm_byte(const GemmArgs& args, const Launch& launch);
+int gemm_linear(const GemmArgs& args, const Launch& launch);
+int gemm_linear_low(const GemmArgs& args, const Launch& launch);
+int gemm_table(const GemmArgs& args, const Launch& launch);
+int gemm_table_wide(const GemmArgs& args, const Launch& launch);
 
 }  // namespace skiff::cuda

@@ -15,14 +15,6 @@ constexpr int gemv_fixed_bytes() {
     return gemv_head_bytes + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0) + 2 * gemv_warps * n_blocks * 2 * lanes * 4;
 }
 
-template <int i, int n, class Use>
-__device__ __forceinline__ void for_steps(Use&& use) {
-    if constexpr (i < n) {
-        use(std::integral_constant<int, i>{});
-        for_steps<i + 1, n>(use);
-    }
-}
-
 // Sums of one scale's columns go to the sums of the row.
 template <int n_blocks>
 __device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n_blocks][4], float (&ones)[n_blocks][4], const GroupScale (&scale)[2]) {
@@ -38,7 +30,7 @@ __device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n
 // The bits of a token's sums do not depend on n_blocks (of four tokens) or on the other tokens: each column of the product is summed by itself.
 template <class Decoder, int n_blocks>
 __global__ void __launch_bounds__(gemv_warps* lanes) gemv_kernel(const __grid_constant__ LinearParams p) {
-    constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form), n_steps = unit / 16, stages = gemv_stages(Decoder::form);
+    constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form), stages = gemv_stages(Decoder::form);
     extern __shared__ __align__(128) unsigned char shared[];
     auto* token_scales = reinterpret_cast<float*>(shared);
     unsigned char* tables = shared + gemv_head_bytes;
@@ -108,43 +100,39 @@ __global__ void __launch_bounds__(gemv_warps* lanes) gemv_kernel(const __grid_co
             copy_next();
             const unsigned char* here = ring + slot * stage_bytes;
             slot = slot + 1 == stages ? 0 : slot + 1;
-            std::uint32_t words[pieces * 4];
+#pragma unroll 1
+            for (int slab = 0; slab < unit / slab_columns; ++slab) {
+                uint4 b[n_blocks][2];
 #pragma unroll
-            for (int piece = 0; piece < pieces; ++piece) {
-                const uint4 four = *reinterpret_cast<const uint4*>(here + piece * 512 + lane * 16);
-                words[piece * 4] = four.x, words[piece * 4 + 1] = four.y, words[piece * 4 + 2] = four.z, words[piece * 4 + 3] = four.w;
+                for (int block = 0; block < n_blocks; ++block)
+#pragma unroll
+                    for (int half = 0; half < 2; ++half) {
+                        b[block][half] = make_uint4(0, 0, 0, 0);
+                        if (4 * block + g / 2 < p.n_tokens)
+                            b[block][half] = *reinterpret_cast<const uint4*>(p.x + (block * n_slabs + static_cast<std::int64_t>(u) * (unit / slab_columns) + slab) * 1024 + half * 512 + lane * 16);
+                    }
+                std::uint32_t words[pieces * 4];
+                load_slab<Decoder>(here, slab, lane, words);
+                for_steps<0, 4>([&](auto index) {
+                    constexpr int s = decltype(index)::value;
+                    std::uint32_t a[Decoder::n_parts][4];
+                    decoder.template step<s>(words, a);
+#pragma unroll
+                    for (int block = 0; block < n_blocks; ++block) {
+                        const uint4 four = b[block][s / 2];
+                        const std::uint32_t b0 = s % 2 == 0 ? four.x : four.z, b1 = s % 2 == 0 ? four.y : four.w;
+#pragma unroll
+                        for (int i = 0; i < Decoder::n_parts; ++i) multiply_add(part[block], a[i], b0, b1);
+                        if (offsets) multiply_add(ones[block], all_ones, b0, b1);
+                    }
+                    if (grouped && folds_behind(weight, s)) {
+                        const unsigned char* record = here + pieces * 512 + (g * p.layout.in_unit + p.layout.in(slab * slab_columns + 16 * s)) * p.pair_bytes;
+                        GroupScale scale[2];
+                        read_pair(weight, record, supers, scale);
+                        fold<n_blocks>(sums, part, ones, scale);
+                    }
+                });
             }
-            uint4 b[n_blocks][2];
-            for_steps<0, n_steps>([&](auto index) {
-                constexpr int s = decltype(index)::value;
-                if constexpr (s % 4 == 0) {
-#pragma unroll
-                    for (int block = 0; block < n_blocks; ++block)
-#pragma unroll
-                        for (int half = 0; half < 2; ++half) {
-                            b[block][half] = make_uint4(0, 0, 0, 0);
-                            if (4 * block + g / 2 < p.n_tokens)
-                                b[block][half] = *reinterpret_cast<const uint4*>(p.x + (block * n_slabs + static_cast<std::int64_t>(u) * (unit / 64) + s / 4) * 1024 + half * 512 + lane * 16);
-                        }
-                }
-                std::uint32_t a[Decoder::n_parts][4];
-                decoder.template step<s>(words, a);
-#pragma unroll
-                for (int block = 0; block < n_blocks; ++block) {
-                    const uint4 four = b[block][s / 2 % 2];
-                    const std::uint32_t b0 = s % 2 == 0 ? four.x : four.z, b1 = s % 2 == 0 ? four.y : four.w;
-#pragma unroll
-                    for (int i = 0; i < Decoder::n_parts; ++i) multiply_add(part[block], a[i], b0, b1);
-                    if (offsets) multiply_add(ones[block], all_ones, b0, b1);
-                }
-                // A group of 16 columns ends with every step, one of 32 with every second; wider ones are folded every 64 columns.
-                if (grouped && (s % 4 == 3 || (s % 4 == 1 && weight.group_log2 <= 5) || (s % 2 == 0 && weight.group_log2 == 4))) {
-                    const unsigned char* record = here + pieces * 512 + (g * p.layout.in_unit + p.layout.in(16 * s)) * 2 * record_bytes(weight.params);
-                    GroupScale scale[2];
-                    read_pair(weight, record, supers, scale);
-                    fold<n_blocks>(sums, part, ones, scale);
-                }
-            });
         }
         if (!grouped) {
             const GroupScale scale[2] = {{1, 0}, {1, 0}};

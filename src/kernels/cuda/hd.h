@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "tensor/dtype.h"
+
 #if defined(__CUDACC__)
 #define SKIFF_HD __host__ __device__ __forceinline__
 #else
@@ -61,6 +63,40 @@ SKIFF_HD float f16_float(std::uint32_t half) {
     const float x = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
     return sign != 0 ? -x : x;
 #endif
+}
+
+// Round to nearest even; beyond the largest: infinity.
+SKIFF_HD std::uint32_t float_f16(float x) {
+#if defined(__CUDA_ARCH__)
+    unsigned short half;
+    asm("{.reg .f16 h; cvt.rn.f16.f32 h, %1; mov.b16 %0, h;}" : "=h"(half) : "f"(x));
+    return half;
+#else
+    return float_to_f16(x);
+#endif
+}
+
+// Two floats as bf16, the first in the low half.
+SKIFF_HD std::uint32_t pack_bf16x2(float first, float second) {
+#if defined(__CUDA_ARCH__)
+    std::uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+    return both;
+#else
+    return float_bf16(first) | float_bf16(second) << 16;
+#endif
+}
+
+// The nearest FP8 number (E4M3), ties to even; at most 448 in magnitude.
+SKIFF_HD std::uint32_t float_e4m3(float x) {
+    const std::uint32_t bits = float_bits(x), sign = bits >> 24 & 0x80u, magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return sign | 0x7fu;
+    if (magnitude >= 0x43e00000u) return sign | 0x7eu;                                // 448 and more
+    if (magnitude < 0x3c800000u) {                                                    // below 2^-6: steps of 2^-9
+        const float steps = bits_float(magnitude) * 512.0f + 8388608.0f;              // the sum rounds to an integer
+        return sign | (float_bits(steps) & 0xffu);
+    }
+    return sign | ((magnitude + 0x7ffffu + (magnitude >> 20 & 1u) - 0x3c000000u) >> 20);  // three bits of mantissa, exponent 127 becomes 7
 }
 
 // Bytes of {b, a} chosen by the low three bits of each nibble of `selector`, whose fourth bits must be zero.

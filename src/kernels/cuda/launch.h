@@ -96,7 +96,12 @@ struct GemmArgs {
     std::int64_t y_stride = 0;
     float softcap = 0, factor = 1;
     NextNorm next;
+    // Few tokens leave most SMs without a block, unless the columns are cut, too. Null: they are not.
+    float* partials = nullptr;         // gemm_partial_bytes(): scratch
+    std::int32_t* arrivals = nullptr;  // gemm_arrivals(), zero before and after
 };
+std::size_t gemm_partial_bytes(const GpuWeight& weight, std::int64_t n_tokens, const Launch& launch);  // 0: no scratch is needed
+std::int64_t gemm_arrivals(const GpuWeight& weight, std::int64_t n_tokens);
 int launch_gemm(const GemmArgs& args, const Launch& launch);
 
 // ---- weights as bf16 for cuBLASLt: rows [first_row, first_row + n_rows) of the packed order // target: (n_rows, n_columns) bf16
@@ -286,7 +291,7 @@ struct SampleArgs {
     std::int32_t* history = nullptr;     // or (n_tokens, history_stride): ids at their position + 1
     std::int64_t history_stride = 0;
     enum class Feed : std::uint8_t { keep, advance } feed = Feed::keep;  // advance: positions[t] += 1, for a graph that feeds itself
-    float* scratch = nullptr;            // sample_scratch_bytes(n_tokens)
+    float* scratch = nullptr;            // sample_scratch_bytes(n_tokens), zero before the first launch
     float* top_values = nullptr;         // or (n_tokens, 64) out: the top_k logits, descending, and
     std::int32_t* top_ids = nullptr;     // or (n_tokens, 64) their ids (ties: the lower id first)
 };

@@ -9,6 +9,7 @@ struct LinearParams {
     GpuWeight weight;
     ParamLayout layout;
     int param_bytes = 0;        // of a unit and tile
+    int pair_bytes = 0;         // of the records of rows g and g + 8
     const unsigned char* x = nullptr;
     int n_tokens = 0;
     PendingRms rms;
@@ -29,6 +30,7 @@ LinearParams linear_params(const Args& args) {
     p.weight = args.weight;
     p.layout = param_layout(args.weight, unit_columns(args.weight.form));
     p.param_bytes = param_unit_bytes(args.weight.params, p.layout);
+    p.pair_bytes = 2 * record_bytes(args.weight.params);
     p.x = static_cast<const unsigned char*>(args.x);
     p.n_tokens = static_cast<int>(args.n_tokens);
     p.rms = args.rms;
@@ -43,6 +45,41 @@ LinearParams linear_params(const Args& args) {
     p.operand = target_of(args.next.operand);
     p.square_sums = args.next.square_sums;
     return p;
+}
+
+template <int i, int n, class Use>
+__device__ __forceinline__ void for_steps(Use&& use) {
+    if constexpr (i < n) {
+        use(std::integral_constant<int, i>{});
+        for_steps<i + 1, n>(use);
+    }
+}
+
+// A lane's words of one slab of a unit that lies in shared memory: at the places of the unit's first slab, so that a decoder's steps 0 .. 3 read them.
+template <class Decoder>
+__device__ __forceinline__ void load_slab(const unsigned char* unit, int slab, int lane, std::uint32_t (&words)[unit_words(Decoder::form)]) {
+    if constexpr (unit_columns(Decoder::form) == slab_columns) {
+#pragma unroll
+        for (int piece = 0; piece < unit_pieces(Decoder::form); ++piece) {
+            const uint4 four = *reinterpret_cast<const uint4*>(unit + piece * 512 + lane * 16);
+            words[piece * 4] = four.x, words[piece * 4 + 1] = four.y, words[piece * 4 + 2] = four.z, words[piece * 4 + 3] = four.w;
+        }
+    } else {
+        constexpr Planes planes = planes_of(Decoder::form);
+        for_steps<0, planes.n>([&](auto index) {
+            constexpr int i = decltype(index)::value, bits = planes.bits[i], first = planes.first_word[i];
+            const unsigned char* plane = unit + first / 4 * 512 + lane * 16;
+            if constexpr (bits == 4) {
+                const uint4 four = *reinterpret_cast<const uint4*>(plane + slab * 512);
+                words[first] = four.x, words[first + 1] = four.y, words[first + 2] = four.z, words[first + 3] = four.w;
+            } else if constexpr (bits == 2) {
+                const uint2 two = *reinterpret_cast<const uint2*>(plane + slab / 2 * 512 + slab % 2 * 8);
+                words[first] = two.x, words[first + 1] = two.y;
+            } else {
+                words[first] = *reinterpret_cast<const std::uint32_t*>(plane + slab * 4);
+            }
+        });
+    }
 }
 
 // The scale of a pending RMS norm, by one warp, in a fixed order.
@@ -81,6 +118,11 @@ __device__ __forceinline__ void load_supers(const GpuWeight& weight, std::int64_
         supers[0].minimum = weight.super_minimums[at];
         supers[1].minimum = weight.super_minimums[at + 8];
     }
+}
+
+// Whether a step of a slab ends what one record scales: a group of 16 columns with every step, one of 32 with every second; wider ones are folded every 64 columns.
+__device__ __forceinline__ bool folds_behind(const GpuWeight& weight, int step) {
+    return step == 3 || (step == 1 && weight.group_log2 <= 5) || (step % 2 == 0 && weight.group_log2 == 4);
 }
 
 // Rows g and g + 8 of a tile for one token: sums that lack their row's scale and the token's. All lanes of a warp call it; `valid` says whether

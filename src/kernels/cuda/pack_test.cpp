@@ -50,7 +50,7 @@ TEST(CudaPack, gives_back_the_numbers) {
             const GpuWeight view = packed.at(packed.blob.data());
             for (std::int64_t row = 0; row < weight.n_rows(); ++row) ASSERT_NO_FATAL_FAILURE(expect_row(view, row, stored_row(weight, row)));
             std::vector<float> padding(static_cast<std::size_t>(weight.n_columns()));
-            if (view.n_rows % 16 != 0) {  // rows behind the last are zero
+            if (view.n_rows % 16 != 0 && (!is_table(view.form) || view.params != ParamForm::none || view.row_scales != nullptr)) {  // rows behind the last are zero; of learnt levels nobody asks
                 packed_row(view, view.n_tiles * 16 - 1, padding.data());
                 for (float x : padding) ASSERT_EQ(x, 0.0f);
             }

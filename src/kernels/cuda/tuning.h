@@ -18,13 +18,19 @@ constexpr int gemv_stages(CodeForm form) {
 
 // ---- GEMM
 // Each warp owns 32 rows (two tiles), so that a token's fragment, read from shared memory, is used twice: reading it for one tile would take longer
-// than the products. 64 tokens of a block share the decoded weights. Four warps: 128 rows a block, and a matrix of 4096 rows still gives 32 blocks for each
-// 64 tokens, times the split of columns below.
-constexpr int gemm_warps = 4, gemm_warp_tiles = 2, gemm_tokens = 64;
+// than the products. 64 tokens of a block share the decoded weights. Four warps: 128 rows a block. A matrix of 4096 rows gives 32 blocks for each
+// 64 tokens, so the columns are cut (up to eight ways, at least four units each) until there are two blocks for each SM.
+constexpr int gemm_warps = 4, gemm_token_tiles = 8, gemm_block_tokens = 8 * gemm_token_tiles, gemm_max_splits = 8, gemm_least_units = 4;
+constexpr int gemm_block_rows(int warp_tiles) { return gemm_warps * warp_tiles * tile_rows; }
+// One tile a warp for f32, whose ring would not fit 99 KiB (sm_86, sm_89), and for tables in two parts, which fill the registers.
+constexpr int gemm_warp_tiles_of(CodeForm form, int n_parts) { return form == CodeForm::f32 || (is_table(form) && n_parts == 2) ? 1 : 2; }
+// Slabs of x on their way or in use; units of weights ahead of the one in use.
+constexpr int gemm_x_stages = 3;
+constexpr int gemm_units_ahead(CodeForm form) { return unit_columns(form) == slab_columns ? gemm_x_stages - 1 : 1; }
 
 // ---- decode attention
 // A block takes one KV head and one split of the positions; its warps take turns at tiles of 16 positions. Two blocks per SM keep 128 KiB of keys and
-// values on their way (bf16, head 128). At least 256 positions a split, so that the merge stays small beside the work.
-constexpr int decode_attention_waves = 2, decode_attention_min_positions = 256, decode_attention_max_splits = 64;
+// values on their way (bf16, head 128). At least 128 positions a split, so that the merge stays small beside the work.
+constexpr int decode_attention_waves = 2, decode_attention_min_positions = 128, decode_attention_max_splits = 64;
 
 }  // namespace skiff::cuda

@@ -1,0 +1,331 @@
+// Attention of few tokens, bound by the bytes of keys and values. A block takes a KV head, up to eight of its query heads and one split of the positions; each warp streams
+// tiles of 16 positions through its own ring of shared memory and keeps a softmax of its own, so that there is no barrier until the end.
+// The tensor core's tile has 16 rows for eight heads: rows 0 .. 7 have the larger bf16 part of q (and of the softmax weights), rows 8 .. 15 the smaller one,
+// so neither is rounded to 8 bits. Splits that had work are merged in order by the block that arrives last.
+#pragma once
+
+#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/tuning.h"
+
+namespace skiff::cuda {
+
+struct DecodeParams {
+    AttentionParams attention;
+    std::int64_t n_splits = 1;
+    float* partials = nullptr;   // (n_tokens, n_heads, n_splits, head_dim), then (n_tokens, n_heads, n_splits, 2): largest exponent, sum
+    float* partial_sums = nullptr;
+    std::int32_t* arrivals = nullptr;
+    int group = 1, n_chunks = 1;  // query heads of a KV head; blocks of eight of them
+};
+
+constexpr int decode_tile = 16, decode_stages = 2;
+constexpr int decode_warps(int head_dim) { return head_dim > 128 ? 2 : 4; }
+// In bytes: fragments of q, eight heads as floats, then the warps' rings (and expanded tiles).
+constexpr int decode_q_bytes(int head_dim) { return head_dim / 16 * 512; }
+constexpr int decode_heads_bytes(int head_dim) { return 8 * head_dim * 4; }
+constexpr int decode_tile_bytes(int head_dim) { return 2 * decode_tile * head_dim * 2; }
+
+// `head_dim` is rounded up; dimensions behind the real one are zero.
+template <int head_dim, bool is_bf16>
+__global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attention_kernel(const __grid_constant__ DecodeParams p, const int slot_bytes) {
+    constexpr int n_warps = decode_warps(head_dim), n_threads = n_warps * lanes, n_chunks = head_dim / 8, tile_bytes = decode_tile_bytes(head_dim);
+    extern __shared__ __align__(128) unsigned char shared[];
+    __shared__ int is_last;
+    auto* q_fragments = reinterpret_cast<uint4*>(shared);
+    auto* heads = reinterpret_cast<float*>(shared + decode_q_bytes(head_dim));  // (8, head_dim)
+    unsigned char* rings = shared + decode_q_bytes(head_dim) + decode_heads_bytes(head_dim);
+    const int warp_bytes = decode_stages * slot_bytes + (is_bf16 ? 0 : tile_bytes);
+    const int warp = threadIdx.x / lanes, lane = threadIdx.x % lanes, g = lane / 4, t = lane % 4;
+    unsigned char* ring = rings + warp * warp_bytes;
+    const AttentionCommon& common = p.attention.common;
+    const PageLayout& page = p.attention.page;
+    const int d = page.head_dim;
+
+    // Dimensions that no copy fills stay zero.
+    for (int i = threadIdx.x; i < n_warps * warp_bytes / 16; i += n_threads) reinterpret_cast<uint4*>(rings)[i] = make_uint4(0, 0, 0, 0);
+    __syncthreads();
+    wait_for_predecessor();
+    let_successor_start();
+
+    const std::int64_t token = blockIdx.z, kv_head = blockIdx.y / p.n_chunks, first_head = kv_head * p.group + blockIdx.y % p.n_chunks * 8;
+    const int n_heads = static_cast<int>(min(static_cast<std::int64_t>(8), (kv_head + 1) * p.group - first_head));
+    const std::int64_t sequence = common.tokens.sequences != nullptr ? common.tokens.sequences[token] : token, position = common.tokens.positions[token];
+    const std::int64_t end = common.mask == AttentionMask::none ? common.lengths[sequence] : position + 1;
+    const std::int64_t first = common.window > 0 && position - common.window + 1 > 0 ? position - common.window + 1 : 0;
+    const std::int64_t first_tile = first / decode_tile, n_tiles = end > first ? (end + decode_tile - 1) / decode_tile - first_tile : 0;
+    constexpr std::int64_t least_tiles = decode_attention_min_positions / decode_tile;
+    const std::int64_t even = (n_tiles + p.n_splits - 1) / p.n_splits, per_split = even > least_tiles ? even : least_tiles;
+    const int n_active = n_tiles > per_split ? static_cast<int>((n_tiles + per_split - 1) / per_split) : 1, split = static_cast<int>(blockIdx.x);
+    if (split >= n_active) return;
+    const std::int64_t begin_tile = first_tile + split * per_split, end_tile = first_tile + min(n_tiles, (split + 1) * per_split);
+
+    // This warp's tiles: every n_warps-th.
+    const auto* page_table = common.state.page_table + sequence * common.state.max_pages;
+    const unsigned char* const pools[2] = {static_cast<const unsigned char*>(common.state.keys), static_cast<const unsigned char*>(common.state.values)};
+    const int raw_chunks = page.row_bytes / 16, scale_bytes = decode_tile * page.n_groups * 2;
+    std::int64_t ahead = begin_tile + warp;
+    int ahead_slot = 0;
+    const auto copy_next = [&] {
+        if (ahead < end_tile) {
+            unsigned char* slot = ring + ahead_slot * slot_bytes;
+            const std::int64_t at = ahead * decode_tile, number = page_table[at / page_positions];
+#pragma unroll
+            for (int part = 0; part < 2; ++part) {
+                const unsigned char* rows = pools[part] + page.row(number, kv_head, at % page_positions);
+                if constexpr (is_bf16) {
+                    const std::uint32_t target = shared_address(slot + part * (tile_bytes / 2));
+#pragma unroll
+                    for (int i = 0; i < decode_tile * n_chunks / lanes; ++i) {
+                        const int item = lane + i * lanes, row = item / n_chunks, chunk = item % n_chunks;
+                        if (chunk < raw_chunks) copy_async16(target + tile_chunk<head_dim>(row, chunk), rows + row * page.row_bytes + chunk * 16, at + row < end ? 16 : 0);
+                    }
+                } else {
+                    const std::uint32_t target = shared_address(slot + part * (slot_bytes / 2));
+                    for (int item = lane; item < decode_tile * raw_chunks; item += lanes) copy_async16(target + item * 16, rows + item * 16);  // rows are neighbours
+                    const unsigned char* scales = pools[part] + page.scale(number, kv_head, at % page_positions);
+                    for (int byte = lane * 16; byte < scale_bytes; byte += lanes * 16) copy_async16(target + decode_tile * page.row_bytes + byte, scales + byte);
+                }
+            }
+            ahead += n_warps;
+        }
+        copy_commit();
+        ahead_slot = ahead_slot + 1 == decode_stages ? 0 : ahead_slot + 1;
+    };
+    copy_next();
+
+    // q: floats, rotated where the state is, then both parts as the tensor core's first operand.
+    for (int i = threadIdx.x; i < 8 * head_dim; i += n_threads) {
+        const int head = i / head_dim, dim = i % head_dim;
+        heads[i] = head < n_heads && dim < d ? common.q[token * common.q_stride + (first_head + head) * d + dim] : 0.0f;
+    }
+    __syncthreads();
+    if (page.form == StateForm::int4) {
+        for (int head = warp; head < n_heads; head += n_warps) rotate(heads + head * head_dim, d, lane);
+        __syncthreads();
+    }
+    for (int i = threadIdx.x; i < head_dim / 16 * lanes; i += n_threads) {
+        const float* row = heads + i % lanes / 4 * head_dim + i / lanes * 16 + i % 4 * 2;
+        const std::uint32_t x0 = split_bf16(row[0]), x1 = split_bf16(row[1]), x8 = split_bf16(row[8]), x9 = split_bf16(row[9]);
+        q_fragments[i] = make_uint4(permute_bytes(x0, x1, 0x5410u), permute_bytes(x0, x1, 0x7632u), permute_bytes(x8, x9, 0x5410u), permute_bytes(x8, x9, 0x7632u));
+    }
+    __syncthreads();
+
+    float output[head_dim / 8][4] = {}, largest = -INFINITY, total = 0;
+    const float slope = common.alibi_slopes != nullptr && g < n_heads ? common.alibi_slopes[first_head + g] : 0.0f;
+    int slot_number = 0;
+    for (std::int64_t tile = begin_tile + warp; tile < end_tile; tile += n_warps) {
+        __syncwarp();  // nobody reads the slot (or the expanded tile) that is filled next
+        copy_next();
+        copy_wait<decode_stages - 1>();
+        __syncwarp();
+        unsigned char* slot = ring + slot_number * slot_bytes;
+        slot_number = slot_number + 1 == decode_stages ? 0 : slot_number + 1;
+        const std::int64_t at = tile * decode_tile;
+        unsigned char* rows = slot;
+        if constexpr (!is_bf16) {
+            rows = ring + decode_stages * slot_bytes;
+            for (int item = lane; item < 2 * decode_tile * raw_chunks; item += lanes) {
+                const int part = item / (decode_tile * raw_chunks), in_part = item - part * decode_tile * raw_chunks, row = in_part / raw_chunks, chunk = in_part - row * raw_chunks;
+                const unsigned char* source = slot + part * (slot_bytes / 2);
+                uint4 raw = *reinterpret_cast<const uint4*>(source + in_part * 16);
+                float scale = 0;
+                if (page.n_groups > 0)
+                    scale = f16_float(reinterpret_cast<const unsigned short*>(source + decode_tile * page.row_bytes)[row * page.n_groups + (page.form == StateForm::int4 ? chunk : 0)]);
+                if (at + row >= end) raw = make_uint4(0, 0, 0, 0), scale = 0;  // what was never written may be anything
+                expand_chunk<head_dim>(page.form, raw, scale, rows + part * (tile_bytes / 2), row, chunk);
+            }
+            __syncwarp();
+        }
+
+        float scores[2][4] = {};
+        const std::uint32_t keys = shared_address(rows), values = shared_address(rows + tile_bytes / 2);
+#pragma unroll
+        for (int k = 0; k < head_dim / 16; ++k) {
+            const uint4 four = q_fragments[k * lanes + lane];
+            const std::uint32_t a[4] = {four.x, four.y, four.z, four.w};
+            std::uint32_t b[4];
+            load_matrices(b, keys + tile_chunk<head_dim>((lane / 16) * 8 + lane % 8, 2 * k + lane / 8 % 2));
+            multiply_add(scores[0], a, b[0], b[1]);
+            multiply_add(scores[1], a, b[2], b[3]);
+        }
+        float exponents[2][2], highest = -INFINITY;
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                const std::int64_t key = at + 8 * half + 2 * t + e;
+                const float score = finished_score(common, scores[half][e] + scores[half][e + 2], key, position, slope);
+                exponents[half][e] = key >= first && key < end ? score : -INFINITY;
+                highest = fmaxf(highest, exponents[half][e]);
+            }
+        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
+        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+        const float next = fmaxf(largest, highest), base = next == -INFINITY ? 0.0f : next, shrink = exp2f(largest - base);
+        largest = next;
+        total *= shrink;
+        std::uint32_t weights[4];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const float p0 = exp2f(exponents[half][0] - base), p1 = exp2f(exponents[half][1] - base);
+            total += p0 + p1;
+            const std::uint32_t x0 = split_bf16(p0), x1 = split_bf16(p1);
+            weights[2 * half] = permute_bytes(x0, x1, 0x5410u);
+            weights[2 * half + 1] = permute_bytes(x0, x1, 0x7632u);
+        }
+        if (__any_sync(0xffffffffu, shrink != 1.0f)) {
+#pragma unroll
+            for (int n = 0; n < head_dim / 8; ++n)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) output[n][i] *= shrink;
+        }
+#pragma unroll
+        for (int pair = 0; pair < head_dim / 16; ++pair) {
+            std::uint32_t b[4];
+            load_matrices_transposed(b, values + tile_chunk<head_dim>(lane / 8 % 2 * 8 + lane % 8, 2 * pair + lane / 16));
+            multiply_add(output[2 * pair], weights, b[0], b[1]);
+            multiply_add(output[2 * pair + 1], weights, b[2], b[3]);
+        }
+    }
+    copy_wait<0>();
+    total += __shfl_xor_sync(0xffffffffu, total, 1);
+    total += __shfl_xor_sync(0xffffffffu, total, 2);
+
+    // The warps' results, where the rings were: (n_warps, 8, head_dim), then largest and sum of each.
+    __syncthreads();
+    auto* merged = reinterpret_cast<float*>(rings);
+    float* merged_sums = merged + n_warps * 8 * head_dim;
+#pragma unroll
+    for (int n = 0; n < head_dim / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) merged[(warp * 8 + g) * head_dim + 8 * n + 2 * t + e] = output[n][e] + output[n][e + 2];
+    if (t == 0) merged_sums[(warp * 8 + g) * 2] = largest, merged_sums[(warp * 8 + g) * 2 + 1] = total;
+    __syncthreads();
+
+    const auto sink_of = [&](std::int64_t head) { return common.sinks != nullptr ? common.sinks[head] * log2_e : -INFINITY; };
+    // Weighted sum over parts: weight(i) is the largest exponent of part i.
+    const auto write_heads = [&](std::int64_t head0, int count) {  // `heads` has the finished floats
+        __syncthreads();
+        if (page.form == StateForm::int4) {
+            for (int head = warp; head < count; head += n_warps) rotate(heads + head * head_dim, d, lane);
+            __syncthreads();
+        }
+        for (int i = threadIdx.x; i < count * d; i += n_threads) {
+            const int head = i / d, dim = i % d;
+            const float value = heads[head * head_dim + dim];
+            const std::int64_t column = (head0 + head) * d + dim;
+            if (common.y != nullptr) common.y[token * common.y_stride + column] = value;
+            if (p.attention.operand.data != nullptr) p.attention.operand.put(token, column, value);
+        }
+        __syncthreads();
+    };
+
+    for (int i = threadIdx.x; i < n_heads * head_dim; i += n_threads) {
+        const int head = i / head_dim, dim = i % head_dim;
+        if (dim >= d) continue;
+        float most = -INFINITY, sum = 0, value = 0;
+        for (int w = 0; w < n_warps; ++w) most = fmaxf(most, merged_sums[(w * 8 + head) * 2]);
+        if (n_active == 1) most = fmaxf(most, sink_of(first_head + head));
+        const float base = most == -INFINITY ? 0.0f : most;
+        for (int w = 0; w < n_warps; ++w) {
+            const float weight = exp2f(merged_sums[(w * 8 + head) * 2] - base);
+            sum += weight * merged_sums[(w * 8 + head) * 2 + 1];
+            value += weight * merged[(w * 8 + head) * head_dim + dim];
+        }
+        if (n_active == 1) {
+            sum += exp2f(sink_of(first_head + head) - base);
+            heads[i] = sum > 0 ? value / sum : 0.0f;
+        } else {
+            const std::int64_t part = (token * common.n_heads + first_head + head) * p.n_splits + split;
+            p.partials[part * d + dim] = value;
+            if (dim == 0) p.partial_sums[part * 2] = most, p.partial_sums[part * 2 + 1] = sum;
+        }
+    }
+    if (n_active == 1) {
+        write_heads(first_head, n_heads);
+        return;
+    }
+
+    // Everything of this block is visible before its arrival is.
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        std::int32_t* arrival = p.arrivals + token * common.state.n_kv_heads + kv_head;
+        is_last = atomicAdd(arrival, 1) + 1 == n_active * p.n_chunks ? 1 : 0;
+        if (is_last != 0) *arrival = 0;
+    }
+    __syncthreads();
+    if (is_last == 0) return;
+    __threadfence();
+    for (int chunk = 0; chunk < p.n_chunks; ++chunk) {
+        const std::int64_t head0 = kv_head * p.group + chunk * 8;
+        const int count = min(8, p.group - chunk * 8);
+        // The splits' weights, where the rings were: (8, n_splits); a head's sum behind them.
+        float* weights = merged;
+        for (int head = warp; head < count; head += n_warps) {
+            const float* sums = p.partial_sums + (token * common.n_heads + head0 + head) * p.n_splits * 2;
+            float most = sink_of(head0 + head);
+            for (int s = lane; s < n_active; s += lanes) most = fmaxf(most, __ldcg(sums + 2 * s));
+            most = warp_max(most);
+            const float base = most == -INFINITY ? 0.0f : most;
+            float sum = 0;
+            for (int s = lane; s < n_active; s += lanes) {
+                const float weight = exp2f(__ldcg(sums + 2 * s) - base);
+                weights[head * decode_attention_max_splits + s] = weight;
+                sum += weight * __ldcg(sums + 2 * s + 1);
+            }
+            sum = warp_sum(sum) + exp2f(sink_of(head0 + head) - base);
+            __syncwarp();
+            for (int s = lane; s < n_active; s += lanes) weights[head * decode_attention_max_splits + s] *= sum > 0 ? 1.0f / sum : 0.0f;
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < count * d / 4; i += n_threads) {  // head_dim is a multiple of 8
+            const int head = i / (d / 4), dim = i % (d / 4) * 4;
+            const float* part = p.partials + (token * common.n_heads + head0 + head) * p.n_splits * d + dim;
+            float4 value = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+            for (int s = 0; s < n_active; ++s) {
+                const float4 four = __ldcg(reinterpret_cast<const float4*>(part + static_cast<std::int64_t>(s) * d));
+                const float weight = weights[head * decode_attention_max_splits + s];
+                value.x += weight * four.x, value.y += weight * four.y, value.z += weight * four.z, value.w += weight * four.w;
+            }
+            *reinterpret_cast<float4*>(heads + head * head_dim + dim) = value;
+        }
+        write_heads(head0, count);
+    }
+}
+
+template <int head_dim, bool is_bf16>
+int launch_decode_attention_of(const DecodeAttentionArgs& args, const Launch& launch) {
+    const AttentionCommon& common = args.common;
+    DecodeParams p;
+    p.attention = attention_params(common);
+    p.n_splits = args.n_splits;
+    p.partials = args.partials;
+    p.partial_sums = args.partials + common.tokens.n_tokens * common.n_heads * args.n_splits * common.state.head_dim;
+    p.arrivals = args.arrivals;
+    p.group = static_cast<int>(common.n_heads / common.state.n_kv_heads);
+    p.n_chunks = (p.group + 7) / 8;
+    constexpr int warps = decode_warps(head_dim);
+    const int slot_bytes = is_bf16 ? decode_tile_bytes(head_dim) : 2 * decode_tile * (p.attention.page.row_bytes + p.attention.page.n_groups * 2);
+    const int rings = warps * (decode_stages * slot_bytes + (is_bf16 ? 0 : decode_tile_bytes(head_dim))), merge = warps * 8 * (head_dim + 2) * 4;
+    const int weights = 8 * decode_attention_max_splits * 4, more = merge > weights ? merge : weights;
+    const std::size_t shared_bytes = static_cast<std::size_t>(decode_q_bytes(head_dim) + decode_heads_bytes(head_dim) + (rings > more ? rings : more));
+    cudaLaunchConfig_t config = {};
+    auto* kernel = decode_attention_kernel<head_dim, is_bf16>;
+    if (shared_bytes > 48 * 1024) {
+        const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+        if (error != cudaSuccess) return error;
+    }
+    config.gridDim = dim3(static_cast<unsigned>(args.n_splits), static_cast<unsigned>(common.state.n_kv_heads * p.n_chunks), static_cast<unsigned>(common.tokens.n_tokens));
+    config.blockDim = dim3(warps * lanes);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = static_cast<cudaStream_t>(launch.stream);
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &attribute;
+    config.numAttrs = launch.dependence == Dependence::programmatic && launch.arch >= 90 ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, p, slot_bytes);
+}
+
+}  // namespace skiff::cuda

@@ -1,0 +1,173 @@
+// The next token on the device: the largest logit, or one of the largest 64 by chance. Every block finds the top of its share of the vocabulary; the last to arrive merges them,
+// so that one launch is enough and four bytes come back. Order among equal logits: the lower id first, in every step.
+#include "kernels/cuda/device.cuh"
+
+namespace skiff::cuda {
+namespace {
+
+constexpr int threads = 256, shares = 64, most = 64, per_thread = 16;  // a share of up to 4096 logits is kept in registers
+
+struct SampleParams {
+    SampleArgs args;
+    std::uint64_t* keys = nullptr;     // (n_tokens, shares, most)
+    std::int32_t* arrivals = nullptr;  // (n_tokens)
+};
+
+// Keys that order as (logit descending, id ascending) by their size. 0 is no logit: NaN, or nothing.
+__device__ __forceinline__ std::uint64_t key_of(float logit, std::uint32_t id) {
+    if (!(logit == logit)) return 0;
+    const std::uint32_t bits = float_bits(logit), ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return static_cast<std::uint64_t>(ordered) << 32 | (0xffffffffu - id);
+}
+__device__ __forceinline__ float logit_of(std::uint64_t key) {
+    const auto ordered = static_cast<std::uint32_t>(key >> 32);
+    return bits_float(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered);
+}
+__device__ __forceinline__ std::int32_t id_of(std::uint64_t key) { return static_cast<std::int32_t>(0xffffffffu - static_cast<std::uint32_t>(key)); }
+
+// The k largest keys of a block (all different but for 0), unordered, to top[0 .. k); what is missing is 0. Every thread has per_thread of them.
+// The k-th largest is found bit by bit: __syncthreads_count style, with counts summed by warp.
+__device__ void block_top(const std::uint64_t (&keys)[per_thread], int k, std::uint64_t* top, int* counter) {
+    std::uint64_t threshold = 0;
+    for (int bit = 63; bit >= 0; --bit) {
+        const std::uint64_t candidate = threshold | 1ull << bit;
+        int count = 0;
+#pragma unroll
+        for (int i = 0; i < per_thread; ++i) count += keys[i] >= candidate ? 1 : 0;
+        count = __reduce_add_sync(0xffffffffu, count);
+        __syncthreads();  // the counter may still be read for the bit before
+        if (threadIdx.x == 0) *counter = 0;
+        __syncthreads();
+        if (threadIdx.x % lanes == 0 && count > 0) atomicAdd(counter, count);
+        __syncthreads();
+        const int total = *counter;
+        if (total >= k) threshold = candidate;
+        if (total == k) break;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) *counter = 0;
+    if (threadIdx.x < k) top[threadIdx.x] = 0;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < per_thread; ++i)
+        if (keys[i] >= threshold && keys[i] != 0) {
+            const int place = atomicAdd(counter, 1);
+            if (place < k) top[place] = keys[i];  // at most k keys but for 0 reach the threshold
+        }
+    __syncthreads();
+}
+
+// A number in (0, 1) from a counter: SplitMix64's finisher (Steele, Lea, Flood 2014).
+__device__ float uniform(std::uint64_t seed, std::uint64_t counter) {
+    std::uint64_t z = seed + (counter + 1) * 0x9e3779b97f4a7c15ull;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    z ^= z >> 31;
+    return (static_cast<float>(z >> 40) + 0.5f) * 0x1p-24f;
+}
+
+__global__ void __launch_bounds__(threads) sample_kernel(const __grid_constant__ SampleParams p) {
+    __shared__ std::uint64_t top[most], ordered[most];
+    __shared__ int counter, is_last;
+    wait_for_predecessor();
+    let_successor_start();
+    const SampleArgs& args = p.args;
+    const int token = static_cast<int>(blockIdx.y), share = static_cast<int>(blockIdx.x), k = args.top_k;
+    const float* logits = args.logits + token * args.stride;
+    const std::int64_t begin = args.n_vocab * share / shares, end = args.n_vocab * (share + 1) / shares;
+
+    std::uint64_t keys[per_thread];
+    std::uint64_t* mine = p.keys + (static_cast<std::int64_t>(token) * shares + share) * most;
+    // Shares beyond what the registers hold (vocabularies above 262144) go in pieces; the top so far joins the next piece in the first thread's places.
+    for (std::int64_t first = begin; first == begin || first < end;) {
+        const bool again = first != begin;
+        const std::int64_t places = again ? threads * per_thread - most : threads * per_thread;
+#pragma unroll
+        for (int i = 0; i < per_thread; ++i) {
+            const std::int64_t at = first + threadIdx.x + i * threads, place = threadIdx.x + i * threads;
+            keys[i] = place < places && at < end ? key_of(logits[at], static_cast<std::uint32_t>(at)) : 0;
+            if (again && place >= places && place - places < k) keys[i] = top[place - places];
+        }
+        first += places;
+        block_top(keys, k, top, &counter);
+    }
+    if (threadIdx.x < k) mine[threadIdx.x] = top[threadIdx.x];
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        is_last = atomicAdd(p.arrivals + token, 1) + 1 == shares ? 1 : 0;
+        if (is_last != 0) p.arrivals[token] = 0;
+    }
+    __syncthreads();
+    if (is_last == 0) return;
+    __threadfence();
+    const std::uint64_t* all = p.keys + static_cast<std::int64_t>(token) * shares * most;
+#pragma unroll
+    for (int i = 0; i < per_thread; ++i) {  // shares * most keys in all
+        const int place = static_cast<int>(threadIdx.x) + i * threads;
+        keys[i] = place % most < k ? __ldcg(reinterpret_cast<const unsigned long long*>(all) + place) : 0;
+    }
+    block_top(keys, k, top, &counter);
+    if (threadIdx.x < most) ordered[threadIdx.x] = 0;
+    __syncthreads();
+    if (threadIdx.x < k && top[threadIdx.x] != 0) {
+        int rank = 0;
+        for (int i = 0; i < k; ++i) rank += top[i] > top[threadIdx.x] ? 1 : 0;
+        ordered[rank] = top[threadIdx.x];
+    }
+    __syncthreads();
+    if (threadIdx.x < most && args.top_values != nullptr) {
+        const std::uint64_t key = threadIdx.x < k ? ordered[threadIdx.x] : 0;
+        args.top_values[token * most + threadIdx.x] = key != 0 ? logit_of(key) : -INFINITY;
+        if (args.top_ids != nullptr) args.top_ids[token * most + threadIdx.x] = key != 0 ? id_of(key) : -1;
+    }
+    if (threadIdx.x != 0) return;
+    int chosen = 0, n = 0;
+    while (n < k && ordered[n] != 0) ++n;
+    const std::int32_t position = args.positions != nullptr ? args.positions[token] : 0;
+    if (args.temperature > 0 && n > 1) {
+        // Weights fall; top_p keeps the first whose sum reaches it, min_p those that are not too far below the first.
+        const float highest = logit_of(ordered[0]);
+        float total = 0;
+        for (int i = 0; i < n; ++i) total += expf((logit_of(ordered[i]) - highest) / args.temperature);
+        float kept = 0;
+        int n_kept = 0;
+        for (int i = 0; i < n; ++i) {
+            const float weight = expf((logit_of(ordered[i]) - highest) / args.temperature);
+            if (i > 0 && (weight < args.min_p || kept >= args.top_p * total)) break;
+            kept += weight;
+            n_kept = i + 1;
+        }
+        const float wanted = uniform(args.seed, static_cast<std::uint64_t>(position)) * kept;
+        float sum = 0;
+        chosen = n_kept - 1;
+        for (int i = 0; i < n_kept; ++i) {
+            sum += expf((logit_of(ordered[i]) - highest) / args.temperature);
+            if (wanted < sum) {
+                chosen = i;
+                break;
+            }
+        }
+    }
+    const std::int32_t id = n > 0 ? id_of(ordered[chosen]) : 0;
+    if (args.ids != nullptr) args.ids[token] = id;
+    if (args.history != nullptr && position + 1 < args.history_stride) args.history[token * args.history_stride + position + 1] = id;
+    if (args.feed == SampleArgs::Feed::advance && args.positions != nullptr) args.positions[token] = position + 1;
+}
+
+}  // namespace
+
+// The arrivals behind the keys must be zero before the first launch; each leaves them so.
+std::size_t sample_scratch_bytes(std::int64_t n_tokens) { return static_cast<std::size_t>(n_tokens) * (shares * most * 8 + 8); }
+
+int launch_sample(const SampleArgs& args, const Launch& launch) {
+    if (args.top_k < 1 || args.top_k > most || args.n_vocab < 1) return cudaErrorInvalidValue;
+    SampleParams p;
+    p.args = args;
+    if (args.temperature <= 0 && args.top_values == nullptr) p.args.top_k = 1;
+    p.keys = reinterpret_cast<std::uint64_t*>(args.scratch);
+    p.arrivals = reinterpret_cast<std::int32_t*>(p.keys + args.n_tokens * shares * most);
+    return launch_kernel<SampleParams>(sample_kernel, dim3(shares, static_cast<unsigned>(args.n_tokens)), dim3(threads), 0, launch, p);
+}
+
+}  // namespace skiff::cuda
