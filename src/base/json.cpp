@@ -215,6 +215,7 @@ Result<bool> Json::as_bool(std::string_view what) const {
 
 Result<std::int64_t> Json::as_int(std::string_view what) const {
     if (auto* value = std::get_if<std::int64_t>(&value_)) return *value;
+    if (auto* value = big_unsigned(); value && *value <= INT64_MAX) return int_or(0);  // one that was never text
     return corrupt(std::string(what) + ": expected an integer, found " + std::string(type_name()));
 }
 
@@ -254,8 +255,9 @@ double Json::number_or(double fallback) const {
 }
 
 std::int64_t Json::int_or(std::int64_t fallback) const {
-    auto* value = std::get_if<std::int64_t>(&value_);
-    return value ? *value : fallback;
+    if (auto* value = std::get_if<std::int64_t>(&value_)) return *value;
+    const std::uint64_t* value = big_unsigned();
+    return value && *value <= INT64_MAX ? static_cast<std::int64_t>(*value) : fallback;
 }
 
 bool Json::bool_or(bool fallback) const {

@@ -29,6 +29,14 @@ TEST(Json, WrongTypeSaysWhatWasFound) {
     EXPECT_EQ((*json)["n"].as_int("n").error().message, "n: expected an integer, found a string");
 }
 
+TEST(Json, UnsignedValuesAreIntegersBeforeTheyAreText) {
+    const Json size(std::uint64_t{5000000000}), beyond(UINT64_MAX);
+    EXPECT_EQ(size.int_or(-1), 5000000000);
+    EXPECT_EQ(*size.as_int("size"), 5000000000);
+    EXPECT_EQ(beyond.int_or(-1), -1);
+    EXPECT_FALSE(beyond.as_int("beyond").ok());
+}
+
 TEST(Json, PythonNanIsNoJson) {
     EXPECT_FALSE(Json::parse("[NaN]").ok());
     EXPECT_FALSE(Json::parse(R"({"x": -Infinity})").ok());
