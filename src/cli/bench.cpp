@@ -7,6 +7,7 @@
 #include "cli/bench_speculation.h"
 #include "cli/format.h"
 #include "cli/model_options.h"
+#include "cli/net_child.h"
 #include "cli/verbs.h"
 #include "measure/bandwidth.h"
 #include "measure/energy.h"
@@ -117,6 +118,7 @@ void print_profile(const std::vector<Session::StepName>& steps, const std::vecto
 Status run_bench(BenchOptions& options, Terminal& terminal) {
     SKIFF_TRY(const auto tests, wanted_tests(options));
     if (options.repeats < 1 || options.repeats > 1000) return usage_error("-r: expected 1 to 1000");
+    if (net::is_net(options.model.model)) return bench_net(options.model, options.repeats, terminal);
     std::int64_t longest = 1, most_together = 1, longest_decode = 0;
     SpeculationBench speculation{{}, options.text, static_cast<int>(options.repeats)};
     for (const SpeedTest& test : tests) {

@@ -2,6 +2,7 @@
 #include <charconv>
 
 #include "cli/make_child.h"
+#include "cli/net_child.h"
 #include "cli/verbs.h"
 #include "compress/lowrank/factor.h"
 
@@ -10,7 +11,7 @@ namespace {
 
 struct FactorizeOptions {
     ChildOptions common;
-    std::string method = "svd-llm", rank, remove, energy, budget, original;
+    std::string method = "svd-llm", rank, remove, energy, budget, original, layers;
     std::int64_t multiple = 16;
 
     void fields(FieldVisitor& visitor) {
@@ -21,7 +22,8 @@ struct FactorizeOptions {
             help_ += " " + std::string(row.name) + ": " + std::string(row.summary) + ".";
         }
         methods.emplace_back("correction");
-        help_ += " correction: factors beside the codes of a quantized model, of what its rounding lost (EoRA, LQER)";
+        for (const char* of_nets : {"depthwise", "tucker"}) methods.emplace_back(of_nets);
+        help_ += " correction: factors beside the codes of a quantized model, of what its rounding lost (EoRA, LQER). Of networks of convolutions: svd, for pointwise ones; depthwise: windows by depthwise kernels, then pointwise; tucker: pointwise, a small core, pointwise";
         common.model_and_output(visitor);
         visitor.choice("--method", method, methods, help_.c_str());
         visitor.option("--remove", remove, "Of each weight's numbers, what goes: 25% (the default)");
@@ -30,6 +32,7 @@ struct FactorizeOptions {
         visitor.option("--budget", budget, "Of all these weights together, what goes: 25%; each gets the rank that serves the model best, by what cutting it was measured to cost");
         visitor.option("--multiple", multiple, "Ranks are a multiple of this");
         visitor.option("--original", original, "With --method correction: the model that this one was quantized from");
+        visitor.option("--layers", layers, layers_help);
         common.calibration_fields(visitor);
         common.run_fields(visitor);
     }
@@ -68,6 +71,20 @@ Status factorize(FactorizeOptions& options, Terminal& terminal) {
         else if (is_count) return usage_error(std::string(flag) + " " + *text + ": expected a share, such as 25%");
     }
     if (n_rules > 1) return usage_error("give one of --remove, --rank, --energy and --budget");
+    if (net::is_net(options.common.model)) {
+        if (!is_net_factorization(step.method)) return usage_error("--method: a network of convolutions is factorized by depthwise, tucker or svd");
+        if (step.rule == Rule::remove || step.rule == Rule::budget) {
+            if (n_rules > 0) return usage_error("a network of convolutions takes --rank or --energy");
+            step.rule = Rule::rank, step.amount = 1;
+            if (step.method != "depthwise") step.rule = Rule::share, step.amount = 0.5;
+        }
+        using NetRule = net::NetFactorization::Rule;
+        net::NetFactorization wish;
+        wish.rule = step.rule == Rule::energy ? NetRule::energy : step.rule == Rule::share ? NetRule::share : NetRule::rank;
+        wish.amount = step.amount;
+        return factorize_net(NetChildOptions(options.common, options.layers), step.method, wish, terminal);
+    }
+    if (!options.layers.empty() || step.method == "depthwise" || step.method == "tucker") return usage_error("--layers, depthwise and tucker are for networks of convolutions");
     if (n_rules == 0 && step.method == "correction") step.rule = Rule::rank, step.amount = 16;
     SKIFF_TRY(const auto parent, Checkpoint::open(options.common.model));
     Recipe recipe;

@@ -2,6 +2,7 @@
 #include <map>
 
 #include "cli/format.h"
+#include "cli/net_child.h"
 #include "cli/verbs.h"
 #include "model/checkpoint.h"
 #include "plan/plan.h"
@@ -15,7 +16,7 @@ struct InspectOptions {
     bool tensors = false, plan = false, hash = false;
 
     void fields(FieldVisitor& visitor) {
-        visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
+        visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, random:CONFIG.json, or a network of convolutions (a folder or its spec)", FieldVisitor::Need::required);
         visitor.option("-c,--ctx", context, "Context length for the memory estimate; 0: what the model was trained for");
         visitor.flag("--tensors", tensors, "List every tensor");
         visitor.flag("--plan", plan, "Print the operators of the model and the steps that they become on this machine");
@@ -91,6 +92,7 @@ std::string tokenizer_text(const Checkpoint& checkpoint, Json& document) {
 }
 
 Status run_inspect(InspectOptions& options, Terminal& terminal) {
+    if (net::is_net(options.model)) return inspect_net(options.model, terminal);
     SKIFF_TRY(auto checkpoint, Checkpoint::open(options.model));
     SKIFF_TRY(auto inventory, take_inventory(checkpoint));
     const ModelSpec& spec = checkpoint.spec;

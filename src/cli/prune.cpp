@@ -1,6 +1,7 @@
 // skiff prune: what matters least goes. Single weights and blocks, stored so that what stays is smaller and faster; or whole neurons, heads and layers, which
 // leaves an ordinary smaller model.
 #include "cli/make_child.h"
+#include "cli/net_child.h"
 #include "cli/verbs.h"
 #include "compress/prune/prune_method.h"
 #include "compress/structure/layer_choice.h"
@@ -13,7 +14,7 @@ namespace {
 struct PruneOptions {
     ChildOptions common;
     std::string pattern = "50%", method, scope, allocation, scheme;
-    std::string importance, compensation, spread;
+    std::string importance, compensation, spread, layers;
     std::int64_t multiple = 0;
     double damping = 0.01;
 
@@ -26,7 +27,7 @@ struct PruneOptions {
         common.model_and_output(visitor);
         visitor.option("--pattern", pattern,
                        "What goes. Of the weights: 50% (single ones), 2:4 (2 of every 4 inputs stay), block16x32:50% (blocks of outputs x inputs; these save the most time), 4x1:50%, 1xchannel:50% (outputs), channelx1:50% (inputs). "
-                       "Of the structure, in each layer: neurons:25%, heads:2, kv_groups:1 (with their query heads); or layers:2, layers:25%; or hidden:10% of the hidden state");
+                       "Of the structure, in each layer: neurons:25%, heads:2, kv_groups:1 (with their query heads); or layers:2, layers:25%; or hidden:10% of the hidden state. Of a network of convolutions: filters:25%, channels:25%, taps:5 (positions of each kernel that stay)");
         visitor.option("--method", method, method_help_.c_str());
         visitor.option("--scope", scope, "Weights: row or layer: where they compete, in their row (the default), so that all rows keep as many, or in the whole matrix");
         visitor.option("--allocation", allocation, "Weights: uniform or global: how much each layer loses, all the same (the default), or by one threshold of magnitude for the whole model");
@@ -36,6 +37,7 @@ struct PruneOptions {
         visitor.option("--spread", spread, "Structure: uniform (the default), equally much of every layer; sensitivity: less where its removal was measured to hurt; then layers differ, which few other programs load");
         visitor.option("--multiple", multiple, "Structure: widths of feed-forwards and of the hidden state stay a multiple of this, where they are one; 0: of 32");
         visitor.option("--damping", damping, "Added to the diagonal of the inputs' second moments, as a share of its mean");
+        visitor.option("--layers", layers, layers_help);
         common.calibration_fields(visitor);
         common.run_fields(visitor);
     }
@@ -100,6 +102,12 @@ Result<RecipeStep> weight_step_of(const PruneOptions& options) {
 
 Status prune(PruneOptions& options, Terminal& terminal) {
     SKIFF_CHECK(options.common.check());
+    if (net::is_net(options.common.model)) {
+        SKIFF_CHECK(refuse(options, {{"--method", !options.method.empty()}, {"--scope", !options.scope.empty()}, {"--allocation", !options.allocation.empty()}, {"--scheme", !options.scheme.empty()},
+                                     {"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}, {"--calibration", !options.common.calibration.empty()}}));
+        return prune_net(NetChildOptions(options.common, options.layers), options.pattern, options.importance, options.multiple, terminal);
+    }
+    if (!options.layers.empty()) return usage_error("--layers is for networks of convolutions");
     if (options.pattern.find(',') != std::string::npos) return usage_error("--pattern takes one kind of units; several are steps of a recipe, one after the other (skiff compress --recipe)");
     if (!(options.damping > 0 && options.damping <= 1)) return usage_error("--damping " + std::to_string(options.damping) + ": expected more than 0, at most 1");
     SKIFF_TRY(const auto step, is_structure_pattern(options.pattern) ? structure_step_of(options) : weight_step_of(options));

@@ -1,5 +1,6 @@
 // skiff quantize: a smaller model by rounding its weights to fewer bits.
 #include "cli/format.h"
+#include "cli/net_child.h"
 #include "cli/verbs.h"
 #include "compress/method.h"
 #include "compress/pipeline.h"
@@ -242,6 +243,21 @@ std::string table_of(const Manifest& manifest) {
     return table_text(rows, TableStyle::plain);
 }
 
+// A network of convolutions takes the scheme, exceptions by name, and the rule of the scales.
+Status quantize_network(const QuantizeOptions& options, Terminal& terminal) {
+    if (has_target(options) || options.method != "nearest" || options.compat || !options.transforms.empty() || !options.outliers.empty() || !options.head.empty() || !options.embedding.empty())
+        return usage_error("a network of convolutions is quantized by --scheme, --scheme-for and --scale-rule alone");
+    SKIFF_TRY(const auto scheme, parse_scheme(options.scheme.empty() ? "w8g32" : options.scheme));
+    SchemeWish wish = default_wish(scheme);
+    for (const std::string& text : options.scheme_for) {
+        SKIFF_TRY(auto rule, parse_scheme_rule(text));
+        wish.rules.push_back(std::move(rule));
+    }
+    NetChildOptions child;
+    child.model = options.model, child.output = options.output, child.force = options.force, child.dry_run = options.dry_run, child.threads = options.threads;
+    return quantize_net(child, wish, options.scale_rule == "search" ? ScaleRule::search : ScaleRule::min_max, terminal);
+}
+
 Status quantize(QuantizeOptions& options, Terminal& terminal) {
     if (options.threads < 0 || options.threads > 1024) return usage_error("--threads " + std::to_string(options.threads) + ": expected 0 to 1024");
     if (options.max_shard_mb < 1 || options.max_shard_mb > 1'000'000)
@@ -261,6 +277,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
         SKIFF_TRY(const auto known, parse_scheme(options.scheme));  // before the model is opened
         (void)known;
     }
+    if (net::is_net(options.model)) return quantize_network(options, terminal);
     SKIFF_TRY(auto opened, Checkpoint::open(options.model));
     const Checkpoint parent = with_inputs_in_order(std::move(opened));
     if (options.scheme.empty() && has_target(options)) {

@@ -20,6 +20,8 @@ std::vector<std::unique_ptr<Verb>> verb_table() {
     verbs.push_back(qat_verb_row());
     verbs.push_back(recover_verb_row());
     verbs.push_back(train_tokenizer_verb_row());
+    verbs.push_back(train_net_verb_row());
+    verbs.push_back(classify_verb_row());
     verbs.push_back(demo_verb_row());
     verbs.push_back(doctor_verb_row());
     verbs.push_back(completion_verb_row());

@@ -6,6 +6,7 @@
 namespace skiff {
 
 std::unique_ptr<Verb> bench_verb_row();
+std::unique_ptr<Verb> classify_verb_row();
 std::unique_ptr<Verb> completion_verb_row();
 std::unique_ptr<Verb> compress_verb_row();
 std::unique_ptr<Verb> convert_verb_row();
@@ -22,6 +23,7 @@ std::unique_ptr<Verb> recover_verb_row();
 std::unique_ptr<Verb> report_verb_row();
 std::unique_ptr<Verb> rotate_verb_row();
 std::unique_ptr<Verb> run_verb_row();
+std::unique_ptr<Verb> train_net_verb_row();
 std::unique_ptr<Verb> train_tokenizer_verb_row();
 std::unique_ptr<Verb> train_verb_row();
 
