@@ -2,65 +2,51 @@
 # Networks of convolutions from the command line: what the verbs say, write and refuse; training, where the program has it.
 # timeout: 300
 set -euo pipefail
-[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
-cd "$SKIFF_SOURCE_DIR"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+. "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
 spec=examples/digits/digits.json
-fail() { echo "FAILED: $*"; exit 1; }
-
-# expect CODE WORDS command...
-expect() {
-    local code=$1 words=$2 rc=0
-    shift 2
-    "$SKIFF" "$@" >"$work/stdout" 2>"$work/stderr" || rc=$?
-    [ $rc = "$code" ] || fail "exit $rc instead of $code: $* : $(cat "$work/stderr")"
-    grep -qF -- "$words" "$work/stderr" "$work/stdout" || fail "no \"$words\" in: $(cat "$work/stderr" "$work/stdout")"
-}
-
-expect 0 '60688 weights' inspect $spec
-expect 0 '"multiply_adds": 9145216' inspect $spec --json
-expect 0 'depthwise' inspect examples/structures/shufflenet-unit.json
-expect 0 'linear_plain' bench $spec -r 1 -t 1
+expect 0 '60688 weights' "$SKIFF" inspect $spec
+expect 0 '"multiply_adds": 9145216' "$SKIFF" inspect $spec --json
+expect 0 'depthwise' "$SKIFF" inspect examples/structures/shufflenet-unit.json
+expect 0 'linear_plain' "$SKIFF" bench $spec -r 1 -t 1
 
 # 3x3, 2 -> 4 channels: 72 weights become 26.
 echo '{"model_type": "skiff-net", "input": {"height": 6, "width": 6, "channels": 2}, "ops": [{"name": "c", "op": "conv", "channels": 4, "kernel": 3}]}' >"$work/small.json"
-expect 0 '26 (depthwise x1 + pointwise)' factorize "$work/small.json" --method depthwise -o "$work/small" -t 1
-expect 0 '26 weights' inspect "$work/small"
+expect 0 '26 (depthwise x1 + pointwise)' "$SKIFF" factorize "$work/small.json" --method depthwise -o "$work/small" -t 1
+expect 0 '26 weights' "$SKIFF" inspect "$work/small"
 
 # A chain of steps, each on what the one before wrote; a folder with all of them still answers.
-expect 0 '16 -> 32' prune $spec --pattern filters:25% -o "$work/filters" -t 1
-expect 0 'wrote' prune "$work/filters" --pattern channels:25% --layers conv4 -o "$work/channels" -t 1
-expect 0 '9 positions' prune "$work/channels" --pattern taps:5 --layers conv2 -o "$work/taps" -t 1
-expect 0 'wrote' factorize "$work/taps" --method depthwise --layers conv3 -o "$work/depthwise" -t 1
-expect 0 'wrote' factorize "$work/depthwise" --method tucker --energy 0.7 --layers conv4 -o "$work/tucker" -t 1
-expect 0 'w8g32' quantize "$work/tucker" --scheme w8g32 --scheme-for conv1=keep -o "$work/w8" -t 1
-expect 0 '(5 kept)' inspect "$work/w8"
-expect 0 '"method": "tucker"' inspect "$work/w8"
-expect 0 '% right' classify "$work/w8" --data digits:50 --against "$work/tucker" -t 2
-expect 0 '"images": 50' classify "$work/w8" --data digits:50 --json
-expect 0 'label ' classify "$work/w8" --data digits:3 --show 1
+expect 0 '16 -> 32' "$SKIFF" prune $spec --pattern filters:25% -o "$work/filters" -t 1
+expect 0 'wrote' "$SKIFF" prune "$work/filters" --pattern channels:25% --layers conv4 -o "$work/channels" -t 1
+expect 0 '9 positions' "$SKIFF" prune "$work/channels" --pattern taps:5 --layers conv2 -o "$work/taps" -t 1
+expect 0 'wrote' "$SKIFF" factorize "$work/taps" --method depthwise --layers conv3 -o "$work/depthwise" -t 1
+expect 0 'wrote' "$SKIFF" factorize "$work/depthwise" --method tucker --energy 0.7 --layers conv4 -o "$work/tucker" -t 1
+expect 0 'w8g32' "$SKIFF" quantize "$work/tucker" --scheme w8g32 --scheme-for conv1=keep -o "$work/w8" -t 1
+expect 0 '(5 kept)' "$SKIFF" inspect "$work/w8"
+expect 0 '"method": "tucker"' "$SKIFF" inspect "$work/w8"
+expect 0 '% right' "$SKIFF" classify "$work/w8" --data digits:50 --against "$work/tucker" -t 2
+expect 0 '"images": 50' "$SKIFF" classify "$work/w8" --data digits:50 --json
+expect 0 'label ' "$SKIFF" classify "$work/w8" --data digits:3 --show 1
 
-expect 2 'already exists' prune $spec --pattern filters:25% -o "$work/w8"
-expect 2 'give the folder' prune $spec --pattern filters:25%
-expect 2 'filters:25%, channels:25% or taps:5' prune $spec --pattern 50% -o "$work/x"
-expect 2 'does not concern' prune $spec --pattern filters:25% --method wanda -o "$work/x"
-expect 2 'no operator "conv9"' prune $spec --pattern filters:25% --layers conv9 -o "$work/x"
-expect 2 'depthwise, tucker or svd' factorize $spec --method asvd -o "$work/x"
-expect 2 'takes --rank or --energy' factorize $spec --method tucker --remove 25% -o "$work/x"
-expect 2 'networks of convolutions' factorize models/pocket --method tucker -o "$work/x"
-expect 2 'by --scheme, --scheme-for and --scale-rule alone' quantize $spec --scheme w8 --method gptq -o "$work/x"
-expect 1 'quantized already' quantize "$work/w8" --scheme w8 -o "$work/x"
-expect 2 'no network of convolutions' classify models/pocket --data digits:5
-expect 2 'expected digits:N' classify "$work/w8" --data digits:none
+expect 2 'already exists' "$SKIFF" prune $spec --pattern filters:25% -o "$work/w8"
+expect 2 'give the folder' "$SKIFF" prune $spec --pattern filters:25%
+expect 2 'filters:25%, channels:25% or taps:5' "$SKIFF" prune $spec --pattern 50% -o "$work/x"
+expect 2 'does not concern' "$SKIFF" prune $spec --pattern filters:25% --method wanda -o "$work/x"
+expect 2 'no operator "conv9"' "$SKIFF" prune $spec --pattern filters:25% --layers conv9 -o "$work/x"
+expect 2 'depthwise, tucker or svd' "$SKIFF" factorize $spec --method asvd -o "$work/x"
+expect 2 'takes --rank or --energy' "$SKIFF" factorize $spec --method tucker --remove 25% -o "$work/x"
+expect 2 'networks of convolutions' "$SKIFF" factorize models/pocket --method tucker -o "$work/x"
+expect 2 'by --scheme, --scheme-for and --scale-rule alone' "$SKIFF" quantize $spec --scheme w8 --method gptq -o "$work/x"
+expect 1 'quantized already' "$SKIFF" quantize "$work/w8" --scheme w8 -o "$work/x"
+expect 2 'no network of convolutions' "$SKIFF" classify models/pocket --data digits:5
+expect 2 'expected digits:N' "$SKIFF" classify "$work/w8" --data digits:none
 printf '\0\0\10\1\0\0\0\5abc' >"$work/short.idx"
-expect 5 'holds 3 numbers' classify "$work/w8" --data "$work/short.idx,$work/short.idx"
+expect 5 'holds 3 numbers' "$SKIFF" classify "$work/w8" --data "$work/short.idx,$work/short.idx"
 [ ! -e "$work/x" ] && [ ! -e "$work/x.partial" ] || fail "an error left something behind"
 
 if [ -x "$(dirname "$SKIFF")/skiff-train" ]; then
-    expect 2 'give the images with --data' train-net $spec -o "$work/a"
-    expect 0 '% right' train-net examples/structures/../digits/digits.json --data digits:256 --valid digits:64:9 --epochs 1 -o "$work/a" -t 1
-    expect 0 'wrote' train-net "$work/taps" --teacher "$work/a" --data digits:128 --epochs 1 -o "$work/student" -t 1
-    expect 0 '"teacher": "a"' inspect "$work/student"
+    expect 2 'give the images with --data' "$SKIFF" train-net $spec -o "$work/a"
+    expect 0 '% right' "$SKIFF" train-net examples/structures/../digits/digits.json --data digits:256 --valid digits:64:9 --epochs 1 -o "$work/a" -t 1
+    expect 0 'wrote' "$SKIFF" train-net "$work/taps" --teacher "$work/a" --data digits:128 --epochs 1 -o "$work/student" -t 1
+    expect 0 '"teacher": "a"' "$SKIFF" inspect "$work/student"
 fi
 echo "networks of convolutions are pruned, factorized, quantized and asked"
