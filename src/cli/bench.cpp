@@ -12,6 +12,7 @@
 #include "measure/bandwidth.h"
 #include "measure/energy.h"
 #include "measure/speed.h"
+#include "plan/tune_tiles.h"
 
 namespace skiff {
 namespace {
@@ -21,7 +22,8 @@ struct BenchOptions {
     SpeculateOptions speculate;
     std::string n_prompt = "512", n_generate = "128", n_sequences = "1", depth = "0", merge = "on", fuse = "on", fold = "on", text, graphs = "on", gemm = "auto", overlap = "off";
     std::int64_t repeats = 5;
-    bool profile = false, energy = false;
+    std::string tiles = "on";
+    bool profile = false, energy = false, tune = false;
 
     void fields(FieldVisitor& visitor) {
         model.state = "f16";
@@ -37,10 +39,12 @@ struct BenchOptions {
         visitor.flag("--energy", energy, "Also print joules per token, where this machine counts them (RAPL, NVML)");
         visitor.choice("--fold", fold, {"on", "off"}, "off: scales of inputs stay steps of their own, instead of being folded into the norm in front");
         visitor.option("--fuse", fuse,
-                       "on, off, each (what every fusion is worth), or the fusions to make, as a list of residual, qkv_rope_state, attention, gate_up, norm_quantize, attention_output, head");
+                       "on, off, each (what every fusion is worth), or the fusions to make, as a list of residual, qkv_rope_state, attention, gate_up, norm_quantize, attention_output, head_top, head");
         visitor.choice("--graphs", graphs, {"on", "off"}, "off: on a GPU, launch every kernel by itself instead of the whole token as a CUDA graph");
         visitor.choice("--gemm", gemm, {"auto", "own", "cublaslt"}, "On a GPU, what multiplies the matrices of long prompts; auto: cuBLASLt where it is found");
         visitor.choice("--overlap", overlap, {"on", "off"}, "on: on a GPU, kernels begin while the one before them ends (programmatic dependent launch)");
+        visitor.flag("--tune", tune, "First find the fastest tiles for long prompts on this machine (some ten seconds), print them, and keep them beside the packed weights for all later runs");
+        visitor.choice("--tiles", tiles, {"on", "off"}, "off: tiles by the kernels' own rule, whatever --tune found");
         visitor.flag("--profile", profile, "Also print where the time of decoding goes, step by step");
     }
 };
@@ -115,6 +119,34 @@ void print_profile(const std::vector<Session::StepName>& steps, const std::vecto
     terminal.print(table_text(rows, TableStyle::plain));
 }
 
+// Tries tiles on the weights of the model, keeps what was found, and loads the model again, with it.
+Result<Json> tune(std::unique_ptr<Engine>& engine, const ModelOptions& model, EngineOptions& options, Terminal& terminal) {
+    const std::string path = model.tile_file();
+    if (path.empty()) return usage_error("--tune keeps what it finds in the cache's folder; --pack-cache off leaves it none");
+    TuneOptions wanted;
+    wanted.n_threads = options.n_threads;
+    wanted.max_tokens = options.max_batch > 0 ? options.max_batch : cpu_max_batch;
+    wanted.progress = terminal.progress("shapes");
+    SKIFF_TRY(const TileTable table, tune_tiles(engine->plan(), wanted));
+    terminal.end_progress();
+    SKIFF_CHECK(table.write(path));
+    const auto of = [](std::int64_t number) { return number > 0 ? std::to_string(number) : std::string("rule"); };
+    std::vector<std::vector<std::string>> rows = {{"kernel", "rows", "columns", "tokens", "tokens at once", "rows at once", "columns at once", "gain"}};
+    Json list = Json::array();
+    for (const auto& [key, entry] : table.entries()) {
+        rows.push_back({key.kernel, std::to_string(key.rows), std::to_string(key.columns), std::to_string(key.tokens), of(entry.tiles.tokens), of(entry.tiles.rows), of(entry.tiles.columns),
+                        number_text(100 * (entry.gain - 1), 1) + " %"});
+        list.push_back(Json::object({{"kernel", key.kernel}, {"rows", key.rows}, {"columns", key.columns}, {"tokens", key.tokens}, {"tokens_at_once", entry.tiles.tokens},
+                                     {"rows_at_once", entry.tiles.rows}, {"columns_at_once", entry.tiles.columns}, {"gain", entry.gain}}));
+    }
+    terminal.print(table_text(rows, TableStyle::markdown));
+    terminal.print("kept in " + path);
+    options.tiles = std::make_shared<const TileTable>(TileTable::read(path));
+    engine.reset();
+    SKIFF_TRY(engine, Engine::load(model.model, options));
+    return list;
+}
+
 Status run_bench(BenchOptions& options, Terminal& terminal) {
     SKIFF_TRY(const auto tests, wanted_tests(options));
     if (options.repeats < 1 || options.repeats > 1000) return usage_error("-r: expected 1 to 1000");
@@ -145,10 +177,17 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     engine_options.device.graphs = options.graphs == "off" ? DeviceChoice::Graphs::off : DeviceChoice::Graphs::on;
     engine_options.device.gemm = options.gemm == "own" ? DeviceChoice::Gemm::own : options.gemm == "cublaslt" ? DeviceChoice::Gemm::cublaslt : DeviceChoice::Gemm::automatic;
     engine_options.device.overlap = options.overlap == "on" ? DeviceChoice::Overlap::on : DeviceChoice::Overlap::off;
+    if (options.tiles == "off") engine_options.tiles = nullptr;
+    if (options.tune && (options.tiles == "off" || !on_processor)) return usage_error("--tune finds tiles for the processor's kernels: without --tiles off, and not on a GPU");
+    if (engine_options.tiles != nullptr && !engine_options.tiles->note().empty() && !options.tune) terminal.remark(engine_options.tiles->note());
     engine_options.progress = terminal.progress("blocks");
     SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));
     terminal.end_progress();
     remark_on_cache(*engine, options.model, terminal);
+    Json tuned;
+    if (options.tune) {
+        SKIFF_TRY(tuned, tune(engine, options.model, engine_options, terminal));
+    }
 
     // Before and after, since other work on the machine changes it; the higher one is the limit.
     const std::size_t load_peak = peak_resident_bytes();
@@ -228,6 +267,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
          {"speculation", speculated},
          {"energy", energy},
          {"fusions", fusions},
+         {"tuned", tuned},
          {"peak_memory_bytes", peak_bytes},
          {"logits_hash", hex64(hash)}}));
     return {};

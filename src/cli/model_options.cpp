@@ -1,5 +1,8 @@
 #include "cli/model_options.h"
 
+#include "base/mapped_file.h"
+#include "plan/tile_table.h"
+
 namespace skiff {
 
 void ModelOptions::fields(FieldVisitor& visitor) {
@@ -42,6 +45,7 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     }
     if (pack_cache != "off") options.pack_cache = default_pack_cache();
     if (pack_cache != "off" && pack_cache != "on") options.pack_cache.folder = pack_cache;
+    options.tiles = std::make_shared<const TileTable>(TileTable::read(tile_file()));
     if (!scheme.empty()) {
         SKIFF_TRY(options.scheme, parse_scheme(scheme));
     }
@@ -50,6 +54,11 @@ Result<EngineOptions> ModelOptions::engine_options() const {
         if (options.scheme) SKIFF_CHECK(sparse_defined_on(*options.scheme));
     }
     return options;
+}
+
+std::string ModelOptions::tile_file() const {
+    if (pack_cache == "off") return {};
+    return pack_cache == "on" ? TileTable::default_path() : join_path(pack_cache, "tiles.json");
 }
 
 void SpeculateOptions::fields(FieldVisitor& visitor) {

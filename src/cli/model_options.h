@@ -17,6 +17,7 @@ struct ModelOptions {
     void fields(FieldVisitor& visitor);
     void fields_without_context(FieldVisitor& visitor);  // for verbs that know how long their texts are
     Result<EngineOptions> engine_options() const;  // checks names and ranges
+    std::string tile_file() const;                 // beside the packed weights; empty: nowhere
 };
 
 // Of verbs that generate.

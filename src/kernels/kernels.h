@@ -130,6 +130,13 @@ struct PreparedActivation {
     const std::int16_t* sums;  // (n_tokens, padded_columns / 16, 2): of the codes of 16 columns, those at 0, 1 (mod 4) and those at 2, 3 (mod 4)
     std::int64_t n_columns, padded_columns;
 };
+// How a product of many tokens is cut. 0: by the kernel's own rule. No choice changes a bit of the result; kernels that do not work in tiles ignore it.
+struct LinearTiles {
+    std::int64_t tokens = 0;   // that work with a stretch of weights before the next one
+    std::int64_t rows = 0;     // that pass by all tokens before the next rows do: few keep the weights in the cache, all keep the tokens there
+    std::int64_t columns = 0;  // of a stretch of weights, which is expanded once for these tokens; 32 to 512
+    bool operator==(const LinearTiles&) const = default;
+};
 struct LinearArgs {
     const PackedWeight* weight;
     PreparedActivation x;
@@ -138,7 +145,8 @@ struct LinearArgs {
     std::int64_t y_stride;
     std::int64_t n_tokens;
     enum class Write : std::uint8_t { replace, add } write;
-    std::int64_t tokens_at_once = 0;  // of many tokens, how many work with a stretch of weights before the next; 0: by the kernel's own rule. The bits do not depend on it
+    LinearTiles tiles = {};
+    std::uint64_t epoch = 0;  // calls on one thread with the same number, which is not 0, and the same codes have the same x: what was made of it is kept
 };
 using LinearFn = void (*)(const LinearArgs& args, Range rows);  // rows in multiples of the layout's row_unit
 struct LinearKernel {

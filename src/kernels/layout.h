@@ -22,6 +22,7 @@ struct RowMap {
 };
 
 struct Layout;
+class ThreadPool;
 
 // What a tile layout does with weights that pruning dropped (sparse_tiles.h): nothing, blocks are left out, or a bit says what is there.
 enum class TileForm : std::uint8_t { dense, skip, mask };
@@ -62,10 +63,16 @@ struct Layout {
     // this layout packs. A weight that comes back from the cache of packed weights is believed only if this says so. Null: never cached.
     std::optional<SectionBytes> (*sections)(const PackedWeight& packed) = nullptr;
     int version = 1;  // one more whenever `pack` gives other bytes than before
+    // `pack` in two parts, so that threads can share it: all but what single rows fill, then some of the rows, from a multiple of row_unit on. Null: only as a whole.
+    void (*begin)(const Weight& weight, const RowMap& rows, PackedWeight& packed) = nullptr;
+    void (*fill)(const Weight& weight, const RowMap& rows, std::int64_t first, std::int64_t end, PackedWeight& packed) = nullptr;
+    // Where kernels follow offsets and counts that lie among the bytes: whether these stay inside. For bytes that come back from a file. Null: there are none.
+    bool (*intact)(const PackedWeight& packed, const SectionBytes& sizes) = nullptr;
 };
 
 // All layouts, in order of preference for a weight they accept. `plain_rows` and `codes_rows` and `blocks_rows` (read as stored) come last.
 std::span<const Layout* const> layout_table();
-PackedWeight pack_weight(const Layout& layout, const Weight& weight, const RowMap& rows);
+// With a pool its threads share the rows; the bytes are the same.
+PackedWeight pack_weight(const Layout& layout, const Weight& weight, const RowMap& rows, ThreadPool* pool = nullptr);
 
 }  // namespace skiff

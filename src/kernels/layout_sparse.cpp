@@ -277,8 +277,7 @@ void pack_outliers(const Weight& weight, const RowMap& map, PackedWeight& packed
     const std::int64_t columns_at = round_up<std::int64_t>((packed.n_rows + 1) * 4, tile_vector_bytes), values_at = columns_at + round_up<std::int64_t>(n * 2, tile_vector_bytes);
     packed.buffer = AlignedBuffer(static_cast<std::size_t>(values_at + n * 4));
     packed.data = packed.buffer.data();
-    packed.scales = packed.data + columns_at;
-    packed.zeros = packed.data + values_at;
+    if (n > 0) packed.scales = packed.data + columns_at, packed.zeros = packed.data + values_at;
     packed.read_bytes = static_cast<std::uint64_t>((packed.n_rows + 1) * 4 + n * 6);
     auto* begins = packed.buffer.as<std::uint32_t>();
     auto* columns = reinterpret_cast<std::uint16_t*>(packed.buffer.data() + columns_at);
@@ -304,6 +303,94 @@ void outlier_row(const PackedWeight& packed, std::int64_t row, float* target) {
     for (std::uint32_t i = begins[row]; i < begins[row + 1]; ++i) target[reinterpret_cast<const std::uint16_t*>(packed.scales)[i]] = reinterpret_cast<const float*>(packed.zeros)[i];
 }
 
+// ---- what comes back from a file
+
+bool fits_tiles(const PackedWeight& packed, TileForm form, std::string_view suffix) {
+    const Scheme& scheme = packed.scheme;
+    const int bits = scheme.bits == 7 ? 8 : scheme.bits;
+    return packed.tiles == form && scheme.is_coded() && decodes(scheme) && zero_code(scheme).has_value() && packed.dtype == scheme.scale_dtype && packed.n_columns <= (std::int64_t{1} << 20) &&
+           tile_groups_fit(scheme, packed.n_columns) && packed.layout->name == "w" + std::to_string(bits) + "_r16" + std::string(suffix);
+}
+
+std::optional<SectionBytes> skip_sections(const PackedWeight& packed) {
+    if (!fits_tiles(packed, TileForm::skip, "_skip") || packed.scheme.n_supers(packed.n_columns) > 1 || tile_format(packed).has_levels) return std::nullopt;
+    return SectionBytes{packed.read_bytes};
+}
+
+std::optional<SectionBytes> mask_sections(const PackedWeight& packed) {
+    const bool shared = packed.mask_rows == 1 || packed.mask_rows == 4 || packed.mask_rows == 16;
+    if (!fits_tiles(packed, TileForm::mask, "_mask") || packed.scheme.kind != NumberKind::integer || !shared) return std::nullopt;
+    return SectionBytes{packed.read_bytes};
+}
+
+bool inside(std::uint64_t at, std::uint64_t n, std::uint64_t size) { return at <= size && n <= size - at; }
+
+bool skip_intact(const PackedWeight& packed, const SectionBytes& sizes) {
+    const TileFormat whole = tile_format(packed);
+    const auto n_tiles = static_cast<std::uint64_t>(ceil_div(packed.n_rows, tile_rows));
+    if (!inside(0, n_tiles * sizeof(SkipTile), sizes.data)) return false;
+    for (std::uint64_t t = 0; t < n_tiles; ++t) {
+        SkipTile tile;
+        std::memcpy(&tile, packed.data + t * sizeof tile, sizeof tile);
+        if (tile.n_blocks > static_cast<std::uint64_t>(whole.n_blocks)) return false;
+        const TileFormat format = format_of_blocks(whole, static_cast<std::int64_t>(tile.n_blocks));
+        const std::uint64_t head = round_up<std::uint64_t>(tile.n_blocks * 2, tile_vector_bytes);
+        if (tile.at % tile_vector_bytes != 0 || !inside(tile.at, head + (tile.n_blocks > 0 ? static_cast<std::uint64_t>(format.tile_bytes) : 0), sizes.data)) return false;
+        for (std::uint64_t i = 0; i < tile.n_blocks; ++i) {
+            std::uint16_t place;
+            std::memcpy(&place, packed.data + tile.at + i * 2, 2);
+            if (place >= whole.n_blocks) return false;
+        }
+    }
+    return true;
+}
+
+bool mask_intact(const PackedWeight& packed, const SectionBytes& sizes) {
+    const TileFormat format = tile_format(packed);
+    const auto n_tiles = static_cast<std::uint64_t>(ceil_div(packed.n_rows, tile_rows));
+    const std::int64_t n_stretches = ceil_div(format.n_blocks, mask_stretch);
+    if (!inside(0, n_tiles * 8, sizes.data)) return false;
+    const auto* data = reinterpret_cast<const std::uint8_t*>(packed.data);
+    for (std::uint64_t t = 0; t < n_tiles; ++t) {
+        std::uint64_t begin;
+        std::memcpy(&begin, data + t * 8, 8);
+        if (begin % tile_vector_bytes != 0 || !inside(begin, static_cast<std::uint64_t>(format.codes_at + n_stretches * 4), sizes.data)) return false;
+        for (std::int64_t stretch = 0; stretch < n_stretches; ++stretch) {
+            std::uint32_t at;
+            std::memcpy(&at, data + begin + static_cast<std::uint64_t>(format.codes_at + stretch * 4), 4);
+            const std::int64_t n_blocks = std::min(mask_stretch, format.n_blocks - stretch * mask_stretch);
+            const auto mask_bytes = static_cast<std::uint64_t>(n_blocks * mask_block_bytes(packed.mask_rows));
+            if (!inside(begin, at, sizes.data) || !inside(begin + at, mask_bytes, sizes.data)) return false;
+            std::uint64_t code_bytes = 0;
+            for (std::int64_t block = 0; block < n_blocks; ++block)
+                for (int v = 0; v < 8; ++v) {
+                    const auto n = static_cast<std::uint64_t>(std::popcount(mask_of(data + begin + at + block * mask_block_bytes(packed.mask_rows), v, packed.mask_rows)));
+                    code_bytes += format.bits == 8 ? n : (n + 1) / 2;
+                }
+            if (!inside(begin + at + mask_bytes, code_bytes, sizes.data)) return false;
+        }
+    }
+    return true;
+}
+
+// The number of outliers follows from what one pass reads.
+std::optional<SectionBytes> outlier_sections(const PackedWeight& packed) {
+    const auto begins = static_cast<std::uint64_t>(packed.n_rows + 1) * 4;
+    if (packed.scheme.is_coded() || packed.n_columns > 65536 || packed.read_bytes < begins || (packed.read_bytes - begins) % 6 != 0) return std::nullopt;
+    const std::uint64_t n = (packed.read_bytes - begins) / 6;
+    if (n > (std::uint64_t{1} << 31)) return std::nullopt;
+    return SectionBytes{begins, n * 2, n * 4};
+}
+
+bool outliers_intact(const PackedWeight& packed, const SectionBytes& sizes) {
+    const auto* begins = reinterpret_cast<const std::uint32_t*>(packed.data);
+    for (std::int64_t row = 0; row < packed.n_rows; ++row)
+        if (begins[row] > begins[row + 1]) return false;
+    if (begins[0] != 0 || begins[packed.n_rows] != sizes.scales / 2) return false;
+    const auto* columns = reinterpret_cast<const std::uint16_t*>(packed.scales);
+    return std::all_of(columns, columns + sizes.scales / 2, [&](std::uint16_t column) { return column < packed.n_columns; });
+}
+
 // ---- as stored
 
 struct StoredRows {
@@ -327,16 +414,16 @@ void stored_row(const PackedWeight& packed, std::int64_t row, float* target) {
 
 }  // namespace
 
-const Layout w1_r16_skip = {"w1_r16_skip", tile_rows, accepts_skip<1>, pack_skip, skip_row};
-const Layout w2_r16_skip = {"w2_r16_skip", tile_rows, accepts_skip<2>, pack_skip, skip_row};
-const Layout w3_r16_skip = {"w3_r16_skip", tile_rows, accepts_skip<3>, pack_skip, skip_row};
-const Layout w4_r16_skip = {"w4_r16_skip", tile_rows, accepts_skip<4>, pack_skip, skip_row};
-const Layout w5_r16_skip = {"w5_r16_skip", tile_rows, accepts_skip<5>, pack_skip, skip_row};
-const Layout w6_r16_skip = {"w6_r16_skip", tile_rows, accepts_skip<6>, pack_skip, skip_row};
-const Layout w8_r16_skip = {"w8_r16_skip", tile_rows, accepts_skip<8>, pack_skip, skip_row};
-const Layout w4_r16_mask = {"w4_r16_mask", tile_rows, accepts_mask<4>, pack_mask, mask_row};
-const Layout w8_r16_mask = {"w8_r16_mask", tile_rows, accepts_mask<8>, pack_mask, mask_row};
-const Layout outlier_rows = {"outlier_rows", tile_rows, accepts_outliers, pack_outliers, outlier_row};
+const Layout w1_r16_skip = {"w1_r16_skip", tile_rows, accepts_skip<1>, pack_skip, skip_row, skip_sections, 1, nullptr, nullptr, skip_intact};
+const Layout w2_r16_skip = {"w2_r16_skip", tile_rows, accepts_skip<2>, pack_skip, skip_row, skip_sections, 1, nullptr, nullptr, skip_intact};
+const Layout w3_r16_skip = {"w3_r16_skip", tile_rows, accepts_skip<3>, pack_skip, skip_row, skip_sections, 1, nullptr, nullptr, skip_intact};
+const Layout w4_r16_skip = {"w4_r16_skip", tile_rows, accepts_skip<4>, pack_skip, skip_row, skip_sections, 1, nullptr, nullptr, skip_intact};
+const Layout w5_r16_skip = {"w5_r16_skip", tile_rows, accepts_skip<5>, pack_skip, skip_row, skip_sections, 1, nullptr, nullptr, skip_intact};
+const Layout w6_r16_skip = {"w6_r16_skip", tile_rows, accepts_skip<6>, pack_skip, skip_row, skip_sections, 1, nullptr, nullptr, skip_intact};
+const Layout w8_r16_skip = {"w8_r16_skip", tile_rows, accepts_skip<8>, pack_skip, skip_row, skip_sections, 1, nullptr, nullptr, skip_intact};
+const Layout w4_r16_mask = {"w4_r16_mask", tile_rows, accepts_mask<4>, pack_mask, mask_row, mask_sections, 1, nullptr, nullptr, mask_intact};
+const Layout w8_r16_mask = {"w8_r16_mask", tile_rows, accepts_mask<8>, pack_mask, mask_row, mask_sections, 1, nullptr, nullptr, mask_intact};
+const Layout outlier_rows = {"outlier_rows", tile_rows, accepts_outliers, pack_outliers, outlier_row, outlier_sections, 1, nullptr, nullptr, outliers_intact};
 const Layout sparse_rows = {"sparse_rows", 1, accepts_rows, pack_rows, stored_row};
 
 }  // namespace skiff

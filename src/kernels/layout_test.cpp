@@ -49,6 +49,30 @@ TEST(Layout, rows_come_back_exactly) {
     EXPECT_EQ(seen.size(), layout_table().size());
 }
 
+// Threads share the rows of a weight while it is packed, and it has the same bytes.
+TEST(Layout, packing_gives_the_same_bytes_on_any_number_of_threads) {
+    std::set<std::string_view> shared;
+    for (std::int64_t width : {33, 172})
+        for (const Weight& weight : weights_of_all_kinds(100, width))
+            for (const Layout* layout : layout_table()) {
+                if (!layout->accepts(weight)) continue;
+                EXPECT_EQ(layout->begin == nullptr, layout->fill == nullptr);
+                for (const RowMap& rows : {RowMap::all(100), RowMap{2, 5, 9, 10}}) {
+                    const PackedWeight alone = pack_weight(*layout, weight, rows);
+                    for (int n_threads : {2, 3, 7}) {
+                        ThreadPool pool(n_threads);
+                        const PackedWeight together = pack_weight(*layout, weight, rows, &pool);
+                        ASSERT_EQ(alone.buffer.size_bytes(), together.buffer.size_bytes());
+                        ASSERT_EQ(std::memcmp(alone.buffer.data(), together.buffer.data(), alone.buffer.size_bytes()), 0) << layout->name << ' ' << weight.encoding_name();
+                        EXPECT_EQ(alone.read_bytes, together.read_bytes);
+                        EXPECT_EQ(alone.scales == nullptr, together.scales == nullptr);
+                    }
+                }
+                if (layout->fill != nullptr) shared.insert(layout->name);
+            }
+    EXPECT_TRUE(shared.count("w4_r16") && shared.count("w8_r16"));
+}
+
 // A processor may have AVX-512 without AVX-VNNI, so a row for the latter must never be the best that the former finds.
 TEST(Layout, avx512_has_a_row_wherever_avx2vnni_has_one) {
     for (const LinearKernel& kernel : linear_kernels())

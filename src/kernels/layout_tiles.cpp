@@ -142,8 +142,7 @@ void place_row(const Codes& source, std::int64_t row, const std::uint8_t* codes,
     if (format.zeros != TileNumber::none) place_tile_numbers(source.zeros, row, format.zeros, lane, tile + format.corrections_at);
 }
 
-void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
-    const Blocks* blocks = weight.blocks();
+void begin_tiles(const Weight& weight, const RowMap&, PackedWeight& packed) {
     packed.scheme = *scheme_of_codes(weight);
     packed.dtype = packed.scheme.scale_dtype;
     const TileFormat format = tile_format(packed);
@@ -156,10 +155,15 @@ void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) 
         packed.scales = packed.buffer.data() + tiles_bytes;
     }
     packed.read_bytes = static_cast<std::uint64_t>(n_tiles * format.tile_bytes);
+}
+
+void fill_tiles(const Weight& weight, const RowMap& rows, std::int64_t first, std::int64_t end, PackedWeight& packed) {
+    const Blocks* blocks = weight.blocks();
+    const TileFormat format = tile_format(packed);
     const std::int64_t row_bytes = blocks == nullptr ? 0 : packed.n_columns / block_format(blocks->type).block_size * block_format(blocks->type).block_bytes;
     CodeRow converted;  // blocks: one row at a time, so that no second copy of the weight is made
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(format.n_blocks * tile_block));
-    for (std::int64_t row = 0; row < packed.n_rows; ++row) {
+    for (std::int64_t row = first; row < end; ++row) {
         const std::int64_t from = rows.at(row), lane = row % tile_rows;
         std::uint8_t* tile = packed.buffer.as<std::uint8_t>() + row / tile_rows * format.tile_bytes;
         if (blocks != nullptr) {
@@ -171,6 +175,11 @@ void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) 
             place_row(source, from, codes.data(), format, lane, tile);
         }
     }
+}
+
+void pack_tiles(const Weight& weight, const RowMap& rows, PackedWeight& packed) {
+    begin_tiles(weight, rows, packed);
+    fill_tiles(weight, rows, 0, packed.n_rows, packed);
 }
 
 }  // namespace
@@ -250,7 +259,7 @@ std::optional<SectionBytes> tile_sections(const PackedWeight& packed) {
     const Scheme& scheme = packed.scheme;
     const int bits = scheme.bits == 7 ? 8 : scheme.bits;
     const bool clusters = scheme.kind == NumberKind::clusters;
-    if (!decodes(scheme) || packed.dtype != scheme.scale_dtype || (clusters ? scheme.bits > 4 || scheme.group_size != 0 : !tile_groups_fit(scheme, packed.n_columns))) return std::nullopt;
+    if (packed.tiles != TileForm::dense || !decodes(scheme) || packed.dtype != scheme.scale_dtype || (clusters ? scheme.bits > 4 || scheme.group_size != 0 : !tile_groups_fit(scheme, packed.n_columns))) return std::nullopt;
     if (packed.layout->name != "w" + std::to_string(bits) + "_r16") return std::nullopt;
     PackedWeight fields;  // tile_format() would look at levels, which are not there yet
     fields.scheme = scheme, fields.dtype = packed.dtype, fields.n_columns = packed.n_columns;
@@ -261,12 +270,12 @@ std::optional<SectionBytes> tile_sections(const PackedWeight& packed) {
 
 }  // namespace
 
-const Layout w1_r16 = {"w1_r16", tile_rows, accepts<1>, pack_tiles, tile_row, tile_sections};
-const Layout w2_r16 = {"w2_r16", tile_rows, accepts<2>, pack_tiles, tile_row, tile_sections};
-const Layout w3_r16 = {"w3_r16", tile_rows, accepts<3>, pack_tiles, tile_row, tile_sections};
-const Layout w4_r16 = {"w4_r16", tile_rows, accepts<4>, pack_tiles, tile_row, tile_sections};
-const Layout w5_r16 = {"w5_r16", tile_rows, accepts<5>, pack_tiles, tile_row, tile_sections};
-const Layout w6_r16 = {"w6_r16", tile_rows, accepts<6>, pack_tiles, tile_row, tile_sections};
-const Layout w8_r16 = {"w8_r16", tile_rows, accepts<8>, pack_tiles, tile_row, tile_sections};
+const Layout w1_r16 = {"w1_r16", tile_rows, accepts<1>, pack_tiles, tile_row, tile_sections, 1, begin_tiles, fill_tiles};
+const Layout w2_r16 = {"w2_r16", tile_rows, accepts<2>, pack_tiles, tile_row, tile_sections, 1, begin_tiles, fill_tiles};
+const Layout w3_r16 = {"w3_r16", tile_rows, accepts<3>, pack_tiles, tile_row, tile_sections, 1, begin_tiles, fill_tiles};
+const Layout w4_r16 = {"w4_r16", tile_rows, accepts<4>, pack_tiles, tile_row, tile_sections, 1, begin_tiles, fill_tiles};
+const Layout w5_r16 = {"w5_r16", tile_rows, accepts<5>, pack_tiles, tile_row, tile_sections, 1, begin_tiles, fill_tiles};
+const Layout w6_r16 = {"w6_r16", tile_rows, accepts<6>, pack_tiles, tile_row, tile_sections, 1, begin_tiles, fill_tiles};
+const Layout w8_r16 = {"w8_r16", tile_rows, accepts<8>, pack_tiles, tile_row, tile_sections, 1, begin_tiles, fill_tiles};
 
 }  // namespace skiff

@@ -150,10 +150,10 @@ TEST(Linear, bits_do_not_depend_on_the_number_of_tokens) {
                 const auto y = multiply(kernel.fn, packed, activations.from(t), 1);
                 one_by_one.insert(one_by_one.end(), y.begin(), y.end());
             }
-            for (std::int64_t tokens_at_once : {24, 32, 100}) {
+            for (const LinearTiles& tiles : {LinearTiles{24}, LinearTiles{32, 16}, LinearTiles{100, 0, 32}, LinearTiles{48, 32, 256}, LinearTiles{0, 16, 96}, LinearTiles{1, 1, 1}}) {
                 std::vector<float> y(one_by_one.size(), NAN);
-                kernel.fn({&packed, activations.from(0), nullptr, y.data(), packed.n_rows, n_tokens, LinearArgs::Write::replace, tokens_at_once}, {0, packed.n_rows});
-                ASSERT_TRUE(same_bits(y, one_by_one)) << tokens_at_once << " tokens at once";
+                kernel.fn({&packed, activations.from(0), nullptr, y.data(), packed.n_rows, n_tokens, LinearArgs::Write::replace, tiles}, {0, packed.n_rows});
+                ASSERT_TRUE(same_bits(y, one_by_one)) << tiles.tokens << " tokens, " << tiles.rows << " rows, " << tiles.columns << " columns at once";
             }
             for (std::int64_t n = 2; n <= n_tokens; n += n < 10 ? 1 : 37) {
                 auto y = multiply(kernel.fn, packed, activations.from(0), n);
@@ -178,6 +178,33 @@ TEST(Linear, bits_do_not_depend_on_the_split_of_rows) {
             }
         }
     });
+}
+
+// What a kernel keeps of a call's tokens serves calls of the same epoch alone, whatever the weights of those are.
+TEST(Linear, bits_do_not_depend_on_what_was_kept_of_the_tokens) {
+    const auto weights = weights_of_all_kinds(19, 172);
+    for (std::int64_t n_tokens : {1, 3, 40}) {
+        const Activations first(n_tokens, 172, 95), second(n_tokens, 172, 96);
+        Activations place = first;  // holds the one, then the other
+        std::uint64_t epoch = 1000000;
+        for (const auto& kernel : linear_kernels()) {
+            if (!testing::runs_here(kernel.isa)) continue;
+            for (const Activations* now : {&first, &second}) {
+                place.x = now->x, place.codes = now->codes, place.scales = now->scales, place.sums = now->sums;
+                ++epoch;
+                for (const Weight& weight : weights)
+                    for (const Layout* layout : layout_table()) {
+                        if (kernel.layout != layout->name || !layout->accepts(weight) || weight.n_columns() != 172) continue;
+                        const PackedWeight packed = pack_weight(*layout, weight, RowMap::all(19));
+                        const auto expected = multiply(kernel.fn, packed, now->from(0), n_tokens);
+                        std::vector<float> y(expected.size(), NAN);
+                        kernel.fn({&packed, place.from(0), nullptr, y.data(), packed.n_rows, n_tokens, LinearArgs::Write::replace, {}, epoch}, {0, 16});
+                        kernel.fn({&packed, place.from(0), nullptr, y.data(), packed.n_rows, n_tokens, LinearArgs::Write::replace, {}, epoch}, {16, 19});
+                        ASSERT_TRUE(same_bits(y, expected)) << kernel.name << " " << weight.encoding_name() << " " << n_tokens << " tokens";
+                    }
+            }
+        }
+    }
 }
 
 TEST(Linear, bias_accumulation_and_stride) {

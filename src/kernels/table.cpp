@@ -107,12 +107,20 @@ std::span<const KernelRow<ElementFn>> softcap_kernels() { return softcap_rows; }
 std::span<const KernelRow<QuantizeFn>> quantize_kernels() { return quantize_rows; }
 std::span<const LinearKernel> linear_kernels() { return linear_rows; }
 
-PackedWeight pack_weight(const Layout& layout, const Weight& weight, const RowMap& rows) {
+PackedWeight pack_weight(const Layout& layout, const Weight& weight, const RowMap& rows, ThreadPool* pool) {
     PackedWeight packed;
     packed.layout = &layout;
     packed.n_rows = rows.n_rows();
     packed.n_columns = weight.n_columns();
-    layout.pack(weight, rows, packed);
+    if (layout.fill == nullptr || pool == nullptr || pool->n_threads() == 1) {
+        layout.pack(weight, rows, packed);
+        return packed;
+    }
+    layout.begin(weight, rows, packed);
+    pool->run([&](int thread) {
+        const Range mine = share_of(packed.n_rows, thread, pool->n_threads(), layout.row_unit);
+        layout.fill(weight, rows, mine.begin, mine.end, packed);
+    });
     return packed;
 }
 

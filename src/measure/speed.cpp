@@ -40,7 +40,9 @@ Result<double> run_once(Session& session, const SpeedTest& test) {
     } else {
         for (std::size_t i = 0; i < tokens[0].size(); ++i) {
             for (std::size_t sequence = 0; sequence < items.size(); ++sequence) items[sequence].tokens[0] = tokens[sequence][i];
-            SKIFF_CHECK(session.forward(items));
+            // As generation at temperature 0 does. The last token's logits are wanted whole, for their hash.
+            if (i + 1 < tokens[0].size()) SKIFF_CHECK(session.forward_top(items, 1));
+            else SKIFF_CHECK(session.forward(items));
             if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
         }
     }

@@ -3,6 +3,7 @@
 #include "base/cpu_features.h"
 #include "base/hash.h"
 #include "base/rng.h"
+#include "base/thread_pool.h"
 #include "model/weight_source.h"
 
 namespace skiff {
@@ -42,14 +43,31 @@ public:
         const float mean = role == TensorDecl::Role::norm ? 1.0f : 0.0f;
         const float deviation = role == TensorDecl::Role::linear ? 1.0f / std::sqrt(static_cast<float>(width)) : 0.02f;
         const std::vector<float>& normal = normal_table();
-        std::vector<float> row(static_cast<std::size_t>(width));
-        for (std::int64_t begin = 0; begin < n; begin += width) {
-            std::size_t at = rng.next() % normal.size(), stride = rng.next() % normal.size() | 1;
-            for (float& value : row) {
-                value = mean + deviation * normal[at];
-                at = (at + stride) % normal.size();
+        struct Start {
+            std::size_t at, stride;
+        };
+        std::vector<Start> starts(width > 0 ? static_cast<std::size_t>((n + width - 1) / width) : 0);
+        for (Start& start : starts) {
+            start.at = rng.next() % normal.size();
+            start.stride = rng.next() % normal.size() | 1;
+        }
+        const auto fill = [&](Range rows) {
+            std::vector<float> row(static_cast<std::size_t>(width));
+            for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+                auto [at, stride] = starts[static_cast<std::size_t>(r)];
+                for (float& value : row) {
+                    value = mean + deviation * normal[at];
+                    at = (at + stride) % normal.size();
+                }
+                info.from_float(row.data(), width, bytes.data() + r * width * info.bits / 8);
             }
-            info.from_float(row.data(), width, bytes.data() + begin * info.bits / 8);
+        };
+        const auto n_rows = static_cast<std::int64_t>(starts.size());
+        if (n < (1 << 18)) {
+            fill({0, n_rows});
+        } else {
+            ThreadPool pool(default_thread_count());
+            pool.run([&](int thread) { fill(share_of(n_rows, thread, pool.n_threads())); });
         }
         return make_plain_weight(shape, dtype_, std::move(bytes));
     }

@@ -191,6 +191,7 @@ constexpr FusePass passes[] = {
     {{"gate_up", "gate and up with activation, product and the quantization for down"}, fuse_gate_up},
     {{"norm_quantize", "norm, quantization and other steps on a token; for few tokens with the linear operator behind them"}, fuse_norm_quantize},
     {{"attention_output", "the quantization of what attention gave with the output operator, for few tokens"}, fuse_attention_output},
+    {{"head_top", "logits with the choice of the largest, a slab of the vocabulary after another, which need not be written out where no more is wanted"}, fuse_head_top},
     {{"head", "selection, final norm, quantization and logits"}, fuse_head},
 };
 

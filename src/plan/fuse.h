@@ -51,6 +51,7 @@ void fuse_residual(FuseEditor& editor);
 void fuse_qkv(FuseEditor& editor);
 void fuse_attention(FuseEditor& editor);
 void fuse_elements(FuseEditor& editor, StepTokens tokens);  // in the head or before it
+void fuse_head_top(FuseEditor& editor);
 
 // Whether the threads can run steps together without waiting for each other. A value that they write may be touched in one place only, where the
 // same thread has the same columns or tokens of it, unless every thread makes it for itself.

@@ -194,7 +194,7 @@ std::unique_ptr<Step> take(std::unique_ptr<Step>& source, const Step* step) {
 }
 
 // Steps [first, end) become one. False, and nothing is changed, where that is impossible.
-bool join_columns(FuseEditor& editor, std::size_t first, std::size_t end, std::int64_t n_groups) {
+bool join_columns(FuseEditor& editor, std::size_t first, std::size_t end, std::int64_t n_groups, std::int64_t columns_at_once = 0) {
     auto& steps = editor.steps();
     std::vector<Link> links;
     for (std::size_t i = first; i < end; ++i) {
@@ -205,7 +205,8 @@ bool join_columns(FuseEditor& editor, std::size_t first, std::size_t end, std::i
             split(*steps[i], i, links);
         }
     }
-    auto chained = chain(links, n_groups, editor.few_tokens() ? INT64_MAX : slab_columns);
+    if (columns_at_once == 0) columns_at_once = editor.few_tokens() ? INT64_MAX : slab_columns;
+    auto chained = chain(links, n_groups, columns_at_once);
     if (chained == nullptr) return false;
     if (n_groups > 0) {  // else some threads would wait for others
         const std::int64_t n = chained->chains[0].n_units, threads = editor.options().n_threads;
@@ -298,6 +299,20 @@ void fuse_attention(FuseEditor& editor) {
         std::size_t end = i + 2;
         if (end < steps.size() && dynamic_cast<PrepareStep*>(steps[end].get()) && continues(editor, i + 1, end, Needs::all)) ++end;
         if (!join_columns(editor, i, end, attention->op.n_kv_heads) && end == i + 3) join_columns(editor, i, i + 2, attention->op.n_kv_heads);
+    }
+}
+
+void fuse_head_top(FuseEditor& editor) {
+    auto& steps = editor.steps();
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+        if (!is_linear(*steps[i]) || steps[i]->tokens != StepTokens::selected) continue;
+        const auto belongs = [&](std::size_t step) {
+            const Step* next = steps[step].get();
+            return (dynamic_cast<const ElementStep*>(next) || dynamic_cast<const ColumnScaleStep*>(next) || dynamic_cast<const TopStep*>(next)) && continues(editor, i, step, Needs::one);
+        };
+        std::size_t end = i + 1;
+        while (end < steps.size() && belongs(end)) ++end;
+        if (dynamic_cast<const TopStep*>(steps[end - 1].get())) join_columns(editor, i, end, 0, top_slab_columns);
     }
 }
 

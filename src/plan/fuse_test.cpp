@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/rng.h"
@@ -75,6 +76,50 @@ TEST(Fuse, EveryPassIsWorthABarrierSomewhere) {
             for (std::size_t p = 0; p < all->programs.size(); ++p) saved += without->programs[p].steps.size() - all->programs[p].steps.size();
         }
         EXPECT_GT(saved, 0u) << fuse_passes()[pass].name;
+    }
+}
+
+// The largest logits alone are those of the whole row, with the fusion and without, for every number of rows and threads.
+TEST(Fuse, TheLargestLogitsAreThoseOfTheRow) {
+    constexpr const char* capped =
+        R"({"model_type": "gemma2", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 2999,
+        "max_position_embeddings": 512, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 50.0, "query_pre_attn_scalar": 16, "sliding_window": 64, "hidden_activation": "gelu_pytorch_tanh"})";
+    for (const char* config : {llama, capped}) {
+        const ModelSpec spec = spec_of(config);
+        Rng rng(2);
+        std::vector<std::int32_t> tokens;
+        for (int i = 0; i < 80; ++i) tokens.push_back(static_cast<std::int32_t>(rng.below(131)));
+        for (FuseSet set : {FuseSet::all(), FuseSet::none(), *FuseSet::parse("head_top"), *FuseSet::parse("head")}) {
+            const auto plan = make_plan(spec, set);
+            EXPECT_EQ(plan->programs[0].top_in_slabs, set.has(6));
+            EXPECT_EQ(plan->programs[3].top_in_slabs, set.has(6));
+            for (int threads : {1, 2, 3}) {
+                auto session = Session::create(plan, {.n_threads = threads, .n_context = 200, .max_batch = 64});
+                for (std::size_t n : {1u, 3u, 8u, 9u, 80u})
+                    for (auto wanted : {BatchItem::Logits::last, BatchItem::Logits::all})
+                        for (std::int64_t limit : {1, 5, 40, 5000}) {
+                            const BatchItem item{0, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n)}, wanted};
+                            ASSERT_TRUE((*session)->state().truncate(0, 0).ok());
+                            ASSERT_TRUE((*session)->forward(std::span(&item, 1)).ok());
+                            const std::vector<float> rows((*session)->logits().begin(), (*session)->logits().end());
+                            ASSERT_TRUE((*session)->state().truncate(0, 0).ok());
+                            ASSERT_TRUE((*session)->forward_top(std::span(&item, 1), limit).ok());
+                            EXPECT_TRUE((*session)->logits().empty());
+                            const auto width = static_cast<std::size_t>(plan->output_width);
+                            for (std::size_t row = 0; row < rows.size() / width; ++row) {
+                                std::vector<ScoredToken> expected;
+                                for (std::size_t i = 0; i < width; ++i) expected.push_back({static_cast<std::int32_t>(i), rows[row * width + i]});
+                                std::sort(expected.begin(), expected.end(), comes_before);
+                                expected.resize(std::min(width, static_cast<std::size_t>(limit)));
+                                const auto found = (*session)->top_row(static_cast<std::int64_t>(row));
+                                ASSERT_TRUE(found.ok());
+                                ASSERT_EQ(found->size(), expected.size());
+                                for (std::size_t i = 0; i < expected.size(); ++i)
+                                    ASSERT_TRUE((*found)[i].token == expected[i].token && std::memcmp(&(*found)[i].score, &expected[i].score, 4) == 0) << "row " << row << ", place " << i;
+                            }
+                        }
+            }
+        }
     }
 }
 

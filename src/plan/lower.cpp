@@ -11,6 +11,7 @@
 #include "plan/plan.h"
 #include "plan/state.h"
 #include "plan/steps.h"
+#include "plan/tune_tiles.h"
 #include "plan/weight_pool.h"
 
 namespace skiff {
@@ -30,6 +31,17 @@ public:
             if (!status.ok()) return status.take_error().with_context(block.ops[i].name);
         }
         return {};
+    }
+
+    // Behind the head: the largest logits, for runs that ask for no more.
+    void add_top(ValueId logits) {
+        Op op;
+        op.name = "largest logits";
+        op.detail = ScaleOp{};
+        auto& step = push<TopStep>(op, "top");
+        step.kind = "choose";
+        step.logits = logits;
+        step.n_columns = spec_.width(logits);
     }
 
     std::vector<std::unique_ptr<Step>> take() { return std::move(steps_); }
@@ -370,6 +382,34 @@ private:
     std::map<int, int> prepared_;  // value -> its quantized form
 };
 
+bool touches(Step& step, int buffer) {
+    const Uses uses = step.uses();
+    for (const auto* list : {&uses.reads, &uses.writes})
+        for (const int* used : *list)
+            if (*used == buffer) return true;
+    return false;
+}
+
+// As Program says.
+bool top_in_slabs(const std::vector<std::unique_ptr<Step>>& steps, int logits) {
+    bool collects = false;
+    for (const auto& step : steps) {
+        if (!touches(*step, logits)) continue;
+        auto* fused = dynamic_cast<FusedStep*>(step.get());
+        if (fused == nullptr || collects) return false;
+        for (FusedStage& stage : fused->stages) {
+            for (auto& part : stage.steps)
+                if (touches(*part, logits)) return false;
+            for (ColumnChain& chain : stage.chains)
+                for (ColumnChain::Part& part : chain.parts) {
+                    if (touches(*part.step, logits) && chain.units_at_once * part.unit_columns > top_slab_columns) return false;
+                    collects = collects || dynamic_cast<TopStep*>(part.step.get()) != nullptr;
+                }
+        }
+    }
+    return collects;
+}
+
 // Bytes that decoding one token must read: every packed weight that a linear step uses once, plus one row per embedding.
 std::uint64_t decode_bytes(const std::vector<std::unique_ptr<Step>>& steps) {
     std::uint64_t total = 0;
@@ -401,6 +441,7 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
     const std::size_t last_block = std::min(options.last_block, plan->spec.blocks.size() - 1);
     const ValueId input = plan->spec.blocks[options.first_block].in, output = plan->spec.blocks[last_block].out;
     const KeptValues keep = {input, output, options.taps};
+    plan->has_head = last_block + 1 == plan->spec.blocks.size();
     SKIFF_TRY(auto kept, kept_values(plan->spec, keep));
     std::int64_t previous = 0;
     for (int bucket = 0; bucket < n_buckets; ++bucket) {
@@ -411,6 +452,7 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
             if (bucket == 0 && options.progress) options.progress({"load", plan->spec.blocks[b].name, b + 1, plan->spec.blocks.size()});
             if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted while loading", {}};
         }
+        if (plan->has_head) builder.add_top(output);
         Program& program = plan->programs[static_cast<std::size_t>(bucket)];
         program.min_tokens = previous + 1;
         program.max_tokens = previous = bucket_limits[bucket];
@@ -423,9 +465,11 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
         }
         program.plain_steps = describe(program.steps);
         fuse(program.steps, {values, kept, program.max_tokens, options.n_threads, options.fuse});
+        if (options.tiles != nullptr && program.max_tokens >= least_tiled_tokens) apply_tiles(*options.tiles, program.steps, options.n_threads);
         tables.push_back(std::move(values));
     }
     SKIFF_CHECK(place_buffers(*plan, tables, keep));
+    for (Program& program : plan->programs) program.top_in_slabs = top_in_slabs(program.steps, plan->output_buffer);
     plan->weights = pool.all();
     plan->remarks = pool.remarks();
     const PackCache& cache = pool.finish_cache();

@@ -11,6 +11,7 @@
 
 #include "base/atomic_file.h"
 #include "base/hash.h"
+#include "plan/mask_choice.h"
 #include "plan/pack_file_writer.h"
 #include "plan/packing_fingerprint.h"
 
@@ -24,6 +25,8 @@ std::uint64_t hash_of_tables() {
     std::string text;
     for (const Layout* layout : layout_table()) text += std::string(layout->name) + " " + std::to_string(layout->version) + "\n";
     for (const LinearKernel& kernel : linear_kernels()) text += std::string(kernel.name) + " " + std::string(kernel.layout) + "\n";
+    for (const MaskMeasurement& row : mask_measurements())
+        text += std::string(isa_name(row.isa)) + " " + std::to_string(row.bits) + " " + std::to_string(row.rows) + " " + std::to_string(row.most_kept) + " " + std::to_string(row.speed) + "\n";
     return hash64(std::as_bytes(std::span(text)));
 }
 
@@ -143,6 +146,7 @@ std::shared_ptr<PackedWeight> PackCache::find(const std::string& key, std::int64
     for (std::size_t i = 0; i < n_pack_sections; ++i)
         if (record.sizes.*pack_sections[i].size > 0) (*weight).*pack_sections[i].pointer = file_->bytes().data() + record.offsets[i];
     weight->owner = file_;
+    if (weight->layout->intact != nullptr && !weight->layout->intact(*weight, record.sizes)) return nullptr;
     entries_.push_back({key, PackRecord::Form::packed, weight});
     return weight;
 }

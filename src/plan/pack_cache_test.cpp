@@ -15,6 +15,7 @@
 #include "kernels/layouts.h"
 #include "kernels/linear_testing.h"
 #include "model/arch/arch.h"
+#include "model/pruned_on_load.h"
 #include "plan/pack_file_writer.h"
 #include "plan/packing_fingerprint.h"
 #include "plan/session.h"
@@ -257,6 +258,8 @@ TEST(PackCache, every_layout_comes_back_with_all_its_sections) {
             for (std::size_t i = 0; i < n_pack_sections; ++i)
                 if (read->records[0].sizes.*pack_sections[i].size > 0) back.*pack_sections[i].pointer = (*file)->bytes().data() + read->records[0].offsets[i];
             EXPECT_EQ(back.read_bytes, packed.read_bytes);
+            back.layout = layout;
+            EXPECT_TRUE(layout->intact == nullptr || layout->intact(back, read->records[0].sizes)) << layout->name << ' ' << weight.encoding_name();
             std::vector<float> expected(256), row(256);
             for (std::int64_t r = 0; r < 33; ++r) {
                 layout->row(packed, r, expected.data());
@@ -265,10 +268,7 @@ TEST(PackCache, every_layout_comes_back_with_all_its_sections) {
             }
             EXPECT_NE(packing_fingerprint(packed), 0u) << layout->name << ' ' << weight.encoding_name();
         }
-    for (const Layout* layout : layout_table()) {  // what pruned weights take is known from their masks alone, so that these are packed anew at each start
-        const bool is_sparse = layout->name.ends_with("_skip") || layout->name.ends_with("_mask") || layout->name == "sparse_rows" || layout->name == "outlier_rows";
-        EXPECT_NE(seen.count(layout->name) != 0, is_sparse) << layout->name;
-    }
+    for (const Layout* layout : layout_table()) EXPECT_NE(seen.count(layout->name) != 0, layout == &sparse_rows) << layout->name;
 }
 
 TEST(PackCache, without_a_folder_that_can_be_written_weights_are_packed_as_ever) {
@@ -332,6 +332,59 @@ TEST(PackCache, two_at_once_and_one_that_was_killed) {
     EXPECT_EQ(plan_of(Model("w8"), cached_in(folder))->pack_cache, Outcome::written);
     EXPECT_FALSE(file_exists(dead));
     EXPECT_EQ(plan_of(model, cached_in(folder))->pack_cache, Outcome::hit);
+}
+
+// Pruned weights hold offsets and counts among their bytes. With any of them changed, the weight is refused or reads nothing outside of itself.
+TEST(PackCache, offsets_of_pruned_weights_stay_inside) {
+    int n_refused = 0;
+    for (const Weight& weight : testing::weights_of_all_kinds(40, 256))
+        for (const Layout* layout : layout_table()) {
+            if (!layout->accepts(weight) || layout->intact == nullptr) continue;
+            const PackedWeight packed = pack_weight(*layout, weight, RowMap::all(40));
+            const SectionBytes sizes = *layout->sections(packed);
+            ASSERT_TRUE(layout->intact(packed, sizes)) << layout->name;
+            SectionBytes shorter = sizes;
+            (shorter.scales > 0 ? shorter.scales : shorter.data) -= 2;
+            EXPECT_TRUE(sizes.scales == 0 || !layout->intact(packed, shorter)) << layout->name;
+            for (std::uint64_t at = 0; at < sizes.data; at += at < 512 ? 4 : 52) {
+                std::vector<std::byte> bytes(packed.data, packed.data + sizes.data);
+                bytes.resize(bytes.size() + 64);
+                for (std::uint64_t i = at; i < std::min(at + 4, sizes.data); ++i) bytes[i] = static_cast<std::byte>(0x7f);
+                PackedWeight changed;
+                copy_packed_fields(packed, changed);
+                changed.data = bytes.data();
+                changed.scales = packed.scales, changed.zeros = packed.zeros;
+                if (!layout->intact(changed, sizes)) {
+                    ++n_refused;
+                    continue;
+                }
+                std::vector<float> row(256);
+                for (std::int64_t r = 0; r < 40; ++r) layout->row(changed, r, row.data());  // the sanitizers watch
+            }
+        }
+    EXPECT_GT(n_refused, 100);
+}
+
+TEST(PackCache, pruned_weights_come_back) {
+    for (const char* target : {"50%", "4x1:50%", "block16x32:50%"})
+        for (const char* scheme : {"w8g32", "w4g32r"}) {
+            SCOPED_TRACE(std::string(target) + " " + scheme);
+            const std::string folder = fresh_folder("pruned");
+            Model model(nullptr);
+            model.weights = std::make_shared<Watched>(pruned_on_load(
+                model.spec, random_weights(model.spec, DType::bf16, 5), *parse_prune_target(target),
+                [spec = model.spec, scheme = *parse_scheme(scheme)](const std::string& key) { return spec.tensors.at(key).role == TensorDecl::Role::linear ? &scheme : nullptr; }, ScaleRule::min_max));
+            const auto first = plan_of(model, cached_in(folder));
+            EXPECT_EQ(first->pack_cache, Outcome::written) << first->pack_cache_note;
+            const auto expected = logits_of(first);
+            model.weights->n_matrices = 0;
+            const auto second = plan_of(model, cached_in(folder));
+            EXPECT_EQ(second->pack_cache, Outcome::hit) << second->pack_cache_note;
+            if (best_isa() != Isa::generic) {
+                EXPECT_EQ(model.weights->n_matrices, 0);
+            }
+            EXPECT_TRUE(testing::same_bits(expected, logits_of(second)));
+        }
 }
 
 // What a change of the packing code would do: the file says another fingerprint, or another version.

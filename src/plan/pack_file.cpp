@@ -112,6 +112,8 @@ void fields(Archive& archive, Packed& weight) {
     archive(weight.scheme.one_table);
     archive.choice(weight.dtype, DType::u64);
     archive.choice(weight.block_type, BlockType::tq2_0);
+    archive.choice(weight.tiles, TileForm::mask);
+    archive(weight.mask_rows);
     archive(weight.read_bytes);
 }
 

@@ -16,7 +16,7 @@
 
 namespace skiff {
 
-inline constexpr std::uint32_t pack_file_version = 3;
+inline constexpr std::uint32_t pack_file_version = 4;
 inline constexpr std::uint64_t pack_block_bytes = std::uint64_t{4} << 20;  // what one checksum covers, and what is written at once
 inline constexpr std::uint64_t pack_section_alignment = 4096;
 

@@ -5,7 +5,9 @@
 
 #include "base/hash.h"
 #include "base/rng.h"
+#include "kernels/layouts.h"
 #include "plan/pack_file.h"
+#include "tensor/prune_target.h"
 
 namespace skiff {
 namespace {
@@ -37,8 +39,34 @@ Weight random_codes(const Scheme& scheme, std::int64_t n_columns, Rng& rng) {
     return {{n_rows, n_columns}, all, owner.owner};
 }
 
+// What a pattern leaves of a weight. Scores are random, so that some blocks go and some stay.
+std::optional<Weight> pruned(const Weight& dense, const PackedWeight& like, Rng& rng) {
+    const char* target = like.tiles == TileForm::skip ? "block16x32:75%" : like.mask_rows == 16 ? "16x1:50%" : like.mask_rows == 4 ? "4x1:50%" : "50%";
+    const PruneTarget resolved = parse_prune_target(target)->resolved(n_rows, dense.n_columns());
+    std::vector<float> scores(static_cast<std::size_t>(n_rows * dense.n_columns()));
+    for (float& score : scores) score = static_cast<float>(rng.uniform());
+    auto sparse = make_sparse(dense, resolved.pattern, choose_units(resolved, scores, n_rows, dense.n_columns()));
+    if (!sparse.ok() || !like.layout->accepts(*sparse)) return std::nullopt;
+    return std::move(*sparse);
+}
+
+std::optional<Weight> sample_outliers(const PackedWeight& like, Rng& rng) {
+    std::vector<float> values;
+    std::vector<std::int32_t> columns;
+    std::vector<std::int64_t> rows = {0};
+    for (std::int64_t row = 0; row < n_rows; ++row) {
+        values.push_back(rng.normal());
+        columns.push_back(static_cast<std::int32_t>(row * 3));
+        rows.push_back(row + 1);
+    }
+    Weight weight = make_outliers({n_rows, 96}, DType::f16, values, std::move(columns), std::move(rows));
+    if (!like.layout->accepts(weight)) return std::nullopt;
+    return weight;
+}
+
 std::optional<Weight> sample(const PackedWeight& like) {
     Rng rng(1);
+    if (like.layout == &outlier_rows) return sample_outliers(like, rng);
     if (like.scheme.is_coded()) {
         if (std::max(like.scheme.group_size, like.scheme.super_size) > (1 << 16)) return std::nullopt;  // a sample must be small
         const std::int64_t n_columns = std::max(like.scheme.group_size, like.scheme.super_size) * 2 + 96;
@@ -46,6 +74,7 @@ std::optional<Weight> sample(const PackedWeight& like) {
         for (float& value : values) value = rng.normal();
         auto rounded = encode_nearest(make_float_weight({n_rows, n_columns}, std::move(values)), like.scheme, ScaleRule::min_max);
         Weight coded = rounded.ok() ? std::move(*rounded) : random_codes(like.scheme, n_columns, rng);
+        if (like.tiles != TileForm::dense) return pruned(coded, like, rng);
         if (like.layout->accepts(coded)) return coded;
         return std::nullopt;
     }

@@ -15,6 +15,7 @@
 #include "model/weight_source.h"
 #include "plan/fuse_set.h"
 #include "plan/pack_cache.h"
+#include "plan/top_logits.h"
 
 namespace skiff {
 
@@ -34,7 +35,11 @@ struct RunContext {
     std::int64_t n_tokens, n_selected;
     std::int64_t capacity;  // tokens that a sequence of this session may reach
     int thread, n_threads;
+    std::uint64_t epoch = 0;  // of this step of this run, as LinearArgs says
+    const TopRequest* top = nullptr;  // where the largest logits go, if they are wanted
 };
+
+class TileTable;
 
 enum class StepTokens : std::uint8_t { all, selected };
 
@@ -69,10 +74,14 @@ public:
     std::uint64_t weight_bytes = 0;  // read from memory by one pass
 };
 
+inline constexpr std::int64_t top_slab_columns = 1024;
+
 struct Program {
     std::int64_t min_tokens, max_tokens;
     std::vector<std::unique_ptr<Step>> steps;  // a barrier stands behind each
     std::vector<std::string> plain_steps;      // what they were before they were fused, as describe() gives it
+    // One step alone touches the logits, a slab of at most top_slab_columns at a time, and it collects the largest: then a thread may have them in a slab of its own.
+    bool top_in_slabs = false;
 };
 
 // Buffers that a session must have, in entries per token.
@@ -102,6 +111,7 @@ struct PlanOptions {
     ProgressSink progress;
     enum class Fold : std::uint8_t { on, off } fold = Fold::on;  // scales of inputs into the norm in front, where all that read it share them
     FuseSet fuse = FuseSet::all();
+    std::shared_ptr<const TileTable> tiles = nullptr;  // that were found to be fast here; null: the kernels' own rule
     int n_threads = default_thread_count();  // that sessions will mostly have: fused steps are cut for it, results do not depend on it
 };
 
@@ -131,6 +141,7 @@ struct Plan {
     int input_buffer = -1;   // where the input of a stretch goes; -1: the plan begins with the embedding
     int output_buffer = -1;  // logits, or the output of a stretch's last block
     std::int64_t input_width = 0, output_width = 0;
+    bool has_head = false;  // it ends with logits, and can collect the largest
     Isa isa = Isa::generic;
     std::uint64_t weight_bytes = 0;       // packed, each tensor once
     std::uint64_t decode_read_bytes = 0;  // that one token reads: all linear weights, one row of each embedding

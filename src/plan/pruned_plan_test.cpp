@@ -2,11 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 
 #include "base/rng.h"
 #include "model/arch/arch.h"
 #include "model/pruned_on_load.h"
+#include "plan/mask_choice.h"
 #include "plan/session.h"
 
 namespace skiff {
@@ -42,8 +44,10 @@ struct Outcome {
     std::vector<float> logits;
     std::vector<std::string> remarks, kernels;
 };
-Outcome run(const ModelSpec& spec, const WeightSource& weights, std::size_t n_tokens) {
-    auto plan = lower(spec, weights, {});
+Outcome run(const ModelSpec& spec, const WeightSource& weights, std::size_t n_tokens, Isa isa = best_isa()) {
+    PlanOptions options;
+    options.isa = isa;
+    auto plan = lower(spec, weights, options);
     EXPECT_TRUE(plan.ok()) << plan.error().to_string();
     auto session = Session::create(*plan, {.n_threads = 2, .n_context = 64, .max_batch = 64});
     Rng rng(1);
@@ -53,6 +57,20 @@ Outcome run(const ModelSpec& spec, const WeightSource& weights, std::size_t n_to
     Outcome result{{(*session)->logits().begin(), (*session)->logits().end()}, (*plan)->remarks, {}};
     for (const auto& weight : (*plan)->weights) result.kernels.emplace_back(weight->layout->name);
     return result;
+}
+
+std::string pruned_key(const WeightSource& weights, const ModelSpec& spec) {
+    for (const auto& [key, tensor] : spec.tensors) {
+        const auto weight = weights.load(key);
+        if (weight.ok() && weight->sparse() != nullptr) return key;
+    }
+    return {};
+}
+
+// Whether masks of the model's pruned weights were measured to pay, or not measured.
+bool masks_wanted(const WeightSource& weights, const ModelSpec& spec) {
+    const MaskMeasurement* row = measured_masks(*weights.load(pruned_key(weights, spec)), best_isa());
+    return row == nullptr || masks_pay(*row);
 }
 
 TEST(PrunedPlan, TheBitsAreThoseOfTheZerosWrittenOut) {
@@ -66,11 +84,40 @@ TEST(PrunedPlan, TheBitsAreThoseOfTheZerosWrittenOut) {
                 ASSERT_EQ(kept.logits.size(), dense.logits.size());
                 EXPECT_EQ(std::memcmp(kept.logits.data(), dense.logits.data(), kept.logits.size() * sizeof(float)), 0);
                 if (best_isa() == Isa::generic) continue;
-                EXPECT_TRUE(kept.remarks.empty()) << kept.remarks[0];
                 const std::string form = std::string(target) == "block16x32:50%" ? "_skip" : "_mask";
+                if (form == "_mask" && !masks_wanted(*sparse, spec)) {
+                    EXPECT_EQ(kept.remarks.size(), 1u);
+                    continue;
+                }
+                EXPECT_TRUE(kept.remarks.empty()) << kept.remarks[0];
                 EXPECT_TRUE(std::any_of(kept.kernels.begin(), kept.kernels.end(), [&](const std::string& layout) { return layout.ends_with(form); }));
             }
         }
+}
+
+// Every row of the table is what the plan does, and says.
+TEST(PrunedPlan, MasksAreTakenWhereTheyWereMeasuredToPay) {
+    const ModelSpec spec = small_spec();
+    int n_dense = 0;
+    for (const MaskMeasurement& row : mask_measurements()) {
+        if (!isa_available(row.isa)) continue;
+        const int dropped = row.most_kept < 1 ? static_cast<int>(105 - 100 * row.most_kept) : row.bits == 4 && row.rows == 1 ? 40 : 30;
+        const std::string target = (row.rows == 1 ? std::string() : std::to_string(row.rows) + "x1:") + std::to_string(dropped) + "%";
+        SCOPED_TRACE(target + " of " + std::to_string(row.bits) + " bits");
+        const auto weights = pruned(spec, target.c_str(), row.bits == 4 ? "w4g32r" : "w8g32");
+        EXPECT_EQ(measured_masks(*weights->load(pruned_key(*weights, spec)), row.isa), &row);
+        const Outcome result = run(spec, *weights, 1, row.isa);
+        EXPECT_EQ(std::any_of(result.kernels.begin(), result.kernels.end(), [](const std::string& layout) { return layout.ends_with("_mask"); }), masks_pay(row));
+        ASSERT_EQ(result.remarks.size(), masks_pay(row) ? 0u : 1u);
+        if (masks_pay(row)) continue;
+        ++n_dense;
+        char speed[16];
+        std::snprintf(speed, sizeof speed, "%.2f", row.speed);
+        EXPECT_NE(result.remarks[0].find(std::string("reached ") + speed + " of the dense speed"), std::string::npos) << result.remarks[0];
+    }
+    if (isa_available(Isa::avx2)) {
+        EXPECT_GT(n_dense, 0);
+    }
 }
 
 TEST(PrunedPlan, WhereItDoesNotPayTheZerosAreWrittenOutAndSaid) {

@@ -1,6 +1,7 @@
 #include "plan/session.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <map>
 
@@ -9,12 +10,16 @@
 namespace skiff {
 namespace {
 
+// Logits of so many tokens are kept in slabs of a thread's own; of more they are written out.
+constexpr std::int64_t most_slab_rows = 8, slab_floats = most_slab_rows * top_slab_columns;
+
 class CpuSession final : public Session {
 public:
     CpuSession(std::shared_ptr<const Plan> plan, const SessionOptions& options, StateCache state);
     Status reserve_buffers();
 
     Status forward(std::span<const BatchItem> items, const LogitsSink& sink) override;
+    Status forward_top(std::span<const BatchItem> items, std::int64_t limit) override;
     Status forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) override;
     std::span<const float> logits() const override { return logits_; }
     std::span<const float> tap(const std::string& name) const override;
@@ -35,6 +40,7 @@ private:
     struct Chunk;
     Result<std::byte*> reserve(std::size_t size_bytes);
     void run(const Chunk& chunk);
+    void collect_top();
     Status check(std::span<const BatchItem> items) const;
     Status feed(std::span<const BatchItem> items, const LogitsSink& sink);
 
@@ -51,6 +57,12 @@ private:
     std::vector<std::uint8_t> own_;  // by buffer number: 1 where every thread has one
     std::vector<std::vector<std::byte*>> key_rows_, value_rows_;  // by state, by token of the chunk
     std::vector<float> logits_;
+    // Of forward_top: what is asked for (0: nothing), by thread and row; the slabs.
+    std::int64_t top_limit_ = 0;
+    std::vector<TopList> top_lists_;
+    LazyMemory slabs_;  // which take the place of the logits
+    std::vector<std::vector<float*>> slab_pointers_;
+    std::vector<std::uint8_t> slab_own_;
     std::int64_t last_n_tokens_ = 0, last_n_selected_ = 0;
     std::uint64_t buffer_bytes_ = 0;
     std::vector<double>* profile_ = nullptr;
@@ -95,6 +107,12 @@ Status CpuSession::reserve_buffers() {
         if (need.n_kv_heads > 0) partial_floats = std::max(partial_floats, attention_partial_floats(need.n_heads, need.n_kv_heads, need.head_dim));
     const auto partial_bytes = static_cast<std::size_t>(partial_floats * attention_max_split_units(state_.capacity(), pool_.n_threads())) * sizeof(float);
     SKIFF_TRY(partials_, LazyMemory::reserve(n_threads > 1 ? partial_bytes : 0));
+    SKIFF_TRY(slabs_, LazyMemory::reserve(n_threads * slab_floats * sizeof(float)));
+    slab_pointers_ = float_pointers_;
+    slab_own_ = own_;
+    const auto output = static_cast<std::size_t>(plan_->output_buffer);
+    for (std::size_t thread = 0; thread < n_threads; ++thread) slab_pointers_[thread][output] = reinterpret_cast<float*>(slabs_.data()) + thread * slab_floats;
+    slab_own_[output] = 1;
     arrivals_.assign(static_cast<std::size_t>(attention_max_split_tiles(pool_.n_threads())), 0);
     return {};
 }
@@ -157,15 +175,27 @@ void CpuSession::run(const Chunk& chunk) {
                        0,
                        pool_.n_threads()};
     const Program& program = plan_->program_for(n_tokens);
+    TopRequest top{top_limit_, nullptr};
+    const bool in_slabs = top_limit_ > 0 && program.top_in_slabs && context.n_selected <= most_slab_rows;
+    if (top_limit_ > 0) {
+        top_lists_.resize(std::max(top_lists_.size(), static_cast<std::size_t>(context.n_threads) * chunk.selected.size()));
+        for (TopList& list : top_lists_) list.begin(top_limit_);
+        top.lists = top_lists_.data();
+        context.top = &top;
+    }
+    if (in_slabs) context.own = slab_own_.data();
     const bool profiling = profile_ != nullptr && &program == &plan_->programs[0];
     if (profiling) profile_->resize(program.steps.size());
+    static std::atomic<std::uint64_t> epochs{0};  // of all sessions: a thread may run several
+    const std::uint64_t epoch = epochs.fetch_add(program.steps.size()) + 1;
     pool_.run([&](int thread) {
         RunContext mine = context;
         mine.thread = thread;
-        mine.buffers = float_pointers_[static_cast<std::size_t>(thread)].data();
+        mine.buffers = (in_slabs ? slab_pointers_ : float_pointers_)[static_cast<std::size_t>(thread)].data();
         mine.prepared = prepared_pointers_[static_cast<std::size_t>(thread)].data();
         for (std::size_t i = 0; i < program.steps.size(); ++i) {
             const double begin = profiling && thread == 0 ? monotonic_seconds() : 0;
+            mine.epoch = epoch + i;
             program.steps[i]->run(mine);
             pool_.barrier();
             if (profiling && thread == 0) (*profile_)[i] += monotonic_seconds() - begin;
@@ -197,12 +227,18 @@ Status CpuSession::forward(std::span<const BatchItem> items, const LogitsSink& s
 
 Status CpuSession::feed(std::span<const BatchItem> items, const LogitsSink& sink) {
     logits_.clear();
+    top_.clear();
     std::int64_t first_row = 0, n_runs = 0;
     Chunk chunk;
     auto flush = [&]() -> Status {
         if (chunk.tokens.empty()) return {};
         if (n_runs++ > 0 && interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
         run(chunk);
+        if (top_limit_ > 0) {
+            collect_top();
+            chunk = Chunk();
+            return {};
+        }
         const std::size_t size = chunk.selected.size() * static_cast<std::size_t>(plan_->output_width);
         const float* rows = float_pointers_[0][static_cast<std::size_t>(plan_->output_buffer)];
         if (sink) {
@@ -226,6 +262,23 @@ Status CpuSession::feed(std::span<const BatchItem> items, const LogitsSink& sink
         }
     }
     return flush();
+}
+
+void CpuSession::collect_top() {
+    const auto n_rows = static_cast<std::size_t>(last_n_selected_);
+    for (std::size_t row = 0; row < n_rows; ++row) {
+        std::vector<const TopList*> lists;
+        for (std::size_t thread = 0; thread < static_cast<std::size_t>(pool_.n_threads()); ++thread) lists.push_back(&top_lists_[thread * n_rows + row]);
+        top_.push_back(merge_top(lists, top_limit_));
+    }
+}
+
+Status CpuSession::forward_top(std::span<const BatchItem> items, std::int64_t limit) {
+    if (!plan_->has_head || limit < 1) return usage_error("the largest logits: this plan ends before them, or none are asked for");
+    top_limit_ = limit;
+    Status status = forward(items, nullptr);
+    top_limit_ = 0;
+    return status;
 }
 
 Status CpuSession::forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) {
@@ -273,6 +326,27 @@ Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<const Plan> pla
     auto session = std::make_unique<CpuSession>(std::move(plan), options, std::move(state));
     SKIFF_CHECK(session->reserve_buffers());
     return std::unique_ptr<Session>(std::move(session));
+}
+
+Status Session::forward_top(std::span<const BatchItem> items, std::int64_t limit) {
+    if (limit < 1) return usage_error("the largest logits: none are asked for");
+    SKIFF_CHECK(forward(items));
+    top_.clear();
+    const auto width = static_cast<std::size_t>(plan().output_width);
+    TopList list;
+    for (std::size_t row = 0; row < logits().size() / width; ++row) {
+        list.begin(limit);
+        list.add(0, logits().subspan(row * width, width));
+        const TopList* const lists[] = {&list};
+        top_.push_back(merge_top(lists, limit));
+    }
+    return {};
+}
+
+Result<std::span<const ScoredToken>> Session::top_row(std::int64_t row) const {
+    const auto& found = top_[static_cast<std::size_t>(row)];
+    if (!found.ok()) return found.error();
+    return std::span<const ScoredToken>(*found);
 }
 
 Status Session::forward(std::int64_t sequence, std::span<const std::int32_t> tokens, BatchItem::Logits logits) {

@@ -46,6 +46,11 @@ public:
     using LogitsSink = std::function<Status(std::int64_t first_row, std::span<const float> rows)>;
     virtual Status forward(std::span<const BatchItem> items, const LogitsSink& sink = nullptr) = 0;
     Status forward(std::int64_t sequence, std::span<const std::int32_t> tokens, BatchItem::Logits logits);
+    // The same, for who wants no more than the `limit` largest logits of each wanted token: they are in top_row() until the next call. logits() may be empty
+    // then: where the session can, it writes no row of them.
+    virtual Status forward_top(std::span<const BatchItem> items, std::int64_t limit);
+    // Falling, equal ones in the order of tokens. An error when the logits hold NaN, or only minus infinity.
+    Result<std::span<const ScoredToken>> top_row(std::int64_t row) const;
 
     // For a plan over a stretch of blocks: hidden states in, hidden states out, at the positions that follow the state. // (n_tokens, width) f32
     virtual Status forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) = 0;
@@ -75,6 +80,7 @@ public:
 
 protected:
     Session() = default;
+    std::vector<Result<std::vector<ScoredToken>>> top_;  // of forward_top, by row
 };
 
 }  // namespace skiff

@@ -113,6 +113,8 @@ static void multiply_rows(const LinearSegment& segment, const RunContext& contex
     args.y_stride = y_stride;
     args.n_tokens = n;
     args.write = segment.write;
+    if (n >= least_tiled_tokens) args.tiles = segment.tiles[tile_bucket_of(n)];
+    args.epoch = context.epoch;
     segment.kernels[static_cast<std::size_t>(bucket_of(n))]->fn(args, rows);
 }
 
@@ -257,6 +259,17 @@ void PermuteStep::run_tile(const RunContext& context, const Tile& tile) const {
     const Corner x = corner_of(in, width(), tile, context), y = corner_of(out, width(), tile, context);
     for (std::int64_t i = 0; i < tile_tokens(tile); ++i)
         for (std::size_t c = 0; c < order.size(); ++c) y.row(i)[c] = x.row(i)[order[c]];
+}
+
+void TopStep::run(const RunContext& context) const {
+    if (context.top != nullptr) run_tile(context, {{0, count(*this, context)}, my_share(n_columns, context, 16)});
+}
+
+void TopStep::run_tile(const RunContext& context, const Tile& tile) const {
+    if (context.top == nullptr) return;
+    const Corner x = corner_of(logits, n_columns, tile, context);
+    TopList* lists = context.top->lists + context.thread * context.n_selected + tile.tokens.begin;
+    for (std::int64_t i = 0; i < tile_tokens(tile); ++i) lists[i].add(static_cast<std::int32_t>(tile.columns.begin), {x.row(i), static_cast<std::size_t>(tile_columns(tile))});
 }
 
 // Shazeer et al. 2017, section 2.1: softmax over the chosen; or softmax over all, then the chosen (Qwen, DeepSeek).

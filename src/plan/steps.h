@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "plan/plan.h"
+#include "plan/tile_table.h"
 
 namespace skiff {
 
@@ -75,6 +76,7 @@ struct LinearSegment {
     Vector bias;
     int in = -1, prepared = -1, out = -1;
     LinearArgs::Write write = LinearArgs::Write::replace;
+    TilesByTokens tiles = {};
 };
 struct LinearStep final : Step {  // segments have no dependence on each other
     std::vector<LinearSegment> segments;
@@ -173,6 +175,18 @@ struct PermuteStep final : Step {  // out[t, c] = in[t, order[c]]
     void run_tile(const RunContext& context, const Tile& tile) const override;
     Uses uses() override { return {{&in}, {&out}}; }
     std::int64_t width() const override { return static_cast<std::int64_t>(order.size()); }
+};
+
+// Collects the largest logits, where the run asks for them.
+struct TopStep final : Step {
+    int logits = -1;
+    std::int64_t n_columns = 0;
+    void run(const RunContext& context) const override;
+    void run_tile(const RunContext& context, const Tile& tile) const override;
+    Uses uses() override { return {{&logits}, {}}; }
+    std::int64_t width() const override { return n_columns; }
+    std::int64_t column_unit() const override { return 1; }
+    bool token_by_token() const override { return false; }
 };
 
 struct RouteStep final : Step {

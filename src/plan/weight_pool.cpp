@@ -1,6 +1,9 @@
 #include "plan/weight_pool.h"
 
+#include <cstdio>
+
 #include "kernels/layouts.h"
+#include "plan/mask_choice.h"
 
 namespace skiff {
 
@@ -14,7 +17,13 @@ PackCache WeightPool::open_cache() const {
     return PackCache(options_.pack_cache, {source_.identity(), options_.isa, options_.kernels, options_.n_load_threads});
 }
 
+ThreadPool& WeightPool::threads() {
+    if (!threads_) threads_.emplace(options_.n_load_threads);
+    return *threads_;
+}
+
 const PackCache& WeightPool::finish_cache() {
+    threads_.reset();
     cache_.finish();
     return cache_;
 }
@@ -57,16 +66,20 @@ Result<std::vector<float>> vector_of(const Weight& weight, const TensorRef& ref,
 // A sparse weight that no kernel reads faster than its dense form gets its zeros back.
 const Layout* WeightPool::layout_for(Weight& weight) {
     const Layout* layout = choose_layout(weight, options_.isa, options_.kernels);
-    if (layout != &sparse_rows || weight.sparse() == nullptr || options_.kernels == KernelChoice::reference) return layout;
-    ++written_out_[weight.encoding_name()];
+    if (layout == nullptr || weight.sparse() == nullptr || options_.kernels == KernelChoice::reference) return layout;
+    const MaskMeasurement* masks = layout->name.ends_with("_mask") ? measured_masks(weight, options_.isa) : nullptr;
+    if (layout != &sparse_rows && (masks == nullptr || masks_pay(*masks))) return layout;
+    char speed[16] = {};
+    if (masks != nullptr) std::snprintf(speed, sizeof speed, "%.2f", masks->speed);
+    ++written_out_[weight.encoding_name() + " run with their zeros written out: " +
+                   (masks == nullptr ? "leaving them out would not be faster in this pattern and number of bits" : "masks of " + std::to_string(masks->bits) + " bits reached " + speed + " of the dense speed where so many weights were kept")];
     weight = densified(weight);
     return choose_layout(weight, options_.isa, options_.kernels);
 }
 
 std::vector<std::string> WeightPool::remarks() const {
     std::vector<std::string> remarks;
-    for (const auto& [encoding, n] : written_out_)
-        remarks.push_back(std::to_string(n) + " weights of " + encoding + " run with their zeros written out: leaving them out would not be faster in this pattern and number of bits");
+    for (const auto& [what, n] : written_out_) remarks.push_back(std::to_string(n) + " weights of " + what);
     return remarks;
 }
 
@@ -81,7 +94,7 @@ Result<std::shared_ptr<const PackedWeight>> WeightPool::packed(const TensorRef& 
                        " x " + std::to_string(n_columns));
     const Layout* layout = layout_for(weight);
     if (layout == nullptr) return unsupported("tensor " + ref.key + " (" + weight.encoding_name() + "): no kernel reads this type");
-    auto packed = std::make_shared<PackedWeight>(pack_weight(*layout, weight, rows));
+    auto packed = std::make_shared<PackedWeight>(pack_weight(*layout, weight, rows, &threads()));
     const bool copied = packed->buffer.size_bytes() > 0;
     if (copied) release_pages(weight);
     cache_.add(key, packed, copied || !weight.file_backed ? PackRecord::Form::packed : PackRecord::Form::as_stored);

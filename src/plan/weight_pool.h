@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ private:
     Result<Weight> load(const TensorRef& ref) const { return load_declared(spec_, source_, ref); }
     const Layout* layout_for(Weight& weight);
     PackCache open_cache() const;
+    ThreadPool& threads();
     std::shared_ptr<const PackedWeight> keep(const std::string& key, std::shared_ptr<const PackedWeight> packed);
     const ModelSpec& spec_;
     const WeightSource& source_;
@@ -43,7 +45,8 @@ private:
     std::map<std::string, std::shared_ptr<const PackedWeight>> packed_;
     std::map<std::string, std::shared_ptr<const std::vector<float>>> vectors_;
     std::vector<std::shared_ptr<const PackedWeight>> all_;
-    std::map<std::string, int> written_out_;  // encodings of sparse weights that run dense
+    std::optional<ThreadPool> threads_;  // that share the rows of a weight while it is packed
+    std::map<std::string, int> written_out_;  // sparse weights that run dense: encodings, and why
 };
 
 }  // namespace skiff

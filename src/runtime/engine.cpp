@@ -10,7 +10,7 @@
 namespace skiff {
 namespace {
 
-constexpr std::int64_t cpu_max_batch = 256, device_max_batch = 1024;  // tokens of a prompt at a time
+constexpr std::int64_t device_max_batch = 1024;  // tokens of a prompt at a time
 
 }  // namespace
 
@@ -63,6 +63,7 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     plan_options.merge = options.merge;
     plan_options.fold = options.fold;
     plan_options.fuse = options.fuse;
+    plan_options.tiles = options.tiles;
     plan_options.n_threads = options.n_threads;
     plan_options.progress = options.progress;
     plan_options.pack_cache = options.pack_cache;

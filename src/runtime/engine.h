@@ -24,6 +24,8 @@ struct SpeculationOptions {
     int always = 0;           // 1 to 7: so many guesses in every pass, whether it pays or not; 0: as many as pay
 };
 
+inline constexpr std::int64_t cpu_max_batch = 256;  // tokens of a prompt at a time, unless options say otherwise
+
 struct EngineOptions {
     DeviceChoice device;  // what follows of kernels, threads and caches is the processor's
     Isa isa = best_isa();
@@ -40,6 +42,7 @@ struct EngineOptions {
     PlanOptions::Merge merge = PlanOptions::Merge::on;
     PlanOptions::Fold fold = PlanOptions::Fold::on;
     FuseSet fuse = FuseSet::all();
+    std::shared_ptr<const TileTable> tiles = nullptr;  // that were found to be fast here; null: the kernels' own rule
     PackCacheOptions pack_cache;  // where packed weights are kept for the next start; none without a folder
     ProgressSink progress;
 };

@@ -9,25 +9,8 @@
 namespace skiff {
 namespace {
 
-constexpr std::size_t block = 64;
+constexpr std::size_t block = logit_block;
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
-
-// Eight running maxima, which a compiler keeps in registers. NaN loses every comparison, so it is looked for apart.
-inline float largest_of_block(const float* row) {
-    float lanes[8];
-    for (int lane = 0; lane < 8; ++lane) lanes[lane] = row[lane];
-    for (std::size_t i = 8; i < block; i += 8)
-        for (std::size_t lane = 0; lane < 8; ++lane) lanes[lane] = row[i + lane] > lanes[lane] ? row[i + lane] : lanes[lane];
-    float largest = lanes[0];
-    for (int lane = 1; lane < 8; ++lane) largest = lanes[lane] > largest ? lanes[lane] : largest;
-    return largest;
-}
-
-inline bool block_has_nan(const float* row) {
-    int n = 0;
-    for (std::size_t i = 0; i < block; ++i) n += row[i] != row[i] ? 1 : 0;
-    return n > 0;
-}
 
 }  // namespace
 
@@ -49,10 +32,10 @@ Result<std::int32_t> RowScan::read(std::span<const float> row) {
     }
     if (has_nan) {
         const auto where = std::find_if(row.begin(), row.end(), [](float value) { return std::isnan(value); }) - row.begin();
-        return runtime_error("the logits hold NaN (token " + std::to_string(where) + "): the weights or the state are damaged");
+        return nan_in_logits(where);
     }
     const auto best = std::max_element(block_largest_.begin(), block_largest_.end());  // the first of the largest
-    if (best == block_largest_.end() || std::isinf(*best)) return runtime_error("the logits are not finite: the weights or the state are damaged");
+    if (best == block_largest_.end() || std::isinf(*best)) return no_finite_logits();
     auto token = static_cast<std::size_t>(best - block_largest_.begin()) * block;
     while (row[token] != *best) ++token;
     return static_cast<std::int32_t>(token);

@@ -7,15 +7,9 @@
 #include <vector>
 
 #include "base/result.h"
+#include "plan/top_logits.h"
 
 namespace skiff {
-
-struct ScoredToken {
-    std::int32_t token;
-    float score;
-};
-// Falling scores; equal ones in the order of their tokens.
-inline bool comes_before(const ScoredToken& a, const ScoredToken& b) { return a.score != b.score ? a.score > b.score : a.token < b.token; }
 
 class RowScan {
 public:

@@ -79,5 +79,38 @@ TEST(Sampler, TheNucleusIsThatOfSorting) {
     }
 }
 
+// Where a sampler wants no more than the largest logits, it draws from them what it draws from all, to the bit.
+TEST(Sampler, TheLargestLogitsAreEnough) {
+    int n_settled = 0;
+    for (double temperature : {0.0, 0.8, 1.0})
+        for (std::int64_t top_k : {0, 1, 40, 300})
+            for (double top_p : {0.5, 0.95, 1.0})
+                for (double min_p : {0.0, 0.05})
+                    for (double penalty : {1.0, 1.3}) {
+                        const SamplingOptions options{.temperature = temperature, .top_k = top_k, .top_p = top_p, .min_p = min_p, .repetition_penalty = penalty, .seed = 7};
+                        Sampler all(options), largest(options);
+                        const std::int64_t n = largest.n_wanted();
+                        EXPECT_EQ(n > 0, penalty == 1.0 && (temperature == 0 || (top_k > 0 && top_k <= 256)));
+                        if (n == 0) continue;
+                        ++n_settled;
+                        for (std::uint64_t seed = 0; seed < 20; ++seed) {
+                            const auto row = random_row(seed % 4 == 0 ? 20 : 3000, seed, seed % 5 == 0);
+                            auto few = sorted(row);
+                            few.resize(std::min(few.size(), static_cast<std::size_t>(n)));
+                            const Logits seen(few, row.size());
+                            const auto expected = *all.distribution(row), found = *largest.distribution(seen);
+                            ASSERT_EQ(expected.size(), found.size());
+                            for (std::size_t i = 0; i < found.size(); ++i) {
+                                ASSERT_EQ(found[i].token, expected[i].token);
+                                ASSERT_EQ(found[i].chance, expected[i].chance);
+                            }
+                            ASSERT_EQ(*all.sample(row), *largest.sample(seen));
+                            const std::vector<TokenChance> draft = {{few[0].token, 0.25}, {few.back().token, 0.75}};
+                            ASSERT_EQ(*all.verify(row, few.back().token, draft), *largest.verify(seen, few.back().token, draft));
+                        }
+                    }
+    EXPECT_GT(n_settled, 10);
+}
+
 }  // namespace
 }  // namespace skiff

@@ -23,6 +23,13 @@ bool Sampler::has_penalties() const {
     return options_.repetition_penalty != 1.0 || options_.presence_penalty != 0.0 || options_.frequency_penalty != 0.0;
 }
 
+std::int64_t Sampler::n_wanted() const {
+    constexpr std::int64_t most = 256;  // above, collecting them costs more than a row of logits does
+    if (has_penalties()) return 0;
+    if (options_.temperature == 0) return 1;
+    return options_.top_k <= most ? options_.top_k : 0;
+}
+
 std::size_t Sampler::window() const {
     return options_.penalty_window < 0 ? history_.size() : std::min(history_.size(), static_cast<std::size_t>(options_.penalty_window));
 }
@@ -74,16 +81,20 @@ void Sampler::keep_nucleus(double total) {
 }
 
 // Fills candidates_ with what min-p, top-k and top-p leave; or leaves it empty where nothing is cut off.
-void Sampler::choose_candidates(std::span<const float> logits, float highest) {
+void Sampler::choose_candidates(const Logits& from, float highest) {
+    const std::span<const float> logits = from.all();
     candidates_.clear();
     // min-p relative to the most likely token, before the temperature, as in llama.cpp and vLLM.
     float lowest = options_.min_p > 0 ? static_cast<float>(highest + std::log(options_.min_p)) : -INFINITY;
     const bool nucleus = options_.top_p < 1;
-    if (options_.top_k > 0) scan_.largest(lowest, static_cast<std::size_t>(options_.top_k), candidates_);
+    if (from.only_largest()) {  // top-k of them, or those that are left
+        for (const ScoredToken& token : from.largest().first(std::min(from.largest().size(), static_cast<std::size_t>(options_.top_k))))
+            if (token.score >= lowest) candidates_.push_back(token);
+    } else if (options_.top_k > 0) scan_.largest(lowest, static_cast<std::size_t>(options_.top_k), candidates_);
     else if (options_.min_p > 0) scan_.at_least(lowest, candidates_);
     if (!nucleus) return;
     // Probabilities before the temperature.
-    exponentials_.resize(logits.size());
+    exponentials_.resize(from.n_vocab());
     double total = 0;
     if (candidates_.empty()) {
         total = row_exp(logits.data(), static_cast<std::int64_t>(logits.size()), highest, exponentials_.data());
@@ -100,16 +111,20 @@ void Sampler::choose_candidates(std::span<const float> logits, float highest) {
     keep_nucleus(total);
 }
 
-Result<std::span<const TokenChance>> Sampler::distribution(std::span<const float> original) {
-    const std::span<const float> logits = penalize(original);
-    SKIFF_TRY(const auto best, scan_.read(logits));
+Result<std::span<const TokenChance>> Sampler::distribution(const Logits& original) {
+    const std::span<const float> logits = original.only_largest() ? std::span<const float>() : penalize(original.all());
+    std::int32_t best = 0;
+    if (original.only_largest()) best = original.largest()[0].token;
+    else {
+        SKIFF_TRY(best, scan_.read(logits));
+    }
     distribution_.clear();
     if (options_.temperature == 0) {
         distribution_.push_back({best, 1.0});
         return std::span<const TokenChance>(distribution_);
     }
-    const float highest = logits[static_cast<std::size_t>(best)];
-    choose_candidates(logits, highest);
+    const float highest = original.only_largest() ? original.largest()[0].score : logits[static_cast<std::size_t>(best)];
+    choose_candidates(original.only_largest() ? original : Logits(logits), highest);
     double total = 0;
     if (!candidates_.empty()) {
         for (const ScoredToken& candidate : candidates_) {
@@ -148,23 +163,23 @@ std::int32_t Sampler::draw() {
     return last->token;
 }
 
-Result<std::int32_t> Sampler::sample(std::span<const float> logits) {
+Result<std::int32_t> Sampler::sample(const Logits& logits) {
     SKIFF_CHECK(distribution(logits));
     const std::int32_t token = options_.temperature == 0 ? distribution_[0].token : draw();
     observe(token);
     return token;
 }
 
-Result<std::int32_t> Sampler::verify(std::span<const float> logits, std::int32_t proposal, std::span<const TokenChance> draft) {
+Result<std::int32_t> Sampler::verify(const Logits& logits, std::int32_t proposal, std::span<const TokenChance> draft) {
     SKIFF_CHECK(distribution(logits));
     if (options_.temperature == 0) {
         observe(distribution_[0].token);
         return distribution_[0].token;
     }
-    draft_chances_.resize(std::max(draft_chances_.size(), logits.size()), 0.0);
+    draft_chances_.resize(std::max(draft_chances_.size(), logits.n_vocab()), 0.0);
     double q = 0, p = 0, total = 0;
     for (const TokenChance& entry : draft) {
-        if (static_cast<std::size_t>(entry.token) < logits.size()) draft_chances_[static_cast<std::size_t>(entry.token)] = entry.chance;
+        if (static_cast<std::size_t>(entry.token) < logits.n_vocab()) draft_chances_[static_cast<std::size_t>(entry.token)] = entry.chance;
         if (entry.token == proposal) q = entry.chance;
     }
     for (const TokenChance& entry : distribution_)
@@ -180,7 +195,7 @@ Result<std::int32_t> Sampler::verify(std::span<const float> logits, std::int32_t
         }
     }
     for (const TokenChance& entry : draft)
-        if (static_cast<std::size_t>(entry.token) < logits.size()) draft_chances_[static_cast<std::size_t>(entry.token)] = 0;
+        if (static_cast<std::size_t>(entry.token) < logits.n_vocab()) draft_chances_[static_cast<std::size_t>(entry.token)] = 0;
     observe(proposal);
     return proposal;
 }

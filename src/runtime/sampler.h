@@ -30,6 +30,25 @@ struct TokenChance {
     double chance;
 };
 
+// What a choice looks at: all logits of a token, or the largest alone, falling, as many as Sampler::n_wanted() says.
+class Logits {
+public:
+    Logits(std::span<const float> all) : all_(all), n_vocab_(all.size()) {}
+    Logits(const std::vector<float>& all) : Logits(std::span<const float>(all)) {}
+    template <std::size_t N>
+    Logits(const float (&all)[N]) : Logits(std::span<const float>(all)) {}
+    Logits(std::span<const ScoredToken> largest, std::size_t n_vocab) : largest_(largest), n_vocab_(n_vocab) {}
+    std::span<const float> all() const { return all_; }
+    std::span<const ScoredToken> largest() const { return largest_; }
+    bool only_largest() const { return !largest_.empty(); }
+    std::size_t n_vocab() const { return n_vocab_; }
+
+private:
+    std::span<const float> all_;
+    std::span<const ScoredToken> largest_;
+    std::size_t n_vocab_;
+};
+
 class Sampler {
 public:
     explicit Sampler(const SamplingOptions& options) : options_(options), rng_(options.seed) {}
@@ -38,21 +57,24 @@ public:
     void forget(std::size_t n_tokens);
     std::size_t n_observed() const { return history_.size(); }
 
+    // How many of the largest logits settle a choice; 0: all logits have to be seen.
+    std::int64_t n_wanted() const;
+
     // Chooses and observes the next token. An error when the logits hold NaN, or only minus infinity.
-    Result<std::int32_t> sample(std::span<const float> logits);  // (n_vocab)
+    Result<std::int32_t> sample(const Logits& logits);
 
     // The same, where `proposal` was drawn from the distribution `draft`: takes it with probability min(1, p / q), else draws from what p has above q,
     // so that the token follows p whatever the draft was (Leviathan et al. 2023, appendix A.1; Chen et al. 2023). The two differ when it was refused.
     // A proposal that was certain (a point mass) needs none of this: sample() equals it with probability p, and is another one by p's share.
-    Result<std::int32_t> verify(std::span<const float> logits, std::int32_t proposal, std::span<const TokenChance> draft);
+    Result<std::int32_t> verify(const Logits& logits, std::int32_t proposal, std::span<const TokenChance> draft);
 
     // The parts of sample(): what may come, valid until the next call, and a draw from it, which is not observed.
-    Result<std::span<const TokenChance>> distribution(std::span<const float> logits);
+    Result<std::span<const TokenChance>> distribution(const Logits& logits);
     std::int32_t draw();
 
 private:
     std::span<const float> penalize(std::span<const float> logits);
-    void choose_candidates(std::span<const float> logits, float highest);
+    void choose_candidates(const Logits& logits, float highest);
     void keep_nucleus(double total);
     bool has_penalties() const;
     std::size_t window() const;

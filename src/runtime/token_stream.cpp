@@ -33,13 +33,26 @@ Result<std::int64_t> TokenStream::begin(const std::vector<std::int32_t>& prompt,
     while (common < held_.size() && common + 1 < prompt.size() && held_[common] == prompt[common]) ++common;
     SKIFF_CHECK(session_.state().truncate(sequence_, static_cast<std::int64_t>(common)));
     held_.resize(common);
-    SKIFF_CHECK(session_.forward(sequence_, std::span(prompt).subspan(common), BatchItem::Logits::last));
-    held_ = prompt;
     sampler_.emplace(sampling);
+    SKIFF_CHECK(forward(std::span(prompt).subspan(common), BatchItem::Logits::last));
+    held_ = prompt;
     for (std::int32_t token : prompt) sampler_->observe(token);
     if (proposer_) SKIFF_CHECK(proposer_->begin(prompt, sampling));
     ready_ = after_prompt_ = true;
     return static_cast<std::int64_t>(common);
+}
+
+Status TokenStream::forward(std::span<const std::int32_t> tokens, BatchItem::Logits logits) {
+    const std::int64_t n_wanted = sampler_->n_wanted();
+    only_top_ = n_wanted > 0;
+    const BatchItem item{sequence_, {tokens.begin(), tokens.end()}, logits};
+    return only_top_ ? session_.forward_top(std::span(&item, 1), n_wanted) : session_.forward(std::span(&item, 1));
+}
+
+Result<Logits> TokenStream::logits_of_row() const {
+    if (!only_top_) return Logits(session_.logits_row(row_));
+    SKIFF_TRY(const auto largest, session_.top_row(row_));
+    return Logits(largest, static_cast<std::size_t>(session_.plan().output_width));
 }
 
 Status TokenStream::run_pass() {
@@ -63,7 +76,7 @@ Status TokenStream::run_pass() {
     columns_.assign(1, last_);
     columns_.insert(columns_.end(), proposal_.tokens.begin(), proposal_.tokens.end());
     const double begin = monotonic_seconds();
-    SKIFF_CHECK(session_.forward(sequence_, columns_, proposal_.tokens.empty() ? BatchItem::Logits::last : BatchItem::Logits::all));
+    SKIFF_CHECK(forward(columns_, proposal_.tokens.empty() ? BatchItem::Logits::last : BatchItem::Logits::all));
     const double seconds = monotonic_seconds() - begin;
     if (policy_) policy_->count_pass(static_cast<int>(columns_.size()), seconds);
     stats_.seconds += seconds;
@@ -103,7 +116,7 @@ Status TokenStream::settle() {
 
 Result<std::int32_t> TokenStream::choose() {
     const auto row = static_cast<std::size_t>(row_);
-    const auto logits = session_.logits_row(row_);
+    SKIFF_TRY(const Logits logits, logits_of_row());
     if (n_dictated_ < dictated_.size()) {
         SKIFF_CHECK(sampler_->distribution(logits));  // takes its time
         sampler_->observe(dictated_[n_dictated_]);

@@ -37,6 +37,8 @@ public:
 
 private:
     Result<std::int32_t> choose();
+    Status forward(std::span<const std::int32_t> tokens, BatchItem::Logits logits);
+    Result<Logits> logits_of_row() const;
     Status run_pass();
     Status settle();
     void watch(std::int32_t token);
@@ -51,6 +53,7 @@ private:
     std::int64_t n_left_ = -1;        // tokens that are still wanted
     bool ready_ = false;              // row_ of the logits belongs to the next token
     std::int32_t last_ = 0;           // the last token, not in the state unless ready_
+    bool only_top_ = false;           // the session was asked for the largest logits alone
     std::int64_t row_ = 0;            // also the number of guesses taken
     std::vector<std::int32_t> columns_;
     Proposal proposal_;

@@ -109,11 +109,11 @@ struct Work {
     std::int32_t code_sums[at_once];
 };
 
-void score(const StateLayout& layout, const Queries& queries, std::int64_t from, std::int64_t n, const std::byte* block, Positions all, Work& work) {
+void score(const StateLayout& layout, const Queries& queries, std::int64_t from, std::int64_t n, const std::byte* block, std::int64_t ahead, Positions all, Work& work) {
     const std::int64_t panel = all.begin / state_lanes, n_panels = (all.end - all.begin) / state_lanes, steps = layout.key.panel_bytes / layout.key.step_bytes;
     const std::byte* panels = block + panel * layout.key.panel_bytes;
     if (!has_codes(layout.scheme)) {
-        const FloatProduct product{panels, layout.key.panel_bytes, n_panels, 0, steps, queries.q + from * queries.stride, queries.stride, work.scores + all.begin, attention_chunk};
+        const FloatProduct product{panels, layout.key.panel_bytes, n_panels, 0, steps, queries.q + from * queries.stride, queries.stride, work.scores + all.begin, attention_chunk, ahead};
         if (layout.scheme == StateScheme::f32) multiply_floats<StateScheme::f32>(product, n);
         else if (layout.scheme == StateScheme::f16) multiply_floats<StateScheme::f16>(product, n);
         else multiply_floats<StateScheme::bf16>(product, n);
@@ -121,17 +121,17 @@ void score(const StateLayout& layout, const Queries& queries, std::int64_t from,
     }
     const auto* scales = reinterpret_cast<const std::uint16_t*>(block + layout.key.scales_offset) + all.begin;
     const CodeProduct product{panels, layout.key.panel_bytes, n_panels, 0, steps, queries.codes + from * 2 * queries.stride, 2 * queries.stride, queries.stride,
-                              queries.worth + from, queries.code_sums + from * layout.key.n_groups, layout.key.n_groups, scales, work.scores + all.begin, attention_chunk};
+                              queries.worth + from, queries.code_sums + from * layout.key.n_groups, layout.key.n_groups, scales, work.scores + all.begin, attention_chunk, ahead};
     if (layout.scheme == StateScheme::int8) multiply_int8(product, n);
     else multiply_int4_keys(product, n);
 }
 
 // part: (n, part_stride)
-void weigh(const StateLayout& layout, std::int64_t n, const std::byte* block, Positions all, float* part, std::int64_t part_stride, Work& work) {
+void weigh(const StateLayout& layout, std::int64_t n, const std::byte* block, std::int64_t ahead, Positions all, float* part, std::int64_t part_stride, Work& work) {
     const std::int64_t panel_bytes = layout.value.panel_bytes, n_panels = layout.value.n_panels;
     if (!has_codes(layout.scheme)) {
         const std::int64_t numbers = layout.scheme == StateScheme::bf16 ? 2 : 1, first = all.begin / numbers, steps = all.end / numbers - first;
-        const FloatProduct product{block, panel_bytes, n_panels, first, steps, work.scores, attention_chunk, part, part_stride};
+        const FloatProduct product{block, panel_bytes, n_panels, first, steps, work.scores, attention_chunk, part, part_stride, ahead};
         if (layout.scheme == StateScheme::f32) multiply_floats<StateScheme::f32>(product, n);
         else if (layout.scheme == StateScheme::f16) multiply_floats<StateScheme::f16>(product, n);
         else multiply_floats<StateScheme::bf16>(product, n);
@@ -142,7 +142,7 @@ void weigh(const StateLayout& layout, std::int64_t n, const std::byte* block, Po
         for (std::int64_t k = 0; k < n; ++k)
             work.code_sums[k] = encode(work.scores + k * attention_chunk, scales + group * attention_chunk, all, work.codes + k * 2 * attention_chunk, attention_chunk, work.worth + k);
         CodeProduct product{block, panel_bytes, n_panels, all.begin / 4, (all.end - all.begin) / 4, work.codes, 2 * attention_chunk, attention_chunk,
-                            work.worth, work.code_sums, 1, nullptr, part, part_stride};
+                            work.worth, work.code_sums, 1, nullptr, part, part_stride, ahead};
         if (layout.scheme == StateScheme::int8) {
             multiply_int8(product, n);
         } else {
@@ -167,7 +167,8 @@ void fetch_keys(const StateBlock& key, const std::byte* block) {
 }
 
 // Chunk `chunk` for queries from .. from + n - 1; part[k], highest[k], total[k] get what they see there. Returns false where none sees any of it.
-bool attend_chunk(const AttentionArgs& args, const StateLayout& layout, const Queries& queries, std::int64_t kv_head, std::int64_t chunk, std::int64_t from, std::int64_t n,
+// `next`: the block of keys that this thread reads after this chunk's values, or null.
+bool attend_chunk(const AttentionArgs& args, const StateLayout& layout, const Queries& queries, std::int64_t kv_head, std::int64_t chunk, const std::byte* next, std::int64_t from, std::int64_t n,
                   float* part, std::int64_t part_stride, float* highest, float* total, Work& work) {
     const std::int64_t base = chunk * attention_chunk, block = chunk * layout.n_kv_heads + kv_head;
     Positions own[at_once], all{attention_chunk, 0};
@@ -178,8 +179,8 @@ bool attend_chunk(const AttentionArgs& args, const StateLayout& layout, const Qu
     }
     if (all.begin >= all.end) return false;
     all = {all.begin / state_lanes * state_lanes, padded(all.end, state_lanes)};
-    score(layout, queries, from, n, queries.keys + block * layout.key.size_bytes, all, work);
-    const std::byte* values = queries.values + block * layout.value.size_bytes;
+    const std::byte *keys = queries.keys + block * layout.key.size_bytes, *values = queries.values + block * layout.value.size_bytes;
+    score(layout, queries, from, n, keys, from == 0 ? values - keys : 0, all, work);
     fetch_values(layout.value, values, all);
     for (std::int64_t k = 0; k < n; ++k) {
         float* scores = work.scores + k * attention_chunk;
@@ -190,8 +191,8 @@ bool attend_chunk(const AttentionArgs& args, const StateLayout& layout, const Qu
         for (std::int64_t p = all.begin; p < all.end; p += state_lanes) store_lanes(scores + p, set_lanes(0));
         highest[k] = -__builtin_inff(), total[k] = 0;
     }
-    if (base + attention_chunk <= queries.last[from]) fetch_keys(layout.key, queries.keys + (block + layout.n_kv_heads) * layout.key.size_bytes);
-    weigh(layout, n, values, all, part, part_stride, work);
+    if (next != nullptr) fetch_keys(layout.key, next);
+    weigh(layout, n, values, from == 0 && next != nullptr ? next - values : 0, all, part, part_stride, work);
     return true;
 }
 
@@ -249,9 +250,9 @@ void write_result(const AttentionArgs& args, const AttentionTile& tile, std::int
     for (std::int64_t i = 0; i < d; i += state_lanes) store_first(y + i, least(d - i, state_lanes), load_lanes(sum + i));
 }
 
-// Chunks begin .. end - 1 of those of a tile and KV head; `unit` is the number of the first of all.
+// Chunks begin .. end - 1 of those of a tile and KV head; `unit` is the number of the first of all. `goes_on`: the thread has the next KV head of the tile too.
 void attend(const AttentionArgs& args, const StateLayout& layout, const AttentionTile& tile, std::int64_t tile_number, std::int64_t kv_head, std::int64_t unit,
-            std::int64_t begin, std::int64_t end, Work& work) {
+            std::int64_t begin, std::int64_t end, bool goes_on, Work& work) {
     const Prepared prepared = prepare(args, layout, tile, kv_head);
     const Queries& queries = prepared.queries;
     const bool whole = begin == 0 && end == tile.n_chunks;
@@ -261,13 +262,15 @@ void attend(const AttentionArgs& args, const StateLayout& layout, const Attentio
         return Partial{base, base + stride, base + stride + 1};
     };
     const auto known = [&](std::int64_t k) { return Partial{queries.sum + k * stride, queries.highest + k, queries.total + k}; };
-    for (std::int64_t chunk = begin; chunk < end; ++chunk)
+    for (std::int64_t chunk = begin; chunk < end; ++chunk) {
+        const std::int64_t here = (tile.first_chunk + chunk) * layout.n_kv_heads + kv_head, there = chunk + 1 < end ? here + layout.n_kv_heads : tile.first_chunk * layout.n_kv_heads + kv_head + 1;
+        const std::byte* next = chunk + 1 < end || goes_on ? queries.keys + there * layout.key.size_bytes : nullptr;
         for (std::int64_t from = 0; from < queries.n; from += at_once) {
             const std::int64_t n = least(queries.n - from, at_once);
             float highest[at_once], total[at_once];
             float* part = whole ? prepared.part : slot(chunk, from).values;
             const std::int64_t part_stride = whole ? stride : stride + state_lanes;
-            const bool seen = attend_chunk(args, layout, queries, kv_head, tile.first_chunk + chunk, from, n, part, part_stride, highest, total, work);
+            const bool seen = attend_chunk(args, layout, queries, kv_head, tile.first_chunk + chunk, next, from, n, part, part_stride, highest, total, work);
             for (std::int64_t k = 0; k < n; ++k) {
                 if (whole) {
                     if (seen && total[k] > 0) merge(known(from + k), {part + k * part_stride, highest + k, total + k}, stride);
@@ -277,6 +280,7 @@ void attend(const AttentionArgs& args, const StateLayout& layout, const Attentio
                 *target.highest = seen ? highest[k] : 0, *target.total = seen ? total[k] : 0;
             }
         }
+    }
     if (!whole) {
         std::int32_t* arrived = args.arrivals + tile_number;
         if (__atomic_add_fetch(arrived, static_cast<std::int32_t>(end - begin), __ATOMIC_ACQ_REL) != tile.n_chunks) return;
@@ -298,7 +302,8 @@ void attention(const AttentionArgs& args, Range units) {
         for (std::int64_t token = 0; token < args.n_tokens && unit < units.end; ++tile_number) {
             const AttentionTile tile = attention_tile(args, token);
             const std::int64_t begin = most(units.begin - unit, 0), end = least(units.end - unit, tile.n_chunks);
-            if (begin < end) attend(args, layout, tile, tile_number, kv_head, unit, begin, end, work);
+            const bool goes_on = tile.n_tokens == args.n_tokens && kv_head + 1 < args.n_kv_heads && unit + tile.n_chunks < units.end;
+            if (begin < end) attend(args, layout, tile, tile_number, kv_head, unit, begin, end, goes_on, work);
             unit += tile.n_chunks;
             token += tile.n_tokens;
         }

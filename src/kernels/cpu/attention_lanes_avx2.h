@@ -98,6 +98,7 @@ void float_product(const FloatProduct& p, const float* x, std::int64_t panel, fl
         SKIFF_UNROLL
         for (int v = 0; v < 2 * V; ++v) {
             const std::byte* source = step + v / 2 * p.panel_bytes + v % 2 * (step_bytes / 2);
+            if (v % 2 == 0) fetch_ahead(source, p.ahead);
             if constexpr (S == StateScheme::f32) {
                 even[v] = _mm256_loadu_ps(reinterpret_cast<const float*>(source));
             } else if constexpr (S == StateScheme::f16) {
@@ -154,6 +155,7 @@ void int8_product(const CodeProduct& p, std::int64_t query, std::int64_t panel) 
     const std::byte* step = p.panels + panel * p.panel_bytes + p.first_step * 64;
     const std::byte* x = p.codes + query * p.code_stride + p.first_step * 8;
     for (std::int64_t i = 0; i < p.n_steps; ++i, step += 64, x += 8) {
+        fetch_ahead(step, p.ahead);
         const Words a = bytes_of(read(step)), b = bytes_of(read(step + 32));
         SKIFF_UNROLL
         for (int k = 0; k < Q; ++k) {
@@ -184,6 +186,7 @@ void int4_key_product(const CodeProduct& p, std::int64_t query, std::int64_t pan
         SKIFF_UNROLL
         for (int k = 0; k < Q; ++k) sum[k][0] = sum[k][1] = _mm256_setzero_si256();
         for (const std::int64_t end = i + 4 < p.n_steps ? i + 4 : p.n_steps; i < end; ++i, step += 64, x += 16) {
+            fetch_ahead(step, p.ahead);
             SKIFF_UNROLL
             for (int half = 0; half < 2; ++half) {
                 const __m256i both = read(step + half * 32);
@@ -213,6 +216,7 @@ void int4_value_product(const CodeProduct& p, std::int64_t query, std::int64_t p
     const std::byte* step = p.panels + panel * p.panel_bytes + p.first_step * 64;
     const std::byte* x = p.codes + query * p.code_stride + p.first_step * 8;
     for (std::int64_t i = 0; i < p.n_steps; ++i, step += 64, x += 8) {
+        fetch_ahead(step, p.ahead);
         SKIFF_UNROLL
         for (int half = 0; half < 2; ++half) {
             const __m256i both = read(step + half * 32);

@@ -118,6 +118,7 @@ void float_product(const FloatProduct& p, const float* x, std::int64_t panel, fl
         SKIFF_UNROLL
         for (int v = 0; v < V; ++v) {
             const std::byte* source = step + v * p.panel_bytes;
+            fetch_ahead(source, p.ahead);
             if constexpr (S == StateScheme::f32) {
                 even[v] = _mm512_loadu_ps(source);
             } else if constexpr (S == StateScheme::f16) {
@@ -164,7 +165,10 @@ void int8_product(const CodeProduct& p, std::int64_t query, std::int64_t panel) 
     for (std::int64_t i = 0; i < p.n_steps; ++i, step += 64, x += 4) {
         __m512i row[V];
         SKIFF_UNROLL
-        for (int v = 0; v < V; ++v) row[v] = read(step + v * p.panel_bytes);
+        for (int v = 0; v < V; ++v) {
+            row[v] = read(step + v * p.panel_bytes);
+            fetch_ahead(step + v * p.panel_bytes, p.ahead);
+        }
         SKIFF_UNROLL
         for (int k = 0; k < Q; ++k) {
             const __m512i upper = four(x + k * p.code_stride), lower = four(x + k * p.code_stride + p.code_length);
@@ -202,6 +206,7 @@ void int4_key_product(const CodeProduct& p, std::int64_t query, std::int64_t pan
         SKIFF_UNROLL
         for (int k = 0; k < Q; ++k) high[k] = low[k] = _mm512_setzero_si512();
         for (const std::int64_t end = i + 4 < p.n_steps ? i + 4 : p.n_steps; i < end; ++i, step += 64, x += 8) {
+            fetch_ahead(step, p.ahead);
             const __m512i both = read(step), first = _mm512_and_si512(both, nibble), second = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
             SKIFF_UNROLL
             for (int k = 0; k < Q; ++k) {
@@ -229,6 +234,7 @@ void int4_value_product(const CodeProduct& p, std::int64_t query, std::int64_t p
     const std::byte* step = p.panels + panel * p.panel_bytes + p.first_step * 64;
     const std::byte* x = p.codes + query * p.code_stride + p.first_step * 4;
     for (std::int64_t i = 0; i < p.n_steps; ++i, step += 64, x += 4) {
+        fetch_ahead(step, p.ahead);
         const __m512i both = read(step), first = _mm512_and_si512(both, nibble), second = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
         SKIFF_UNROLL
         for (int k = 0; k < Q; ++k) {

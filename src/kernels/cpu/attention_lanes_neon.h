@@ -77,6 +77,7 @@ void float_product(const FloatProduct& p, const float* x, std::int64_t panel, fl
     const std::byte* step = p.panels + panel * p.panel_bytes + p.first_step * step_bytes;
     x += p.first_step * numbers;
     for (std::int64_t i = 0; i < p.n_steps; ++i, step += step_bytes, x += numbers) {
+        fetch_ahead(step, p.ahead);
         float32x4_t even[4], odd[4];
         if constexpr (S == StateScheme::f16) {
             const Lanes row = load_f16(reinterpret_cast<const std::uint16_t*>(step));
@@ -141,6 +142,7 @@ inline void int8_product(const CodeProduct& p, std::int64_t query, std::int64_t 
     const std::byte* step = p.panels + panel * p.panel_bytes + p.first_step * 64;
     const std::byte* x = p.codes + query * p.code_stride + p.first_step * 8;
     for (std::int64_t i = 0; i < p.n_steps; ++i, step += 64, x += 8) {
+        fetch_ahead(step, p.ahead);
         SKIFF_UNROLL
         for (int v = 0; v < 4; ++v) sum[v] = multiply_words(sum[v], bytes_of(read(step + v * 16)), x);
     }
@@ -159,6 +161,7 @@ inline void int4_key_product(const CodeProduct& p, std::int64_t query, std::int6
         WordSum sum[4];
         for (auto& lanes : sum) lanes.first = lanes.last = vdupq_n_s32(0);
         for (const std::int64_t end = i + 4 < p.n_steps ? i + 4 : p.n_steps; i < end; ++i, step += 64, x += 16) {
+            fetch_ahead(step, p.ahead);
             SKIFF_UNROLL
             for (int v = 0; v < 4; ++v) {
                 const uint16x8_t both = read(step + v * 16);
@@ -177,6 +180,7 @@ inline void int4_value_product(const CodeProduct& p, std::int64_t query, std::in
     const std::byte* step = p.panels + panel * p.panel_bytes + p.first_step * 64;
     const std::byte* x = p.codes + query * p.code_stride + p.first_step * 8;
     for (std::int64_t i = 0; i < p.n_steps; ++i, step += 64, x += 8) {
+        fetch_ahead(step, p.ahead);
         SKIFF_UNROLL
         for (int v = 0; v < 4; ++v) {
             const uint16x8_t both = read(step + v * 16);

@@ -54,7 +54,20 @@ struct Expander {
                 for (int half = 0; half < 2; ++half) table[i][half] = load32(row_levels + i * 64 + half * 32);
         } else {
             table[0][0] = table[0][1] = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(format.levels)));
+            if constexpr (pairs) {
+                const __m256i places = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                table[0][1] = _mm256_shuffle_epi8(table[0][0], places);
+                table[0][0] = _mm256_shuffle_epi8(table[0][0], _mm256_set1_epi32(0x03020100));
+            }
         }
+    }
+    // Two codes of two bits are a nibble, and a table of sixteen levels finds either: a shift and two masks for four codes instead of three and four.
+    static constexpr bool pairs = Bits == 2 && Levels == 1;
+    __m256i of_pairs(const Byte* block, int v, int half) const {
+        const __m256i stored = load32(block + half * 32 + v % 2 * 64);
+        const __m256i nibbles = _mm256_and_si256(v < 4 ? stored : _mm256_srli_epi16(stored, 4), _mm256_set1_epi8(15));
+        const __m256i levels = _mm256_shuffle_epi8(table[0][v / 2 % 2], nibbles);
+        return Depth == signed_levels ? _mm256_sub_epi8(levels, offset) : levels;
     }
     // A shuffle sees four rows, with four levels each in a table: the code's lower bits and the row are the place, its upper bits choose the table.
     __m256i of_rows(__m256i codes, int half) const {
@@ -161,6 +174,7 @@ void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t
                 SKIFF_UNROLL
                 for (int half = 0; half < 2; ++half) {
                     if constexpr (Bits == 0) level[half] = _mm256_load_si256(reinterpret_cast<const __m256i*>(block + v * 64 + half * 32));
+                    else if constexpr (Expander<Bits, Depth, Levels>::pairs) level[half] = expand.of_pairs(block, v, half);
                     else level[half] = expand(codes_of<Bits>(block, v, half), half);
                 }
                 SKIFF_UNROLL
@@ -235,9 +249,19 @@ struct Micro256 {
         }
     }
 
+    // The bits that numbers16 and finish_scales give.
     static void scale_blocks(const TileFormat& format, const Byte* super, const Byte* scales, std::int64_t n_blocks, float* target) {
         alignas(64) float super_scale[16] = {}, none[16] = {};
         if (super != nullptr) numbers16(format.supers, super, super_scale);
+        if (format.scales == TileNumber::i8 && super != nullptr) {
+            const __m256 level_scale = _mm256_set1_ps(format.level_scale), low = _mm256_load_ps(super_scale), high = _mm256_load_ps(super_scale + 8);
+            for (std::int64_t b = 0; b < n_blocks; ++b) {
+                const auto eight = [&](int half) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales + b * 16 + half * 8)))); };
+                _mm256_store_ps(target + b * 16, _mm256_mul_ps(_mm256_mul_ps(eight(0), low), level_scale));
+                _mm256_store_ps(target + b * 16 + 8, _mm256_mul_ps(_mm256_mul_ps(eight(1), high), level_scale));
+            }
+            return;
+        }
         for (std::int64_t b = 0; b < n_blocks; ++b) {
             numbers16(format.scales, scales + b * tile_numbers_bytes(format.scales), target + b * 16);
             finish_scales(format, super_scale, none, target + b * 16, none);

@@ -6,7 +6,7 @@
 //     tiles_at_once      tiles whose expanded blocks a micro-kernel multiplies together, 1 or 2
 //     start              how the integer sums of a unit begin
 //     numbers16, table16, finish_scales, copy16, write16   16 numbers of a section as floats, or by a table; what they scale; moving them
-//     scale_blocks       the same for scales of consecutive blocks that have one each and nothing beside it
+//     scale_blocks       the same for scales of consecutive units that have one each and nothing beside it
 //     direct             sums of some tokens += blocks straight from the stored codes
 //     expand             blocks to levels, one byte each
 //     multiply           sums of some tokens += expanded blocks of one or two tiles
@@ -70,11 +70,14 @@ void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first,
     stretch.format = &format;
     stretch.n_blocks = n_blocks;
     stretch.row_levels = tile + format.row_levels_at;
-    if (format.group_size == tile_block && format.n_supers <= 1 && format.scales != TileNumber::table && !format.has_corrections()) {  // the commonest form, in one loop: a scale for each block
-        const Byte* super = format.relative_scales ? tile + format.super_scales_at : nullptr;
-        return M::scale_blocks(format, super, tile + format.scales_at + first * tile_numbers_bytes(format.scales), n_blocks, stretch.scales);
-    }
     const std::int64_t per_block = format.units_per_block(), unit_columns = tile_block / per_block, n_units = n_blocks * per_block, begin = first * tile_block;
+    if (format.group_size == unit_columns && format.n_supers <= 1 && format.scales != TileNumber::table && !format.has_corrections()) {  // the commonest form, in one loop: a scale for each unit
+        const Byte* super = format.relative_scales ? tile + format.super_scales_at : nullptr;
+        const std::int64_t left = format.n_groups - first * per_block, n = n_units < left ? n_units : left;
+        M::scale_blocks(format, super, tile + format.scales_at + first * per_block * tile_numbers_bytes(format.scales), n, stretch.scales);
+        if (n < n_units) M::copy16(stretch.scales + (n - 1) * tile_rows, stretch.scales + n * tile_rows);  // half a block without a group, which no column reads
+        return;
+    }
     const TileNumber correction_type = format.minimums != TileNumber::none ? format.minimums : format.zeros;
     const std::int64_t scale_bytes = tile_numbers_bytes(format.scales), correction_bytes = tile_numbers_bytes(correction_type);
     const std::int64_t super_bytes = tile_numbers_bytes(format.supers);
@@ -117,21 +120,22 @@ struct Start {
     }
 };
 
-// Tokens with the starts of their sums, in this thread's scratch, which moves on.
+// Tokens with the starts of their sums, in this thread's space for them.
 template <class M>
-Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format, float*& scratch) {
+Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format) {
     const PreparedActivation& x = args.x;
     const std::int64_t stored_blocks = x.padded_columns / tile_block, per_block = format.units_per_block(), n_tokens = args.n_tokens, n_blocks = format.n_blocks;
     const Start start = M::start(format);
-    const auto take = [&](std::int64_t n) {
-        float* taken = scratch;
-        scratch += n;
-        return taken;
-    };
-    float* scales = take(n_tokens * n_blocks);
-    auto* starts = reinterpret_cast<std::int32_t*>(take(n_tokens * n_blocks * per_block));
-    float* sums = format.minimums != TileNumber::none ? take(n_tokens * n_blocks * per_block) : nullptr;
-    auto* code_sums = format.zeros != TileNumber::none ? reinterpret_cast<std::int32_t*>(take(n_tokens * n_blocks * per_block)) : nullptr;
+    const bool has_minimums = format.minimums != TileNumber::none, has_zeros = format.zeros != TileNumber::none;
+    const std::int32_t form = (start.in_16_bits ? 1 : 0) + (per_block == 2 ? 2 : 0) + (has_minimums ? 4 : 0) + (has_zeros ? 8 : 0);
+    const TokensSpace space = thread_tokens({args.epoch, x.codes, n_tokens, n_blocks, start.offset, form}, n_tokens * n_blocks * (1 + 3 * per_block));
+    const std::int64_t n_units = n_tokens * n_blocks * per_block;
+    float* scales = space.numbers;
+    auto* starts = reinterpret_cast<std::int32_t*>(scales + n_tokens * n_blocks);
+    float* sums = has_minimums ? scales + n_tokens * n_blocks + n_units : nullptr;
+    auto* code_sums = has_zeros ? reinterpret_cast<std::int32_t*>(scales + n_tokens * n_blocks + 2 * n_units) : nullptr;
+    const Tokens tokens = {x.codes, scales, starts, sums, code_sums, x.padded_columns, n_tokens};
+    if (space.known) return tokens;
     for (std::int64_t t = 0; t < n_tokens; ++t) {
         const float* scale = x.scales + t * stored_blocks;
         const std::int16_t* lanes = x.sums + t * stored_blocks * 4;
@@ -148,7 +152,7 @@ Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format, float*& 
             else code_sums[unit * n_tokens + t] = sum;
         }
     }
-    return {x.codes, scales, starts, sums, code_sums, x.padded_columns, n_tokens};
+    return tokens;
 }
 
 // sums (n_tokens, stride) f32, of which 16 at `first` belong to the rows from `row` on, to y.
@@ -180,7 +184,7 @@ void few_tokens(const LinearArgs& args, Range rows, const TileFormat& format, co
 
 // Tokens whose codes fit the cache; all in equal parts.
 inline std::int64_t tokens_per_pass(const LinearArgs& args) {
-    std::int64_t most = args.tokens_at_once > 0 ? args.tokens_at_once : bytes_in_cache / args.x.padded_columns;
+    std::int64_t most = args.tiles.tokens > 0 ? args.tiles.tokens : bytes_in_cache / args.x.padded_columns;
     most = most < 24 ? 24 : most > most_tokens_at_once ? most_tokens_at_once : most;
     const std::int64_t n_passes = (args.n_tokens + most - 1) / most;
     return (args.n_tokens + n_passes - 1) / n_passes;
@@ -189,12 +193,25 @@ inline std::int64_t tokens_per_pass(const LinearArgs& args) {
 // Dense tiles, for many_tokens().
 template <class M>
 struct DenseTiles {
+    static constexpr bool any_stretch = true;  // may begin at any block
     const Byte* data;
     const TileFormat& format;
 
     const Byte* tile(std::int64_t i) const { return data + i * format.tile_bytes; }
     void expand(const Byte* tile, std::int64_t block, std::int64_t n_blocks, Byte* target) const { M::expand(format, tile + format.row_levels_at, tile + format.codes_at + block * format.block_bytes, n_blocks, target); }
 };
+
+// Rows that pass by all tokens before the next ones do: all, unless the call says otherwise.
+inline std::int64_t rows_per_pass(const LinearArgs& args, Range rows, std::int64_t width) {
+    const std::int64_t wanted = (args.tiles.rows + width - 1) / width * width;
+    return wanted > 0 ? wanted : rows.end - rows.begin + width;
+}
+
+// Blocks that are expanded together.
+inline std::int64_t blocks_per_stretch(const LinearArgs& args) {
+    const std::int64_t wanted = args.tiles.columns / tile_block;
+    return wanted > 0 && wanted < blocks_at_once ? wanted : blocks_at_once;
+}
 
 template <class M, class Tiles>
 void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, const Tiles& tiles, const Tokens& x, float* scratch) {
@@ -203,27 +220,31 @@ void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, c
     alignas(64) Byte expanded[M::tiles_at_once * blocks_at_once * expanded_block_bytes];
     Stretch stretches[M::tiles_at_once];
     float* sums = scratch;  // (tokens_at_once, width)
-    const std::int64_t tokens_at_once = tokens_per_pass(args);
-    for (std::int64_t token = 0; token < args.n_tokens; token += tokens_at_once) {
-        const std::int64_t n_tokens = args.n_tokens - token < tokens_at_once ? args.n_tokens - token : tokens_at_once;
-        for (std::int64_t row = rows.begin; row < rows.end; row += width) {
-            const std::int64_t n_tiles = rows.end - row > tile_rows ? M::tiles_at_once : 1;
-            for (std::int64_t i = 0; i < n_tokens * width; ++i) sums[i] = 0;
-            for (std::int64_t block = 0; block < format.n_blocks; block += blocks_at_once) {
-                const std::int64_t n = format.n_blocks - block < blocks_at_once ? format.n_blocks - block : blocks_at_once;
-                for (std::int64_t i = 0; i < n_tiles; ++i) {
-                    const Byte* tile = tiles.tile(row / tile_rows + i);
-                    load_scales<M>(tile, format, block, n, stretches[i]);
-                    Byte* target = expanded + i * blocks_at_once * expanded_block_bytes;
-                    tiles.expand(tile, block, n, target);
-                    stretches[i].codes = target;
-                }
-                M::multiply(stretches, n_tiles, from(x, token, block, per_block), n_tokens, sums, width);
-            }
+    const std::int64_t tokens_at_once = tokens_per_pass(args), rows_at_once = rows_per_pass(args, rows, width), stretch_blocks = Tiles::any_stretch ? blocks_per_stretch(args) : blocks_at_once;
+    const auto multiply_rows = [&](std::int64_t row, std::int64_t token, std::int64_t n_tokens) {
+        const std::int64_t n_tiles = rows.end - row > tile_rows ? M::tiles_at_once : 1;
+        for (std::int64_t i = 0; i < n_tokens * width; ++i) sums[i] = 0;
+        for (std::int64_t block = 0; block < format.n_blocks; block += stretch_blocks) {
+            const std::int64_t n = format.n_blocks - block < stretch_blocks ? format.n_blocks - block : stretch_blocks;
             for (std::int64_t i = 0; i < n_tiles; ++i) {
-                const std::int64_t first = row + i * tile_rows;
-                write_rows<M>(args, first, rows.end - first < tile_rows ? rows.end - first : tile_rows, token, n_tokens, sums + i * tile_rows, width);
+                const Byte* tile = tiles.tile(row / tile_rows + i);
+                load_scales<M>(tile, format, block, n, stretches[i]);
+                Byte* target = expanded + i * blocks_at_once * expanded_block_bytes;
+                tiles.expand(tile, block, n, target);
+                stretches[i].codes = target;
             }
+            M::multiply(stretches, n_tiles, from(x, token, block, per_block), n_tokens, sums, width);
+        }
+        for (std::int64_t i = 0; i < n_tiles; ++i) {
+            const std::int64_t first = row + i * tile_rows;
+            write_rows<M>(args, first, rows.end - first < tile_rows ? rows.end - first : tile_rows, token, n_tokens, sums + i * tile_rows, width);
+        }
+    };
+    for (std::int64_t first = rows.begin; first < rows.end; first += rows_at_once) {
+        const std::int64_t end = rows.end - first < rows_at_once ? rows.end : first + rows_at_once;
+        for (std::int64_t token = 0; token < args.n_tokens; token += tokens_at_once) {
+            const std::int64_t n_tokens = args.n_tokens - token < tokens_at_once ? args.n_tokens - token : tokens_at_once;
+            for (std::int64_t row = first; row < end; row += width) multiply_rows(row, token, n_tokens);
         }
     }
 }
@@ -239,10 +260,8 @@ namespace {
 template <class M>
 void linear_tiles(const LinearArgs& args, Range rows) {
     const TileFormat format = tile_format(*args.weight);
-    const std::int64_t n_units = args.x.padded_columns / 16;
-    float* scratch = thread_scratch(args.n_tokens * n_units * 3 + most_tokens_at_once * M::tiles_at_once * tile_rows + 64);
-    const Tokens x = prepare_tokens<M>(args, format, scratch);
-    scratch += (16 - (reinterpret_cast<std::uintptr_t>(scratch) / 4) % 16) % 16;  // sums begin at a multiple of 64 bytes
+    const Tokens x = prepare_tokens<M>(args, format);
+    float* scratch = thread_scratch(most_tokens_at_once * M::tiles_at_once * tile_rows);
     if constexpr (M::skips)
         if (args.weight->tiles == TileForm::skip) return skip_tokens<M>(args, rows, format, x, scratch);
     if constexpr (M::masked)

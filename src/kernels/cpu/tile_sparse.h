@@ -69,6 +69,7 @@ void skip_tokens(const LinearArgs& args, Range rows, const TileFormat& whole, co
 // Tiles with masks, for many_tokens().
 template <class M>
 struct MaskedTiles {
+    static constexpr bool any_stretch = false;
     const Byte* data;
     const TileFormat& format;
     int mask_rows;

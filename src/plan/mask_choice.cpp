@@ -1,0 +1,49 @@
+#include "plan/mask_choice.h"
+
+#include <algorithm>
+
+namespace skiff {
+namespace {
+
+// pruned_bench; by instruction set, bits, rows and rising shares. With 256-bit vectors there is no instruction that expands bytes by a mask.
+constexpr MaskMeasurement rows[] = {
+    {Isa::avx2, 4, 1, 0.30, 0.29},
+    {Isa::avx2, 4, 1, 1.00, 0.19},
+    {Isa::avx2, 4, 4, 0.30, 0.28},
+    {Isa::avx2, 4, 4, 1.00, 0.22},
+    {Isa::avx2, 4, 16, 1.00, 0.22},
+    {Isa::avx2, 8, 1, 0.30, 0.43},
+    {Isa::avx2, 8, 1, 1.00, 0.42},
+    {Isa::avx2, 8, 4, 0.30, 0.44},
+    {Isa::avx2, 8, 4, 1.00, 0.45},
+    {Isa::avx2, 8, 16, 1.00, 0.46},
+    {Isa::avx512, 4, 1, 0.30, 0.97},
+    {Isa::avx512, 4, 1, 1.00, 0.99},
+    {Isa::avx512, 4, 4, 0.30, 1.12},
+    {Isa::avx512, 4, 4, 1.00, 1.07},
+    {Isa::avx512, 4, 16, 0.60, 1.12},
+    {Isa::avx512, 8, 1, 0.30, 1.34},
+    {Isa::avx512, 8, 1, 0.60, 1.23},
+    {Isa::avx512, 8, 1, 1.00, 0.73},
+    {Isa::avx512, 8, 4, 0.30, 1.87},
+    {Isa::avx512, 8, 4, 0.60, 1.67},
+    {Isa::avx512, 8, 4, 1.00, 0.82},
+    {Isa::avx512, 8, 16, 0.60, 1.74},
+};
+
+}  // namespace
+
+std::span<const MaskMeasurement> mask_measurements() { return rows; }
+
+const MaskMeasurement* measured_masks(const Weight& weight, Isa isa) {
+    const Sparse* sparse = weight.sparse();
+    if (sparse == nullptr || isa > Isa::amx) return nullptr;  // on arm64 nothing was measured
+    const double kept = static_cast<double>(sparse->n_values()) / static_cast<double>(std::max<std::int64_t>(1, element_count(weight.shape)));
+    const int bits = sparse->scheme.bits == 7 ? 8 : sparse->scheme.bits, shared = sparse->pattern.unit_rows % 16 == 0 ? 16 : sparse->pattern.unit_rows % 4 == 0 ? 4 : 1;
+    const MaskMeasurement* found = nullptr;
+    for (const MaskMeasurement& row : rows)
+        if (row.isa <= isa && row.bits == bits && row.rows == shared && kept <= row.most_kept && (found == nullptr || row.isa > found->isa || (row.isa == found->isa && row.most_kept < found->most_kept))) found = &row;
+    return found;
+}
+
+}  // namespace skiff
