@@ -17,6 +17,7 @@ struct PruneOptions {
     std::string importance, compensation, spread, layers;
     std::int64_t multiple = 0;
     double damping = 0.01;
+    bool sort = false;
 
     void fields(FieldVisitor& visitor) {
         method_help_ = "Which weights stay; default: magnitude.";
@@ -33,8 +34,9 @@ struct PruneOptions {
         visitor.option("--allocation", allocation, "Weights: uniform or global: how much each layer loses, all the same (the default), or by one threshold of magnitude for the whole model");
         visitor.option("--scheme", scheme, "Weights: also round what stays, as quantize does: w8g32, w4g32r ...; default: the type that it has");
         visitor.option("--importance", importance, importance_help_.c_str());
-        visitor.option("--compensation", compensation, "Structure: least-squares (the default): what stays of the operator that reads the units is solved anew, so that its output changes least; none: it stays as it is");
+        visitor.option("--compensation", compensation, "Structure: least-squares (the default): what stays of the operator that reads the units is solved anew, so that its output changes least; none (with --importance leading the default): it stays as it is");
         visitor.option("--spread", spread, "Structure: uniform (the default), equally much of every layer; sensitivity: less where its removal was measured to hurt; then layers differ, which few other programs load");
+        visitor.flag("--sort", sort, "Structure, with nothing removed (neurons:0%): the units of each layer change places, the most important first, and the model computes what it did; before elastic training");
         visitor.option("--multiple", multiple, "Structure: widths of feed-forwards and of the hidden state stay a multiple of this, where they are one; 0: of 32");
         visitor.option("--damping", damping, "Added to the diagonal of the inputs' second moments, as a share of its mean");
         visitor.option("--layers", layers, layers_help);
@@ -65,15 +67,18 @@ Result<RecipeStep> structure_step_of(const PruneOptions& options) {
     SKIFF_CHECK(refuse(options, {{"--method", !options.method.empty()}, {"--scope", !options.scope.empty()}, {"--allocation", !options.allocation.empty()}, {"--scheme", !options.scheme.empty()}}));
     SKIFF_TRY(auto step, parse_structure_pattern(options.pattern));
     const bool layers = step.units == UnitKind::layers, hidden = step.units == UnitKind::hidden;
-    if (layers || hidden) SKIFF_CHECK(refuse(options, {{"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}}));
+    if (layers || hidden) SKIFF_CHECK(refuse(options, {{"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}, {"--sort", options.sort}}));
+    if (options.sort && (!options.compensation.empty() || !options.spread.empty())) return usage_error("--sort takes no unit away; leave --compensation and --spread out");
     if (hidden) SKIFF_CHECK(refuse(options, {{"--importance", !options.importance.empty()}}));
     step.importance = !options.importance.empty() ? options.importance : layers ? "kl" : hidden ? "directions" : "obs";
     if (layers) SKIFF_CHECK(find_layer_importance(step.importance));
     else if (!hidden) SKIFF_CHECK(find_unit_importance(step.importance));
-    SKIFF_TRY(const auto compensation, choice_of("--compensation", options.compensation, {"least-squares", "none"}));
+    const bool as_it_is = options.sort || (options.compensation.empty() && step.importance == "leading");
+    SKIFF_TRY(const auto compensation, choice_of("--compensation", as_it_is ? "none" : options.compensation, {"least-squares", "none"}));
     SKIFF_TRY(const auto spread, choice_of("--spread", options.spread, {"uniform", "sensitivity"}));
     step.compensation = compensation == "none" || layers || hidden ? StructureStep::Compensation::none : StructureStep::Compensation::least_squares;
     step.spread = spread == "uniform" ? StructureStep::Spread::uniform : StructureStep::Spread::sensitivity;
+    step.order = options.sort ? StructureStep::Order::by_importance : StructureStep::Order::kept;
     if (options.multiple > 0) step.multiple_of = options.multiple;
     step.damping = options.damping;
     step.calibration = options.common.calibration_options();
@@ -81,7 +86,7 @@ Result<RecipeStep> structure_step_of(const PruneOptions& options) {
 }
 
 Result<RecipeStep> weight_step_of(const PruneOptions& options) {
-    SKIFF_CHECK(refuse(options, {{"--importance", !options.importance.empty()}, {"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}, {"--multiple", options.multiple != 0}}));
+    SKIFF_CHECK(refuse(options, {{"--importance", !options.importance.empty()}, {"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}, {"--multiple", options.multiple != 0}, {"--sort", options.sort}}));
     PruneStep step;
     if (!options.method.empty()) step.method = options.method;
     SKIFF_CHECK(find_prune_method(step.method));

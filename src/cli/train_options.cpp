@@ -54,6 +54,13 @@ void TrainVerbOptions::training_fields(FieldVisitor& visitor) {
     visitor.option("--prune-stages", train.sparsify.n_stages, "Stages of prune, train, prune");
     visitor.choice("--prune-scope", prune_scope, {"row", "tensor", "global"}, "Among which weights the smallest are sought");
     visitor.option("--mask-from", train.sparsify.mask_from, "Another model of this shape, whose magnitudes choose the zeros before the first step (lottery tickets)");
+    visitor.choice("--elastic", elastic, {"off", "uniform", "fair", "sandwich"},
+                   "Train sub-networks that can be cut out afterwards: uniform: one of them at random for each micro-batch (SPOS); fair: every choice once a step (FairNAS); sandwich: the largest, the smallest, some at random (BigNAS)");
+    visitor.option("--elastic-neurons", elastic_neurons, "Shares of each feed-forward's neurons that sub-networks keep, the leading ones: 0.5,0.75,1");
+    visitor.option("--elastic-kv-groups", elastic_kv_groups, "KV groups (with their query heads) that they keep of each layer, the leading ones: 1,2");
+    visitor.option("--elastic-layers", elastic_layers, "Layers that they keep: 4,5,6");
+    visitor.option("--elastic-random", train.elastic.n_random, "sandwich: sub-networks at random beside the largest and the smallest");
+    visitor.choice("--elastic-teach", elastic_teach, {"auto", "largest", "same"}, "largest: sub-networks learn the distribution of the largest one; same: what it learns itself; auto: largest for sandwich");
     visitor.option("--lora", train.lora_rank, "Rank of adapters that are trained instead of the weights; 0: none");
     visitor.option("--lora-alpha", train.lora_alpha, "Scale of the adapters, times the rank");
     visitor.option("--lora-target", train.lora_names, "Part of the names of weights that get adapters (may be given several times); default: all of the blocks");
@@ -82,6 +89,8 @@ void DistillVerbFields::fields(FieldVisitor& visitor, train::DistillOptions& dis
     visitor.option("--kd-beta", distill.beta, "jsd: share of the teacher in the middle distribution");
     visitor.option("--teacher-cache", distill.cache, "Keep the teacher's likeliest tokens of each window in this file, and read them there: it then runs once for many students");
     visitor.option("--teacher-top", distill.cache_top, "Tokens that the file keeps of each distribution, beside the sum of the rest");
+    visitor.option("--on-policy", distill.on_policy, "Share of the batches in which the student goes on with the text's windows itself and learns what the teacher says to that, without labels");
+    visitor.option("--on-policy-prompt", distill.on_policy_prompt, "Tokens of the text in front of the student's own; 0: a quarter of the window");
     visitor.option("--hidden-weight", distill.hidden_weight, "Weight of the hidden states' relative squared distance (by a learnt projection where widths differ)");
     visitor.option("--attention-weight", distill.attention_weight, "Weight of the distance of relations among tokens in the last blocks' queries, keys and values");
     visitor.flag("--block-wise", block_wise, "Each block alone, from the teacher's hidden states before it to those behind it, instead of the whole model");
@@ -144,6 +153,34 @@ Status TrainVerbOptions::resolve_sparsity() {
     return {};
 }
 
+namespace {
+
+template <class T>
+Status read_list(const char* flag, const std::string& text, std::vector<T>& list) {
+    for (std::size_t begin = 0; begin < text.size();) {
+        const std::size_t end = std::min(text.find(',', begin), text.size());
+        T value{};
+        const auto [last, error] = std::from_chars(text.data() + begin, text.data() + end, value);
+        if (error != std::errc() || last != text.data() + end || end + 1 == text.size()) return usage_error(std::string(flag) + " " + text + ": expected numbers with commas between them");
+        list.push_back(value);
+        begin = end + 1;
+    }
+    return {};
+}
+
+}  // namespace
+
+Status TrainVerbOptions::resolve_elastic() {
+    skiff::train::ElasticOptions& options = this->train.elastic;
+    using Rule = skiff::train::ElasticOptions::Rule;
+    using Teach = skiff::train::ElasticOptions::Teach;
+    options.rule = choice_of<Rule>(elastic, {{"off", Rule::off}, {"uniform", Rule::uniform}, {"fair", Rule::fair}, {"sandwich", Rule::sandwich}});
+    options.teach = choice_of<Teach>(elastic_teach, {{"auto", Teach::automatic}, {"largest", Teach::largest}, {"same", Teach::same}});
+    SKIFF_CHECK(read_list("--elastic-neurons", elastic_neurons, options.neurons));
+    SKIFF_CHECK(read_list("--elastic-kv-groups", elastic_kv_groups, options.kv_groups));
+    return read_list("--elastic-layers", elastic_layers, options.layers);
+}
+
 Status TrainVerbOptions::resolve() {
     using Kind = skiff::train::Schedule::Kind;
     train.schedule.kind = choice_of<Kind>(schedule, {{"cosine", Kind::cosine}, {"linear", Kind::linear}, {"wsd", Kind::wsd}, {"constant", Kind::constant}});
@@ -163,6 +200,7 @@ Status TrainVerbOptions::resolve() {
     train.if_exists = force ? TrainOptions::IfExists::replace : TrainOptions::IfExists::refuse;
     train.unfinished = restart ? TrainOptions::Unfinished::restart : TrainOptions::Unfinished::resume;
     SKIFF_CHECK(resolve_sparsity());
+    SKIFF_CHECK(resolve_elastic());
     if (threads < 0 || threads > 1024) return usage_error("--threads " + std::to_string(threads) + ": expected 0 to 1024");
     if (ranks < 1 || ranks > 1024) return usage_error("--ranks " + std::to_string(ranks) + ": expected 1 to 1024");
     SKIFF_CHECK(check_data_names(train.data));

@@ -12,6 +12,7 @@ namespace skiff {
 struct TrainVerbOptions {
     std::string model;
     train::TrainOptions train;
+    std::string elastic = "off", elastic_neurons, elastic_kv_groups, elastic_layers, elastic_teach = "auto";
     std::string sparsity = "0", prune_schedule = "cubic", prune_scope = "row";
     std::string schedule = "cosine", optimizer = "adamw", precision = "auto", device = "auto", zeros = "keep", operators = "fused", lora_output = "merged";
     double min_lr = 0;
@@ -25,6 +26,7 @@ struct TrainVerbOptions {
 
 private:
     Status resolve_sparsity();
+    Status resolve_elastic();
 };
 
 // The value behind a choice's name.

@@ -180,7 +180,11 @@ Result<ModelSpec> slice_axis(const ModelSpec& spec, const std::string& axis, std
 
 Result<Weight> slice_weight(const Weight& weight, const ModelSpec& before, const TensorDecl& tensor, const std::string& axis,
                             std::span<const std::int64_t> kept) {
-    SKIFF_TRY(auto cut, coupled_cut(before, axis, kept));
+    SKIFF_TRY(const auto cut, coupled_cut(before, axis, kept));
+    return gather_units(weight, before, tensor, cut);
+}
+
+Result<Weight> gather_units(const Weight& weight, const ModelSpec& before, const TensorDecl& tensor, const AxisCut& cut) {
     bool touched = false;
     for (const Dimension& dimension : tensor.dimensions)
         for (const AxisPart& part : dimension) touched = touched || cut.count(part.axis) > 0;

@@ -35,6 +35,8 @@ std::vector<std::int64_t> kept_entries(const ModelSpec& before, const Dimension&
 Result<ModelSpec> slice_axis(const ModelSpec& spec, const std::string& axis, std::span<const std::int64_t> kept);
 // The same cut of one tensor. Plain weights only: slicing comes before quantizing.
 Result<Weight> slice_weight(const Weight& weight, const ModelSpec& before, const TensorDecl& tensor, const std::string& axis, std::span<const std::int64_t> kept);
+// The entries that belong to the units of `units`, in the order in which these are listed, which need not ascend: a cut, or units in another order. Plain weights only.
+Result<Weight> gather_units(const Weight& weight, const ModelSpec& before, const TensorDecl& tensor, const AxisCut& units);
 // The same cut of all tensors, as they are loaded.
 Result<std::shared_ptr<WeightSource>> sliced_weights(std::shared_ptr<WeightSource> source, const ModelSpec& before, const std::string& axis, std::span<const std::int64_t> kept);
 

@@ -9,6 +9,7 @@
 #include "corpus/token_file.h"
 #include "train/distillation_loss.h"
 #include "train/objective.h"
+#include "train/student_text.h"
 #include "train/teacher_cache.h"
 
 namespace skiff::train {
@@ -38,6 +39,11 @@ public:
         // With every window in the file the teacher need not be loaded at all.
         if (!cache_ || cache_->n_windows() < static_cast<std::uint64_t>(whole.n_steps * whole.batch)) SKIFF_CHECK(load_teacher(checkpoint));
         streams_ = matched_streams(student_.spec().n_layers, n_teacher_blocks_);
+        if (options_.on_policy > 0) {
+            n_prompt_ = options_.on_policy_prompt > 0 ? options_.on_policy_prompt : std::max<std::int64_t>(1, window / 4);
+            if (n_prompt_ >= window) return usage_error("--on-policy-prompt " + std::to_string(n_prompt_) + ": the window has " + std::to_string(window) + " tokens, of which some must be left for the student");
+            text_.emplace(student_, StudentText::Settings{n_prompt_, whole.seed, whole.n_threads});
+        }
         if (options_.block_wise == DistillOptions::BlockWise::on) {
             if (checkpoint.spec.d_model != student_.spec().d_model)
                 return usage_error("--block-wise feeds the student's blocks with the teacher's hidden states: both need one width, not " + std::to_string(student_.spec().d_model) + " and " +
@@ -60,24 +66,9 @@ public:
 
     Result<double> add_gradients(const MicroBatch& batch) override {
         if (options_.block_wise == DistillOptions::BlockWise::on) return block_by_block(batch);
-        const at::Tensor targets = batch.targets.reshape({-1});
-        Pass taught;
-        SoftTargets kept;
-        if (cache_) {
-            SKIFF_TRY(kept, from_cache(batch));
-        } else {
-            const at::NoGradGuard no_grad;
-            taught = teacher_->observe(batch.inputs, teacher_watch_);
-        }
-        const DistillLossSettings settings{options_.divergence, options_.temperature, options_.alpha, options_.beta};
-        const LogitsLoss loss = [&](const at::Tensor& logits, std::int64_t first) {
-            const std::int64_t n = logits.size(0);
-            return distillation_loss(logits, cache_ ? kept.rows(first, n) : teacher_rows(taught, first, n), targets.narrow(0, first, n), settings, batch.scale, student_.options().form);
-        };
-        const double share = batch.scale * static_cast<double>(targets.size(0));
-        const InsideLoss inside = [&](const Pass& own) { return inside_loss(own, taught, batch.inputs.size(1)) * share; };
-        const bool looks_inside = options_.hidden_weight > 0 || options_.attention_weight > 0;
-        return student_.add_gradients(batch.inputs, loss, batch.dropped, watch_, looks_inside ? inside : InsideLoss());
+        if (!is_on_policy(batch)) return learn(batch, options_.alpha);
+        SKIFF_TRY(const auto written, written_by_student(batch));
+        return learn(written, 1);
     }
 
     std::vector<ParameterSet::Trained> trained() const override {
@@ -99,6 +90,10 @@ public:
         if (options_.hidden_weight > 0) json.set("hidden_weight", options_.hidden_weight);
         if (options_.attention_weight > 0) json.set("attention_weight", options_.attention_weight);
         if (cache_) json.set("top", top_);
+        if (text_) {
+            json.set("on_policy", options_.on_policy);
+            json.set("on_policy_prompt", n_prompt_);
+        }
         return json;
     }
 
@@ -139,6 +134,50 @@ private:
         const auto inside = student_.parameters().keys_of_blocks(student_.spec());
         for (Parameter& parameter : student_.parameters().all())
             if (inside.count(parameter.key) == 0) parameter.value.set_requires_grad(false);
+    }
+
+    // Spread evenly over the micro-batches.
+    bool is_on_policy(const MicroBatch& batch) const {
+        if (!text_) return false;
+        const auto number = static_cast<double>(batch.first_window / static_cast<std::uint64_t>(batch.inputs.size(0)));
+        return std::floor((number + 1) * options_.on_policy + 1e-9) > std::floor(number * options_.on_policy + 1e-9);
+    }
+
+    // The windows as the student goes on with them. What stands before its own tokens counts nothing, and these have the weight of the whole.
+    Result<MicroBatch> written_by_student(const MicroBatch& batch) {
+        const std::int64_t window = batch.inputs.size(1), n_silent = n_prompt_ - 1;
+        SKIFF_TRY(const auto tokens, text_->continued(at::cat({batch.inputs, batch.targets.narrow(1, window - 1, 1)}, 1), batch.first_window, batch.step));
+        MicroBatch written = batch;
+        written.inputs = tokens.narrow(1, 0, window);
+        written.targets = tokens.narrow(1, 1, window).clone();
+        written.targets.narrow(1, 0, n_silent).fill_(-1);
+        written.scale = batch.scale * static_cast<double>(window) / static_cast<double>(window - n_silent);
+        return written;
+    }
+
+    // With this share of the divergence.
+    Result<double> learn(const MicroBatch& batch, double alpha) {
+        const at::Tensor targets = batch.targets.reshape({-1});
+        Pass taught;
+        SoftTargets kept;
+        if (cache_) {
+            SKIFF_TRY(kept, from_cache(batch));
+        } else {
+            const at::NoGradGuard no_grad;
+            taught = teacher_->observe(batch.inputs, teacher_watch_);
+        }
+        const DistillLossSettings settings{options_.divergence, options_.temperature, alpha, options_.beta};
+        const LogitsLoss loss = [&](const at::Tensor& logits, std::int64_t first) {
+            const std::int64_t n = logits.size(0);
+            return distillation_loss(logits, cache_ ? kept.rows(first, n) : teacher_rows(taught, first, n), targets.narrow(0, first, n), settings, batch.scale, student_.options().form);
+        };
+        const double share = batch.scale * static_cast<double>((targets >= 0).sum().item<std::int64_t>());
+        const bool looks_inside = options_.hidden_weight > 0 || options_.attention_weight > 0;
+        const InsideLoss inside = [&](const Pass& own) {
+            if (batch.look) batch.look(own);
+            return looks_inside ? inside_loss(own, taught, batch.inputs.size(1)) * share : at::Tensor();
+        };
+        return student_.add_gradients(batch.inputs, loss, batch.network, watch_, inside);
     }
 
     SoftTargets teacher_rows(const Pass& taught, std::int64_t first, std::int64_t n) const {
@@ -204,7 +243,7 @@ private:
         const double share = batch.scale * static_cast<double>(batch.inputs.numel()) / static_cast<double>(streams_.size());
         double total = 0;
         for (std::size_t i = 0; i < streams_.size(); ++i) {
-            if (i < batch.dropped.size() && batch.dropped[i]) continue;
+            if (i < batch.network.dropped.size() && batch.network.dropped[i]) continue;
             const at::Tensor in = taught.streams[static_cast<std::size_t>(i == 0 ? 0 : streams_[i - 1])];
             const at::Tensor out = student_.decoder_block(static_cast<std::int64_t>(i), batch.inputs, in);
             const at::Tensor loss = relative_square(out, taught.streams[static_cast<std::size_t>(streams_[i])]) * share;
@@ -220,6 +259,8 @@ private:
     std::string teacher_hash_;
     std::int64_t n_teacher_blocks_ = 0, top_ = 0;
     std::optional<TeacherCache> cache_;
+    std::optional<StudentText> text_;
+    std::int64_t n_prompt_ = 0;
     std::vector<std::int64_t> streams_;
     std::vector<at::Tensor> projections_;  // (teacher's width, student's) f32 for each student block; none where the widths are one
     Watch watch_, teacher_watch_;

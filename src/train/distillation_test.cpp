@@ -201,7 +201,7 @@ TEST_P(LayersOf, ComputeAsIfTheOthersWereLeftOut) {
         const auto model = make_trainable(child->spec, load_parameters(child->spec, *child->weights));
         DroppedBlocks dropped(static_cast<std::size_t>(n), true);
         dropped[static_cast<std::size_t>(kept)] = false;
-        EXPECT_LT(relative_difference(model->logits(some_tokens()), whole->head(whole->observe(some_tokens(), {}, dropped).hidden)), 1e-5) << "layer " << kept;
+        EXPECT_LT(relative_difference(model->logits(some_tokens()), whole->head(whole->observe(some_tokens(), {}, {dropped}).hidden)), 1e-5) << "layer " << kept;
     }
 }
 INSTANTIATE_TEST_SUITE_P(Cases, LayersOf, testing::ValuesIn(case_names()), [](const auto& param) { return param.param; });

@@ -1,4 +1,4 @@
-#include "train/fake_quant.h"
+#include "train/fake_quant_forms.h"
 
 #include <algorithm>
 #include <cmath>
@@ -105,7 +105,6 @@ float QuantRule::gradient_scale(std::int64_t group_size) const {
 
 Status check_trainable_scheme(const Scheme& scheme) {
     if (!scheme.is_coded()) return usage_error("quantization-aware training is for schemes with codes, such as w4g32 or ternary; " + scheme.name() + " is trained by skiff train --dtype");
-    if (scheme.kind == NumberKind::clusters) return unsupported("levels that are the weight's own (" + scheme.name() + ") are found by skiff quantize, not trained yet; take n4g32r");
     if (scheme.minimums) return unsupported("weights with minimums (" + scheme.name() + ") are read from GGUF files, not made; take a scheme with zeros, such as w4g32a");
     if (scheme.scale_book != nullptr) return unsupported("scales out of a table (" + scheme.name() + ") are chosen by skiff quantize, not trained yet; take " + std::string(scheme.codebook != nullptr ? scheme.codebook->name : "w4") + "g32r");
     return {};
@@ -133,46 +132,59 @@ QuantRule quant_rule(const Scheme& scheme) {
 }
 
 FakeQuant::FakeQuant(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes)
-    : trained_(weight), columns_(columns), scheme_(scheme), codes_(codes), rule_(quant_rule(scheme)), n_rows_(columns ? weight.size(1) : weight.size(0)),
-      n_columns_(columns ? weight.size(0) : weight.size(1)), n_groups_(scheme.n_groups(n_columns_)) {}
+    : trained_(weight), columns_(columns), scheme_(scheme), codes_(codes), n_rows_(columns ? weight.size(1) : weight.size(0)), n_columns_(columns ? weight.size(0) : weight.size(1)),
+      n_groups_(scheme.n_groups(n_columns_)) {}
 
 at::Tensor FakeQuant::rows() const { return (columns_ ? trained_.detach().t() : trained_.detach()).contiguous(); }
 
+void FakeQuant::make_gradients() const {
+    for (const at::Tensor* leaf : {&trained_, &ratio_, &levels_})
+        if (leaf->defined() && leaf->requires_grad() && !leaf->grad().defined()) leaf->mutable_grad() = at::zeros_like(leaf->detach());
+}
+
 Result<std::shared_ptr<FakeQuant>> FakeQuant::create(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes) {
     SKIFF_CHECK(check_trainable_scheme(scheme));
-    std::shared_ptr<FakeQuant> quant(new FakeQuant(weight, columns, scheme, codes));
-    const std::size_t n = static_cast<std::size_t>(quant->n_rows_ * quant->n_groups_);
-    quant->first_scales_.resize(n);
-    quant->zeros_.resize(n);
-    quant->params_.resize(static_cast<std::size_t>(quant->n_rows_));
-    const at::Tensor rows = quant->rows();
-    const auto grid = make_grid(scheme, ScaleRule::search);
-    for_rows(quant->n_rows_, 1, [&](std::int64_t first, std::int64_t last) {
+    return scheme.kind == NumberKind::clusters ? make_cluster_quant(weight, columns, scheme, codes) : make_group_quant(weight, columns, scheme, codes);
+}
+
+Result<std::shared_ptr<FakeQuant>> make_group_quant(const at::Tensor& weight, bool columns, const Scheme& scheme, FakeQuant::Codes codes) {
+    std::shared_ptr<GroupQuant> quant(new GroupQuant(weight, columns, scheme, codes));
+    quant->begin();
+    return std::shared_ptr<FakeQuant>(std::move(quant));
+}
+
+void GroupQuant::begin() {
+    const std::size_t n = static_cast<std::size_t>(n_rows_ * n_groups_);
+    first_scales_.resize(n);
+    zeros_.resize(n);
+    params_.resize(static_cast<std::size_t>(n_rows_));
+    const at::Tensor w = rows();
+    const auto grid = make_grid(scheme_, ScaleRule::search);
+    for_rows(n_rows_, 1, [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t row = first; row < last; ++row) {
-            RowParams& params = quant->params_[static_cast<std::size_t>(row)];
-            fit_row(*grid, scheme, std::span(rows.data_ptr<float>() + row * quant->n_columns_, static_cast<std::size_t>(quant->n_columns_)), {}, params);
-            for (std::int64_t group = 0; group < quant->n_groups_; ++group) {
-                const auto at = static_cast<std::size_t>(row * quant->n_groups_ + group);
-                quant->first_scales_[at] = params.groups[static_cast<std::size_t>(group)].scale;
-                quant->zeros_[at] = params.groups[static_cast<std::size_t>(group)].zero;
+            RowParams& params = params_[static_cast<std::size_t>(row)];
+            fit_row(*grid, scheme_, std::span(w.data_ptr<float>() + row * n_columns_, static_cast<std::size_t>(n_columns_)), {}, params);
+            for (std::int64_t group = 0; group < n_groups_; ++group) {
+                const auto at = static_cast<std::size_t>(row * n_groups_ + group);
+                first_scales_[at] = params.groups[static_cast<std::size_t>(group)].scale;
+                zeros_[at] = params.groups[static_cast<std::size_t>(group)].zero;
             }
         }
     });
-    if (quant->rule_.kind != QuantRule::Kind::sign) quant->ratio_ = at::ones({static_cast<std::int64_t>(n)}, at::kFloat).set_requires_grad(true);
-    if (codes == Codes::stay) {
-        quant->codes_ = Codes::follow;
-        (void)quant->forward();
-        const Weight now = quant->weight();
-        quant->kept_codes_.resize(static_cast<std::size_t>(quant->n_rows_ * quant->n_columns_));
-        for (std::int64_t row = 0; row < quant->n_rows_; ++row)
-            unpack_codes(now.codes()->packed.data.data() + row * packed_row_bytes(scheme.bits, quant->n_columns_), scheme.bits, quant->n_columns_, quant->kept_codes_.data() + row * quant->n_columns_);
-        quant->codes_ = Codes::stay;
+    if (rule_.kind != QuantRule::Kind::sign) ratio_ = at::ones({static_cast<std::int64_t>(n)}, at::kFloat).set_requires_grad(true);
+    if (codes_ == Codes::stay) {
+        codes_ = Codes::follow;
+        (void)forward();
+        const Weight now = weight();
+        kept_codes_.resize(static_cast<std::size_t>(n_rows_ * n_columns_));
+        for (std::int64_t row = 0; row < n_rows_; ++row)
+            unpack_codes(now.codes()->packed.data.data() + row * packed_row_bytes(scheme_.bits, n_columns_), scheme_.bits, n_columns_, kept_codes_.data() + row * n_columns_);
+        codes_ = Codes::stay;
     }
-    return quant;
 }
 
 // What each group's scale is now, as it will be read back.
-void FakeQuant::store_scales() {
+void GroupQuant::store_scales() {
     const at::Tensor rows_of_weight = rule_.kind == QuantRule::Kind::sign ? rows() : at::Tensor();
     const float* ratio = ratio_.defined() ? ratio_.data_ptr<float>() : nullptr;
     for_rows(n_rows_, 4, [&](std::int64_t first, std::int64_t last) {
@@ -212,7 +224,7 @@ void FakeQuant::store_scales() {
     });
 }
 
-at::Tensor FakeQuant::forward() {
+at::Tensor GroupQuant::forward() {
     store_scales();
     const at::Tensor w = rows();
     at::Tensor result = at::empty_like(w);
@@ -243,12 +255,11 @@ at::Tensor FakeQuant::forward() {
     return columns_ ? result.t().contiguous() : result;
 }
 
-void FakeQuant::backward(const at::Tensor& gradient) const {
+void GroupQuant::backward(const at::Tensor& gradient) const {
     const at::NoGradGuard no_grad;
     const at::Tensor g = (columns_ ? gradient.t() : gradient).contiguous(), w = rows();
     const bool wants_weight = trained_.requires_grad(), wants_scale = ratio_.defined() && ratio_.requires_grad();
-    for (const at::Tensor* leaf : {&trained_, &ratio_})
-        if (leaf->defined() && leaf->requires_grad() && !leaf->grad().defined()) leaf->mutable_grad() = at::zeros_like(leaf->detach());
+    make_gradients();
     if (rule_.kind == QuantRule::Kind::sign) {
         if (wants_weight) trained_.mutable_grad().add_(gradient);
         return;
@@ -294,7 +305,7 @@ void FakeQuant::backward(const at::Tensor& gradient) const {
     if (wants_weight) trained_.mutable_grad().add_(columns_ ? weight_gradient.t() : weight_gradient);
 }
 
-Weight FakeQuant::weight() const {
+Weight GroupQuant::weight() const {
     CodesBuilder builder(scheme_, n_rows_, n_columns_);
     const at::Tensor w = rows();
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(n_columns_));

@@ -4,6 +4,7 @@
 //   3 bits and more  learnt step size (LSQ, Esser et al. 2020): d/dw = g inside the grid; d/ds = sum g (level - x inside, level outside), x = w/s
 //   2 bits, ternary  the same with the window stretched to 0.99 of where the outermost levels would end (ParetoQ, Liu et al. 2025, SEQ)
 //   1 bit            s = mean |w|, level = sign(w), d/dw = g (BitNet, Wang et al. 2023)
+//   clusters         level = the nearest of the table; d/dw = g; d/dlevel = sum of g over its members (Han et al. 2016, Deep Compression, section 3)
 //
 // Codes and scales of the forward pass are those that weight() gives to a checkpoint: scales are rounded as they will be stored.
 #pragma once
@@ -36,38 +37,37 @@ class FakeQuant {
 public:
     enum class Codes : std::uint8_t {
         follow,  // rounded anew from the weight at each forward()
-        stay,    // as they were at first: only scales are trained (EfficientQAT's second phase)
+        stay,    // as they were at first: only scales (levels of clusters) are trained (EfficientQAT's second phase)
     };
-    // `weight` is the trained tensor itself, (outputs, inputs) f32 on the CPU, or (inputs, outputs) with `columns`. Scales begin where rounding to nearest has them.
+    // `weight` is the trained tensor itself, (outputs, inputs) f32 on the CPU, or (inputs, outputs) with `columns`. Scales and levels begin where rounding to nearest has them.
     static Result<std::shared_ptr<FakeQuant>> create(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes);
+    virtual ~FakeQuant() = default;
 
     const Scheme& scheme() const { return scheme_; }
-    // What multiplies each group's first scale: the trained number. // (n_rows * n_groups) f32, one at first; undefined for signs
+    // What multiplies each group's first scale: the trained number. // (n_rows * n_groups) f32, one at first; undefined for signs and clusters
     const at::Tensor& ratio() const { return ratio_; }
+    // The trained levels of clusters, table after table. // (n_tables * n_levels) f32; undefined for all else
+    const at::Tensor& levels() const { return levels_; }
     // The weight as stored now. // the weight's shape
-    at::Tensor forward();
-    // Adds to the gradients of weight and ratio what `gradient` of the last forward()'s result means for them. Those that want none get none.
-    void backward(const at::Tensor& gradient) const;
+    virtual at::Tensor forward() = 0;
+    // Adds to the gradients of weight, ratio and levels what `gradient` of the last forward()'s result means for them. Those that want none get none.
+    virtual void backward(const at::Tensor& gradient) const = 0;
     // Codes and scales of the last forward().
-    Weight weight() const;
+    virtual Weight weight() const = 0;
 
-private:
+protected:
     FakeQuant(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes);
     at::Tensor rows() const;  // (n_rows, n_columns) contiguous, without gradient
-    void store_scales();
+    void make_gradients() const;  // of the leaves that want some: zeros, where there are none yet
     std::int64_t group_size() const { return scheme_.group_size == 0 ? n_columns_ : scheme_.group_size; }
 
     at::Tensor trained_;
     bool columns_;
     Scheme scheme_;
     Codes codes_;
-    QuantRule rule_;
     std::int64_t n_rows_, n_columns_, n_groups_;
-    std::vector<float> first_scales_;     // (n_rows * n_groups)
-    std::vector<std::int32_t> zeros_;     // likewise
-    at::Tensor ratio_;
-    std::vector<RowParams> params_;       // of each row, as stored
-    std::vector<std::uint8_t> kept_codes_; // where they stay: (n_rows * n_columns)
+    at::Tensor ratio_, levels_;
+    std::vector<std::uint8_t> kept_codes_;  // where they stay: (n_rows * n_columns)
 };
 
 // Activations as the int8 kernels see them: groups of 32 columns, scale = largest magnitude / 127; the gradient passes straight through. // x: (n, width)

@@ -9,7 +9,7 @@ namespace {
 
 class GraphBuilder {
 public:
-    GraphBuilder(const ModelSpec& spec, const ParameterSet& parameters, const GraphOptions& options) : spec_(spec), parameters_(parameters), options_(options) {
+    GraphBuilder(const ModelSpec& spec, const ParameterView& parameters, const GraphOptions& options) : spec_(spec), parameters_(parameters), options_(options) {
         for (const Block& block : spec.blocks)
             for (const Op& op : block.ops) {
                 producer_[op.out] = &op;
@@ -177,7 +177,7 @@ private:
     }
 
     const ModelSpec& spec_;
-    const ParameterSet& parameters_;
+    const ParameterView& parameters_;
     const GraphOptions& options_;
     std::map<ValueId, const Op*> producer_;
     std::map<ValueId, int> n_uses_;
@@ -186,7 +186,7 @@ private:
 
 }  // namespace
 
-Result<std::vector<GraphBlock>> build_graph(const ModelSpec& spec, const ParameterSet& parameters, const GraphOptions& options) {
+Result<std::vector<GraphBlock>> build_graph(const ModelSpec& spec, const ParameterView& parameters, const GraphOptions& options) {
     GraphBuilder builder(spec, parameters, options);
     std::vector<GraphBlock> blocks;
     for (const Block& block : spec.blocks) {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "train/operators.h"
-#include "train/parameters.h"
+#include "train/parameter_view.h"
 
 namespace skiff::train {
 
@@ -40,7 +40,7 @@ public:
 };
 using GraphBlock = std::vector<std::unique_ptr<GraphStep>>;
 
-// One entry per block of the spec. The parameters must outlive the steps; adapters must be there already.
-Result<std::vector<GraphBlock>> build_graph(const ModelSpec& spec, const ParameterSet& parameters, const GraphOptions& options);
+// One entry per block of the spec. The spec and the parameters must outlive the steps; adapters must be there already.
+Result<std::vector<GraphBlock>> build_graph(const ModelSpec& spec, const ParameterView& parameters, const GraphOptions& options);
 
 }  // namespace skiff::train

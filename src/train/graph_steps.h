@@ -6,14 +6,14 @@
 namespace skiff::train {
 
 struct EmbedGraphStep final : GraphStep {
-    const ParameterSet* parameters;
+    const ParameterView* parameters;
     EmbedOp op;
     ValueId out;
     void run(Values& values) const override;
 };
 
 struct NormGraphStep final : GraphStep {
-    const ParameterSet* parameters;
+    const ParameterView* parameters;
     NormOp op;
     NormSettings settings;
     Form form;
@@ -28,7 +28,7 @@ struct LinearGraphStep final : GraphStep {
         ValueId out;
         std::int64_t width;
     };
-    const ParameterSet* parameters;
+    const ParameterView* parameters;
     std::vector<Part> parts;
     at::ScalarType numbers;
     Form form;
@@ -39,7 +39,7 @@ struct LinearGraphStep final : GraphStep {
 
 // One linear operator with whatever terms, input transform and adapter it has.
 struct TermsGraphStep final : GraphStep {
-    const ParameterSet* parameters;
+    const ParameterView* parameters;
     LinearOp op;
     at::ScalarType numbers;
     Form form;
@@ -66,7 +66,7 @@ struct AttentionGraphStep final : GraphStep {
 };
 
 struct CausalConvGraphStep final : GraphStep {
-    const ParameterSet* parameters;
+    const ParameterView* parameters;
     CausalConvOp op;
     ValueId in, out;
     void run(Values& values) const override;

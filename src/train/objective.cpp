@@ -6,7 +6,11 @@ namespace {
 class Labels final : public Objective {
 public:
     explicit Labels(const TrainableModel& model) : model_(model) {}
-    Result<double> add_gradients(const MicroBatch& batch) override { return model_.add_gradients(batch.inputs, batch.targets, batch.scale, batch.dropped); }
+    Result<double> add_gradients(const MicroBatch& batch) override { 
+        InsideLoss inside;
+        if (batch.look) inside = [&](const Pass& pass) { return batch.look(pass), at::Tensor(); };
+        return model_.add_gradients(batch.inputs, batch.targets, batch.scale, batch.network, inside);
+    }
 
 private:
     const TrainableModel& model_;

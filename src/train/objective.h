@@ -12,7 +12,9 @@ struct MicroBatch {
     at::Tensor inputs, targets;      // (n windows, window) i64
     std::uint64_t first_window = 0;  // in the order of training
     double scale = 1;                // of the tokens' losses: 1 / tokens of a step
-    DroppedBlocks dropped;
+    SubNetwork network;              // that computes
+    std::int64_t step = 0, micro = 0;  // numbers of the step and of the micro-batch in it
+    std::function<void(const Pass&)> look = nullptr;  // gets what the pass kept
 };
 
 class Objective {

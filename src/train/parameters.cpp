@@ -11,14 +11,6 @@
 namespace skiff::train {
 namespace {
 
-at::Tensor selected_rows(const at::Tensor& matrix, const RowMap& rows) {
-    if (rows.block == 0) return matrix;
-    if (rows.contiguous()) return rows.n_rows() == matrix.size(0) ? matrix : matrix.narrow(0, rows.begin, rows.n_rows());
-    std::vector<std::int64_t> order(static_cast<std::size_t>(rows.n_rows()));
-    for (std::int64_t i = 0; i < rows.n_rows(); ++i) order[static_cast<std::size_t>(i)] = rows.at(i);
-    return matrix.index_select(0, at::tensor(order).to(matrix.device()));
-}
-
 at::Tensor values_of(const Weight& weight) {
     at::Tensor tensor = at::empty(weight.shape, at::kFloat);
     for (std::int64_t row = 0; row < weight.n_rows(); ++row) weight.row(row, tensor.data_ptr<float>() + row * weight.n_columns());
@@ -123,6 +115,14 @@ private:
 
 }  // namespace
 
+at::Tensor selected_rows(const at::Tensor& matrix, const RowMap& rows) {
+    if (rows.block == 0) return matrix;
+    if (rows.contiguous()) return rows.n_rows() == matrix.size(0) ? matrix : matrix.narrow(0, rows.begin, rows.n_rows());
+    std::vector<std::int64_t> order(static_cast<std::size_t>(rows.n_rows()));
+    for (std::int64_t i = 0; i < rows.n_rows(); ++i) order[static_cast<std::size_t>(i)] = rows.at(i);
+    return matrix.index_select(0, at::tensor(order).to(matrix.device()));
+}
+
 Result<ParameterSet> ParameterSet::load(const ModelSpec& spec, const WeightSource& source, at::Device device) {
     ParameterSet set;
     for (const auto& [key, declared] : spec.tensors) {
@@ -152,23 +152,9 @@ const Parameter* ParameterSet::find(const std::string& key) const {
 }
 Parameter* ParameterSet::find(const std::string& key) { return const_cast<Parameter*>(std::as_const(*this).find(key)); }
 
-at::Tensor ParameterSet::matrix(const TensorRef& ref) const {
-    const Parameter* parameter = find(ref.key);
-    const at::Tensor& value = parameter->quant ? parameter->effective : parameter->value;
-    return selected_rows(ref.transposed ? value.t() : value, ref.rows);
-}
-
-at::Tensor ParameterSet::merged_matrix(const TensorRef& ref) const {
-    const Parameter* parameter = find(ref.key);
-    const Adapter& adapter = adapters_.at(ref.key);
-    const at::Tensor value = parameter->value + change_of(adapter, parameter->mask);
-    return selected_rows(ref.transposed ? value.t() : value, ref.rows);
-}
-
-at::Tensor ParameterSet::vector(const TensorRef& ref) const {
-    if (ref.empty()) return {};
-    const Parameter* parameter = find(ref.key);
-    return parameter == nullptr ? at::Tensor() : selected_rows(parameter->value, ref.rows);
+at::Tensor ParameterSet::merged(const std::string& key) const {
+    const Parameter* parameter = find(key);
+    return parameter->value + change_of(adapters_.at(key), parameter->mask);
 }
 
 std::size_t ParameterSet::keep_zeros(double at_least_share) {
@@ -255,6 +241,8 @@ std::vector<ParameterSet::Trained> ParameterSet::trained(const ModelSpec& spec) 
         if (parameter.value.requires_grad()) result.push_back({parameter.key, parameter.role, parameter.value, parameter.mask, in_blocks.count(parameter.key) != 0});
     for (const Parameter& parameter : parameters_)
         if (parameter.quant && parameter.quant->ratio().defined()) result.push_back({parameter.key + ".scale", TensorDecl::Role::other, parameter.quant->ratio(), {}, false});
+    for (const Parameter& parameter : parameters_)
+        if (parameter.quant && parameter.quant->levels().defined()) result.push_back({parameter.key + ".levels", TensorDecl::Role::other, parameter.quant->levels(), {}, false});
     for (const auto& [key, adapter] : adapters_) {
         result.push_back({key + ".lora_down", TensorDecl::Role::linear, adapter.down, {}, true});
         result.push_back({key + ".lora_up", TensorDecl::Role::linear, adapter.up, {}, true});

@@ -43,12 +43,8 @@ public:
     const Parameter* find(const std::string& key) const;
     Parameter* find(const std::string& key);
 
-    // As (outputs, inputs): the rows that the reference takes, turned around where the checkpoint stores columns.
-    at::Tensor matrix(const TensorRef& ref) const;
-    // The same with the weight's adapter merged, in a way that gradients pass: what is masked stays zero.
-    at::Tensor merged_matrix(const TensorRef& ref) const;
-    // A vector; undefined for an empty reference.
-    at::Tensor vector(const TensorRef& ref) const;
+    // With the weight's adapter merged, in a way that gradients pass: what is masked stays zero.
+    at::Tensor merged(const std::string& key) const;
 
     // Weights with many exact zeros were pruned: their masks are set. Returns how many tensors that concerns.
     std::size_t keep_zeros(double at_least_share);
@@ -73,7 +69,7 @@ public:
     Result<std::size_t> add_adapters(const ModelSpec& spec, const AdapterOptions& options);
     const std::map<std::string, Adapter>& adapters() const { return adapters_; }
 
-    // What an optimizer changes: name and tensor; adapters are "KEY.lora_down" and "KEY.lora_up", scales "KEY.scale".
+    // What an optimizer changes: name and tensor; adapters are "KEY.lora_down" and "KEY.lora_up", scales "KEY.scale", levels of clusters "KEY.levels".
     struct Trained {
         std::string name;
         TensorDecl::Role role;
@@ -91,6 +87,9 @@ private:
     std::map<std::string, std::size_t> index_;
     std::map<std::string, Adapter> adapters_;
 };
+
+// Rows that a reference takes.
+at::Tensor selected_rows(const at::Tensor& matrix, const RowMap& rows);
 
 // Fresh weights for training from scratch: normal with deviation 0.02, output projections of residual branches less by sqrt(2 * n_layers)
 // (GPT-2), norms at one, biases zero. By key and seed, so that the order of tensors does not matter.

@@ -39,8 +39,13 @@ protected:
     const Scheme scheme_ = *parse_scheme(GetParam());
 };
 
-// Ratios that are not one, so that scales are rounded as they are stored.
+// Ratios that are not one, so that scales are rounded as they are stored; levels that have passed each other.
 void move_ratios(const FakeQuant& quant) {
+    if (quant.levels().defined()) {
+        const at::NoGradGuard no_grad;
+        at::Tensor levels = quant.levels();
+        levels.add_(at::randn_like(levels) * 0.05);
+    }
     if (!quant.ratio().defined()) return;
     const at::NoGradGuard no_grad;
     at::Tensor ratio = quant.ratio();
@@ -82,6 +87,22 @@ TEST_P(QuantPreset, GradientsAreThoseOfTheFormulas) {
     const at::Tensor first = quant->ratio().defined() ? quant->ratio().detach().clone() : at::Tensor();
     const at::Tensor value = quant->forward(), g = at::randn({n_rows, n_columns});
     quant->backward(g);
+    if (scheme_.kind == NumberKind::clusters) {
+        EXPECT_TRUE(weight.grad().equal(g));
+        // Each number that occurs is a level of its table; what its members get is what it gets.
+        const std::int64_t n_levels = scheme_.n_levels, size = scheme_.one_table ? n_rows * n_columns : scheme_.group_size == 0 ? n_columns : scheme_.group_size;
+        const double factor = 1 / std::sqrt(std::max(1.0, static_cast<double>(size) / static_cast<double>(n_levels)));
+        const at::Tensor levels = quant->levels().detach().to(at::kHalf).to(at::kFloat).view({-1, n_levels}), gradients = quant->levels().grad().view({-1, n_levels});
+        for (std::int64_t table = 0; table < levels.size(0); ++table)
+            for (std::int64_t i = 0; i < n_levels; ++i) {
+                const std::int64_t n_groups = scheme_.n_groups(n_columns), row = table / n_groups, begin = table % n_groups * size;
+                const at::Tensor members = scheme_.one_table ? value : value[row].narrow(0, begin, std::min(size, n_columns - begin));
+                const at::Tensor theirs = scheme_.one_table ? g : g[row].narrow(0, begin, std::min(size, n_columns - begin));
+                const at::Tensor same = (members == levels[table][i]).to(at::kFloat), equals = (levels[table] == levels[table][i]).to(at::kFloat);  // levels that are stored as one
+                EXPECT_NEAR((gradients[table] * equals).sum().item<double>(), (theirs * same).sum().item<double>() * factor, 1e-4) << table << " " << i;
+            }
+        return;
+    }
     const QuantRule rule = quant_rule(scheme_);
     if (rule.kind == QuantRule::Kind::sign) {
         EXPECT_TRUE(weight.grad().equal(g));
@@ -183,8 +204,8 @@ ActivationForm fast_form(const Scheme& scheme) {
 // rounds activations as they do.
 TEST_P(QuantPreset, TheEngineComputesWhatWasTrained) {
     const bool takes_floats = fast_form(scheme_) == ActivationForm::f32;
-    // The kernels hold tables that are no integers (NF4) in 8 bits, which training does not.
-    const double allowed_kl = scheme_.codebook != nullptr && !scheme_.codebook->is_float8() && !scheme_.codebook->integral() ? 1e-2 : 1e-3;
+    // The kernels hold tables that are no integers (NF4, clusters) in 8 bits, which training does not.
+    const double allowed_kl = scheme_.kind == NumberKind::clusters ? 1e-2 : scheme_.codebook != nullptr && !scheme_.codebook->is_float8() && !scheme_.codebook->integral() ? 1e-2 : 1e-3;
     for (const bool int8_inputs : {false, true})
     for (const char* name : {"llama", "gpt2", "phi3", "llama_tied_bf16"}) {
         SCOPED_TRACE(std::string(name) + (int8_inputs ? ", int8 activations" : ""));
@@ -249,6 +270,22 @@ TEST(QuantRules, OfThePapers) {
     EXPECT_TRUE(weight.grad().equal(at::tensor({1.0f, 1.0f, 1.0f, 0.0f, 0.0f}).view({1, 5})));
     const double expected = (0 - 0.2) + (1 - 0.9) + (1 - 1.4) + 1 - 1;
     EXPECT_NEAR(ratio.grad()[0].item<double>(), expected * static_cast<double>(first) / std::sqrt(5.0), 1e-5);
+}
+
+// Weights that leave their level's neighbourhood take another one; with codes that stay only the levels move.
+TEST(Clusters, MembersMoveUnlessTheyStay) {
+    at::Tensor weight = at::tensor({0.0f, 0.1f, 1.0f, 1.1f, 2.0f, 2.1f, 3.0f, 3.1f}).view({1, 8}).requires_grad_(true), fixed = weight.detach().clone().requires_grad_(true);
+    const auto follows = make_quant(weight, false, *parse_scheme("k4"), FakeQuant::Codes::follow), stays = make_quant(fixed, false, *parse_scheme("k4"), FakeQuant::Codes::stay);
+    const at::NoGradGuard no_grad;
+    for (const auto& quant : {follows, stays}) EXPECT_LT((quant->forward() - at::tensor({0.05f, 0.05f, 1.05f, 1.05f, 2.05f, 2.05f, 3.05f, 3.05f})).abs().max().item<double>(), 2e-3);
+    weight[0][1] = 0.9f;
+    fixed[0][1] = 0.9f;
+    for (const auto& quant : {follows, stays}) quant->levels()[0] = 2.5f;  // the first level passes two others
+    EXPECT_LT((follows->forward() - at::tensor({1.05f, 1.05f, 1.05f, 1.05f, 2.05f, 2.05f, 3.05f, 3.05f})).abs().max().item<double>(), 2e-3);
+    EXPECT_LT((stays->forward() - at::tensor({2.5f, 2.5f, 1.05f, 1.05f, 2.05f, 2.05f, 3.05f, 3.05f})).abs().max().item<double>(), 2e-3);
+    EXPECT_TRUE(stays->forward().equal(decoded(stays->weight())));
+    stays->backward(at::tensor({1.0f, 2.0f, 4.0f, 0.0f, 0.0f, 0.0f, 0.0f, 8.0f}).view({1, 8}));
+    EXPECT_LT((stays->levels().grad() * std::sqrt(2.0f) - at::tensor({3.0f, 4.0f, 0.0f, 8.0f})).abs().max().item<double>(), 1e-5);
 }
 
 TEST(Int8Activations, AreRoundedInGroupsAndLetGradientsThrough) {

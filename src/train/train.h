@@ -38,6 +38,8 @@ struct DistillOptions {
     std::string cache;          // file of the teacher's word on the windows; empty: it runs beside
     std::int64_t cache_top = 64;
     double hidden_weight = 0;     // of the hidden states' relative squared distance
+    double on_policy = 0;         // share of micro-batches on which the student continues the text's windows itself
+    std::int64_t on_policy_prompt = 0;  // tokens of the text in front of that; 0: a quarter of the window
     double attention_weight = 0;  // of the distance of relations among tokens in the last blocks
     enum class BlockWise : std::uint8_t { off, on } block_wise = BlockWise::off;  // each block alone, on the teacher's hidden states
 };
@@ -62,11 +64,23 @@ struct SparsifyOptions {
     bool any() const { return target > 0 || pattern_m > 0; }
 };
 
+// Sub-networks of one set of weights, trained together. Lists ascend and end with the whole; empty: the dimension is not elastic.
+struct ElasticOptions {
+    enum class Rule : std::uint8_t { off, uniform, fair, sandwich } rule = Rule::off;  // which of them a micro-batch trains: train/elastic.h
+    std::vector<double> neurons;          // shares of each feed-forward's neurons that stay, the leading ones
+    std::vector<std::int64_t> kv_groups;  // of each layer that stay, the leading ones
+    std::vector<std::int64_t> layers;     // that stay
+    std::int64_t n_random = 2;            // sandwich: beside the largest and the smallest
+    // What sub-networks learn from: the largest one's distribution, or what the largest learns from itself. automatic: largest for sandwich.
+    enum class Teach : std::uint8_t { automatic, largest, same } teach = Teach::automatic;
+};
+
 struct TrainOptions {
     DataOptions data;
     DistillOptions distill;
     SparsifyOptions sparsify;
     QuantTrainOptions quant;
+    ElasticOptions elastic;
     std::string output;
     enum class IfExists : std::uint8_t { refuse, replace } if_exists = IfExists::refuse;
     enum class Unfinished : std::uint8_t { resume, restart } unfinished = Unfinished::resume;

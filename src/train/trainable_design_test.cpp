@@ -156,7 +156,7 @@ TEST(LayerDrop, LeavesABlockOutExactly) {
                 const auto expected = make_trainable(silent.spec, load_parameters(silent.spec, silent.weights), options);
                 DroppedBlocks dropped(2);
                 dropped[layer] = true;
-                const double whole = model->loss_sum(in, out) / 19, loss = model->add_gradients(in, out, 1.0 / 19, dropped);
+                const double whole = model->loss_sum(in, out) / 19, loss = model->add_gradients(in, out, 1.0 / 19, {dropped});
                 EXPECT_EQ(loss, expected->add_gradients(in, out, 1.0 / 19));
                 EXPECT_NE(loss, whole);
                 for (const Parameter& parameter : model->parameters().all()) {
@@ -171,7 +171,7 @@ TEST(LayerDrop, LeavesABlockOutExactly) {
         }
         // All of them: the embedding goes straight to the head.
         const auto model = make_trainable(tiny.spec, load_parameters(tiny.spec, tiny.weights));
-        EXPECT_TRUE(std::isfinite(model->add_gradients(some_tokens(), some_tokens(), 1, DroppedBlocks(2, true))));
+        EXPECT_TRUE(std::isfinite(model->add_gradients(some_tokens(), some_tokens(), 1, {DroppedBlocks(2, true)})));
     }
 }
 

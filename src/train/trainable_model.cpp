@@ -57,38 +57,56 @@ Result<std::unique_ptr<TrainableModel>> TrainableModel::create(const ModelSpec& 
     if (spec.blocks.size() < 3) return unsupported("a model without decoder blocks cannot be trained");
     SKIFF_CHECK(check_blocks(spec));
     std::unique_ptr<TrainableModel> model(new TrainableModel(spec, std::move(parameters), options));
-    SKIFF_TRY(model->blocks_, build_graph(model->spec_, model->parameters_, {options.numbers, options.form, options.int8_inputs}));
+    SKIFF_TRY(model->blocks_, build_graph(model->spec_, model->whole_, {options.numbers, options.form, options.int8_inputs}));
     return model;
 }
 
-at::Tensor TrainableModel::run_block(std::size_t block, const at::Tensor& tokens, std::int64_t n_tokens, const at::Tensor& in, std::array<at::Tensor, 3>* qkv) const {
+Result<std::size_t> TrainableModel::add_leading_units(const std::vector<CutAxis>& axes) {
+    if (axes.empty()) return std::size_t{0};
+    AxisCut units;
+    ModelSpec spec = spec_;
+    for (const CutAxis& axis : axes) {
+        const auto kept = first_units(axis);
+        SKIFF_TRY(const auto cut, coupled_cut(spec_, axis.axis, kept));
+        SKIFF_TRY(spec, slice_axis(spec, axis.axis, kept));
+        units.insert(cut.begin(), cut.end());
+    }
+    auto narrow = std::make_unique<Narrow>(Narrow{std::move(spec), ParameterView(parameters_, spec_, units), {}});
+    SKIFF_TRY(narrow->blocks, build_graph(narrow->spec, narrow->view, {options_.numbers, options_.form, options_.int8_inputs}));
+    narrow_.push_back(std::move(narrow));
+    return narrow_.size();
+}
+
+at::Tensor TrainableModel::run_block(std::size_t block, const BlockInput& input, std::array<at::Tensor, 3>* qkv) const {
+    const GraphBlock& steps = input.widths == 0 ? blocks_[block] : narrow_[input.widths - 1]->blocks[block];
     Values values;
-    values.tokens = tokens;
-    values.n_tokens = n_tokens;
+    values.tokens = input.tokens;
+    values.n_tokens = input.n_tokens;
     values.slices.resize(spec_.values.size());
-    if (in.defined()) values.set(spec_.blocks[block].in, in);
-    for (const auto& step : blocks_[block]) step->run(values);
+    if (input.stream.defined()) values.set(spec_.blocks[block].in, input.stream);
+    for (const auto& step : steps) step->run(values);
     if (qkv != nullptr)
-        for (const auto& step : blocks_[block])
+        for (const auto& step : steps)
             if (const std::array<ValueId, 3>* read = step->attention_inputs())
                 for (std::size_t i = 0; i < 3; ++i) (*qkv)[i] = values.get((*read)[i]);
     return values.get(block + 1 == blocks_.size() ? spec_.logits : spec_.blocks[block].out);
 }
 
-Pass TrainableModel::observe(const at::Tensor& tokens, const Watch& watch, const DroppedBlocks& dropped) const {
+Pass TrainableModel::observe(const at::Tensor& tokens, const Watch& watch, const SubNetwork& part) const {
+    const DroppedBlocks& dropped = part.dropped;
     const std::int64_t n_tokens = tokens.size(1);
     const at::Tensor flat = tokens.reshape({-1});
     Pass pass;
-    at::Tensor x = run_block(0, flat, n_tokens, {});
+    at::Tensor x = run_block(0, {part.widths, flat, n_tokens, {}});
     if (watch.streams) pass.streams.push_back(x);
     for (std::size_t block = 1; block + 1 < blocks_.size(); ++block) {
         const bool watched = static_cast<std::int64_t>(block) - 1 == watch.attention_block;
         if (block - 1 < dropped.size() && dropped[block - 1]) {
         } else if (options_.recompute_blocks && !watched && at::GradMode::is_enabled() && x.requires_grad()) {
-            const Recomputed::Run run = [this, block, flat, n_tokens](const at::Tensor& in) { return run_block(block, flat, n_tokens, in); };
+            const Recomputed::Run run = [this, block, flat, n_tokens, widths = part.widths](const at::Tensor& in) { return run_block(block, {widths, flat, n_tokens, in}); };
             x = Recomputed::apply(x, &run);
         } else {
-            x = run_block(block, flat, n_tokens, x, watched ? &pass.qkv : nullptr);
+            x = run_block(block, {part.widths, flat, n_tokens, x}, watched ? &pass.qkv : nullptr);
         }
         if (watch.streams) pass.streams.push_back(x);
     }
@@ -97,10 +115,10 @@ Pass TrainableModel::observe(const at::Tensor& tokens, const Watch& watch, const
 }
 
 at::Tensor TrainableModel::decoder_block(std::int64_t block, const at::Tensor& tokens, const at::Tensor& in) const {
-    return run_block(static_cast<std::size_t>(block) + 1, tokens.reshape({-1}), tokens.size(1), in);
+    return run_block(static_cast<std::size_t>(block) + 1, {0, tokens.reshape({-1}), tokens.size(1), in});
 }
 
-at::Tensor TrainableModel::head(const at::Tensor& hidden) const { return run_block(blocks_.size() - 1, {}, hidden.size(0), hidden); }
+at::Tensor TrainableModel::head(const at::Tensor& hidden) const { return run_block(blocks_.size() - 1, {0, {}, hidden.size(0), hidden}); }
 
 Status TrainableModel::check_watch(const Watch& watch) const {
     if (watch.attention_block < 0) return {};
@@ -117,26 +135,26 @@ std::int64_t TrainableModel::head_chunk() const {
 
 at::Tensor TrainableModel::logits(const at::Tensor& tokens) const { return head(observe(tokens, {}).hidden); }
 
-double TrainableModel::add_gradients(const at::Tensor& inputs, const at::Tensor& targets, double scale, const DroppedBlocks& dropped) const {
+double TrainableModel::add_gradients(const at::Tensor& inputs, const at::Tensor& targets, double scale, const SubNetwork& part, const InsideLoss& inside_loss) const {
     const at::Tensor flat_targets = targets.reshape({-1});
     const LogitsLoss loss = [&](const at::Tensor& logits, std::int64_t first) { return cross_entropy(logits, flat_targets.narrow(0, first, logits.size(0)), scale, options_.form); };
-    return add_gradients(inputs, loss, dropped, {}, nullptr);
+    return add_gradients(inputs, loss, part, {}, inside_loss);
 }
 
-double TrainableModel::add_gradients(const at::Tensor& inputs, const LogitsLoss& logits_loss, const DroppedBlocks& dropped, const Watch& watch, const InsideLoss& inside_loss) const {
+double TrainableModel::add_gradients(const at::Tensor& inputs, const LogitsLoss& logits_loss, const SubNetwork& part, const Watch& watch, const InsideLoss& inside_loss) const {
     const at::AutoGradMode with_grad(true);
-    const Pass pass = observe(inputs, watch, dropped);
+    const Pass pass = observe(inputs, watch, part);
     const at::Tensor& x = pass.hidden;
     const at::Tensor leaf = x.detach();
     at::Tensor gradient = at::empty_like(leaf);
     double total = 0;
     for (std::int64_t begin = 0; begin < leaf.size(0); begin += head_chunk()) {
         const std::int64_t n = std::min(head_chunk(), leaf.size(0) - begin);
-        const at::Tensor part = leaf.narrow(0, begin, n).detach().requires_grad_(true);
-        const at::Tensor loss = logits_loss(head(part), begin);
+        const at::Tensor chunk = leaf.narrow(0, begin, n).detach().requires_grad_(true);
+        const at::Tensor loss = logits_loss(head(chunk), begin);
         total += loss.item<double>();
         torch::autograd::backward({loss});
-        gradient.narrow(0, begin, n).copy_(part.grad());
+        gradient.narrow(0, begin, n).copy_(chunk.grad());
     }
     const at::Tensor inside = inside_loss ? inside_loss(pass) : at::Tensor();
     if (inside.defined()) total += inside.item<double>();
@@ -153,9 +171,9 @@ double TrainableModel::add_gradients(const at::Tensor& inputs, const LogitsLoss&
     return total;
 }
 
-double TrainableModel::loss_sum(const at::Tensor& inputs, const at::Tensor& targets) const {
+double TrainableModel::loss_sum(const at::Tensor& inputs, const at::Tensor& targets, const SubNetwork& part) const {
     const at::NoGradGuard no_grad;
-    const at::Tensor x = observe(inputs, {}).hidden, flat_targets = targets.reshape({-1});
+    const at::Tensor x = observe(inputs, {}, part).hidden, flat_targets = targets.reshape({-1});
     double total = 0;
     for (std::int64_t begin = 0; begin < x.size(0); begin += head_chunk()) {
         const std::int64_t n = std::min(head_chunk(), x.size(0) - begin);

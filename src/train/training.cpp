@@ -74,7 +74,7 @@ private:
             const std::int64_t n = std::min(setup_.micro_batch, per_rank - done);
             const at::Tensor tokens = setup_.data->shuffled(first_window + static_cast<std::uint64_t>(done), n).to(setup_.device);
             SKIFF_TRY(const double part, setup_.objective->add_gradients({tokens.narrow(1, 0, setup_.window), tokens.narrow(1, 1, setup_.window), first_window + static_cast<std::uint64_t>(done), scale,
-                                                                          dropped_blocks(options_, setup_.model->spec().n_layers, step, micro)}));
+                                                                          SubNetwork{dropped_blocks(options_, setup_.model->spec().n_layers, step, micro)}, step, micro}));
             loss += part;
         }
         setup_.model->parameters().collect_gradients();
@@ -111,17 +111,37 @@ private:
         return {};
     }
 
-    Status validate(std::int64_t step) {
+    // Of one sub-network, nats a token.
+    double validation_loss(const SubNetwork& network) const {
         const auto n_windows = static_cast<std::int64_t>(std::min<std::uint64_t>(setup_.validation->n_in_order(), static_cast<std::uint64_t>(options_.evaluate_windows)));
         double sum = 0;
         for (std::int64_t done = 0; done < n_windows; done += setup_.micro_batch) {
             const at::Tensor tokens = setup_.validation->in_order(static_cast<std::uint64_t>(done), std::min(setup_.micro_batch, n_windows - done)).to(setup_.device);
-            sum += setup_.model->loss_sum(tokens.narrow(1, 0, setup_.window), tokens.narrow(1, 1, setup_.window));
+            sum += setup_.model->loss_sum(tokens.narrow(1, 0, setup_.window), tokens.narrow(1, 1, setup_.window), network);
         }
-        report.validation_loss = sum / static_cast<double>(n_windows * setup_.window);
+        return sum / static_cast<double>(n_windows * setup_.window);
+    }
+
+    Status validate(std::int64_t step) {
+        report.validation_loss = validation_loss({});
         if (log_) SKIFF_CHECK(log_->add_validation(step, step * tokens_per_step(), report.validation_loss));
         if (is_writer() && observer_.on_validation) observer_.on_validation(step, report.validation_loss);
-        return {};
+        return step == options_.n_steps && is_writer() ? compare_sub_networks() : Status();
+    }
+
+    // What each sub-network loses, in elastic.csv.
+    Status compare_sub_networks() {
+        constexpr std::size_t most = 100;
+        if (!setup_.elastic || setup_.elastic->all().size() > most) return {};
+        const ElasticSpace& space = *setup_.elastic;
+        std::string table = "neurons,kv_groups,layers,parameters,validation_loss\n";
+        for (const ElasticChoice& choice : space.all()) {
+            const double loss = choice == space.largest() ? report.validation_loss : validation_loss(space.network(choice));
+            const std::string groups = space.kv_groups(choice) > 0 ? std::to_string(space.kv_groups(choice)) : "all";
+            table += fmt::format("{},{},{},{},{:.9g}\n", space.neurons(choice), groups, space.layers(choice), space.n_parameters(choice), loss);
+            if (choice == ElasticChoice{} && observer_.on_remark) observer_.on_remark(fmt::format("the smallest sub-network: validation loss {:.4f} (all of them: elastic.csv)", loss));
+        }
+        return write_file_atomic(join_path(setup_.working_folder, "elastic.csv"), table);
     }
 
     Status sample(std::int64_t step) {

@@ -119,6 +119,7 @@ Json step_json(const TrainOptions& options, const TrainingSetup& setup, const Tr
         sparsity.set("zeros", setup.masks->sparsity());
         step.set("sparsity", sparsity);
     }
+    if (setup.elastic) step.set("elastic", setup.elastic->describe());
     if (options.quant.schemes) {
         step.set("kind", "qat");
         step.set("quantization", quantization_json(options.quant));

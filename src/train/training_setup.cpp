@@ -18,8 +18,10 @@ namespace {
 
 Status check_distillation(const TrainOptions& options) {
     const DistillOptions& distill = options.distill;
-    if (distill.teacher.empty()) return {};
     auto need = [](bool holds, const char* message) { return holds ? Status() : Status(usage_error(message)); };
+    SKIFF_CHECK(need(distill.on_policy >= 0 && distill.on_policy <= 1 && distill.on_policy_prompt >= 0, "--on-policy must be 0 to 1, --on-policy-prompt at least 0"));
+    SKIFF_CHECK(need(distill.on_policy == 0 || !distill.teacher.empty(), "--on-policy needs a teacher: the student's own text is no text to learn from"));
+    if (distill.teacher.empty()) return {};
     SKIFF_CHECK(need(distill.temperature >= 0.1 && distill.temperature <= 1000, "--kd-temp must be 0.1 to 1000"));
     SKIFF_CHECK(need(distill.alpha >= 0 && distill.alpha <= 1, "--kd-alpha must be 0 to 1"));
     SKIFF_CHECK(need(distill.beta > 0 && distill.beta < 1, "--kd-beta must be more than 0 and less than 1"));
@@ -28,6 +30,8 @@ Status check_distillation(const TrainOptions& options) {
     const bool looks_inside = distill.hidden_weight > 0 || distill.attention_weight > 0, local = distill.block_wise == DistillOptions::BlockWise::on;
     SKIFF_CHECK(need(distill.cache.empty() || (!looks_inside && !local), "--teacher-cache holds a teacher's distributions; losses on the inside (--hidden-weight, --attention-weight, --block-wise) need the teacher itself"));
     SKIFF_CHECK(need(distill.cache.empty() || options.n_ranks == 1, "--teacher-cache is for one rank"));
+    SKIFF_CHECK(need(distill.on_policy == 0 || distill.cache.empty(), "--on-policy asks the teacher about tokens that the student has only now written; leave --teacher-cache out"));
+    SKIFF_CHECK(need(distill.on_policy == 0 || (!local && options.elastic.rule == ElasticOptions::Rule::off), "--on-policy trains the whole model on what it writes; leave --block-wise and --elastic out"));
     SKIFF_CHECK(need(!local || !looks_inside, "--block-wise is a loss of its own; leave --hidden-weight and --attention-weight out"));
     SKIFF_CHECK(need(!local || options.lora_rank == 0, "--block-wise trains the blocks themselves; leave --lora out"));
     return {};
@@ -75,6 +79,7 @@ Status check(const TrainOptions& options) {
     SKIFF_CHECK(check_distillation(options));
     SKIFF_CHECK(check_quantization(options));
     SKIFF_CHECK(check_sparsity(options));
+    SKIFF_CHECK(check_elastic(options));
     SKIFF_CHECK(stored_dtype(options));  // a wrong --dtype is better known before hours of work
     return need(options.evaluate_windows >= 1, "--eval-windows must be at least 1");
 }
@@ -144,6 +149,7 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
                                     {"ranks", static_cast<std::int64_t>(options.n_ranks)}});
     if (const Json distillation = setup.objective->describe(); !distillation.is_null()) json.set("distillation", distillation);
     if (options.quant.schemes) json.set("quantization", quantization_json(options.quant));
+    if (setup.elastic) json.set("elastic", setup.elastic->describe());
     if (options.sparsify.any()) json.set("sparsity", sparsity_json(options.sparsify));
     return hex64(hash64(std::as_bytes(std::span(std::string_view(json.dump())))));
 }
@@ -305,9 +311,14 @@ private:
     Status make_objective() {
         if (options_.distill.teacher.empty()) {
             setup_.objective = label_objective(*setup_.model);
-            return {};
+        } else {
+            SKIFF_TRY(setup_.objective, distillation_objective(*setup_.model, *setup_.data, options_, setup_.window, observer_));
         }
-        SKIFF_TRY(setup_.objective, distillation_objective(*setup_.model, *setup_.data, options_, setup_.window, observer_));
+        if (options_.elastic.rule == ElasticOptions::Rule::off) return {};
+        SKIFF_TRY(auto space, ElasticSpace::create(*setup_.model, options_.elastic));
+        setup_.elastic.emplace(std::move(space));
+        setup_.objective = elastic_objective(*setup_.model, *setup_.elastic, std::move(setup_.objective), options_);
+        remark(fmt::format("{} sub-networks are trained together, {} to {} parameters", setup_.elastic->all().size(), setup_.elastic->n_parameters({}), setup_.elastic->n_parameters(setup_.elastic->largest())));
         return {};
     }
 

@@ -9,6 +9,7 @@
 #include "compress/tensor_plan.h"
 #include "text/tokenizer.h"
 #include "train/batches.h"
+#include "train/elastic.h"
 #include "train/magnitude_masks.h"
 #include "train/objective.h"
 #include "train/optimizer.h"
@@ -33,6 +34,7 @@ struct TrainingSetup {
     std::unique_ptr<Ranks> ranks;
     std::optional<Batches> data, validation;
     std::unique_ptr<TrainableModel> model;
+    std::optional<ElasticSpace> elastic;
     std::unique_ptr<Objective> objective;
     std::vector<ParameterSet::Trained> trained;
     std::unique_ptr<Optimizer> optimizer;

@@ -1,7 +1,9 @@
 #include "compress/structure/layer_choice.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 
 #include "compress/calibrate/walk.h"
@@ -69,12 +71,43 @@ Result<LayerChoice> by_kl(const LayerData& data) {
     return choice;
 }
 
+Result<LayerChoice> by_elastic_order(const LayerData& data) {
+    const auto order = elastic_layer_order(data.model.spec.n_layers);
+    return LayerChoice{{order.begin(), order.begin() + data.n_drop}, Json::object({})};
+}
+
 constexpr LayerImportance importances[] = {
     {"kl", "one by one the layer without which the next-token distributions change least; what is left is judged anew after each", by_kl},
     {"block-influence", "how much the layer turns the hidden state, 1 - mean cosine; all at once", by_block_influence},
+    {"elastic-order", "those that elastic training leaves out first; looks at nothing", by_elastic_order, LayerImportance::Reads::nothing},
 };
 
 }  // namespace
+
+std::vector<std::int64_t> elastic_layer_order(std::int64_t n_layers) {
+    std::vector<std::uint8_t> out(static_cast<std::size_t>(n_layers), 0);
+    std::vector<std::int64_t> order;
+    // Smaller is better: outer layers last, then the longest run, less distance, distance from the middle (doubled), earlier ones.
+    const auto cost = [&](std::int64_t layer) {
+        std::int64_t longest = 0, run = 0, distance = n_layers;
+        for (std::int64_t i = 0; i < n_layers; ++i) {
+            const bool gone = out[static_cast<std::size_t>(i)] != 0;
+            if (gone) distance = std::min(distance, std::abs(i - layer));
+            run = gone || i == layer ? run + 1 : 0;
+            longest = std::max(longest, run);
+        }
+        const std::int64_t outer = layer == n_layers - 1 ? 2 : layer == 0 ? 1 : 0;
+        return std::array{outer, longest, -distance, std::abs(2 * layer - (n_layers - 1)), -layer};
+    };
+    while (static_cast<std::int64_t>(order.size()) < n_layers) {
+        std::int64_t best = -1;
+        for (std::int64_t layer = 0; layer < n_layers; ++layer)
+            if (out[static_cast<std::size_t>(layer)] == 0 && (best < 0 || cost(layer) < cost(best))) best = layer;
+        out[static_cast<std::size_t>(best)] = 1;
+        order.push_back(best);
+    }
+    return order;
+}
 
 std::span<const LayerImportance> layer_importances() { return importances; }
 

@@ -23,7 +23,11 @@ public:
         TensorPlan plan;
         LayerChoice choice;
         if (n_kept < n_layers) {
-            SKIFF_TRY(const auto text, load_calibration(parent_, step_.calibration));
+            CalibrationText text;
+            const bool reads = importance_.reads == LayerImportance::Reads::text;
+            if (reads) {
+                SKIFF_TRY(text, load_calibration(parent_, step_.calibration));
+            }
             SKIFF_TRY(choice, importance_.choose({parent_, text, n_layers - n_kept, pool.n_threads(), progress}));
             plan.remarks = text.remarks;
             found_ = choice.found;
@@ -34,7 +38,7 @@ public:
                 list.push_back(layer);
             }
             found_.set("dropped", list);
-            found_.set("calibration", text.json());
+            if (reads) found_.set("calibration", text.json());
             plan.remarks.push_back("of " + std::to_string(n_layers) + " layers, numbered from 0, these go: " + names);
         }
         SKIFF_TRY(config_, config_without_layers(parent_.config, parent_.spec, choice.dropped));

@@ -96,7 +96,7 @@ Result<KeptColumns> solve_kept(const LeastSquares& problem, std::span<const std:
     return result;
 }
 
-Result<std::vector<std::int64_t>> keep_by_least_squares(const LeastSquares& problem, const UnitLayout& layout, ThreadPool& pool) {
+Result<std::vector<std::int64_t>> keep_by_least_squares(const LeastSquares& problem, const UnitLayout& layout, ThreadPool& pool, std::vector<std::int64_t>* gone_in_order) {
     const std::size_t n = problem.inputs.mean_square.size(), s = static_cast<std::size_t>(layout.unit_columns), n_units = static_cast<std::size_t>(layout.n_units);
     const std::size_t n_outputs = problem.weight.size() / n;
     std::vector<std::int64_t> all(n);
@@ -148,6 +148,7 @@ Result<std::vector<std::int64_t>> keep_by_least_squares(const LeastSquares& prob
         for (std::size_t u = 0; u < n_units; ++u)
             if (gone[u] == 0 && to_go[u / per_group] > 0 && (least == n_units || loss[u] < loss[least])) least = u;
         gone[least] = 1;
+        if (gone_in_order != nullptr) gone_in_order->push_back(static_cast<std::int64_t>(least));
         --to_go[least / per_group];
         weigh(least, block, answer);
         for (std::size_t a = 0; a < s; ++a) {  // P [H^-1]_u,:

@@ -35,6 +35,6 @@ struct UnitLayout {
 };
 // Units taken away one by one, each time the one whose loss is least when all others make up for it: tr(W_u [H^-1]_uu^-1 W_u^T), with W and H^-1 kept up to
 // date. The units that stay, ascending.
-Result<std::vector<std::int64_t>> keep_by_least_squares(const LeastSquares& problem, const UnitLayout& layout, ThreadPool& pool);
+Result<std::vector<std::int64_t>> keep_by_least_squares(const LeastSquares& problem, const UnitLayout& layout, ThreadPool& pool, std::vector<std::int64_t>* gone_in_order = nullptr);
 
 }  // namespace skiff

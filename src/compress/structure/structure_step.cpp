@@ -62,18 +62,20 @@ Result<std::int64_t> units_kept(const Removal& removal, std::int64_t n, std::int
 }
 
 Json structure_step_json(const StructureStep& step) {
-    return Json::object({{"kind", "structure"},
-                         {"units", unit_kind_name(step.units)},
-                         {"removed", step.removal.text()},
-                         {"importance", step.importance},
-                         {"compensation", step.compensation == StructureStep::Compensation::none ? "none" : "least-squares"},
-                         {"spread", step.spread == StructureStep::Spread::uniform ? "uniform" : "sensitivity"},
-                         {"multiple_of", step.multiple_of},
-                         {"damping", step.damping},
-                         {"zero_epsilon", step.zero_epsilon},
-                         {"calibration_file", step.calibration.file.substr(step.calibration.file.find_last_of('/') + 1)},
-                         {"calibration_samples", step.calibration.n_samples},
-                         {"calibration_tokens", step.calibration.sample_tokens}});
+    Json json = Json::object({{"kind", "structure"},
+                              {"units", unit_kind_name(step.units)},
+                              {"removed", step.removal.text()},
+                              {"importance", step.importance},
+                              {"compensation", step.compensation == StructureStep::Compensation::none ? "none" : "least-squares"},
+                              {"spread", step.spread == StructureStep::Spread::uniform ? "uniform" : "sensitivity"},
+                              {"multiple_of", step.multiple_of},
+                              {"damping", step.damping},
+                              {"zero_epsilon", step.zero_epsilon},
+                              {"calibration_file", step.calibration.file.substr(step.calibration.file.find_last_of('/') + 1)},
+                              {"calibration_samples", step.calibration.n_samples},
+                              {"calibration_tokens", step.calibration.sample_tokens}});
+    if (step.order == StructureStep::Order::by_importance) json.set("order", "by importance");
+    return json;
 }
 
 }  // namespace skiff

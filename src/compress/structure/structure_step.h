@@ -31,6 +31,8 @@ struct StructureStep {
     enum class Compensation : std::uint8_t { none, least_squares } compensation = Compensation::least_squares;
     // Of the units that go, over the layers: equally many of each, or fewer where removing them was measured to hurt.
     enum class Spread : std::uint8_t { uniform, sensitivity } spread = Spread::uniform;
+    // by_importance: nothing goes; the units of each layer change places, the most important first, and the model computes what it did (DynaBERT, Hou et al. 2020).
+    enum class Order : std::uint8_t { kept, by_importance } order = Order::kept;
     std::int64_t multiple_of = 32;  // of the widths that stay
     double damping = 0.01;          // added to the diagonal of the second moments, times its mean
     double zero_epsilon = 0.01;     // values up to this share of their layer's root mean square count as zero (apoz)

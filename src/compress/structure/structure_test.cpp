@@ -370,6 +370,7 @@ TEST_P(StructureModels, ALayerThatDoesNothingGoes) {
     model_->weights = edited;
     const auto before = logits_of(*model_);
     for (const LayerImportance& importance : layer_importances()) {
+        if (importance.reads == LayerImportance::Reads::nothing) continue;  // cannot know
         SCOPED_TRACE(importance.name);
         auto child = cut(step_of("layers:1", std::string(importance.name)), std::string(importance.name));
         if (!child.ok() && child.error().code == ErrorCode::unsupported) continue;  // layers that depend on their number say so
@@ -433,6 +434,68 @@ TEST_P(StructureModels, DirectionsThatAreNeverTakenGo) {
     ASSERT_TRUE(child.ok()) << child.error().to_string();
     EXPECT_EQ(child->spec.d_model, width - 2);
     EXPECT_LT(difference(before, logits_of(*child)), 2e-3);
+}
+
+// Units in another order compute the same, and then the first ones are those that stay.
+TEST_P(StructureModels, SortedUnitsComputeTheSame) {
+    const auto before = logits_of(*model_);
+    for (const UnitImportance& importance : unit_importances())
+        for (const char* units : {"neurons", "heads", "kv_groups"}) {
+            if (importance.needs == StatisticsNeed::gram && std::string(units) == "heads") continue;
+            SCOPED_TRACE(std::string(units) + " " + std::string(importance.name));
+            StructureStep step = step_of(std::string(units) + ":0%", std::string(importance.name));
+            step.order = StructureStep::Order::by_importance;
+            auto child = cut(step, std::string("sorted") + units + std::string(importance.name));
+            ASSERT_TRUE(child.ok()) << child.error().to_string();
+            ASSERT_EQ(child->spec, model_->spec);
+            EXPECT_LT(difference(before, logits_of(*child)), 1e-5);
+            if (importance.needs != StatisticsNeed::none) continue;
+            ThreadPool pool(1);
+            auto axes = find_cut_axes(child->spec, step.units);
+            ASSERT_TRUE(axes.ok());
+            for (CutAxis& axis : *axes) {
+                auto order = importance.rank({child->spec, axis, *child->weights, nullptr, {}, step, pool});
+                ASSERT_TRUE(order.ok());
+                for (std::size_t i = 0; i < order->size(); ++i) ASSERT_EQ((*order)[i], static_cast<std::int64_t>(i)) << axis.axis;
+            }
+        }
+    StructureStep step = step_of("neurons:1", "l2");
+    step.order = StructureStep::Order::by_importance;
+    EXPECT_FALSE(cut(step, "sorted").ok());
+}
+
+TEST_P(StructureModels, LeadingUnitsStayAsTheyAre) {
+    for (const char* units : {"neurons", "kv_groups"}) {
+        if (fewest_units(parse_structure_pattern(std::string(units) + ":1")->units) < 2) continue;
+        StructureStep step = step_of(std::string(units) + ":50%", "leading");
+        step.compensation = StructureStep::Compensation::none;
+        auto child = cut(step, std::string("leading") + units);
+        ASSERT_TRUE(child.ok()) << child.error().to_string();
+        auto whole = find_cut_axes(model_->spec, step.units), left = find_cut_axes(child->spec, step.units);
+        ASSERT_TRUE(whole.ok() && left.ok());
+        ThreadPool pool(1);
+        for (std::size_t i = 0; i < whole->size(); ++i) {
+            const CutAxis &a = (*whole)[i], &b = (*left)[i];
+            EXPECT_LT(b.n_units, a.n_units);
+            const std::vector<float> all = *reader_matrix(a, *model_->weights, pool), some = *reader_matrix(b, *child->weights, pool);
+            const std::size_t n = static_cast<std::size_t>(a.n_units * a.unit_columns), m = static_cast<std::size_t>(b.n_units * b.unit_columns);
+            for (std::size_t j = 0; j < some.size(); ++j) ASSERT_EQ(some[j], all[j / m * n + j % m]) << b.axis;
+        }
+    }
+}
+
+TEST_F(Structure, LayersOfElasticTrainingGoInANestedOrder) {
+    EXPECT_EQ(elastic_layer_order(6), (std::vector<std::int64_t>{3, 1, 4, 2, 0, 5}));
+    EXPECT_EQ(elastic_layer_order(1), (std::vector<std::int64_t>{0}));
+    EXPECT_EQ(elastic_layer_order(2), (std::vector<std::int64_t>{0, 1}));
+    for (std::int64_t n = 4; n <= 40; ++n) {
+        const auto order = elastic_layer_order(n);
+        EXPECT_EQ(std::set<std::int64_t>(order.begin(), order.end()).size(), static_cast<std::size_t>(n));
+        // A third of them leaves no two neighbours out.
+        const std::set<std::int64_t> third(order.begin(), order.begin() + n / 3);
+        for (const std::int64_t layer : third) EXPECT_EQ(third.count(layer + 1), 0u) << n;
+        EXPECT_EQ(order.back(), n - 1);
+    }
 }
 
 TEST_P(StructureModels, SameBytesWhateverTheThreads) {

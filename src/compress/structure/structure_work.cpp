@@ -18,6 +18,7 @@ namespace {
 struct Choice {
     std::vector<std::int64_t> kept;
     std::vector<float> reader, bias_shift;  // empty: as they were // as reader_matrix() gives it; (n_outputs)
+    AxisCut places;                         // where only the order changes: the units of each axis that this touches, as they stand then
 };
 
 class StructureWork final : public StepWork {
@@ -58,7 +59,7 @@ public:
         return found;
     }
 
-    StatisticsNeed needs() const override { return step_.compensation == StructureStep::Compensation::least_squares ? StatisticsNeed::gram : importance_.needs; }
+    StatisticsNeed needs() const override { return compensates() ? StatisticsNeed::gram : importance_.needs; }
     CalibrationOptions calibration() const override { return step_.calibration; }
     Result<Json> config(const TensorPlan&) const override { return config_; }
 
@@ -96,6 +97,7 @@ public:
         const Choice& choice = chosen->second;
         const bool shifted = biased != nullptr && !choice.bias_shift.empty(), solved = read != nullptr && !choice.reader.empty();
         if (cut == nullptr && !shifted) return make_copy(planned, source);
+        if (sorts() && cut != nullptr) return make_sorted(planned, source, declared, choice.places);
         if (static_cast<std::int64_t>(choice.kept.size()) == axis->n_units) return make_copy(planned, source);
 
         SKIFF_TRY(const auto stored, parent_.weights->load(planned.key));  // names the type: an edited weight may be floats
@@ -124,12 +126,15 @@ public:
         for (const CutAxis& axis : axes_) {
             const double n = static_cast<double>(axis.n_units * axis.unit_columns), m = static_cast<double>(parent_.spec.d_model);
             if (importance_.name == "obs") seconds += static_cast<double>(axis.n_units - axis.n_kept) * static_cast<double>(axis.unit_columns) * n * (n + m) * 16 / bytes_per_second + n * n * n / multiply_adds_per_second;
-            if (step_.compensation == StructureStep::Compensation::least_squares) seconds += (n * n * n / 3 + 2 * n * n * m) / multiply_adds_per_second / pool.n_threads();
+            if (compensates()) seconds += (n * n * n / 3 + 2 * n * n * m) / multiply_adds_per_second / pool.n_threads();
         }
         return seconds;
     }
 
 private:
+    bool sorts() const { return step_.order == StructureStep::Order::by_importance; }
+    bool compensates() const { return !sorts() && step_.compensation == StructureStep::Compensation::least_squares; }
+
     static Status to_values(const Weight& weight, std::vector<float>& values) {
         if (weight.plain() == nullptr || !to_floats(*weight.plain(), values)) return unsupported("is no plain tensor of numbers; change the shape of the model before quantizing it");
         return {};
@@ -214,19 +219,44 @@ private:
     Status choose(const CutAxis& axis, const WeightSource& weights, const InputStatistics* inputs, std::span<const double> near_zero, ThreadPool& pool) {
         Choice& choice = choices_[axis.axis];
         choice = {};
+        if (sorts()) return sort(axis, choice, {parent_.spec, axis, weights, inputs, near_zero, step_, pool});
         if (axis.n_kept == axis.n_units) {
             choice.kept = first_units(axis);
             return {};
         }
         if (inputs == nullptr && needs() != StatisticsNeed::none) return unsupported(axis.axis + ": the inputs of " + axis.reader + " were not measured");
         SKIFF_TRY(choice.kept, importance_.keep({parent_.spec, axis, weights, inputs, near_zero, step_, pool}));
-        if (step_.compensation == StructureStep::Compensation::none) return {};
+        if (!compensates()) return {};
         SKIFF_TRY(const auto weight, reader_matrix(axis, weights, pool));
         const auto intercept = axis.bias.empty() ? LeastSquares::Intercept::no : LeastSquares::Intercept::yes;
         SKIFF_TRY(auto solved, solve_kept({weight, *inputs, intercept, step_.damping}, columns_of(axis, choice.kept), pool));
         choice.reader = std::move(solved.weight);
         choice.bias_shift = std::move(solved.bias);
         return {};
+    }
+
+    Status sort(const CutAxis& axis, Choice& choice, const UnitData& data) {
+        choice.kept = first_units(axis);
+        if (data.inputs == nullptr && needs() != StatisticsNeed::none) return unsupported(axis.axis + ": the inputs of " + axis.reader + " were not measured");
+        SKIFF_TRY(const auto order, importance_.rank(data));
+        SKIFF_TRY(choice.places, coupled_cut(parent_.spec, axis.axis, choice.kept));
+        // A KV group takes its query heads along.
+        for (auto& [name, units] : choice.places) {
+            const std::int64_t each = static_cast<std::int64_t>(units.size()) / axis.n_units;
+            for (std::size_t i = 0; i < units.size(); ++i) units[i] = order[i / static_cast<std::size_t>(each)] * each + static_cast<std::int64_t>(i) % each;
+        }
+        return {};
+    }
+
+    // The same numbers in other places.
+    Result<MadeTensor> make_sorted(const PlannedTensor& planned, const Weight& source, const TensorDecl& declared, const AxisCut& places) const {
+        SKIFF_TRY(const auto stored, parent_.weights->load(planned.key));
+        SKIFF_TRY(const auto moved, gather_units(source, parent_.spec, declared, places));
+        std::vector<float> values;
+        SKIFF_CHECK(to_values(moved, values));
+        SKIFF_TRY(auto made, make_rounded(planned, stored.plain()->dtype, values));
+        made.changed = false;  // a difference from what stood there before says nothing
+        return made;
     }
 
     Result<std::vector<double>> count_zeros(const CutAxis& axis, BlockWork& work) {
@@ -292,6 +322,8 @@ private:
 Result<std::unique_ptr<StepWork>> begin_structure(const Checkpoint& parent, const StructureStep& step) {
     if (step.multiple_of < 1) return usage_error("widths must stay a multiple of at least 1");
     if (!(step.damping > 0)) return usage_error("the damping of the second moments must be above 0");
+    if (step.order == StructureStep::Order::by_importance && step.removal.amount != 0)
+        return usage_error("sorting units takes none away: give " + std::string(unit_kind_name(step.units)) + ":0%, and cut in a second step");
     SKIFF_TRY(const UnitImportance* importance, find_unit_importance(step.importance));
     SKIFF_TRY(auto axes, find_cut_axes(parent.spec, step.units));
     return std::unique_ptr<StepWork>(new StructureWork(parent, step, *importance, std::move(axes)));

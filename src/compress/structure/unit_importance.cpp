@@ -105,13 +105,39 @@ Result<std::vector<std::int64_t>> keep_obs(const UnitData& data) {
     return keep_by_least_squares({weight, *data.inputs, LeastSquares::Intercept::no, data.step.damping}, {data.axis.n_units, data.axis.unit_columns, data.axis.n_groups, data.axis.n_kept}, data.pool);
 }
 
+template <Scores (*score)(const UnitData&)>
+Result<std::vector<std::int64_t>> rank(const UnitData& data) {
+    SKIFF_TRY(const auto scores, score(data));
+    return rank_by(data.axis, scores);
+}
+
+// What goes last is the most important.
+Result<std::vector<std::int64_t>> rank_obs(const UnitData& data) {
+    const CutAxis& axis = data.axis;
+    SKIFF_TRY(const auto weight, reader_matrix(axis, data.weights, data.pool));
+    std::vector<std::int64_t> gone;
+    SKIFF_TRY(auto left, keep_by_least_squares({weight, *data.inputs, LeastSquares::Intercept::no, data.step.damping}, {axis.n_units, axis.unit_columns, axis.n_groups, axis.n_groups}, data.pool, &gone));
+    left.insert(left.end(), gone.rbegin(), gone.rend());
+    const std::int64_t per_group = axis.n_units / axis.n_groups;
+    std::stable_sort(left.begin(), left.end(), [&](std::int64_t a, std::int64_t b) { return a / per_group < b / per_group; });
+    return left;
+}
+
+Result<std::vector<std::int64_t>> keep_leading(const UnitData& data) { return first_units(data.axis); }
+Result<std::vector<std::int64_t>> rank_leading(const UnitData& data) {
+    std::vector<std::int64_t> all(static_cast<std::size_t>(data.axis.n_units));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+}
+
 constexpr UnitImportance importances[] = {
-    {"obs", "one by one the unit that costs least when all others make up for it; looks at the data", StatisticsNeed::gram, UnitImportance::Counts::no, keep_obs},
-    {"contribution", "what the unit adds to the residual stream: its activation through the weights that read it", StatisticsNeed::gram, UnitImportance::Counts::no, keep<by_contribution>},
-    {"activation", "the norm of the unit's values over the calibration text", StatisticsNeed::moments, UnitImportance::Counts::no, keep<by_activation>},
-    {"apoz", "how often the unit is not about zero", StatisticsNeed::moments, UnitImportance::Counts::yes, keep<by_zeros>},
-    {"l2", "squares of all weights that go with the unit; needs no data", StatisticsNeed::none, UnitImportance::Counts::no, keep<by_l2>},
-    {"l1", "magnitudes of all weights that go with the unit; needs no data", StatisticsNeed::none, UnitImportance::Counts::no, keep<by_l1>},
+    {"obs", "one by one the unit that costs least when all others make up for it; looks at the data", StatisticsNeed::gram, UnitImportance::Counts::no, keep_obs, rank_obs},
+    {"contribution", "what the unit adds to the residual stream: its activation through the weights that read it", StatisticsNeed::gram, UnitImportance::Counts::no, keep<by_contribution>, rank<by_contribution>},
+    {"activation", "the norm of the unit's values over the calibration text", StatisticsNeed::moments, UnitImportance::Counts::no, keep<by_activation>, rank<by_activation>},
+    {"apoz", "how often the unit is not about zero", StatisticsNeed::moments, UnitImportance::Counts::yes, keep<by_zeros>, rank<by_zeros>},
+    {"l2", "squares of all weights that go with the unit; needs no data", StatisticsNeed::none, UnitImportance::Counts::no, keep<by_l2>, rank<by_l2>},
+    {"l1", "magnitudes of all weights that go with the unit; needs no data", StatisticsNeed::none, UnitImportance::Counts::no, keep<by_l1>, rank<by_l1>},
+    {"leading", "the first units stay, as elastic training nests them; looks at nothing", StatisticsNeed::none, UnitImportance::Counts::no, keep_leading, rank_leading},
 };
 
 }  // namespace
@@ -127,15 +153,20 @@ Result<const UnitImportance*> find_unit_importance(std::string_view name) {
     return usage_error("no importance of units is called \"" + std::string(name.substr(0, 64)) + "\"; there are: " + known);
 }
 
+std::vector<std::int64_t> rank_by(const CutAxis& axis, std::span<const double> scores) {
+    const std::int64_t per_group = axis.n_units / axis.n_groups;
+    std::vector<std::int64_t> order(static_cast<std::size_t>(axis.n_units));
+    std::iota(order.begin(), order.end(), 0);
+    for (auto begin = order.begin(); begin != order.end(); begin += per_group)
+        std::stable_sort(begin, begin + per_group, [&](std::int64_t a, std::int64_t b) { return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)]; });
+    return order;
+}
+
 std::vector<std::int64_t> keep_largest(const CutAxis& axis, std::span<const double> scores) {
+    const std::vector<std::int64_t> order = rank_by(axis, scores);
     const std::int64_t per_group = axis.n_units / axis.n_groups, kept_per_group = axis.n_kept / axis.n_groups;
     std::vector<std::int64_t> kept;
-    for (std::int64_t group = 0; group < axis.n_groups; ++group) {
-        std::vector<std::int64_t> order(static_cast<std::size_t>(per_group));
-        std::iota(order.begin(), order.end(), group * per_group);
-        std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)]; });
-        kept.insert(kept.end(), order.begin(), order.begin() + kept_per_group);
-    }
+    for (auto begin = order.begin(); begin != order.end(); begin += per_group) kept.insert(kept.end(), begin, begin + kept_per_group);
     std::sort(kept.begin(), kept.end());
     return kept;
 }

@@ -26,6 +26,7 @@ struct UnitImportance {
     StatisticsNeed needs = StatisticsNeed::none;
     enum class Counts : std::uint8_t { no, yes } counts = Counts::no;  // of values about zero: another pass over the block
     Result<std::vector<std::int64_t>> (*keep)(const UnitData& data) = nullptr;  // ascending, as many of each group as the axis says
+    Result<std::vector<std::int64_t>> (*rank)(const UnitData& data) = nullptr;  // all units, group after group, in each the most important first
 };
 
 std::span<const UnitImportance> unit_importances();
@@ -33,5 +34,7 @@ Result<const UnitImportance*> find_unit_importance(std::string_view name);  // a
 
 // The units of largest score, as many of each group as the axis says; of equal ones the first. Ascending.
 std::vector<std::int64_t> keep_largest(const CutAxis& axis, std::span<const double> scores);
+// All units, those of each group by falling score, of equal ones the first before.
+std::vector<std::int64_t> rank_by(const CutAxis& axis, std::span<const double> scores);
 
 }  // namespace skiff
