@@ -49,26 +49,28 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
 
     const std::int64_t token = blockIdx.z, kv_head = blockIdx.y / p.n_chunks, first_head = kv_head * p.group + blockIdx.y % p.n_chunks * 8;
     const int n_heads = static_cast<int>(min(static_cast<std::int64_t>(8), (kv_head + 1) * p.group - first_head));
-    const std::int64_t sequence = common.tokens.sequences != nullptr ? common.tokens.sequences[token] : token, position = common.tokens.positions[token];
-    const std::int64_t end = common.mask == AttentionMask::none ? common.lengths[sequence] : position + 1;
-    const std::int64_t first = common.window > 0 && position - common.window + 1 > 0 ? position - common.window + 1 : 0;
-    const std::int64_t first_tile = first / decode_tile, n_tiles = end > first ? (end + decode_tile - 1) / decode_tile - first_tile : 0;
-    constexpr std::int64_t least_tiles = decode_attention_min_positions / decode_tile;
-    const std::int64_t even = (n_tiles + p.n_splits - 1) / p.n_splits, per_split = even > least_tiles ? even : least_tiles;
-    const int n_active = n_tiles > per_split ? static_cast<int>((n_tiles + per_split - 1) / per_split) : 1, split = static_cast<int>(blockIdx.x);
+    const std::int64_t sequence = common.tokens.sequences != nullptr ? common.tokens.sequences[token] : token;
+    const int position = common.tokens.positions[token], window = static_cast<int>(common.window);
+    const int end = common.mask == AttentionMask::none ? common.lengths[sequence] : position + 1;
+    const int first = window > 0 && position - window + 1 > 0 ? position - window + 1 : 0;
+    const int first_tile = first / decode_tile, n_tiles = end > first ? (end + decode_tile - 1) / decode_tile - first_tile : 0;
+    constexpr int least_tiles = decode_attention_min_positions / decode_tile;
+    const int n_splits = static_cast<int>(p.n_splits), even = (n_tiles + n_splits - 1) / n_splits, per_split = even > least_tiles ? even : least_tiles;
+    const int n_active = n_tiles > per_split ? (n_tiles + per_split - 1) / per_split : 1, split = static_cast<int>(blockIdx.x);
     if (split >= n_active) return;
-    const std::int64_t begin_tile = first_tile + split * per_split, end_tile = first_tile + min(n_tiles, (split + 1) * per_split);
+    const int begin_tile = first_tile + split * per_split, end_tile = first_tile + min(n_tiles, (split + 1) * per_split);
 
     // This warp's tiles: every n_warps-th.
     const auto* page_table = common.state.page_table + sequence * common.state.max_pages;
     const unsigned char* const pools[2] = {static_cast<const unsigned char*>(common.state.keys), static_cast<const unsigned char*>(common.state.values)};
     const int raw_chunks = page.row_bytes / 16, scale_bytes = decode_tile * page.n_groups * 2;
-    std::int64_t ahead = begin_tile + warp;
+    int ahead = begin_tile + warp;
     int ahead_slot = 0;
     const auto copy_next = [&] {
         if (ahead < end_tile) {
             unsigned char* slot = ring + ahead_slot * slot_bytes;
-            const std::int64_t at = ahead * decode_tile, number = page_table[at / page_positions];
+            const int at = ahead * decode_tile;
+            const std::int64_t number = page_table[at / page_positions];
 #pragma unroll
             for (int part = 0; part < 2; ++part) {
                 const unsigned char* rows = pools[part] + page.row(number, kv_head, at % page_positions);
@@ -113,14 +115,14 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
     float output[head_dim / 8][4] = {}, largest = -INFINITY, total = 0;
     const float slope = common.alibi_slopes != nullptr && g < n_heads ? common.alibi_slopes[first_head + g] : 0.0f;
     int slot_number = 0;
-    for (std::int64_t tile = begin_tile + warp; tile < end_tile; tile += n_warps) {
+    for (int tile = begin_tile + warp; tile < end_tile; tile += n_warps) {
         __syncwarp();  // nobody reads the slot (or the expanded tile) that is filled next
         copy_next();
         copy_wait<decode_stages - 1>();
         __syncwarp();
         unsigned char* slot = ring + slot_number * slot_bytes;
         slot_number = slot_number + 1 == decode_stages ? 0 : slot_number + 1;
-        const std::int64_t at = tile * decode_tile;
+        const int at = tile * decode_tile;
         unsigned char* rows = slot;
         if constexpr (!is_bf16) {
             rows = ring + decode_stages * slot_bytes;
@@ -153,20 +155,20 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
         for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
-                const std::int64_t key = at + 8 * half + 2 * t + e;
+                const int key = at + 8 * half + 2 * t + e;
                 const float score = finished_score(common, scores[half][e] + scores[half][e + 2], key, position, slope);
                 exponents[half][e] = key >= first && key < end ? score : -INFINITY;
                 highest = fmaxf(highest, exponents[half][e]);
             }
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
         highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
-        const float next = fmaxf(largest, highest), base = next == -INFINITY ? 0.0f : next, shrink = exp2f(largest - base);
+        const float next = fmaxf(largest, highest), base = next == -INFINITY ? 0.0f : next, shrink = exp2_fast(largest - base);
         largest = next;
         total *= shrink;
         std::uint32_t weights[4];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const float p0 = exp2f(exponents[half][0] - base), p1 = exp2f(exponents[half][1] - base);
+            const float p0 = exp2_fast(exponents[half][0] - base), p1 = exp2_fast(exponents[half][1] - base);
             total += p0 + p1;
             const std::uint32_t x0 = split_bf16(p0), x1 = split_bf16(p1);
             weights[2 * half] = permute_bytes(x0, x1, 0x5410u);
@@ -227,12 +229,12 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
         if (n_active == 1) most = fmaxf(most, sink_of(first_head + head));
         const float base = most == -INFINITY ? 0.0f : most;
         for (int w = 0; w < n_warps; ++w) {
-            const float weight = exp2f(merged_sums[(w * 8 + head) * 2] - base);
+            const float weight = exp2_fast(merged_sums[(w * 8 + head) * 2] - base);
             sum += weight * merged_sums[(w * 8 + head) * 2 + 1];
             value += weight * merged[(w * 8 + head) * head_dim + dim];
         }
         if (n_active == 1) {
-            sum += exp2f(sink_of(first_head + head) - base);
+            sum += exp2_fast(sink_of(first_head + head) - base);
             heads[i] = sum > 0 ? value / sum : 0.0f;
         } else {
             const std::int64_t part = (token * common.n_heads + first_head + head) * p.n_splits + split;
@@ -269,11 +271,11 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
             const float base = most == -INFINITY ? 0.0f : most;
             float sum = 0;
             for (int s = lane; s < n_active; s += lanes) {
-                const float weight = exp2f(__ldcg(sums + 2 * s) - base);
+                const float weight = exp2_fast(__ldcg(sums + 2 * s) - base);
                 weights[head * decode_attention_max_splits + s] = weight;
                 sum += weight * __ldcg(sums + 2 * s + 1);
             }
-            sum = warp_sum(sum) + exp2f(sink_of(head0 + head) - base);
+            sum = warp_sum(sum) + exp2_fast(sink_of(head0 + head) - base);
             __syncwarp();
             for (int s = lane; s < n_active; s += lanes) weights[head * decode_attention_max_splits + s] *= sum > 0 ? 1.0f / sum : 0.0f;
         }

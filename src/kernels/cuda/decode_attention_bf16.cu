@@ -1,6 +1,6 @@
 // Decode attention over a bf16 state.
+#include "kernels/cuda/attention_families.h"
 #include "kernels/cuda/decode_attention.cuh"
-#include "kernels/cuda/decode_families.h"
 
 namespace skiff::cuda {
 

@@ -1,6 +1,6 @@
 // Decode attention over an fp8, int8 or int4 state.
+#include "kernels/cuda/attention_families.h"
 #include "kernels/cuda/decode_attention.cuh"
-#include "kernels/cuda/decode_families.h"
 
 namespace skiff::cuda {
 

@@ -84,6 +84,17 @@ struct OperandTarget {
             store((token * n_columns + column) * 2, float_bf16(value));
         }
     }
+
+    // Columns `column` (even) and the next.
+    __device__ __forceinline__ void put_pair(std::int64_t token, std::int64_t column, float first, float second) const {
+        if (form == OperandForm::split || n_columns % 2 != 0) {
+            put(token, column, first);
+            put(token, column + 1, second);
+            return;
+        }
+        const std::int64_t byte = form == OperandForm::fragments ? fragment_byte(token >> 3, static_cast<int>(token & 7), column, n_slabs) : (token * n_columns + column) * 2;
+        *reinterpret_cast<std::uint32_t*>(data + byte) = pack_bf16x2(first, second);
+    }
 };
 inline OperandTarget target_of(const Operand& operand) {
     return {operand.form, static_cast<unsigned char*>(operand.data), operand.n_columns, operand_columns(operand.n_columns) / slab_columns};

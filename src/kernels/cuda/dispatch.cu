@@ -1,5 +1,5 @@
 // From a launch's arguments to the file that has its kernel, and the choices that depend on the device.
-#include "kernels/cuda/decode_families.h"
+#include "kernels/cuda/attention_families.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/families.h"
 #include "kernels/cuda/gemm_shape.h"
@@ -53,6 +53,14 @@ int launch_decode_attention(const DecodeAttentionArgs& args, const Launch& launc
     const StateView& state = args.common.state;
     if (!state_takes(state.form, state.head_dim) || state.n_kv_heads < 1 || args.common.n_heads % state.n_kv_heads != 0 || args.n_splits < 1 || args.n_splits > decode_attention_max_splits) return cudaErrorInvalidValue;
     return state.form == StateForm::bf16 ? decode_attention_bf16(args, launch) : decode_attention_coded(args, launch);
+}
+
+bool prefill_attention_takes(std::int64_t head_dim, StateForm form) { return state_takes(form, head_dim); }
+
+int launch_prefill_attention(const PrefillAttentionArgs& args, const Launch& launch) {
+    const StateView& state = args.common.state;
+    if (!state_takes(state.form, state.head_dim) || state.n_kv_heads < 1 || args.common.n_heads % state.n_kv_heads != 0) return cudaErrorInvalidValue;
+    return state.form == StateForm::bf16 ? prefill_attention_bf16(args, launch) : prefill_attention_coded(args, launch);
 }
 
 }  // namespace skiff::cuda

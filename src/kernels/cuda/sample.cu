@@ -28,6 +28,26 @@ __device__ __forceinline__ std::int32_t id_of(std::uint64_t key) { return static
 // The k largest keys of a block (all different but for 0), unordered, to top[0 .. k); what is missing is 0. Every thread has per_thread of them.
 // The k-th largest is found bit by bit: __syncthreads_count style, with counts summed by warp.
 __device__ void block_top(const std::uint64_t (&keys)[per_thread], int k, std::uint64_t* top, int* counter) {
+    if (k == 1) {
+        __shared__ std::uint64_t of_warps[threads / lanes];
+        std::uint64_t largest = 0;
+#pragma unroll
+        for (int i = 0; i < per_thread; ++i) largest = keys[i] > largest ? keys[i] : largest;
+#pragma unroll
+        for (int distance = 16; distance > 0; distance /= 2) {
+            const std::uint64_t other = __shfl_xor_sync(0xffffffffu, static_cast<unsigned long long>(largest), distance);
+            largest = other > largest ? other : largest;
+        }
+        __syncthreads();
+        if (threadIdx.x % lanes == 0) of_warps[threadIdx.x / lanes] = largest;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            for (int warp = 1; warp < threads / lanes; ++warp) largest = of_warps[warp] > largest ? of_warps[warp] : largest;
+            top[0] = largest;
+        }
+        __syncthreads();
+        return;
+    }
     std::uint64_t threshold = 0;
     for (int bit = 63; bit >= 0; --bit) {
         const std::uint64_t candidate = threshold | 1ull << bit;
