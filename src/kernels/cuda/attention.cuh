@@ -15,13 +15,6 @@ inline AttentionParams attention_params(const AttentionCommon& common) { return 
 
 constexpr float log2_e = 1.4426950408889634f;
 
-// 2^x by the special function unit: 2 units in the last place; -infinity gives 0.
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 // A score as the exponent of two that softmax takes: scaled, capped, with ALiBi. Masked ones are -infinity.
 __device__ __forceinline__ float finished_score(const AttentionCommon& common, float product, int key, int query, float slope) {
     float score = product * common.scale;

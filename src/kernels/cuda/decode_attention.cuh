@@ -15,6 +15,7 @@ struct DecodeParams {
     float* partials = nullptr;   // (n_tokens, n_heads, n_splits, head_dim), then (n_tokens, n_heads, n_splits, 2): largest exponent, sum
     float* partial_sums = nullptr;
     std::int32_t* arrivals = nullptr;
+    int slot_bytes = 0;          // of a warp's ring
     int group = 1, n_chunks = 1;  // query heads of a KV head; blocks of eight of them
 };
 
@@ -27,9 +28,10 @@ constexpr int decode_tile_bytes(int head_dim) { return 2 * decode_tile * head_di
 
 // `head_dim` is rounded up; dimensions behind the real one are zero.
 template <int head_dim, bool is_bf16>
-__global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attention_kernel(const __grid_constant__ DecodeParams p, const int slot_bytes) {
+__global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attention_kernel(const __grid_constant__ DecodeParams p) {
+    const int slot_bytes = p.slot_bytes;
     constexpr int n_warps = decode_warps(head_dim), n_threads = n_warps * lanes, n_chunks = head_dim / 8, tile_bytes = decode_tile_bytes(head_dim);
-    extern __shared__ __align__(128) unsigned char shared[];
+    SKIFF_SHARED_MEMORY(shared);
     __shared__ int is_last;
     auto* q_fragments = reinterpret_cast<uint4*>(shared);
     auto* heads = reinterpret_cast<float*>(shared + decode_q_bytes(head_dim));  // (8, head_dim)
@@ -312,22 +314,9 @@ int launch_decode_attention_of(const DecodeAttentionArgs& args, const Launch& la
     const int rings = warps * (decode_stages * slot_bytes + (is_bf16 ? 0 : decode_tile_bytes(head_dim))), merge = warps * 8 * (head_dim + 2) * 4;
     const int weights = 8 * decode_attention_max_splits * 4, more = merge > weights ? merge : weights;
     const std::size_t shared_bytes = static_cast<std::size_t>(decode_q_bytes(head_dim) + decode_heads_bytes(head_dim) + (rings > more ? rings : more));
-    cudaLaunchConfig_t config = {};
-    auto* kernel = decode_attention_kernel<head_dim, is_bf16>;
-    if (shared_bytes > 48 * 1024) {
-        const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-        if (error != cudaSuccess) return error;
-    }
-    config.gridDim = dim3(static_cast<unsigned>(args.n_splits), static_cast<unsigned>(common.state.n_kv_heads * p.n_chunks), static_cast<unsigned>(common.tokens.n_tokens));
-    config.blockDim = dim3(warps * lanes);
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = static_cast<cudaStream_t>(launch.stream);
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-    config.attrs = &attribute;
-    config.numAttrs = launch.dependence == Dependence::programmatic && launch.arch >= 90 ? 1 : 0;
-    return cudaLaunchKernelEx(&config, kernel, p, slot_bytes);
+    p.slot_bytes = slot_bytes;
+    return launch_kernel<DecodeParams>(decode_attention_kernel<head_dim, is_bf16>,
+                                       dim3(static_cast<unsigned>(args.n_splits), static_cast<unsigned>(common.state.n_kv_heads * p.n_chunks), static_cast<unsigned>(common.tokens.n_tokens)), dim3(warps * lanes), shared_bytes, launch, p);
 }
 
 }  // namespace skiff::cuda

@@ -1,15 +1,22 @@
 // The instructions that C++ has no word for, and how kernels are launched.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <type_traits>
 
 #include "kernels/cuda/lane.h"
 #include "kernels/cuda/launch.h"
 
+#if defined(SKIFF_EMULATED_GPU)
+#include "kernels/cuda/emulation.h"
+#define SKIFF_SHARED_MEMORY(name) unsigned char* name = emulation::shared_memory()
+#else
+#include <cuda_runtime.h>
+#define SKIFF_SHARED_MEMORY(name) extern __shared__ __align__(128) unsigned char name[]
+#endif
+
 namespace skiff::cuda {
 
+#if !defined(SKIFF_EMULATED_GPU)
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) { return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer)); }
 
 // 16 bytes past the L1: weights are read once.
@@ -53,6 +60,15 @@ __device__ __forceinline__ void let_successor_start() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+
+// 2^x by the special function unit: 2 units in the last place; -infinity gives 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+#endif  // the emulated instructions are in emulation.h
 
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
@@ -114,13 +130,26 @@ __device__ __forceinline__ float activate(Activation kind, float x) {
 }
 
 // Launches with the attribute that lets the kernel start while the one before ends. Shared memory beyond 48 KiB is asked for.
+#if defined(SKIFF_EMULATED_GPU)
+template <class Params>
+int launch_kernel(void (*kernel)(Params), dim3 grid, dim3 block, std::size_t shared_bytes, const Launch&, const Params& params) {
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) return 0;
+    emulation::run(grid, block, shared_bytes, [&] { kernel(params); });
+    return 0;
+}
+template <class Params>
+int blocks_per_sm(void (*)(Params), int, std::size_t) {
+    return 2;
+}
+#else
+template <class Params>
+int allow_shared(void (*kernel)(Params), std::size_t shared_bytes) {
+    return shared_bytes > 48 * 1024 ? cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)) : cudaSuccess;
+}
 template <class Params>
 int launch_kernel(void (*kernel)(Params), dim3 grid, dim3 block, std::size_t shared_bytes, const Launch& launch, const Params& params) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return 0;
-    if (shared_bytes > 48 * 1024) {
-        const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-        if (error != cudaSuccess) return error;
-    }
+    if (const int error = allow_shared(kernel, shared_bytes)) return error;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
@@ -133,5 +162,13 @@ int launch_kernel(void (*kernel)(Params), dim3 grid, dim3 block, std::size_t sha
     config.numAttrs = launch.dependence == Dependence::programmatic && launch.arch >= 90 ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, params);
 }
+// Blocks that an SM holds at once; at least 1.
+template <class Params>
+int blocks_per_sm(void (*kernel)(Params), int n_threads, std::size_t shared_bytes) {
+    int resident = 0;
+    if (allow_shared(kernel, shared_bytes) != cudaSuccess || cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, n_threads, shared_bytes) != cudaSuccess) return 1;
+    return resident > 0 ? resident : 1;
+}
+#endif
 
 }  // namespace skiff::cuda

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
     constexpr CodeForm form = Decoder::form;
     constexpr int unit = unit_columns(form), pieces = unit_pieces(form), n_tiles = gemm_warp_tiles_of(form, Decoder::n_parts), n_threads = gemm_warps * lanes, unit_slabs = unit / slab_columns;
     constexpr int ahead = gemm_units_ahead(form), weight_slots = ahead + 1, block_rows = gemm_block_rows(n_tiles), row_stride = gemm_row_stride(block_rows);
-    extern __shared__ __align__(128) unsigned char shared[];
+    SKIFF_SHARED_MEMORY(shared);
     __shared__ float token_scales[gemm_block_tokens];
     __shared__ std::uint32_t levels[form == CodeForm::table8 ? 256 : 1];
     __shared__ int is_last;

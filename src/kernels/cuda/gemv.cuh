@@ -31,7 +31,7 @@ __device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n
 template <class Decoder, int n_blocks>
 __global__ void __launch_bounds__(gemv_warps* lanes) gemv_kernel(const __grid_constant__ LinearParams p) {
     constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form), stages = gemv_stages(Decoder::form);
-    extern __shared__ __align__(128) unsigned char shared[];
+    SKIFF_SHARED_MEMORY(shared);
     auto* token_scales = reinterpret_cast<float*>(shared);
     unsigned char* tables = shared + gemv_head_bytes;
     auto* reduction = reinterpret_cast<float*>(tables + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0));
@@ -168,14 +168,7 @@ int launch_gemv_blocks(const GemvArgs& args, const Launch& launch) {
     const LinearParams params = linear_params(args);
     const std::size_t shared_bytes = gemv_fixed_bytes<Decoder, n_blocks>() + std::size_t{gemv_warps} * gemv_stages(Decoder::form) * (unit_pieces(Decoder::form) * 512 + params.param_bytes);
     auto* kernel = gemv_kernel<Decoder, n_blocks>;
-    if (shared_bytes > 48 * 1024) {
-        const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-        if (error != cudaSuccess) return error;
-    }
-    int resident = 0;
-    const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, gemv_warps * lanes, shared_bytes);
-    if (error != cudaSuccess) return error;
-    const std::int64_t most = static_cast<std::int64_t>(launch.n_sms) * (resident > 0 ? resident : 1);
+    const std::int64_t most = static_cast<std::int64_t>(launch.n_sms) * blocks_per_sm(kernel, gemv_warps * lanes, shared_bytes);
     const auto grid = static_cast<unsigned>(args.weight.n_tiles < most ? args.weight.n_tiles : most);
     return launch_kernel<LinearParams>(kernel, dim3(grid), dim3(gemv_warps * lanes), shared_bytes, launch, params);
 }

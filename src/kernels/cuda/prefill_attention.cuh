@@ -21,7 +21,7 @@ template <int head_dim, bool is_bf16>
 __global__ void __launch_bounds__(prefill_warps* lanes) prefill_attention_kernel(const __grid_constant__ PrefillParams p) {
     constexpr int n_keys = prefill_keys(head_dim), n_threads = prefill_warps * lanes, n_chunks = head_dim / 8, stage_bytes = prefill_stage_bytes(head_dim), n_tokens = static_cast<int>(prefill_tile_tokens);
     constexpr bool q_in_registers = head_dim <= 128;
-    extern __shared__ __align__(128) unsigned char shared[];
+    SKIFF_SHARED_MEMORY(shared);
     unsigned char* q_tile = shared;
     unsigned char* stages = shared + prefill_q_bytes(head_dim);
     auto* floats = reinterpret_cast<float*>(stages);  // (64, head_dim): q or y of a rotated state, while the stages are not in use

@@ -1,0 +1,250 @@
+// The matrix kernels against plain sums, for every stored kind of weight, odd shapes, all ways of writing.
+#include "kernels/cuda/launch_testing.h"
+#include "kernels/linear_testing.h"
+
+namespace skiff::cuda {
+namespace {
+
+using namespace skiff::testing;
+using namespace skiff::cuda::testing;
+
+std::vector<Weight> all_weights(std::int64_t n_rows, std::int64_t n_columns) {
+    std::vector<Weight> weights = weights_of_all_kinds(n_rows, n_columns);
+    for (const SchemePreset& preset : scheme_presets())
+        weights.push_back(preset.scheme.is_coded() ? random_codes(n_rows, n_columns, preset.scheme, 70) : random_plain(n_rows, n_columns, preset.scheme.dtype, 70));
+    return weights;
+}
+
+struct Sums {
+    std::vector<double> value, size;  // (n_tokens, n_rows): the sum, and the sum of magnitudes
+};
+Sums plain_sums(const Weight& weight, const std::vector<float>& x, std::int64_t n_tokens) {
+    const std::int64_t n_rows = weight.n_rows(), n_columns = weight.n_columns();
+    Sums sums = {std::vector<double>(static_cast<std::size_t>(n_tokens * n_rows)), std::vector<double>(static_cast<std::size_t>(n_tokens * n_rows))};
+    std::vector<float> row(static_cast<std::size_t>(n_columns));
+    for (std::int64_t r = 0; r < n_rows; ++r) {
+        weight.row(r, row.data());
+        for (std::int64_t token = 0; token < n_tokens; ++token)
+            for (std::int64_t c = 0; c < n_columns; ++c) {
+                const double product = static_cast<double>(row[static_cast<std::size_t>(c)]) * x[static_cast<std::size_t>(token * n_columns + c)];
+                sums.value[static_cast<std::size_t>(token * n_rows + r)] += product;
+                sums.size[static_cast<std::size_t>(token * n_rows + r)] += std::fabs(product);
+            }
+    }
+    return sums;
+}
+// What an operand in that form keeps of x.
+std::vector<float> as_operand(OperandForm form, const std::vector<float>& x, std::int64_t n_tokens, std::int64_t n_columns) {
+    std::vector<std::byte> bytes(operand_bytes(form, n_tokens, n_columns));
+    host_operand(static_cast<int>(form), x.data(), n_tokens, n_columns, bytes.data());
+    return operand_floats(form, bytes, n_tokens, n_columns);
+}
+
+int run(bool gemm, const GemvArgs& args, const Launch& launch, float* partials = nullptr, std::int32_t* arrivals = nullptr) {
+    if (!gemm) return launch_gemv(args, launch);
+    GemmArgs more;
+    more.weight = args.weight, more.x = args.x, more.n_tokens = args.n_tokens, more.rms = args.rms, more.bias = args.bias, more.write = args.write, more.activation = args.activation;
+    more.y = args.y, more.y_stride = args.y_stride, more.softcap = args.softcap, more.factor = args.factor, more.next = args.next, more.partials = partials, more.arrivals = arrivals;
+    return launch_gemm(more, launch);
+}
+
+void expect_sums(const Weight& weight, std::int64_t n_tokens, bool gemm) {
+    const OperandForm form = gemm ? OperandForm::fragments : OperandForm::split;
+    const std::int64_t n_rows = weight.n_rows(), n_columns = weight.n_columns();
+    const DeviceWeight device = device_weight(weight);
+    const auto x = normal_values(n_tokens * n_columns, 3);
+    const DeviceMemory operand = device_operand(form, x, n_tokens, n_columns);
+    const Sums wanted = plain_sums(weight, as_operand(form, x, n_tokens, n_columns), n_tokens);
+    in_every_mode([&](const Launch& launch) {
+        DeviceArray<float> y(n_tokens * n_rows), partials(static_cast<std::int64_t>(gemm_partial_bytes(device.view, n_tokens, launch) / 4) + 1);
+        DeviceArray<std::int32_t> arrivals(gemm_arrivals(device.view, n_tokens));
+        GemvArgs args;
+        args.weight = device.view, args.x = operand.data(), args.n_tokens = n_tokens, args.y = y.data(), args.y_stride = n_rows;
+        ASSERT_EQ(run(gemm, args, launch, partials.data(), arrivals.data()), 0);
+        const auto values = y.values();
+        for (std::size_t i = 0; i < values.size(); ++i)
+            ASSERT_NEAR(values[i], wanted.value[i], wanted.size[i] * 0x1p-15 + 1e-30) << "token " << i / static_cast<std::size_t>(n_rows) << " row " << i % static_cast<std::size_t>(n_rows);
+        for (std::int32_t count : arrivals.values()) ASSERT_EQ(count, 0);
+    });
+}
+
+TEST(CudaLinear, gemv_of_every_kind) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t shapes[][3] = {{19, 172, 1}, {40, 700, 3}, {16, 64, 8}};
+    for (const auto& shape : shapes)
+        for (const Weight& weight : all_weights(shape[0], shape[1])) {
+            SCOPED_TRACE(weight.encoding_name() + " " + shape_text(weight.shape) + " tokens " + std::to_string(shape[2]));
+            ASSERT_NO_FATAL_FAILURE(expect_sums(weight, shape[2], false));
+        }
+}
+
+TEST(CudaLinear, gemm_of_every_kind) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t shapes[][3] = {{19, 172, 9}, {150, 1100, 13}};
+    for (const auto& shape : shapes)
+        for (const Weight& weight : all_weights(shape[0], shape[1])) {
+            SCOPED_TRACE(weight.encoding_name() + " " + shape_text(weight.shape) + " tokens " + std::to_string(shape[2]));
+            ASSERT_NO_FATAL_FAILURE(expect_sums(weight, shape[2], true));
+        }
+}
+
+TEST(CudaLinear, wide_and_many_tokens) {
+    SKIFF_NEEDS_DEVICE();
+    for (const char* name : {"w4g128", "bf16", "w8", "w3g32r", "nf4"}) {
+        SCOPED_TRACE(name);
+        const Scheme scheme = *parse_scheme(name);
+        const Weight weight = scheme.is_coded() ? random_codes(70, 2500, scheme, 8) : random_plain(70, 2500, scheme.dtype, 8);
+        for (std::int64_t n_tokens : {4, 5, 8}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
+        for (std::int64_t n_tokens : {1, 64, 75}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, true));
+    }
+}
+
+// The same bits for a token alone and among others.
+TEST(CudaLinear, gemv_does_not_depend_on_the_batch) {
+    SKIFF_NEEDS_DEVICE();
+    for (const char* name : {"w4g32", "n2g16r", "w5g32r"}) {
+        const Weight weight = random_codes(40, 900, *parse_scheme(name), 4);
+        const DeviceWeight device = device_weight(weight);
+        const auto x = normal_values(8 * 900, 5);
+        const auto product = [&](std::int64_t first, std::int64_t n) {
+            const std::vector<float> part(x.begin() + first * 900, x.begin() + (first + n) * 900);
+            const DeviceMemory operand = device_operand(OperandForm::split, part, n, 900);
+            DeviceArray<float> y(n * 40);
+            GemvArgs args;
+            args.weight = device.view, args.x = operand.data(), args.n_tokens = n, args.y = y.data(), args.y_stride = 40;
+            EXPECT_EQ(launch_gemv(args, test_launch()), 0);
+            return y.values();
+        };
+        const auto all = product(0, 8);
+        for (std::int64_t token = 0; token < 8; ++token) EXPECT_TRUE(same_bits(product(token, 1), {all.begin() + token * 40, all.begin() + (token + 1) * 40})) << name << " token " << token;
+    }
+}
+
+// Residual: what was there is added; the next norm's operand and sums of squares; the pending norm of x; bias; strides.
+TEST(CudaLinear, writes_the_residual_and_the_next_operand) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t n_rows = 52, n_columns = 300, stride = 60;
+    const Weight weight = random_codes(n_rows, n_columns, *parse_scheme("w4g32a"), 11);
+    const DeviceWeight device = device_weight(weight);
+    for (const std::int64_t n_tokens : {2, 7, 21}) {
+        const bool gemm = n_tokens > 8;
+        const OperandForm form = gemm ? OperandForm::fragments : OperandForm::split;
+        const auto x = normal_values(n_tokens * n_columns, 12), bias = normal_values(n_rows, 13), old = normal_values(n_tokens * stride, 14), norm = normal_values(n_rows, 15);
+        const std::int64_t n_parts = pending_parts(n_columns);
+        const auto squares = normal_values(n_tokens * n_parts, 16);
+        std::vector<float> square_sums;
+        for (float v : squares) square_sums.push_back(v * v);
+        const Sums sums = plain_sums(weight, as_operand(form, x, n_tokens, n_columns), n_tokens);
+        in_every_mode([&](const Launch& launch) {
+            const DeviceMemory operand = device_operand(form, x, n_tokens, n_columns), next(operand_bytes(form, n_tokens, n_rows));
+            const DeviceArray<float> y(old), b(bias), weights(norm), pending(square_sums), next_sums(n_tokens * pending_parts(n_rows));
+            GemvArgs args;
+            args.weight = device.view, args.x = operand.data(), args.n_tokens = n_tokens, args.bias = b.data(), args.write = GemvWrite::add, args.y = y.data(), args.y_stride = stride, args.factor = 0.5f;
+            args.rms = {pending.data(), n_parts, n_columns, 1e-5f};
+            args.next = {weights.data(), {form, next.data(), n_rows}, next_sums.data()};
+            ASSERT_EQ(run(gemm, args, launch), 0);
+            const auto got = y.values(), got_sums = next_sums.values();
+            const auto got_operand = operand_floats(form, operand_values(next), n_tokens, n_rows);
+            for (std::int64_t token = 0; token < n_tokens; ++token) {
+                double total = 0;
+                for (std::int64_t i = 0; i < n_parts; ++i) total += square_sums[static_cast<std::size_t>(token * n_parts + i)];
+                const double scale = 1 / std::sqrt(total / n_columns + 1e-5);
+                std::vector<double> parts(static_cast<std::size_t>(pending_parts(n_rows)));
+                for (std::int64_t r = 0; r < stride; ++r) {
+                    const auto at = static_cast<std::size_t>(token * stride + r);
+                    if (r >= n_rows) {
+                        ASSERT_EQ(got[at], old[at]);
+                        continue;
+                    }
+                    const auto i = static_cast<std::size_t>(token * n_rows + r);
+                    const double wanted = old[at] + 0.5 * (sums.value[i] * scale + bias[static_cast<std::size_t>(r)]);
+                    ASSERT_NEAR(got[at], wanted, sums.size[i] * scale * 0x1p-15 + 1e-5) << "token " << token << " row " << r;
+                    ASSERT_NEAR(got_operand[i], got[at] * norm[static_cast<std::size_t>(r)], std::fabs(got[at] * norm[static_cast<std::size_t>(r)]) * (gemm ? 0x1p-8 : 0x1p-15) + 1e-20);
+                    parts[static_cast<std::size_t>(r / 16)] += static_cast<double>(got[at]) * got[at];
+                }
+                for (std::size_t i = 0; i < parts.size(); ++i) ASSERT_NEAR(got_sums[static_cast<std::size_t>(token) * parts.size() + i], parts[i], parts[i] * 1e-5 + 1e-20);
+            }
+        });
+    }
+}
+
+TEST(CudaLinear, gate_and_up_in_one) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t height = 45, n_columns = 200;
+    const Scheme scheme = *parse_scheme("w4g32");
+    const Weight gate = random_codes(height, n_columns, scheme, 21), up = random_codes(height, n_columns, scheme, 22);
+    const RowSource pair[] = {{&gate, RowMap::all(height)}, {&up, RowMap::all(height)}};
+    const DeviceWeight device(*pack_gpu(pair, Interleave::gate_up));
+    const auto bias_gate = normal_values(height, 23, 0.1f), bias_up = normal_values(height, 24, 0.1f);
+    for (const std::int64_t n_tokens : {1, 6, 12})
+        for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu_erf, Activation::relu}) {
+            const bool gemm = n_tokens > 8;
+            const OperandForm form = gemm ? OperandForm::fragments : OperandForm::split;
+            const auto x = normal_values(n_tokens * n_columns, 25);
+            const Sums gates = plain_sums(gate, as_operand(form, x, n_tokens, n_columns), n_tokens), ups = plain_sums(up, as_operand(form, x, n_tokens, n_columns), n_tokens);
+            in_every_mode([&](const Launch& launch) {
+                const DeviceMemory operand = device_operand(form, x, n_tokens, n_columns), next(operand_bytes(form, n_tokens, height));
+                const DeviceArray<float> bias(pair_bias(bias_gate, bias_up));
+                GemvArgs args;
+                args.weight = device.view, args.x = operand.data(), args.n_tokens = n_tokens, args.bias = bias.data(), args.write = GemvWrite::gate, args.activation = activation;
+                args.next.operand = {form, next.data(), height};
+                ASSERT_EQ(run(gemm, args, launch), 0);
+                const auto got = operand_floats(form, operand_values(next), n_tokens, height);
+                for (std::size_t i = 0; i < got.size(); ++i) {
+                    const auto g = static_cast<float>(gates.value[i] + bias_gate[i % height]);
+                    float activated = 0;
+                    activation_kernels()[0].fn({&g, nullptr, &activated, 1, activation}, {0, 1});
+                    const double wanted = activated * (ups.value[i] + bias_up[i % height]);
+                    ASSERT_NEAR(got[i], wanted, std::fabs(wanted) * (gemm ? 0x1p-7 : 0x1p-12) + (gates.size[i] + ups.size[i] + 1) * 1e-4) << "token " << i / height << " column " << i % height;
+                }
+            });
+        }
+}
+
+TEST(CudaLinear, embeds_and_dequantizes) {
+    SKIFF_NEEDS_DEVICE();
+    for (const Weight& weight : all_weights(37, 300)) {
+        SCOPED_TRACE(weight.encoding_name());
+        const DeviceWeight device = device_weight(weight);
+        const std::int64_t n_columns = weight.n_columns(), n_parts = pending_parts(n_columns);
+        const std::vector<std::int32_t> ids = {36, 0, 17, 8, 7};
+        const auto norm = normal_values(n_columns, 4);
+        std::vector<float> rows(static_cast<std::size_t>(37 * n_columns)), decoded(rows.size());
+        for (std::int64_t r = 0; r < 37; ++r) weight.row(r, rows.data() + r * n_columns);
+        const GpuWeight host = device.packed.at(device.packed.blob.data());
+        for (std::int64_t r = 0; r < 37; ++r) packed_row(host, r, decoded.data() + r * n_columns);
+        in_every_mode([&](const Launch& launch) {
+            const DeviceArray<std::int32_t> index(ids);
+            const DeviceArray<float> x(5 * n_columns), weights(norm), sums(5 * n_parts);
+            const DeviceMemory operand(operand_bytes(OperandForm::split, 5, n_columns));
+            EmbedArgs args;
+            args.table = device.view, args.index = index.data(), args.n_tokens = 5, args.scale = 2, args.x = x.data();
+            args.next = {weights.data(), {OperandForm::split, operand.data(), n_columns}, sums.data()};
+            ASSERT_EQ(launch_embed(args, launch), 0);
+            const auto got = x.values(), got_sums = sums.values();
+            const auto got_operand = operand_floats(OperandForm::split, operand_values(operand), 5, n_columns);
+            for (std::int64_t t = 0; t < 5; ++t)
+                for (std::int64_t part = 0; part < n_parts; ++part) {
+                    double squares = 0;
+                    for (std::int64_t c = part * 16; c < std::min(n_columns, part * 16 + 16); ++c) {
+                        const auto i = static_cast<std::size_t>(t * n_columns + c);
+                        const float wanted = decoded[static_cast<std::size_t>(ids[static_cast<std::size_t>(t)] * n_columns + c)] * 2;
+                        ASSERT_NEAR(got[i], wanted, std::fabs(wanted) * 0x1p-16 + 1e-6) << "token " << t << " column " << c;
+                        ASSERT_NEAR(got_operand[i], got[i] * norm[static_cast<std::size_t>(c)], std::fabs(got[i] * norm[static_cast<std::size_t>(c)]) * 0x1p-15 + 1e-20);
+                        squares += static_cast<double>(got[i]) * got[i];
+                    }
+                    ASSERT_NEAR(got_sums[static_cast<std::size_t>(t * n_parts + part)], squares, squares * 1e-5 + 1e-20);
+                }
+            const DeviceArray<std::uint16_t> matrix(20 * n_columns);
+            ASSERT_EQ(launch_dequantize({device.view, 13, 20, matrix.data(), n_columns}, launch), 0);
+            const auto halves = matrix.values();
+            for (std::size_t i = 0; i < halves.size(); ++i) {
+                const float wanted = rows[13 * static_cast<std::size_t>(n_columns) + i];
+                ASSERT_NEAR(bf16_to_float(halves[i]), wanted, std::fabs(wanted) * 0x1p-8 + 1e-4) << i;
+            }
+        });
+    }
+}
+
+}  // namespace
+}  // namespace skiff::cuda
