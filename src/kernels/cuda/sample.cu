@@ -13,10 +13,10 @@ struct SampleParams {
     std::int32_t* arrivals = nullptr;  // (n_tokens)
 };
 
-// Keys that order as (logit descending, id ascending) by their size. 0 is no logit: NaN, or nothing.
+// Keys that order as (logit descending, id ascending) by their size. 0 is no logit: NaN, or nothing. The zeros of both signs are equal.
 __device__ __forceinline__ std::uint64_t key_of(float logit, std::uint32_t id) {
     if (!(logit == logit)) return 0;
-    const std::uint32_t bits = float_bits(logit), ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    const std::uint32_t bits = float_bits(logit + 0.0f), ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
     return static_cast<std::uint64_t>(ordered) << 32 | (0xffffffffu - id);
 }
 __device__ __forceinline__ float logit_of(std::uint64_t key) {
@@ -48,8 +48,17 @@ __device__ void block_top(const std::uint64_t (&keys)[per_thread], int k, std::u
         __syncthreads();
         return;
     }
+    int own = 0;
+#pragma unroll
+    for (int i = 0; i < per_thread; ++i) own += keys[i] != 0 ? 1 : 0;
+    own = __reduce_add_sync(0xffffffffu, own);
+    if (threadIdx.x == 0) *counter = 0;
+    __syncthreads();
+    if (threadIdx.x % lanes == 0 && own > 0) atomicAdd(counter, own);
+    __syncthreads();
+    const int n_keys = *counter;
     std::uint64_t threshold = 0;
-    for (int bit = 63; bit >= 0; --bit) {
+    for (int bit = n_keys > k ? 63 : -1; bit >= 0; --bit) {
         const std::uint64_t candidate = threshold | 1ull << bit;
         int count = 0;
 #pragma unroll
@@ -66,7 +75,7 @@ __device__ void block_top(const std::uint64_t (&keys)[per_thread], int k, std::u
     }
     __syncthreads();
     if (threadIdx.x == 0) *counter = 0;
-    if (threadIdx.x < k) top[threadIdx.x] = 0;
+    if (static_cast<int>(threadIdx.x) < k) top[threadIdx.x] = 0;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < per_thread; ++i)
@@ -111,7 +120,7 @@ __global__ void __launch_bounds__(threads) sample_kernel(const __grid_constant__
         first += places;
         block_top(keys, k, top, &counter);
     }
-    if (threadIdx.x < k) mine[threadIdx.x] = top[threadIdx.x];
+    if (static_cast<int>(threadIdx.x) < k) mine[threadIdx.x] = top[threadIdx.x];
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -128,16 +137,16 @@ __global__ void __launch_bounds__(threads) sample_kernel(const __grid_constant__
         keys[i] = place % most < k ? __ldcg(reinterpret_cast<const unsigned long long*>(all) + place) : 0;
     }
     block_top(keys, k, top, &counter);
-    if (threadIdx.x < most) ordered[threadIdx.x] = 0;
+    if (static_cast<int>(threadIdx.x) < most) ordered[threadIdx.x] = 0;
     __syncthreads();
-    if (threadIdx.x < k && top[threadIdx.x] != 0) {
+    if (static_cast<int>(threadIdx.x) < k && top[threadIdx.x] != 0) {
         int rank = 0;
         for (int i = 0; i < k; ++i) rank += top[i] > top[threadIdx.x] ? 1 : 0;
         ordered[rank] = top[threadIdx.x];
     }
     __syncthreads();
-    if (threadIdx.x < most && args.top_values != nullptr) {
-        const std::uint64_t key = threadIdx.x < k ? ordered[threadIdx.x] : 0;
+    if (static_cast<int>(threadIdx.x) < most && args.top_values != nullptr) {
+        const std::uint64_t key = static_cast<int>(threadIdx.x) < k ? ordered[threadIdx.x] : 0;
         args.top_values[token * most + threadIdx.x] = key != 0 ? logit_of(key) : -INFINITY;
         if (args.top_ids != nullptr) args.top_ids[token * most + threadIdx.x] = key != 0 ? id_of(key) : -1;
     }

@@ -1,0 +1,225 @@
+// Norms, element-wise steps, router, convolution and sampling against the reference kernels or plain loops.
+#include <algorithm>
+#include <numeric>
+
+#include "kernels/cuda/launch_testing.h"
+#include "kernels/kernels_testing.h"
+
+namespace skiff::cuda {
+namespace {
+
+using namespace skiff::testing;
+using namespace skiff::cuda::testing;
+
+TEST(CudaRows, norms) {
+    SKIFF_NEEDS_DEVICE();
+    for (const NormKind kind : {NormKind::rms, NormKind::layer})
+        for (const std::int64_t width : odd_widths)
+            for (const std::int64_t n_groups : {1, 3}) {
+                const std::int64_t n_tokens = 3, stride = n_groups * width + 5;
+                const auto x = normal_values(n_tokens * stride, 1, 3), added = normal_values(n_tokens * stride, 2), weight = normal_values(width, 3), bias = normal_values(width, 4);
+                std::vector<float> sum, wanted(static_cast<std::size_t>(n_tokens * n_groups * width));
+                for (std::int64_t t = 0; t < n_tokens; ++t)
+                    for (std::int64_t c = 0; c < n_groups * width; ++c) sum.push_back(x[static_cast<std::size_t>(t * stride + c)] + added[static_cast<std::size_t>(t * stride + c)]);
+                norm_kernels()[0].fn({sum.data(), weight.data(), bias.data(), wanted.data(), width, 1e-5f, kind}, {0, n_tokens * n_groups});
+                const DeviceArray<float> device_added(added), device_weight(weight), device_bias(bias);
+                in_every_mode([&](const Launch& launch) {
+                    DeviceArray<float> device_x(x), y(n_tokens * n_groups * width);
+                    const DeviceMemory operand(operand_bytes(OperandForm::fragments, n_tokens, n_groups * width));
+                    NormLaunchArgs args;
+                    args.x = device_x.data(), args.x_stride = stride, args.residual = device_added.data(), args.sum = device_x.data(), args.weight = device_weight.data(), args.bias = device_bias.data();
+                    args.n_tokens = n_tokens, args.n_groups = n_groups, args.width = width, args.eps = 1e-5f, args.kind = kind, args.y = y.data(), args.y_stride = n_groups * width;
+                    args.operand = {OperandForm::fragments, operand.data(), n_groups * width};
+                    ASSERT_EQ(launch_norm(args, launch), 0);
+                    ASSERT_LT(relative_error(y.values(), wanted, 1), 2e-5) << width;
+                    ASSERT_LT(relative_error(operand_floats(OperandForm::fragments, operand_values(operand), n_tokens, n_groups * width), wanted, 0.1), 0x1p-7);
+                    const auto stored = device_x.values();
+                    for (std::int64_t t = 0; t < n_tokens; ++t)
+                        for (std::int64_t c = 0; c < n_groups * width; ++c) ASSERT_EQ(stored[static_cast<std::size_t>(t * stride + c)], sum[static_cast<std::size_t>(t * n_groups * width + c)]);
+                });
+            }
+}
+
+TEST(CudaRows, elements) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t n_tokens = 3, n = 300, stride = 310;
+    const auto a = normal_values(n_tokens * stride, 1), b = normal_values(n_tokens * stride, 2);
+    std::vector<std::int32_t> order(n);
+    std::iota(order.begin(), order.end(), 0);
+    std::reverse(order.begin(), order.end());
+    const DeviceArray<float> device_a(a), device_b(b);
+    const DeviceArray<std::int32_t> device_order(order);
+    for (const ElementKind kind : {ElementKind::activation, ElementKind::activate_mul, ElementKind::multiply, ElementKind::add, ElementKind::scale, ElementKind::softcap, ElementKind::column_scale, ElementKind::gate, ElementKind::permute})
+        for (const Activation activation : {Activation::silu, Activation::gelu_erf, Activation::gelu_tanh, Activation::quick_gelu, Activation::relu, Activation::sigmoid, Activation::tanh}) {
+            std::vector<float> wanted;
+            for (std::int64_t t = 0; t < n_tokens; ++t)
+                for (std::int64_t c = 0; c < n; ++c) {
+                    const float x = a[static_cast<std::size_t>(t * stride + c)], y = b[static_cast<std::size_t>(t * stride + c)];
+                    float activated = 0;
+                    activation_kernels()[0].fn({&x, nullptr, &activated, 1, activation}, {0, 1});
+                    switch (kind) {
+                        case ElementKind::activation: wanted.push_back(activated); break;
+                        case ElementKind::activate_mul: wanted.push_back(activated * y); break;
+                        case ElementKind::multiply: wanted.push_back(x * y); break;
+                        case ElementKind::add: wanted.push_back(x + y); break;
+                        case ElementKind::scale: wanted.push_back(x * 3); break;
+                        case ElementKind::softcap: wanted.push_back(3 * std::tanh(x / 3)); break;
+                        case ElementKind::column_scale: wanted.push_back(x * b[static_cast<std::size_t>(c)]); break;
+                        case ElementKind::gate: wanted.push_back(x * b[static_cast<std::size_t>(t * stride)]); break;
+                        case ElementKind::permute: wanted.push_back(a[static_cast<std::size_t>(t * stride + n - 1 - c)]); break;
+                    }
+                }
+            in_every_mode([&](const Launch& launch) {
+                DeviceArray<float> y(n_tokens * n);
+                const DeviceMemory operand(operand_bytes(OperandForm::rows, n_tokens, n));
+                ElementLaunchArgs args;
+                args.kind = kind, args.a = device_a.data(), args.b = device_b.data(), args.order = device_order.data(), args.n_tokens = n_tokens, args.n_columns = n, args.a_stride = stride, args.b_stride = stride;
+                args.factor = 3, args.activation = activation, args.y = y.data(), args.y_stride = n, args.operand = {OperandForm::rows, operand.data(), n};
+                ASSERT_EQ(launch_elements(args, launch), 0);
+                ASSERT_LT(relative_error(y.values(), wanted, 0.1), 1e-5) << static_cast<int>(kind) << " " << static_cast<int>(activation);
+                ASSERT_LT(relative_error(operand_floats(OperandForm::rows, operand_values(operand), n_tokens, n), wanted, 0.1), 0x1p-7);
+            });
+        }
+    const std::vector<std::int32_t> rows = {2, 0};
+    const DeviceArray<std::int32_t> index(rows);
+    DeviceArray<float> picked(2 * stride);
+    ASSERT_EQ(launch_select_rows(device_a.data(), index.data(), picked.data(), 2, stride, test_launch()), 0);
+    const auto got = picked.values();
+    for (std::int64_t c = 0; c < stride; ++c) ASSERT_TRUE(got[static_cast<std::size_t>(c)] == a[static_cast<std::size_t>(2 * stride + c)] && got[static_cast<std::size_t>(stride + c)] == a[static_cast<std::size_t>(c)]);
+}
+
+TEST(CudaRows, routes) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t n_tokens = 5, n_experts = 9, n_used = 3;
+    auto logits = normal_values(n_tokens * n_experts, 5);
+    logits[1] = logits[4] = logits[7] = 3;  // equal ones: the first
+    const DeviceArray<float> device(logits);
+    for (const bool top_first : {false, true})
+        for (const bool normalize : {false, true})
+            in_every_mode([&](const Launch& launch) {
+                DeviceArray<float> y(n_tokens * n_experts);
+                RouteLaunchArgs args;
+                args.logits = device.data(), args.y = y.data(), args.n_tokens = n_tokens, args.n_experts = n_experts, args.n_used = n_used;
+                args.rule = top_first ? RouteLaunchArgs::Rule::top_then_softmax : RouteLaunchArgs::Rule::softmax_then_top;
+                args.divide = normalize ? RouteLaunchArgs::Divide::by_their_sum : RouteLaunchArgs::Divide::as_they_are;
+                ASSERT_EQ(launch_route(args, launch), 0);
+                const auto got = y.values();
+                for (std::int64_t t = 0; t < n_tokens; ++t) {
+                    const float* row = logits.data() + t * n_experts;
+                    std::vector<int> order(n_experts);
+                    std::iota(order.begin(), order.end(), 0);
+                    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row[a] > row[b]; });
+                    double total = 0;
+                    for (std::int64_t i = 0; i < (top_first || normalize ? n_used : n_experts); ++i) total += std::exp(static_cast<double>(row[order[static_cast<std::size_t>(i)]]));
+                    for (std::int64_t i = 0; i < n_experts; ++i) {
+                        const int expert = order[static_cast<std::size_t>(i)];
+                        ASSERT_NEAR(got[static_cast<std::size_t>(t * n_experts + expert)], i < n_used ? std::exp(static_cast<double>(row[expert])) / total : 0, 1e-6);
+                    }
+                }
+            });
+}
+
+TEST(CudaRows, causal_convolution) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t n_columns = 300, n_taps = 4, n_ring = n_taps - 1, length = 11;
+    const auto all = normal_values(2 * length * n_columns, 6), taps = normal_values(n_taps * n_columns, 7), bias = normal_values(n_columns, 8);
+    const DeviceArray<float> device_taps(taps), device_bias(bias);
+    in_every_mode([&](const Launch& launch) {
+        DeviceArray<float> rings(2 * n_ring * n_columns);
+        std::int64_t done = 0;
+        for (const std::int64_t run : {1, 2, 5, 3}) {  // tokens of each sequence in a run
+            std::vector<float> x;
+            std::vector<std::int32_t> positions, sequences;
+            for (std::int32_t s = 0; s < 2; ++s)
+                for (std::int64_t p = done; p < done + run; ++p) {
+                    x.insert(x.end(), all.begin() + (s * length + p) * n_columns, all.begin() + (s * length + p + 1) * n_columns);
+                    positions.push_back(static_cast<std::int32_t>(p)), sequences.push_back(s);
+                }
+            const DeviceArray<float> device_x(x);
+            const DeviceArray<std::int32_t> device_positions(positions), device_sequences(sequences);
+            DeviceArray<float> y(2 * run * n_columns);
+            ConvLaunchArgs args;
+            args.x = device_x.data(), args.taps = device_taps.data(), args.bias = device_bias.data(), args.rings = rings.data(), args.tokens = {2 * run, device_positions.data(), device_sequences.data()};
+            args.n_taps = n_taps, args.n_columns = n_columns, args.y = y.data();
+            ASSERT_EQ(launch_causal_conv(args, launch), 0);
+            const auto got = y.values();
+            for (std::size_t t = 0; t < positions.size(); ++t)
+                for (std::int64_t c = 0; c < n_columns; ++c) {
+                    double wanted = bias[static_cast<std::size_t>(c)];
+                    for (std::int64_t tap = 0; tap < n_taps; ++tap) {
+                        const std::int64_t p = positions[t] - n_ring + tap;
+                        if (p >= 0) wanted += static_cast<double>(taps[static_cast<std::size_t>(tap * n_columns + c)]) * all[static_cast<std::size_t>((sequences[t] * length + p) * n_columns + c)];
+                    }
+                    ASSERT_NEAR(got[t * n_columns + static_cast<std::size_t>(c)], wanted, 1e-5) << "token " << t;
+                }
+            done += run;
+        }
+    });
+}
+
+TEST(CudaSample, takes_the_largest) {
+    SKIFF_NEEDS_DEVICE();
+    for (const std::int64_t n_vocab : {1, 50, 3000, 270000}) {
+        const std::int64_t n_tokens = n_vocab > 3000 ? 1 : 2, stride = n_vocab + 3;
+        auto logits = normal_values(n_tokens * stride, 9);
+        for (float& x : logits) x = std::nearbyint(x * 8) / 8;  // many are equal
+        logits[0] = NAN;
+        const DeviceArray<float> device(logits);
+        in_every_mode([&](const Launch& launch) {
+            const DeviceMemory scratch(sample_scratch_bytes(n_tokens));
+            DeviceArray<std::int32_t> ids(n_tokens), positions(std::vector<std::int32_t>{4, 9}), history(n_tokens * 12), top_ids(n_tokens * 64);
+            DeviceArray<float> top_values(n_tokens * 64);
+            SampleArgs args;
+            args.logits = device.data(), args.stride = stride, args.n_vocab = n_vocab, args.n_tokens = n_tokens, args.ids = ids.data(), args.positions = positions.data(), args.history = history.data(), args.history_stride = 12;
+            args.feed = SampleArgs::Feed::advance, args.scratch = reinterpret_cast<float*>(scratch.data());
+            ASSERT_EQ(launch_sample(args, launch), 0);
+            const auto got = ids.values(), fed = positions.values(), past = history.values();
+            args.feed = SampleArgs::Feed::keep, args.top_k = n_vocab > 3000 ? 1 : 64, args.top_values = top_values.data(), args.top_ids = top_ids.data();
+            ASSERT_EQ(launch_sample(args, launch), 0);
+            const auto tops = top_ids.values();
+            const std::vector<std::int32_t> began = {4, 9};
+            for (std::int64_t t = 0; t < n_tokens; ++t) {
+                std::vector<std::int32_t> order;
+                for (std::int32_t i = 0; i < n_vocab; ++i)
+                    if (!std::isnan(logits[static_cast<std::size_t>(t * stride + i)])) order.push_back(i);
+                std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return logits[static_cast<std::size_t>(t * stride + a)] > logits[static_cast<std::size_t>(t * stride + b)]; });
+                const auto ts = static_cast<std::size_t>(t);
+                ASSERT_EQ(got[ts], order.empty() ? 0 : order[0]);
+                ASSERT_EQ(fed[ts], began[ts] + 1);
+                ASSERT_EQ(past[ts * 12 + static_cast<std::size_t>(began[ts]) + 1], got[ts]);
+                for (std::size_t i = 0; i < 64; ++i) ASSERT_EQ(tops[ts * 64 + i], i < order.size() && i < static_cast<std::size_t>(args.top_k) ? order[i] : -1) << "token " << t << " rank " << i << " of " << n_vocab;
+            }
+        });
+    }
+}
+
+TEST(CudaSample, follows_the_distribution) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t n_vocab = 40;
+    std::vector<float> logits(n_vocab, -5.0f);
+    logits[7] = 2, logits[30] = 1, logits[3] = 0;
+    const DeviceArray<float> device(logits);
+    const DeviceMemory scratch(sample_scratch_bytes(1));
+    DeviceArray<std::int32_t> ids(1), positions(1);
+    std::vector<int> counts(n_vocab);
+    constexpr int draws = 150;
+    SampleArgs args;
+    args.logits = device.data(), args.stride = n_vocab, args.n_vocab = n_vocab, args.n_tokens = 1, args.ids = ids.data(), args.positions = positions.data(), args.scratch = reinterpret_cast<float*>(scratch.data());
+    args.temperature = 1, args.top_k = 3, args.seed = 12, args.feed = SampleArgs::Feed::advance;
+    for (int i = 0; i < draws; ++i) {
+        ASSERT_EQ(launch_sample(args, test_launch()), 0);
+        ++counts[static_cast<std::size_t>(ids.values()[0])];
+    }
+    const double total = std::exp(2.0) + std::exp(1.0) + 1;
+    for (const std::size_t id : {7, 30, 3}) EXPECT_NEAR(counts[id] / static_cast<double>(draws), std::exp(static_cast<double>(logits[id])) / total, 0.1);
+    EXPECT_EQ(counts[7] + counts[30] + counts[3], draws);
+    args.top_p = 0.5f;  // the first alone has two thirds
+    ASSERT_EQ(launch_sample(args, test_launch()), 0);
+    EXPECT_EQ(ids.values()[0], 7);
+    args.top_p = 1, args.min_p = 0.9f;
+    ASSERT_EQ(launch_sample(args, test_launch()), 0);
+    EXPECT_EQ(ids.values()[0], 7);
+}
+
+}  // namespace
+}  // namespace skiff::cuda
