@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# gates.sh CUOBJDUMP LIBRARY: what can be said of the CUDA kernels' machine code without a GPU. For each kernel and architecture: nothing spilled, registers and static shared
+# memory within what the launch needs; and the instructions that its speed rests on are there (16-byte asynchronous copies past the L1, tensor-core products, matrix loads).
+set -euo pipefail
+cuobjdump=${1:?} library=${2:?}
+work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+"$cuobjdump" --dump-resource-usage "$library" > "$work/usage" 2>/dev/null
+"$cuobjdump" -sass "$library" 2>/dev/null | awk '/Function : /{print} /LDGSTS|HMMA|LDSM|LDG\.E\.128|LDG\.E\.ENL2\.256/{print}' > "$work/sass"
+awk '
+# kernel (a part of its mangled name), most registers, most static shared bytes
+function limit(name, registers, shared_bytes) { ++n; of[n] = name; most_registers[n] = registers; most_shared[n] = shared_bytes }
+BEGIN {
+    limit("gemv_kernel", 128, 0)               # 256 threads: two blocks an SM and more
+    limit("gemm_kernel", 255, 2048)
+    limit("decode_attention_kernel", 255, 256)
+    limit("prefill_attention_kernel", 255, 0)
+    limit("gather_kernel", 128, 20480)
+    limit("rope_write_kernel", 128, 4096)
+    limit("sample_kernel", 128, 2048)
+    limit("", 128, 4096)                       # all others
+}
+FILENAME ~ /usage$/ && /^ *Function / { kernel = $2; sub(/:$/, "", kernel); next }
+FILENAME ~ /usage$/ && /REG:/ {
+    split("", value)
+    for (i = 1; i <= NF; ++i) { split($i, pair, ":"); value[pair[1]] = pair[2] }
+    for (i = 1; i <= n && index(kernel, of[i]) == 0; ++i) ;
+    ++n_kernels; ++seen[of[i]]
+    # A block that is launched with shared memory has 1024 bytes of the system on sm_90.
+    if (value["STACK"] + value["LOCAL"] > 0) complain(kernel ": " value["STACK"] + value["LOCAL"] " bytes of stack or spilled")
+    if (value["REG"] + 0 > most_registers[i]) complain(kernel ": " value["REG"] " registers, at most " most_registers[i])
+    if (value["SHARED"] + 0 > most_shared[i] + 1024) complain(kernel ": " value["SHARED"] " bytes of shared memory, at most " most_shared[i])
+    next
+}
+function complain(text) { print text; ++problems }
+FILENAME ~ /sass$/ && /Function : / { kernel = $NF; functions[kernel] = 1; next }
+FILENAME ~ /sass$/ && /LDGSTS/ && /128/ { copies[kernel]++; next }
+FILENAME ~ /sass$/ && /HMMA\.16816\.F32\.BF16/ { products[kernel]++; next }
+FILENAME ~ /sass$/ && /LDSM/ { matrices[kernel]++; next }
+FILENAME ~ /sass$/ && /LDG\.E\.128/ { loads[kernel]++; next }
+END {
+    for (kernel in functions) {
+        matrix = index(kernel, "gemv_kernel") || index(kernel, "gemm_kernel")
+        attention = index(kernel, "attention_kernel")
+        if ((matrix || attention) && !products[kernel]) complain(kernel ": no tensor-core products")
+        if (attention && !matrices[kernel]) complain(kernel ": no ldmatrix")
+        if (matrix && !copies[kernel]) complain(kernel ": weights are not copied 16 bytes at a time")
+        if (attention && !copies[kernel] && !loads[kernel]) complain(kernel ": the state is not read 16 bytes at a time")
+        if (index(kernel, "gather_kernel") && !loads[kernel]) complain(kernel ": weights are not read 16 bytes at a time")
+    }
+    for (i = 1; i < n; ++i) if (!seen[of[i]]) complain("no kernel is called " of[i])
+    if (problems) { printf "gates: %d problem(s) in %d kernels\n", problems, n_kernels; exit 1 }
+    printf "gates: %d kernels in order\n", n_kernels
+}' "$work/usage" "$work/sass"
