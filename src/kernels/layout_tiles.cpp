@@ -90,18 +90,28 @@ const FieldMap& field_map(int bits) {
 
 }  // namespace
 
+// Four codes of a row lie in four bytes of a vector, and those of vectors that share these bytes are bit fields of them: so words of four bytes are put together, and no
+// other row has bits in them.
 void place_tile_codes(const std::uint8_t* codes, const TileFormat& format, std::int64_t lane, std::uint8_t* blocks) {
-    const FieldMap& map = field_map(format.bits);
-    for (std::int64_t block = 0; block < format.n_blocks; ++block, codes += tile_block, blocks += format.block_bytes)
-        for (std::int64_t c = 0; c < tile_block; ++c) {
-            const auto& fields = map.fields[static_cast<std::size_t>(c / 4 * 64 + lane * 4 + c % 4)];
-            int code = codes[c];
-            for (int plane = 0; plane < map.n_planes; ++plane) {
-                const TileField& field = fields[static_cast<std::size_t>(plane)];
-                blocks[field.byte] = static_cast<std::uint8_t>(blocks[field.byte] | (code & ((1 << field.bits) - 1)) << field.shift);
-                code >>= field.bits;
+    struct Plane {
+        int bits, from;  // of the code
+    };
+    const int first = format.bits == 3 ? 2 : format.bits == 5 || format.bits == 6 ? 4 : format.bits;
+    const Plane planes[] = {{first, 0}, {format.bits - first, first}};
+    for (std::int64_t block = 0; block < format.n_blocks; ++block, codes += tile_block, blocks += format.block_bytes) {
+        std::uint32_t words[8];
+        std::memcpy(words, codes, sizeof words);
+        std::uint8_t* target = blocks + lane * 4;
+        for (const Plane& plane : planes) {
+            if (plane.bits == 0) break;
+            const std::uint32_t mask = 0x01010101u * ((1u << plane.bits) - 1);
+            for (int k = 0; k < plane.bits; ++k, target += tile_vector_bytes) {
+                std::uint32_t fields = 0;
+                for (int v = k, shift = 0; v < 8; v += plane.bits, shift += plane.bits) fields |= (words[v] >> plane.from & mask) << shift;
+                std::memcpy(target, &fields, sizeof fields);
             }
         }
+    }
 }
 
 namespace {
