@@ -13,7 +13,7 @@ help:
 	@echo "make run     build skiff, then compress, prove and run the small model in models/pocket (a few minutes)"
 	@echo "make test    build everything and run every test"
 	@echo "make bench   measure prefill and decode speed on the small model and on a shape of 0.1 billion parameters"
-	@echo "make dist    a source archive and a program archive with checksums in out/"
+	@echo "make dist    a source archive and an archive that runs on other Linux machines, with checksums, in out/"
 	@echo "make arm64   the program for arm64 Linux, built here: one static file, $(BUILD)/arm64/skiff-arm64"
 	@echo "make fuzz    fuzz the parsers; FUZZ_SECONDS=600 for ten minutes in all"
 	@echo "make build   only the program: $(BUILD)/bin/skiff"
@@ -32,8 +32,9 @@ run: build
 bench: build
 	bash tools/bench.sh $(BUILD)/bin/skiff
 
-dist: build
-	bash tools/dist.sh $(BUILD)/bin/skiff
+dist:
+	@bash tools/setup.sh run
+	JOBS=$(JOBS) bash tools/dist.sh $(BUILD)
 
 arm64:
 	@bash tools/setup.sh arm64

@@ -54,4 +54,5 @@ if [ -f "$pocket/config.json" ]; then
     "$SKIFF" eval "$pocket" --device cuda --max-windows 1 --window 48 --json >"$work/eval.json" 2>"$work/err" || { cat "$work/err"; fail "eval --device cuda"; }
     grep -q 'fake fake device' "$work/eval.json" || fail "eval does not name the device"
 fi
+[ ! -x "$SKIFF_BUILD_DIR/bin/cuda_sweep" ] || "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small >"$work/sweep" || fail "cuda_sweep on the fake device"
 echo "run, bench, eval and doctor with a device"

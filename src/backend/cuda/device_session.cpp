@@ -92,6 +92,7 @@ private:
     };
 
     Status make_state();
+    bool library_takes_all() const;
     Status check(std::span<const BatchItem> items) const;
     Status feed(std::span<const BatchItem> items, const LogitsSink& sink);
     Status run(Chunk& chunk);
@@ -132,6 +133,7 @@ private:
     std::byte* inputs_ = nullptr;         // on the device: of one run
     float* hidden_ = nullptr;             // on the device: (max_batch, input_width)
     std::int32_t* arrivals_ = nullptr;
+    std::int64_t n_arrivals_ = 0;
     std::byte* workspace_ = nullptr;      // of cuBLASLt
     std::byte* ring_backup_ = nullptr;
     std::vector<Slot> slots_;
@@ -183,6 +185,10 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     model.pool = &pool_;
     model.progress = options_.progress;
     SKIFF_TRY(model_, build_device_model(spec, weights, *device_, model));
+    if (options_.matmul == Matmul::cublaslt && !library_takes_all()) {
+        options_.matmul = Matmul::own;
+        model_.remarks.push_back("the matrices of this model have no form that cuBLASLt takes; the own kernels multiply them");
+    }
     plan_.spec = spec;
     plan_.states = model_.states;
     plan_.max_positions = model_.max_positions;
@@ -206,8 +212,9 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     }
     std::int64_t most_heads = 1;
     for (const StateNeed& need : model_.states) most_heads = std::max(most_heads, need.n_kv_heads);
-    const auto arrival_bytes = static_cast<std::size_t>(session.max_batch * most_heads) * sizeof(std::int32_t);
-    SKIFF_TRY(std::byte * arrivals, device_->allocate(arrival_bytes, "counters of attention"));
+    n_arrivals_ = std::max<std::int64_t>(session.max_batch * most_heads, 65536);
+    const auto arrival_bytes = static_cast<std::size_t>(n_arrivals_) * sizeof(std::int32_t);
+    SKIFF_TRY(std::byte * arrivals, device_->allocate(arrival_bytes, "counters"));
     arrivals_ = reinterpret_cast<std::int32_t*>(arrivals);
     SKIFF_CHECK(device_->check(table.fill(arrivals_, 0, arrival_bytes, device_->stream()), "clearing counters"));
     // The largest runs of both kinds, so that the scratch memory is placed once.
@@ -220,6 +227,19 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     }
     SKIFF_CHECK(scratch_->place(*device_));
     return device_->wait();
+}
+
+// Rows in whole 16 bytes, and no factor behind a bias.
+bool CudaSession::library_takes_all() const {
+    for (const DeviceOp& op : model_.ops) {
+        if (std::holds_alternative<SelectDevice>(op.detail)) return true;  // the head is never its
+        const auto* linear = std::get_if<LinearDevice>(&op.detail);
+        if (linear == nullptr) continue;
+        for (const MatrixDevice& matrix : linear->matrices)
+            if (matrix.weight.n_columns % 8 != 0 || matrix.weight.n_rows % 4 != 0 || matrix.offset % 4 != 0 || (linear->factor != 1 && matrix.bias != nullptr)) return false;
+        if (linear->out >= 0 && model_.values[static_cast<std::size_t>(linear->out)].width % 4 != 0) return false;
+    }
+    return true;
 }
 
 Status CudaSession::make_state() {
@@ -246,6 +266,8 @@ Status CudaSession::make_state() {
             ring_bytes += size;
         } else {
             SKIFF_TRY(place.view.form, state_form(schemes[s], options_.state_fp8, plan_.remarks));
+            if (!table.attention_takes(need.head_dim, place.view.form))
+                return unsupported("operator " + need.name + ": heads of " + std::to_string(need.head_dim) + " have no CUDA row for this --state; use bf16, or --device cpu");
             pool.page_bytes = table.state_page_bytes(place.view.form, need.n_kv_heads, need.head_dim);
             const std::int64_t factors[] = {pages_->n_pages(), static_cast<std::int64_t>(pool.page_bytes)};
             const auto size = checked_product(factors);
@@ -297,6 +319,7 @@ EmitOptions CudaSession::emit_options() const {
     options.matmul = options_.matmul;
     options.fuse = options_.fuse == DeviceModelOptions::Fuse::on ? EmitOptions::Fuse::on : EmitOptions::Fuse::off;
     options.arrivals = arrivals_;
+    options.n_arrivals = n_arrivals_;
     options.matmul_workspace = workspace_;
     options.matmul_workspace_bytes = workspace_ != nullptr ? workspace_bytes : 0;
     return options;

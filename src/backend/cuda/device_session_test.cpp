@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "backend/cuda/driver.h"
 #include "backend/cuda/library.h"
 #include "base/rng.h"
 #include "model/arch/arch.h"
@@ -16,7 +17,8 @@
 namespace skiff::cuda {
 namespace {
 
-const std::string models_dir = std::string(SKIFF_TEST_DATA_DIR) + "/models";
+// The environment's, where the tests were taken to another machine.
+const std::string models_dir = std::string(std::getenv("SKIFF_TEST_DATA_DIR") != nullptr ? std::getenv("SKIFF_TEST_DATA_DIR") : SKIFF_TEST_DATA_DIR) + "/models";
 
 const Table& fake() {
     static const auto opened = open_plug_in(SKIFF_FAKE_CUDA);
@@ -146,6 +148,41 @@ TEST_P(DeviceModels, SequencesTogetherEqualThoseAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, DeviceModels, testing::ValuesIn(model_names()), [](const auto& instance) { return instance.param; });
+
+#if defined(SKIFF_EMULATED_CUDA)
+// The GPU's own kernels, run thread by thread: matrices of bf16 parts, keys and values of bf16. So the bound is wider than the fake device's.
+TEST_P(DeviceModels, TheKernelsThemselvesComeNear) {
+    static const auto emulated = open_plug_in(SKIFF_EMULATED_CUDA);
+    ASSERT_TRUE(emulated.ok()) << emulated.error().to_string();
+    tokens.resize(21);
+    const auto options = small_options(static_cast<std::int64_t>(tokens.size()));
+    const auto expected = all_logits(*reference_session(checkpoint.spec, *checkpoint.weights, options.session), tokens, tokens.size());
+    for (const std::size_t chunk : {std::size_t{21}, std::size_t{5}}) {
+        auto session = DeviceSession::create(*emulated->table, checkpoint.spec, *checkpoint.weights, options);
+        if (!session.ok() && session.error().code == ErrorCode::unsupported) GTEST_SKIP() << session.error().to_string();
+        ASSERT_TRUE(session.ok()) << session.error().to_string();
+        EXPECT_LE(distance(all_logits(**session, tokens, chunk), expected), 0.03) << GetParam() << ", " << chunk << " tokens at a time";
+    }
+}
+#endif
+
+// On the machine's own GPU, by the plug-in beside the program or in SKIFF_CUDA_LIBRARY.
+TEST_P(DeviceModels, ThisGpuComesNear) {
+    const CudaDriver driver = probe_cuda_driver();
+    if (!driver.problem.empty()) GTEST_SKIP() << driver.problem;
+    const auto plug_in = open_plug_in();
+    if (!plug_in.ok()) GTEST_SKIP() << plug_in.error().to_string();
+    auto options = small_options(static_cast<std::int64_t>(tokens.size()));
+    const auto expected = all_logits(*reference_session(checkpoint.spec, *checkpoint.weights, options.session), tokens, tokens.size());
+    for (const auto fuse : {DeviceModelOptions::Fuse::on, DeviceModelOptions::Fuse::off})
+        for (const std::size_t chunk : {tokens.size(), std::size_t{1}, std::size_t{7}}) {
+            options.fuse = fuse;
+            auto session = DeviceSession::create(*plug_in->table, checkpoint.spec, *checkpoint.weights, options);
+            if (!session.ok() && session.error().code == ErrorCode::unsupported) GTEST_SKIP() << session.error().to_string();
+            ASSERT_TRUE(session.ok()) << session.error().to_string();
+            EXPECT_LE(distance(all_logits(**session, tokens, chunk), expected), 0.03) << GetParam() << ", " << chunk << " tokens at a time";
+        }
+}
 
 // ---- one small model for the rest
 

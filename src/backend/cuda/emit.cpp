@@ -87,7 +87,7 @@ private:
     }
 
     OperandForm form() const { return operand_form(rows_, !library()); }
-    bool library() const { return options_.matmul == Matmul::cublaslt && rows_ >= matmul_min_tokens; }
+    bool library() const { return options_.matmul == Matmul::cublaslt && rows_ >= matmul_min_tokens && !in_head_; }  // few rows go through the head
     Operand make_operand(int v) {
         Live& live = live_[static_cast<std::size_t>(v)];
         live.operand = scratch_.take_operand(form(), value(v).width);
@@ -238,8 +238,18 @@ private:
             args.softcap = linear.softcap;
             args.factor = linear.factor;
             args.next = next;
-            if (rows_ <= max_gemv_tokens) push("gemv", args);
-            else push("gemm", GemmArgs{args.weight, args.x, args.n_tokens, args.rms, args.bias, args.write, args.activation, args.y, args.y_stride, args.softcap, args.factor, args.next});
+            if (rows_ <= max_gemv_tokens) {
+                push("gemv", args);
+                continue;
+            }
+            GemmArgs many{args.weight, args.x, args.n_tokens, args.rms, args.bias, args.write, args.activation, args.y, args.y_stride, args.softcap, args.factor, args.next};
+            const std::size_t partial_bytes = scratch_table().gemm_partial_bytes(args.weight, rows_, *options_.launch);
+            if (partial_bytes > 0 && scratch_table().gemm_arrivals(args.weight, rows_) <= options_.n_arrivals) {
+                many.partials = static_cast<float*>(scratch_.take(partial_bytes));
+                many.arrivals = options_.arrivals;
+            }
+            push("gemm", many);
+            scratch_.give(many.partials);
         }
         done_operand(linear.x);
     }
@@ -372,6 +382,7 @@ private:
 
     // From here on only the rows whose logits are wanted.
     void add(const SelectDevice& select) {
+        in_head_ = true;
         if (shape_.selection == RunShape::Selection::all) {
             Live &out = live_[static_cast<std::size_t>(select.out)], &in = live_[static_cast<std::size_t>(select.x)];
             out.floats = in.floats;
@@ -429,7 +440,7 @@ private:
     TokenView tokens_;
     const std::string* name_ = nullptr;
     std::int64_t rows_;
-    bool looked_for_select_ = false;
+    bool looked_for_select_ = false, in_head_ = false;
     int select_in_ = -1, select_out_ = -1;
 };
 

@@ -43,7 +43,8 @@ struct EmitOptions {
     std::int64_t capacity = 0;
     Matmul matmul = Matmul::own;
     enum class Fuse : std::uint8_t { on, off } fuse = Fuse::on;  // the norm's product in the kernel in front
-    std::int32_t* arrivals = nullptr;     // of attention: zeros
+    std::int32_t* arrivals = nullptr;     // (n_arrivals) zeros: who is last among the blocks that share a result
+    std::int64_t n_arrivals = 0;
     void* matmul_workspace = nullptr;
     std::size_t matmul_workspace_bytes = 0;
 };

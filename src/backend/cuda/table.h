@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/product_rows.h"
 
 namespace skiff::cuda {
 
@@ -32,15 +33,6 @@ struct MatmulArgs {
     enum class Write : std::uint8_t { replace, add } write = Write::replace;
     void* workspace = nullptr;
     std::size_t workspace_bytes = 0;
-};
-
-// y[t, j] = activation(row of gate) * (row of up), from a product in the order of Interleave::gate_up; bias is in that order too.
-struct PairsArgs {
-    const float* x = nullptr;     // (n_tokens, ceil(n_pairs / 8) * 16) f32: eight of gate, eight of up, and so on
-    const float* bias = nullptr;  // (ceil(n_pairs / 8) * 16) or null
-    std::int64_t n_tokens = 0, n_pairs = 0;
-    Activation activation = Activation::silu;
-    Operand operand;              // (n_tokens, n_pairs)
 };
 
 using Stream = void*;
@@ -86,6 +78,8 @@ struct Table {
     // ---- sizes
     std::size_t (*operand_bytes)(OperandForm form, std::int64_t n_tokens, std::int64_t n_columns);
     std::size_t (*state_page_bytes)(StateForm form, std::int64_t n_kv_heads, std::int64_t head_dim);
+    std::size_t (*gemm_partial_bytes)(const GpuWeight& weight, std::int64_t n_tokens, const Launch& launch);
+    std::int64_t (*gemm_arrivals)(const GpuWeight& weight, std::int64_t n_tokens);
     std::int64_t (*decode_attention_splits)(std::int64_t capacity, std::int64_t n_kv_heads, const Launch& launch);
     std::int64_t (*decode_partial_floats)(std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim, std::int64_t n_splits);
     bool (*attention_takes)(std::int64_t head_dim, StateForm form);  // of few tokens

@@ -17,6 +17,7 @@
 
 #include "backend/cuda/table.h"
 #include "kernels/cuda/pack.h"
+#include "kernels/cuda/state_format.h"
 #include "kernels/ref/ref.h"
 
 namespace skiff::cuda {
@@ -241,6 +242,36 @@ int destroy_graph(Graph graph) {
     return good;
 }
 
+#if defined(SKIFF_EMULATED_GPU)
+
+// The launches themselves, when their turn in the stream comes.
+template <auto function, class Args>
+int later(const Args& args, const Launch& launch) {
+    return put(launch.stream, [args, launch]() -> int { return function(args, launch); });
+}
+int select_later(const float* x, const std::int32_t* index, float* y, std::int64_t n_rows, std::int64_t n_columns, const Launch& launch) {
+    return put(launch.stream, [=]() -> int { return launch_select_rows(x, index, y, n_rows, n_columns, launch); });
+}
+int read_later(const void* data, std::size_t size_bytes, float* sink, const Launch& launch) {
+    return put(launch.stream, [=]() -> int { return launch_read_all(data, size_bytes, sink, launch); });
+}
+bool takes(std::int64_t head_dim, StateForm form) { return state_takes(form, head_dim); }
+int no_library(const char*) { return bad_value; }
+int no_product(const MatmulArgs&, const Launch&) { return bad_value; }
+
+constexpr Table table = {
+    table_version, table_layout(), "emulated",
+    n_devices, describe, select_device, memory_of_device, allocate, release, allocate_pinned, release_pinned, copy_in, copy_out, copy_within, fill, error_text,
+    make_stream, destroy_stream, wait_stream, make_event, destroy_event, record, wait_event, stream_waits, elapsed_ms, begin_capture, end_capture, launch_graph, destroy_graph,
+    operand_bytes, state_page_bytes, gemm_partial_bytes, gemm_arrivals, decode_attention_splits, decode_partial_floats, takes, prefill_attention_takes, sample_scratch_bytes,
+    later<launch_gemv, GemvArgs>, later<launch_gemm, GemmArgs>, later<launch_dequantize, DequantizeArgs>, later<launch_embed, EmbedArgs>, later<launch_norm, NormLaunchArgs>,
+    later<launch_rope_write, RopeWriteArgs>, later<launch_decode_attention, DecodeAttentionArgs>, later<launch_prefill_attention, PrefillAttentionArgs>, later<launch_elements, ElementLaunchArgs>,
+    select_later, later<launch_route, RouteLaunchArgs>, later<launch_causal_conv, ConvLaunchArgs>, later<launch_sample, SampleArgs>, later<launch_pairs, PairsArgs>, read_later,
+    no_library, no_product,
+};
+
+#else
+
 // ---- operands and matrices
 
 std::size_t fake_operand_bytes(OperandForm, std::int64_t n_tokens, std::int64_t n_columns) { return static_cast<std::size_t>(n_tokens * n_columns) * sizeof(float); }
@@ -317,7 +348,20 @@ int multiply(const Args& args, const Launch& launch) {
     });
 }
 int gemv(const GemvArgs& args, const Launch& launch) { return args.n_tokens > max_gemv_tokens ? static_cast<int>(bad_value) : multiply(args, launch); }
-int gemm(const GemmArgs& args, const Launch& launch) { return multiply(args, launch); }
+int gemm(const GemmArgs& args, const Launch& launch) {
+    if (args.partials != nullptr) {
+        if (!here(args.partials, static_cast<std::size_t>(args.weight.n_rows * args.n_tokens * 8)) || !floats(args.arrivals, args.weight.n_tiles)) return bad_value;
+        if (const int error = put(launch.stream, [args]() -> int {
+                for (std::int64_t i = 0; i < args.weight.n_tiles; ++i)
+                    if (args.arrivals[i] != 0) return bad_value;
+                std::memset(args.partials, 0xff, static_cast<std::size_t>(args.weight.n_rows * args.n_tokens * 8));  // nothing else may lie there
+                return good;
+            });
+            error != good)
+            return error;
+    }
+    return multiply(args, launch);
+}
 
 int dequantize(const DequantizeArgs& args, const Launch& launch) {
     if (!here(args.target, static_cast<std::size_t>((args.n_rows - 1) * args.target_stride + args.weight.n_columns) * 2)) return bad_value;
@@ -686,6 +730,8 @@ int sample(const SampleArgs& args, const Launch& launch) {
     });
 }
 
+std::size_t fake_gemm_bytes(const GpuWeight& weight, std::int64_t n_tokens, const Launch&) { return n_tokens < 32 ? static_cast<std::size_t>(weight.n_rows * n_tokens * 8) : 0; }
+std::int64_t fake_gemm_arrivals(const GpuWeight& weight, std::int64_t) { return weight.n_tiles; }
 std::int64_t fake_splits(std::int64_t capacity, std::int64_t, const Launch&) { return std::max<std::int64_t>(1, capacity / 256); }
 bool fake_attention_takes(std::int64_t, StateForm) { return true; }
 bool fake_prefill_takes(std::int64_t head_dim, StateForm form) { return head_dim % 16 == 0 && form == StateForm::bf16; }  // so that both ways are tested
@@ -695,10 +741,13 @@ constexpr Table table = {
     table_version, table_layout(), "fake",
     n_devices, describe, select_device, memory_of_device, allocate, release, allocate_pinned, release_pinned, copy_in, copy_out, copy_within, fill, error_text,
     make_stream, destroy_stream, wait_stream, make_event, destroy_event, record, wait_event, stream_waits, elapsed_ms, begin_capture, end_capture, launch_graph, destroy_graph,
-    fake_operand_bytes, fake_page_bytes, fake_splits, fake_partial_floats, fake_attention_takes, fake_prefill_takes, fake_sample_bytes,
+    fake_operand_bytes, fake_page_bytes, fake_gemm_bytes, fake_gemm_arrivals, fake_splits, fake_partial_floats, fake_attention_takes, fake_prefill_takes, fake_sample_bytes,
     gemv, gemm, dequantize, embed, norm, rope_write, decode_attention, prefill_attention, elements, select_rows, route, causal_conv, sample, pairs, read_all,
     open_cublaslt, matmul,
 };
+
+#endif
+
 
 }  // namespace
 }  // namespace skiff::cuda

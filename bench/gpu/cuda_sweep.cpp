@@ -1,0 +1,263 @@
+// cuda_sweep [--small] [PART...]: kernels by themselves, one JSON line each, on stdout. Parts: limits, gemv, gemm, attention, prefill; none: all.
+// Figures are medians of runs between two events; a matrix is one of several that take turns, so that the L2 cache cannot hold it.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <set>
+#include <string>
+
+#include "backend/cuda/device.h"
+#include "backend/cuda/driver.h"
+#include "backend/cuda/library.h"
+#include "base/cpu_features.h"
+#include "base/json.h"
+#include "base/rng.h"
+#include "kernels/cuda/pack.h"
+
+namespace skiff::cuda {
+namespace {
+
+struct Sweep {
+    Device& device;
+    ThreadPool& pool;
+    bool small;
+    double read_gbps = 0;
+
+    void say(const Json& line) const {
+        std::printf("%s\n", line.dump().c_str());
+        std::fflush(stdout);
+    }
+
+    // Seconds of one call, the median; call(i) is the i-th.
+    Result<double> time(const std::function<int(int)>& call, const std::string& what) const {
+        const Table& table = device.table();
+        Event begin = nullptr, end = nullptr;
+        SKIFF_CHECK(device.check(table.make_event(&begin), "making an event"));
+        SKIFF_CHECK(device.check(table.make_event(&end), "making an event"));
+        std::vector<double> seconds;
+        const int n_runs = small ? 2 : 15, n_calls = small ? 1 : 10;
+        for (int run = -2; run < n_runs; ++run) {
+            SKIFF_CHECK(device.check(table.record(begin, device.stream()), what));
+            for (int i = 0; i < n_calls; ++i) SKIFF_CHECK(device.check(call(i), what));
+            SKIFF_CHECK(device.check(table.record(end, device.stream()), what));
+            SKIFF_CHECK(device.check(table.wait_event(end), what));
+            float ms = 0;
+            SKIFF_CHECK(device.check(table.elapsed_ms(begin, end, &ms), what));
+            if (run >= 0) seconds.push_back(ms * 1e-3 / n_calls);
+        }
+        table.destroy_event(begin);
+        table.destroy_event(end);
+        std::sort(seconds.begin(), seconds.end());
+        return seconds[seconds.size() / 2];
+    }
+
+    Result<float*> floats(std::int64_t n, const std::string& what) const {
+        Rng rng(7);
+        std::vector<float> values(static_cast<std::size_t>(n));
+        for (float& value : values) value = rng.normal();
+        SKIFF_TRY(const float* address, device.upload_new(values, what));
+        return const_cast<float*>(address);
+    }
+    Result<std::byte*> zeros(std::size_t size_bytes, const std::string& what) const {
+        SKIFF_TRY(std::byte * address, device.allocate(size_bytes, what));
+        SKIFF_CHECK(device.check(device.table().fill(address, 0, size_bytes, device.stream()), what));
+        return address;
+    }
+
+    Status limits() {
+        const Table& table = device.table();
+        const std::size_t size = small ? std::size_t{1} << 20 : std::size_t{1} << 30;
+        SKIFF_TRY(std::byte * from, zeros(size, "a buffer"));
+        SKIFF_TRY(std::byte * to, zeros(size, "a buffer"));
+        SKIFF_TRY(std::byte * sink, zeros(256, "a number"));
+        SKIFF_TRY(const double read, time([&](int) { return table.read_all(from, size, reinterpret_cast<float*>(sink), device.launch()); }, "reading"));
+        SKIFF_TRY(const double copy, time([&](int) { return table.copy_within(to, from, size, device.stream()); }, "copying"));
+        read_gbps = static_cast<double>(size) / read * 1e-9;
+        say(Json::object({{"part", "limits"}, {"what", "read"}, {"bytes", size}, {"us", read * 1e6}, {"gbps", read_gbps}}));
+        say(Json::object({{"part", "limits"}, {"what", "copy (read and written)"}, {"bytes", size}, {"us", copy * 1e6}, {"gbps", 2 * static_cast<double>(size) / copy * 1e-9}}));
+        device.release(from);
+        device.release(to);
+        return {};
+    }
+
+    // A random matrix in a scheme, several times, together well beyond the L2 cache.
+    Result<std::vector<GpuWeight>> matrices(const std::string& scheme, std::int64_t n_rows, std::int64_t n_columns, std::size_t& size_bytes) {
+        Rng rng(3);
+        std::vector<float> numbers(static_cast<std::size_t>(n_rows * n_columns));
+        for (float& number : numbers) number = static_cast<float>(rng.uniform()) - 0.5f;
+        Weight weight = make_float_weight({n_rows, n_columns}, std::move(numbers));
+        SKIFF_TRY(const Scheme wanted, parse_scheme(scheme));
+        SKIFF_TRY(weight, encode_nearest(weight, wanted, ScaleRule::min_max, {}, &pool));
+        const RowSource source{&weight, RowMap::all(n_rows)};
+        SKIFF_TRY(const auto packed, pack_gpu({&source, 1}, Interleave::none, &pool));
+        size_bytes = packed.size_bytes();
+        const std::size_t n = small ? 1 : std::clamp<std::size_t>(2 * device.facts().l2_bytes / std::max<std::size_t>(1, size_bytes) + 1, 2, 8);
+        std::vector<GpuWeight> copies;
+        for (std::size_t i = 0; i < n; ++i) {
+            SKIFF_TRY(std::byte * address, device.allocate(size_bytes, "a matrix"));
+            SKIFF_CHECK(device.upload(address, packed.blob.data(), size_bytes, &pool));
+            copies.push_back(packed.at(address));
+        }
+        return copies;
+    }
+
+    Status linear(const std::string& part, const std::string& scheme, std::int64_t n_rows, std::int64_t n_columns, const std::vector<std::int64_t>& n_tokens) {
+        const Table& table = device.table();
+        std::size_t size_bytes = 0;
+        SKIFF_TRY(const auto weights, matrices(scheme, n_rows, n_columns, size_bytes));
+        for (const std::int64_t n : n_tokens) {
+            const OperandForm form = operand_form(n, true);
+            SKIFF_TRY(std::byte * x, zeros(table.operand_bytes(form, n, n_columns), "an operand"));
+            SKIFF_TRY(float* numbers, floats(n * n_columns, "an activation"));
+            SKIFF_TRY(std::byte * y, zeros(static_cast<std::size_t>(n * n_rows) * 4, "a product"));
+            ElementLaunchArgs convert;
+            convert.kind = ElementKind::scale;
+            convert.a = numbers;
+            convert.a_stride = convert.n_columns = n_columns;
+            convert.n_tokens = n;
+            convert.operand = {form, x, n_columns};
+            SKIFF_CHECK(device.check(table.elements(convert, device.launch()), "making an operand"));
+            std::byte* partials = nullptr;
+            std::byte* arrivals = nullptr;
+            if (n > max_gemv_tokens) {
+                SKIFF_TRY(partials, zeros(std::max<std::size_t>(256, table.gemm_partial_bytes(weights[0], n, device.launch())), "partial sums"));
+                SKIFF_TRY(arrivals, zeros(static_cast<std::size_t>(table.gemm_arrivals(weights[0], n)) * 4, "counters"));
+            }
+            const auto call = [&](int i) {
+                const GpuWeight& weight = weights[static_cast<std::size_t>(i) % weights.size()];
+                if (n <= max_gemv_tokens) {
+                    GemvArgs args;
+                    args.weight = weight;
+                    args.x = x;
+                    args.n_tokens = n;
+                    args.y = reinterpret_cast<float*>(y);
+                    args.y_stride = n_rows;
+                    return table.gemv(args, device.launch());
+                }
+                GemmArgs args;
+                args.weight = weight;
+                args.x = x;
+                args.n_tokens = n;
+                args.y = reinterpret_cast<float*>(y);
+                args.y_stride = n_rows;
+                if (table.gemm_partial_bytes(weight, n, device.launch()) > 0) {
+                    args.partials = reinterpret_cast<float*>(partials);
+                    args.arrivals = reinterpret_cast<std::int32_t*>(arrivals);
+                }
+                return table.gemm(args, device.launch());
+            };
+            SKIFF_TRY(const double seconds, time(call, part + " " + scheme));
+            const double gbps = static_cast<double>(size_bytes) / seconds * 1e-9, tflops = 2e-12 * static_cast<double>(n_rows * n_columns * n) / seconds;
+            say(Json::object({{"part", part}, {"scheme", scheme}, {"rows", n_rows}, {"columns", n_columns}, {"tokens", n}, {"bytes", size_bytes}, {"us", seconds * 1e6}, {"gbps", gbps},
+                              {"share_of_read", read_gbps > 0 ? Json(gbps / read_gbps) : Json()}, {"tflops", tflops}}));
+            for (std::byte* address : {x, reinterpret_cast<std::byte*>(numbers), y, partials, arrivals}) device.release(address);
+        }
+        for (const GpuWeight& weight : weights) device.release(const_cast<std::byte*>(static_cast<const std::byte*>(weight.codes)));
+        return {};
+    }
+
+    Status attention(StateForm form, const char* form_name, std::int64_t n_heads, std::int64_t n_kv_heads, std::int64_t head_dim, std::int64_t length, std::int64_t n_new) {
+        const Table& table = device.table();
+        if (!table.attention_takes(head_dim, form)) return {};
+        const bool prefill = n_new > max_gemv_tokens;
+        if (prefill && !table.prefill_attention_takes(head_dim, form)) return {};
+        const std::int64_t n_pages = (length + page_positions - 1) / page_positions;
+        const std::size_t page = table.state_page_bytes(form, n_kv_heads, head_dim), pool_bytes = page * static_cast<std::size_t>(n_pages);
+        AttentionCommon common;
+        SKIFF_TRY(std::byte * keys, zeros(pool_bytes, "keys"));
+        SKIFF_TRY(std::byte * values, zeros(pool_bytes, "values"));
+        std::vector<std::int32_t> pages, positions, sequences;
+        for (std::int64_t i = 0; i < n_pages; ++i) pages.push_back(static_cast<std::int32_t>(i));
+        for (std::int64_t t = 0; t < n_new; ++t) positions.push_back(static_cast<std::int32_t>(length - n_new + t)), sequences.push_back(0);
+        SKIFF_TRY(const std::int32_t* page_table, device.upload_new(pages, "pages"));
+        SKIFF_TRY(const std::int32_t* position_row, device.upload_new(positions, "positions"));
+        SKIFF_TRY(const std::int32_t* sequence_row, device.upload_new(sequences, "sequences"));
+        const std::int64_t width = n_heads * head_dim;
+        SKIFF_TRY(float* q, floats(n_new * width, "queries"));
+        SKIFF_TRY(std::byte * y, zeros(static_cast<std::size_t>(n_new * width) * 4, "a result"));
+        common.q = q;
+        common.q_stride = common.y_stride = width;
+        common.n_heads = n_heads;
+        common.state = {form, keys, values, page_table, n_pages, n_kv_heads, head_dim};
+        common.tokens = {n_new, position_row, sequence_row};
+        common.scale = 0.1f;
+        common.y = reinterpret_cast<float*>(y);
+        double seconds = 0;
+        std::int64_t n_splits = 0;
+        std::byte *partials = nullptr, *arrivals = nullptr, *tile_memory = nullptr;
+        if (prefill) {
+            std::vector<PrefillTile> tiles;
+            for (std::int64_t t = 0; t < n_new; t += prefill_tile_tokens)
+                tiles.push_back({static_cast<std::int32_t>(t), static_cast<std::int32_t>(std::min(prefill_tile_tokens, n_new - t)), 0, static_cast<std::int32_t>(length - n_new + t)});
+            SKIFF_TRY(const PrefillTile* on_device, device.upload_new(tiles, "tiles"));
+            tile_memory = reinterpret_cast<std::byte*>(const_cast<PrefillTile*>(on_device));
+            SKIFF_TRY(seconds, time([&](int) { return table.prefill_attention({common, on_device, static_cast<std::int64_t>(tiles.size())}, device.launch()); }, "prefill attention"));
+        } else {
+            n_splits = table.decode_attention_splits(length, n_kv_heads, device.launch());
+            SKIFF_TRY(partials, zeros(static_cast<std::size_t>(table.decode_partial_floats(n_new, n_heads, head_dim, n_splits)) * 4, "partial results"));
+            SKIFF_TRY(arrivals, zeros(static_cast<std::size_t>(n_new * n_kv_heads) * 4, "counters"));
+            DecodeAttentionArgs args{common, n_splits, reinterpret_cast<float*>(partials), reinterpret_cast<std::int32_t*>(arrivals)};
+            SKIFF_TRY(seconds, time([&](int) { return table.decode_attention(args, device.launch()); }, "decode attention"));
+        }
+        const double bytes = 2.0 * static_cast<double>(pool_bytes), gbps = bytes / seconds * 1e-9;
+        const double flops = 4.0 * static_cast<double>(width) * static_cast<double>(n_new) * (static_cast<double>(length) - static_cast<double>(n_new - 1) / 2);
+        say(Json::object({{"part", prefill ? "prefill" : "attention"}, {"state", form_name}, {"heads", n_heads}, {"kv_heads", n_kv_heads}, {"head_dim", head_dim}, {"length", length}, {"tokens", n_new}, {"splits", n_splits},
+                          {"us", seconds * 1e6}, {"gbps", prefill ? Json() : Json(gbps)}, {"share_of_read", !prefill && read_gbps > 0 ? Json(gbps / read_gbps) : Json()}, {"tflops", flops / seconds * 1e-12}}));
+        for (const void* address : {static_cast<const void*>(keys), static_cast<const void*>(values), static_cast<const void*>(page_table), static_cast<const void*>(position_row), static_cast<const void*>(sequence_row),
+                                    static_cast<const void*>(q), static_cast<const void*>(y), static_cast<const void*>(partials), static_cast<const void*>(arrivals), static_cast<const void*>(tile_memory)})
+            device.release(static_cast<std::byte*>(const_cast<void*>(address)));
+        return {};
+    }
+
+    Status run(const std::set<std::string>& parts) {
+        const auto wanted = [&](const char* part) { return parts.empty() || parts.count(part) != 0; };
+        say(Json::object({{"part", "device"}, {"name", device.facts().name}, {"arch", device.facts().arch}, {"multiprocessors", device.facts().n_multiprocessors}, {"memory_bytes", device.facts().memory_bytes},
+                          {"l2_bytes", device.facts().l2_bytes}, {"plug_in", device.table().name}}));
+        SKIFF_CHECK(limits());  // the denominator of all that follows
+        const std::vector<std::string> schemes = small ? std::vector<std::string>{"bf16", "w4g32"} : std::vector<std::string>{"bf16", "e4m3", "w8", "w4g128", "w4g32r", "n4g32r", "w3g32r", "w2g32r", "ternary"};
+        const std::vector<std::pair<std::int64_t, std::int64_t>> shapes =
+            small ? std::vector<std::pair<std::int64_t, std::int64_t>>{{64, 96}} : std::vector<std::pair<std::int64_t, std::int64_t>>{{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}};
+        if (wanted("gemv"))
+            for (const auto& scheme : schemes)
+                for (const auto& [rows, columns] : shapes) SKIFF_CHECK(linear("gemv", scheme, rows, columns, small ? std::vector<std::int64_t>{1, 3} : std::vector<std::int64_t>{1, 2, 4, 8}));
+        if (wanted("gemm"))
+            for (const std::string& scheme : small ? schemes : std::vector<std::string>{"bf16", "w8", "w4g128"})
+                SKIFF_CHECK(linear("gemm", scheme, small ? 64 : 14336, small ? 96 : 4096, small ? std::vector<std::int64_t>{9} : std::vector<std::int64_t>{16, 32, 64, 256, 1024, 2048}));
+        const std::pair<StateForm, const char*> forms[] = {{StateForm::bf16, "bf16"}, {StateForm::fp8, "fp8"}, {StateForm::int8, "int8"}, {StateForm::int4, "int4"}};
+        const std::int64_t heads = small ? 4 : 32, kv_heads = small ? 2 : 8, head_dim = small ? 32 : 128;
+        if (wanted("attention"))
+            for (const auto& [form, name] : forms)
+                for (const std::int64_t length : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{1024, 8192, 32768, 131072})
+                    for (const std::int64_t n : {1, 4}) SKIFF_CHECK(attention(form, name, heads, kv_heads, head_dim, length, n));
+        if (wanted("prefill"))
+            for (const auto& [form, name] : forms)
+                for (const std::int64_t length : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{2048, 8192}) SKIFF_CHECK(attention(form, name, heads, kv_heads, head_dim, length, small ? 20 : 2048));
+        return {};
+    }
+};
+
+Status sweep(int argc, char** argv) {
+    bool small = false;
+    std::set<std::string> parts;
+    for (int i = 1; i < argc; ++i) {
+        const std::string word = argv[i];
+        if (word == "--small") small = true;
+        else if (word == "limits" || word == "gemv" || word == "gemm" || word == "attention" || word == "prefill") parts.insert(word);
+        else return usage_error("cuda_sweep [--small] [limits|gemv|gemm|attention|prefill ...]");
+    }
+    SKIFF_TRY(const auto plug_in, open_plug_in());
+    SKIFF_TRY(const auto device, Device::open(*plug_in.table));
+    ThreadPool pool(default_thread_count());
+    return Sweep{*device, pool, small}.run(parts);
+}
+
+}  // namespace
+}  // namespace skiff::cuda
+
+int main(int argc, char** argv) {
+    const skiff::Status status = skiff::cuda::sweep(argc, argv);
+    if (status.ok()) return 0;
+    std::fprintf(stderr, "cuda_sweep: %s\n", status.error().to_string().c_str());
+    return skiff::exit_code(status.error().code);
+}

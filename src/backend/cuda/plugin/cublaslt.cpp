@@ -1,0 +1,113 @@
+// y = x weight^T by cuBLASLt, which is opened by name: its heuristics are asked once per shape.
+#include "backend/cuda/plugin/runtime.h"
+
+#if __has_include(<cublasLt.h>)
+#include <cublasLt.h>
+#include <dlfcn.h>
+
+#include <map>
+#include <mutex>
+#include <tuple>
+
+namespace skiff::cuda {
+namespace {
+
+struct Library {
+    decltype(&cublasLtCreate) create = nullptr;
+    decltype(&cublasLtMatmul) matmul = nullptr;
+    decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
+    decltype(&cublasLtMatmulDescSetAttribute) desc_set = nullptr;
+    decltype(&cublasLtMatrixLayoutCreate) layout_create = nullptr;
+    decltype(&cublasLtMatmulPreferenceCreate) preference_create = nullptr;
+    decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
+    decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
+    decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
+    cublasLtHandle_t handle = nullptr;
+};
+Library library;
+std::mutex lock;
+
+template <class Fn>
+bool bind(void* opened, const char* symbol, Fn& function) {
+    function = reinterpret_cast<Fn>(dlsym(opened, symbol));
+    return function != nullptr;
+}
+
+// What a product of one shape needs, made once.
+struct Product {
+    cublasLtMatmulDesc_t desc = nullptr;
+    cublasLtMatrixLayout_t weight = nullptr, x = nullptr, y = nullptr;
+    cublasLtMatmulAlgo_t algorithm{};
+};
+using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool>;
+std::map<Key, Product> products;
+
+int failed(cublasStatus_t status) { return status == CUBLAS_STATUS_SUCCESS ? 0 : cublaslt_errors + static_cast<int>(status); }
+
+// In columns: y is (n_rows, n_tokens), weight (n_columns, n_rows) turned, x (n_columns, n_tokens).
+int make_product(const MatmulArgs& args, Product& product) {
+    const cublasOperation_t turned = CUBLAS_OP_T;
+    if (const int error = failed(library.desc_create(&product.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F)); error != 0) return error;
+    if (const int error = failed(library.desc_set(product.desc, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned)); error != 0) return error;
+    if (args.bias != nullptr) {
+        const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+        if (const int error = failed(library.desc_set(product.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue)); error != 0) return error;
+        if (const int error = failed(library.desc_set(product.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &args.bias, sizeof args.bias)); error != 0) return error;
+    }
+    const auto rows = static_cast<std::uint64_t>(args.n_rows), columns = static_cast<std::uint64_t>(args.n_columns), tokens = static_cast<std::uint64_t>(args.n_tokens);
+    if (const int error = failed(library.layout_create(&product.weight, CUDA_R_16BF, columns, rows, args.weight_stride)); error != 0) return error;
+    if (const int error = failed(library.layout_create(&product.x, CUDA_R_16BF, columns, tokens, args.x_stride)); error != 0) return error;
+    if (const int error = failed(library.layout_create(&product.y, CUDA_R_32F, rows, tokens, args.y_stride)); error != 0) return error;
+    cublasLtMatmulPreference_t preference = nullptr;
+    if (const int error = failed(library.preference_create(&preference)); error != 0) return error;
+    library.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &args.workspace_bytes, sizeof args.workspace_bytes);
+    cublasLtMatmulHeuristicResult_t result{};
+    int n_found = 0;
+    const cublasStatus_t status = library.heuristic(library.handle, product.desc, product.weight, product.x, product.y, product.y, preference, 1, &result, &n_found);
+    library.preference_destroy(preference);
+    if (status != CUBLAS_STATUS_SUCCESS) return failed(status);
+    if (n_found == 0) return cublaslt_errors + static_cast<int>(CUBLAS_STATUS_NOT_SUPPORTED);
+    product.algorithm = result.algo;
+    return 0;
+}
+
+}  // namespace
+
+int open_cublaslt(const char* path) {
+    const std::lock_guard held(lock);
+    if (library.handle != nullptr) return 0;
+    void* opened = path == nullptr ? nullptr : dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (opened == nullptr) return cublaslt_not_opened;
+    const bool complete = bind(opened, "cublasLtCreate", library.create) && bind(opened, "cublasLtMatmul", library.matmul) && bind(opened, "cublasLtMatmulDescCreate", library.desc_create) &&
+                          bind(opened, "cublasLtMatmulDescSetAttribute", library.desc_set) && bind(opened, "cublasLtMatrixLayoutCreate", library.layout_create) &&
+                          bind(opened, "cublasLtMatmulPreferenceCreate", library.preference_create) && bind(opened, "cublasLtMatmulPreferenceSetAttribute", library.preference_set) &&
+                          bind(opened, "cublasLtMatmulPreferenceDestroy", library.preference_destroy) && bind(opened, "cublasLtMatmulAlgoGetHeuristic", library.heuristic);
+    return complete ? failed(library.create(&library.handle)) : cublaslt_not_opened;
+}
+
+int multiply_cublaslt(const MatmulArgs& args, const Launch& launch) {
+    const std::lock_guard held(lock);
+    if (library.handle == nullptr) return cublaslt_not_opened;
+    const Key key = {args.n_tokens, args.n_rows, args.n_columns, args.weight_stride, args.x_stride, args.y_stride, args.bias != nullptr};
+    auto found = products.find(key);
+    if (found == products.end()) {
+        Product product;
+        if (const int error = make_product(args, product); error != 0) return error;
+        found = products.emplace(key, product).first;
+    }
+    const Product& product = found->second;
+    if (args.bias != nullptr)
+        if (const int error = failed(library.desc_set(product.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &args.bias, sizeof args.bias)); error != 0) return error;
+    const float alpha = args.factor, beta = args.write == MatmulArgs::Write::add ? 1.0f : 0.0f;
+    return failed(library.matmul(library.handle, product.desc, &alpha, args.weight, product.weight, args.x, product.x, &beta, args.y, product.y, args.y, product.y, &product.algorithm, args.workspace,
+                                 args.workspace_bytes, static_cast<cudaStream_t>(launch.stream)));
+}
+
+}  // namespace skiff::cuda
+
+#else
+namespace skiff::cuda {
+int open_cublaslt(const char*) { return cublaslt_not_opened; }  // compiled without its header
+int multiply_cublaslt(const MatmulArgs&, const Launch&) { return cublaslt_not_opened; }
+}  // namespace skiff::cuda
+#endif

@@ -1,0 +1,65 @@
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/product_rows.h"
+
+namespace skiff::cuda {
+namespace {
+
+constexpr int block_threads = 256;
+
+struct PairsParams {
+    PairsArgs args;
+    OperandTarget operand;
+};
+__global__ void __launch_bounds__(block_threads) pairs_kernel(const __grid_constant__ PairsParams p) {
+    wait_for_predecessor();
+    let_successor_start();
+    const PairsArgs& args = p.args;
+    const std::int64_t j = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x, token = blockIdx.y;
+    if (j >= args.n_pairs) return;
+    const std::int64_t at = j / 8 * 16 + j % 8, stride = (args.n_pairs + 7) / 8 * 16;
+    float gate = args.x[token * stride + at], up = args.x[token * stride + at + 8];
+    if (args.bias != nullptr) {
+        gate += args.bias[at];
+        up += args.bias[at + 8];
+    }
+    p.operand.put(token, j, activate(args.activation, gate) * up);
+}
+
+struct ReadParams {
+    const uint4* data;
+    std::size_t n;
+    float* sink;
+};
+// Eight loads on the way in every thread; neighbours read neighbours.
+__global__ void __launch_bounds__(block_threads) read_kernel(const __grid_constant__ ReadParams p) {
+    wait_for_predecessor();
+    let_successor_start();
+    constexpr int n_loads = 8;
+    unsigned seen = 0;
+    const std::size_t step = static_cast<std::size_t>(gridDim.x) * block_threads * n_loads;
+    for (std::size_t begin = static_cast<std::size_t>(blockIdx.x) * block_threads * n_loads + threadIdx.x; begin < p.n; begin += step) {
+        uint4 loaded[n_loads];
+#pragma unroll
+        for (int i = 0; i < n_loads; ++i) {
+            const std::size_t at = begin + static_cast<std::size_t>(i) * block_threads;
+            loaded[i] = at < p.n ? __ldcg(p.data + at) : uint4{};
+        }
+#pragma unroll
+        for (int i = 0; i < n_loads; ++i) seen |= loaded[i].x ^ loaded[i].y ^ loaded[i].z ^ loaded[i].w;
+    }
+    if (seen == 0x5eed1234u) *p.sink = 1;
+}
+
+}  // namespace
+
+int launch_pairs(const PairsArgs& args, const Launch& launch) {
+    if (args.n_tokens < 1 || args.n_tokens > 65535 || args.n_pairs < 1 || args.operand.data == nullptr) return cudaErrorInvalidValue;
+    const dim3 grid(static_cast<unsigned>((args.n_pairs + block_threads - 1) / block_threads), static_cast<unsigned>(args.n_tokens));
+    return launch_kernel(pairs_kernel, grid, dim3(block_threads), 0, launch, PairsParams{args, target_of(args.operand)});
+}
+
+int launch_read_all(const void* data, std::size_t size_bytes, float* sink, const Launch& launch) {
+    return launch_kernel(read_kernel, dim3(static_cast<unsigned>(launch.n_sms) * 8), dim3(block_threads), 0, launch, ReadParams{static_cast<const uint4*>(data), size_bytes / 16, sink});
+}
+
+}  // namespace skiff::cuda

@@ -1,0 +1,21 @@
+// What stands around cuBLASLt's products: the activation of gate and up in the order in which they are packed; and reading memory, to know how fast that is.
+#pragma once
+
+#include "kernels/cuda/launch.h"
+
+namespace skiff::cuda {
+
+// operand[t, j] = activation(row of gate) * (row of up), from a product in the order of Interleave::gate_up.
+struct PairsArgs {
+    const float* x = nullptr;     // (n_tokens, ceil(n_pairs / 8) * 16) f32: eight of gate, eight of up, and so on
+    const float* bias = nullptr;  // (ceil(n_pairs / 8) * 16) or null
+    std::int64_t n_tokens = 0, n_pairs = 0;
+    Activation activation = Activation::silu;
+    Operand operand;              // (n_tokens, n_pairs)
+};
+int launch_pairs(const PairsArgs& args, const Launch& launch);
+
+// Reads all of it once with 16-byte loads and keeps nothing. // sink: (1) f32, written only if all of it is a pattern that it is not
+int launch_read_all(const void* data, std::size_t size_bytes, float* sink, const Launch& launch);
+
+}  // namespace skiff::cuda
