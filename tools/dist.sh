@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # dist.sh BUILD: out/skiff-VERSION.tar.gz (the source) and out/skiff-VERSION-linux-ARCH.tar.gz (programs that need glibc alone, the CUDA plug-in where nvcc is, the
-# tests and benchmarks that run on another machine, the model, the texts), with SHA256SUMS. Built in BUILD/portable: everything but glibc is in the programs.
+# tests and benchmarks that run on another machine, the pocket model, the texts), with SHA256SUMS. Built in BUILD/portable: everything but glibc is in the programs.
 # skiff-train stays out: it runs only with the LibTorch that it was linked with, and its many libraries. README.md says how to build it.
 # The archives have fixed times, owners and order: the same commit and compiler give the same bytes.
 # SKIFF_CUDA_ARCHITECTURES="80;86;89;90a;120" (default) are the GPUs that the plug-in has code for; JOBS compile jobs.
@@ -37,7 +37,7 @@ put "$folder/bin/cuda_sweep" bin
 put "$folder/src/kernels/cuda/cuda_device_tests" tests
 put "$folder/src/backend/backend_tests" tests
 put "$folder/testing/libskiff_fake_cuda.so" tests
-for file in README.md README.zh-CN.md LICENSE CHANGELOG.md SECURITY.md docs models bench/shapes bench/gpu_suite tests/data/models tests/data/NOTICE; do
+for file in README.md README.zh-CN.md LICENSE CHANGELOG.md SECURITY.md docs models/pocket bench/shapes bench/gpu_suite tests/data/models tests/data/NOTICE; do
     [ -e "$file" ] && cp -r --parents "$file" "$stage/$name/"
 done
 find "$stage/$name" -type f \( -path '*/bin/*' -o -path '*/tests/*' \) -perm -u+x -exec sh -c 'ldd "$1" 2>/dev/null' _ {} \; | awk '{ print $1 }' | grep -vE '^(linux-vdso|/lib)' | LC_ALL=C sort -u >"$stage/$name/LIBRARIES"  # what the system must have

@@ -15,6 +15,7 @@ constexpr std::size_t most_programs = 96;      // prompts come in many lengths
 constexpr int n_slots = 16;                    // runs whose inputs may be on the way
 constexpr std::int64_t logits_bytes = 64 << 20;  // of a run
 constexpr std::size_t workspace_bytes = 64 << 20;
+constexpr std::int64_t most_top = 64, most_top_rows = 16;  // of what the device collects of the largest logits
 
 Result<StateForm> state_form(StateScheme scheme, bool fp8, std::vector<std::string>& remarks) {
     if (fp8) return StateForm::fp8;
@@ -39,6 +40,7 @@ public:
 
     using Session::forward;
     Status forward(std::span<const BatchItem> items, const LogitsSink& sink) override;
+    Status forward_top(std::span<const BatchItem> items, std::int64_t limit) override;
     Status forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) override;
     std::span<const float> logits() const override;
     std::span<const float> tap(const std::string&) const override { return {}; }
@@ -107,6 +109,7 @@ private:
     Status append(std::int64_t sequence, std::int64_t n_tokens);
     Status copy_pages(const std::vector<PageCopy>& copies);
     Status fetch(float* target, std::int64_t n_rows) const;
+    Status top_on_device(std::int64_t limit);
     void forget_programs();
     Status truncate(std::int64_t sequence, std::int64_t n_tokens);
     Status fork(std::int64_t from, std::int64_t to);
@@ -135,6 +138,9 @@ private:
     std::int32_t* arrivals_ = nullptr;
     std::int64_t n_arrivals_ = 0;
     std::byte* workspace_ = nullptr;      // of cuBLASLt
+    std::byte* top_scratch_ = nullptr;    // of sampling
+    std::byte* top_memory_ = nullptr;     // on the device: (most_top_rows, most_top) values, then ids
+    std::byte* host_top_ = nullptr;       // pinned
     std::byte* ring_backup_ = nullptr;
     std::vector<Slot> slots_;
     std::size_t next_slot_ = 0;
@@ -198,6 +204,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     plan_.output_buffer = 0;
     plan_.weight_bytes = model_.weight_bytes;
     plan_.decode_read_bytes = model_.decode_read_bytes;
+    plan_.has_head = model_.output == spec.logits;
     plan_.isa = best_isa();
     plan_.remarks = model_.remarks;
     SKIFF_CHECK(make_state());
@@ -600,6 +607,62 @@ Status CudaSession::forward_hidden(std::int64_t sequence, std::span<const float>
 }
 
 // ---- logits
+
+// A few numbers come from the device instead of a row as wide as the vocabulary. NaN is no logit there: where some are missing, the row itself is looked at.
+Status CudaSession::forward_top(std::span<const BatchItem> items, std::int64_t limit) {
+    if (limit < 1) return usage_error("the largest logits: none are asked for");
+    SKIFF_CHECK(forward(items, nullptr));
+    top_.clear();
+    const auto width = static_cast<std::size_t>(model_.output_width);
+    if (waiting_rows_ > 0 && waiting_rows_ <= most_top_rows && limit <= most_top && plan_.has_head) {
+        SKIFF_CHECK(top_on_device(limit));
+        const bool complete = std::all_of(top_.begin(), top_.end(), [&](const auto& row) { return static_cast<std::size_t>(limit) == row->size() || row->size() == width; });
+        if (complete) return {};
+        top_.clear();
+    }
+    TopList list;
+    const auto rows = logits();
+    for (std::size_t row = 0; row < rows.size() / width; ++row) {
+        list.begin(limit);
+        list.add(0, rows.subspan(row * width, width));
+        const TopList* const lists[] = {&list};
+        top_.push_back(merge_top(lists, limit));
+    }
+    return {};
+}
+
+Status CudaSession::top_on_device(std::int64_t limit) {
+    const Table& table = device_->table();
+    constexpr std::size_t value_bytes = most_top_rows * most_top * sizeof(float);
+    if (top_memory_ == nullptr) {
+        const std::size_t scratch_bytes = table.sample_scratch_bytes(most_top_rows);
+        SKIFF_TRY(top_scratch_, device_->allocate(scratch_bytes, "the largest logits"));
+        SKIFF_CHECK(device_->check(table.fill(top_scratch_, 0, scratch_bytes, device_->stream()), "clearing counters"));
+        SKIFF_TRY(top_memory_, device_->allocate(2 * value_bytes, "the largest logits"));
+        SKIFF_TRY(host_top_, device_->allocate_pinned(2 * value_bytes));
+    }
+    SampleArgs args;
+    args.logits = last_->output;
+    args.stride = args.n_vocab = model_.output_width;
+    args.n_tokens = waiting_rows_;
+    args.top_k = static_cast<std::int32_t>(limit);
+    args.scratch = reinterpret_cast<float*>(top_scratch_);
+    args.top_values = reinterpret_cast<float*>(top_memory_);
+    args.top_ids = reinterpret_cast<std::int32_t*>(top_memory_ + value_bytes);
+    SKIFF_CHECK(device_->check(table.sample(args, device_->launch()), "collecting the largest logits"));
+    SKIFF_CHECK(device_->check(table.copy_out(host_top_, top_memory_, 2 * value_bytes, device_->stream()), "copying the largest logits from the device"));
+    SKIFF_CHECK(device_->wait());
+    for (std::int64_t row = 0; row < waiting_rows_; ++row) {
+        std::vector<ScoredToken> found;
+        for (std::int64_t i = 0; i < limit; ++i) {
+            const std::size_t at = static_cast<std::size_t>(row * most_top + i);
+            const ScoredToken token{reinterpret_cast<const std::int32_t*>(host_top_ + value_bytes)[at], reinterpret_cast<const float*>(host_top_)[at]};
+            if (token.token >= 0) found.push_back(token);
+        }
+        top_.push_back(std::move(found));
+    }
+    return {};
+}
 
 Status CudaSession::fetch(float* target, std::int64_t n_rows) const {
     const std::size_t size = static_cast<std::size_t>(n_rows * model_.output_width) * sizeof(float);

@@ -20,7 +20,7 @@ int describe(int device, DeviceFacts* facts) {
     cudaDeviceProp properties;
     if (const cudaError_t error = cudaGetDeviceProperties(&properties, device); error != cudaSuccess) return said(error);
     *facts = {};
-    std::snprintf(facts->name, sizeof facts->name, "%s", properties.name);
+    std::snprintf(facts->name, sizeof facts->name, "%.*s", static_cast<int>(sizeof facts->name - 1), properties.name);
     facts->arch = 10 * properties.major + properties.minor;
     facts->n_multiprocessors = properties.multiProcessorCount;
     facts->memory_bytes = properties.totalGlobalMem;

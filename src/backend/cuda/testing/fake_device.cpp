@@ -718,11 +718,22 @@ int causal_conv(const ConvLaunchArgs& args, const Launch& launch) {
 }
 
 int sample(const SampleArgs& args, const Launch& launch) {
-    if (!floats(args.logits, (args.n_tokens - 1) * args.stride + args.n_vocab) || !floats(args.ids, args.n_tokens) || !floats(args.positions, args.n_tokens)) return bad_value;
+    if (!floats(args.logits, (args.n_tokens - 1) * args.stride + args.n_vocab) || !floats(args.ids, args.n_tokens) || !floats(args.positions, args.n_tokens) || args.top_k < 1 || args.top_k > 64 ||
+        !floats(args.top_values, args.n_tokens * 64) || !floats(args.top_ids, args.n_tokens * 64) || !here(args.scratch, 4))
+        return bad_value;
     return put(launch.stream, [args]() -> int {
         for (std::int64_t t = 0; t < args.n_tokens; ++t) {
             const float* logits = args.logits + t * args.stride;
-            args.ids[t] = static_cast<std::int32_t>(std::max_element(logits, logits + args.n_vocab) - logits);
+            std::vector<std::int32_t> order(static_cast<std::size_t>(args.n_vocab));
+            for (std::int32_t i = 0; i < args.n_vocab; ++i) order[static_cast<std::size_t>(i)] = i;
+            std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return logits[a] > logits[b]; });
+            for (std::int32_t i = 0; i < 64 && args.top_values != nullptr; ++i) {
+                const bool is_there = i < args.top_k && i < args.n_vocab;
+                args.top_values[t * 64 + i] = is_there ? logits[order[static_cast<std::size_t>(i)]] : -INFINITY;
+                args.top_ids[t * 64 + i] = is_there ? order[static_cast<std::size_t>(i)] : -1;
+            }
+            if (args.ids == nullptr) continue;
+            args.ids[t] = order[0];
             if (args.history != nullptr) args.history[t * args.history_stride + args.positions[t] + 1] = args.ids[t];
             if (args.feed == SampleArgs::Feed::advance) ++args.positions[t];
         }
