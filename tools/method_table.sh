@@ -37,12 +37,16 @@ for scheme in $schemes; do
     row "$scheme" heads-gptq "$work/turned-heads" --method gptq
     row "$scheme" turned-gptq "$work/turned-all" --method gptq
     row "$scheme" turned-nearest "$work/turned-all" --method nearest
-    [ -n "$AUTOROUND" ] && row "$scheme" autoround "$model" --method autoround
+    row "$scheme" awq-unclipped "$model" --method nearest --transform awq --clip none
+    row "$scheme" nearest-corrected "$model" --method nearest --correct bias,norm
+    row "$scheme" gptq-corrected "$model" --method gptq --correct bias,norm
+    [ -z "$AUTOROUND" ] || row "$scheme" autoround "$model" --method autoround
+    [ -z "$AUTOROUND" ] || row "$scheme" autoround-operator "$model" --method autoround --learn-by operator
 done
 echo "| scheme | method | weights, bytes | perplexity | mean KL | less than nearest, 95 % | same top-1 |"
 echo "|---|---|---:|---:|---:|---:|---:|"
 for scheme in $schemes; do
-    for name in nearest hqq weighted awq gptq gptq-by-inputs gptq-as-stored awq-gptq heads-gptq turned-nearest turned-gptq autoround; do
+    for name in nearest hqq weighted awq gptq gptq-by-inputs gptq-as-stored awq-gptq heads-gptq turned-nearest turned-gptq awq-unclipped nearest-corrected gptq-corrected autoround autoround-operator; do
         own=$work/t_$scheme.$name.json
         [ -s "$own" ] || continue
         jq -rn --arg scheme "$scheme" --arg name "$name" --slurpfile own "$own" --slurpfile base "$work/t_$scheme.nearest.json" --slurpfile made "$work/q_$scheme.$name.json" '

@@ -12,7 +12,7 @@ namespace skiff {
 namespace {
 
 struct QuantizeOptions {
-    std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration, column_order = "by-groups";
+    std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration, column_order = "by-groups", learn_by = "block", clip = "search", activations = "dynamic", importance;
     bool compat = false, force = false, dry_run = false, restart = false, requantize = false, verbose = false;
     std::vector<std::string> scheme_for;
     std::string ladder, sensitivity = "automatic", scheme_unit = "shared-input", measurements;
@@ -56,6 +56,13 @@ struct QuantizeOptions {
         visitor.option("--damping", method_options.damping, "Of gptq and autoround: what is added to the diagonal of the inputs' second moments, as a share of its mean; ten times as much where that is too little");
         visitor.option("--refine-passes", method_options.refine_passes, "Of gptq: passes over codes and scales afterwards, each taking its best value while the others hold");
         visitor.option("--iterations", method_options.n_iterations, "Of autoround: steps along the sign of the gradient");
+        visitor.choice("--learn-by", learn_by, {"block", "operator"}, "Of autoround: what is to lose little, the output of the whole block or that of each operator");
+        visitor.choice("--clip", clip, {"search", "none"}, "Of --transform awq: whether the largest weights of a group are clipped where that lowers the error of the output");
+        visitor.option("--importance", importance, "An importance matrix of llama.cpp (.imatrix, .dat or .gguf): says what weighted, hqq and kmeans else learn from a calibration text");
+        visitor.option("--correct", correct, "What is put right after rounding: bias, the mean error of each output, in biases that the model has or config.json can give it; norm, the scales of rows and the gains of norms; with a comma: both");
+        visitor.choice("--activations", activations, {"dynamic", "static-minmax", "static-percentile", "static-mse"},
+                       "Scales of the 8-bit inputs of weights of 8 bits: each run of 32 of a token by itself; or one for all, from the calibration text: its extremes, --percentile of it, or the one that loses least");
+        visitor.option("--percentile", percentile, "Of static-percentile: the share of inputs that is not clipped, in percent");
         visitor.option("--outliers", outliers, "Share of the weights of every row, the largest, that stand beside the codes in 16 bits, such as 0.5%: scales become smaller, and the rest is rounded finer");
         visitor.choice("--scale-rule", scale_rule, {"search", "min-max"},
                        "search: the scale with the least squared error; min-max: the extremes as they are");
@@ -68,7 +75,8 @@ struct QuantizeOptions {
         visitor.flag("-v,--verbose", verbose, "A line for each tensor");
     }
     std::string help_, transform_help_, outliers;
-    std::vector<std::string> transforms;
+    std::vector<std::string> transforms, correct;
+    double percentile = 99.99;
 };
 
 // The scheme that this machine decodes fastest of those that lose little: about what 4 bits lose. Says why.
@@ -148,6 +156,12 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     step.transforms = options.transforms;
     SKIFF_TRY(step.outliers, outlier_share(options.outliers));
     if (step.outliers > 0 && options.compat) return usage_error("--outliers: other programs do not read them; leave --compat out");
+    step.method_options.learning = options.learn_by == "block" ? MethodOptions::Learning::by_block : MethodOptions::Learning::by_operator;
+    step.method_options.clip = options.clip == "search" ? MethodOptions::Clip::search : MethodOptions::Clip::none;
+    step.importance = options.importance;
+    SKIFF_TRY(step.corrections, parse_corrections(options.correct));
+    if (options.activations != "dynamic")
+        step.inputs = {InputScaleRule::Kind::fixed, options.activations == "static-minmax" ? RangeRule::min_max : options.activations == "static-percentile" ? RangeRule::percentile : RangeRule::least_error, options.percentile};
     using Order = MethodOptions::Order;
     step.method_options.order = options.column_order == "by-groups" ? Order::by_groups : options.column_order == "by-inputs" ? Order::by_inputs : Order::as_stored;
     step.scale_rule = options.scale_rule == "search" ? ScaleRule::search : ScaleRule::min_max;
@@ -269,6 +283,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     }
     if (!(method.smooth_alpha >= 0 && method.smooth_alpha <= 1)) return usage_error("--smooth-alpha " + number_text(method.smooth_alpha, 4) + ": expected 0 to 1");
     if (!(method.damping > 0) || method.damping > 1) return usage_error("--damping " + number_text(method.damping, 4) + ": expected more than 0 and at most 1");
+    if (!(options.percentile > 0) || options.percentile > 100) return usage_error("--percentile " + number_text(options.percentile, 4) + ": expected more than 0 and at most 100");
     if (method.refine_passes < 0 || method.refine_passes > 1000) return usage_error("--refine-passes " + std::to_string(method.refine_passes) + ": expected 0 to 1000");
     if (method.n_iterations < 1 || method.n_iterations > 100'000) return usage_error("--iterations " + std::to_string(method.n_iterations) + ": expected 1 to 100000");
     if (options.output.empty() && !options.dry_run) return usage_error("give the folder to write with -o");

@@ -7,6 +7,7 @@ std::vector<std::unique_ptr<Verb>> verb_table() {
     verbs.push_back(run_verb_row());
     verbs.push_back(quantize_verb_row());
     verbs.push_back(rotate_verb_row());
+    verbs.push_back(calibrate_verb_row());
     verbs.push_back(prune_verb_row());
     verbs.push_back(compress_verb_row());
     verbs.push_back(factorize_verb_row());

@@ -6,6 +6,7 @@
 namespace skiff {
 
 std::unique_ptr<Verb> bench_verb_row();
+std::unique_ptr<Verb> calibrate_verb_row();
 std::unique_ptr<Verb> classify_verb_row();
 std::unique_ptr<Verb> completion_verb_row();
 std::unique_ptr<Verb> compress_verb_row();

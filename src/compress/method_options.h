@@ -14,6 +14,9 @@ struct MethodOptions {
     double damping = 0.01;          // added to the diagonal of the second moments, times its mean
     std::int64_t refine_passes = 4;  // over codes and scales of a group with all others held, after they were chosen; 0: none
     std::int64_t n_iterations = 200;  // of learnt rounding
+    // Of learnt rounding: by what each operator's own output loses, or by what the whole block's output loses, which its other operators may make up for.
+    enum class Learning : std::uint8_t { by_operator, by_block } learning = Learning::by_block;
+    enum class Clip : std::uint8_t { none, search } clip = Clip::search;  // of AWQ: the largest weights of a group, where that lowers the output's error
     double smooth_alpha = 0.5;        // of SmoothQuant: how much of the inputs' spread goes into the weights
     bool operator==(const MethodOptions&) const = default;
 };

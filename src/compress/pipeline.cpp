@@ -28,7 +28,8 @@ Status check_output(const CompressOptions& options) {
 
 class Run {
 public:
-    Run(const Checkpoint& parent, const RecipeStep& step, std::uint64_t seed, const CompressOptions& options) : parent_(parent), step_(step), options_(options), pool_(std::max(1, options.n_threads)) {
+    // `parent` is the original, or that with tensors added which change nothing.
+    Run(const Checkpoint& original, const Checkpoint& parent, const RecipeStep& step, std::uint64_t seed, const CompressOptions& options) : original_(original), parent_(parent), step_(step), options_(options), pool_(std::max(1, options.n_threads)) {
         report_.manifest.tool = std::string("skiff ") + SKIFF_VERSION;
         report_.manifest.seed = seed;
         report_.manifest.steps.push_back(step_json(step));
@@ -84,7 +85,7 @@ private:
     Status describe_parent() {
         ManifestParent& parent = report_.manifest.parent;
         parent.name = parent_.name;
-        SKIFF_TRY(parent.content_hash, parent_.content_hash());
+        SKIFF_TRY(parent.content_hash, original_.content_hash());
         parent.architecture = parent_.spec.architecture;
         parent.n_elements = plan_.n_elements_before > 0 ? plan_.n_elements_before : plan_.n_elements;
         parent.bytes = plan_.bytes_before;
@@ -272,6 +273,7 @@ private:
         return {};
     }
 
+    const Checkpoint& original_;
     const Checkpoint& parent_;
     const RecipeStep& step_;
     const CompressOptions& options_;
@@ -309,7 +311,11 @@ Result<CompressReport> run_one(const Checkpoint& parent, const RecipeStep& step,
     std::vector<std::string> remarks;
     const double begin = monotonic_seconds();
     SKIFF_TRY(const RecipeStep whole, settled(parent, step, options, remarks));
-    SKIFF_TRY(auto report, Run(parent, whole, seed, options).run());
+    std::optional<Checkpoint> widened;
+    if (const auto* quantize = std::get_if<QuantizeStep>(&whole); quantize != nullptr && quantize->corrections.bias) {
+        SKIFF_TRY(widened, with_new_biases(parent));
+    }
+    SKIFF_TRY(auto report, Run(parent, widened ? *widened : parent, whole, seed, options).run());
     report.remarks.insert(report.remarks.end(), remarks.begin(), remarks.end());
     report.seconds = monotonic_seconds() - begin;
     if (options.measurements.empty() && file_exists(measurements_path(options))) SKIFF_CHECK(remove_all(measurements_path(options)));

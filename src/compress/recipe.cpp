@@ -9,11 +9,16 @@ Json scheme_json(const std::optional<Scheme>& scheme) { return scheme ? Json(sch
 Json method_options_json(const QuantizeStep& step) {
     const MethodOptions& options = step.method_options;
     Json json = Json::object();
-    for (const std::string& transform : step.transforms)
+    for (const std::string& transform : step.transforms) {
         if (transform == "smooth") json.set("smooth_alpha", options.smooth_alpha);
+        else if (transform == "awq") json.set("clip", options.clip == MethodOptions::Clip::search ? "search" : "none");
+    }
     if (step.method != "gptq" && step.method != "autoround") return json;
     json.set("damping", options.damping);
-    if (step.method == "autoround") json.set("iterations", options.n_iterations);
+    if (step.method == "autoround") {
+        json.set("iterations", options.n_iterations);
+        json.set("learn_by", options.learning == MethodOptions::Learning::by_block ? "block" : "operator");
+    }
     if (step.method == "gptq") json.set("column_order", options.order == MethodOptions::Order::by_groups ? "by-groups" : options.order == MethodOptions::Order::by_inputs ? "by-inputs" : "as-stored");
     if (step.method == "gptq") json.set("refine_passes", options.refine_passes);
     return json;
@@ -46,6 +51,12 @@ Json fields_of(const QuantizeStep& step) {
                               {"scale_rule", step.scale_rule == ScaleRule::search ? "search" : "min-max"},
                               {"compat", step.loadable == QuantizeStep::Loadable::elsewhere},
                               {"requantize", step.quantized == QuantizeStep::Quantized::requantize}});
+    if (step.corrections.any()) json.set("correct", step.corrections.bias && step.corrections.norm ? "bias,norm" : step.corrections.bias ? "bias" : "norm");
+    if (step.inputs.kind == InputScaleRule::Kind::fixed) {
+        static constexpr const char* rules[] = {"static-minmax", "static-percentile", "static-mse"};
+        json.set("activations", rules[static_cast<int>(step.inputs.range)]);
+        if (step.inputs.range == RangeRule::percentile) json.set("percentile", step.inputs.percentile);
+    }
     if (step.target) json.set("target", target_json(*step.target));
     if (!step.schemes.rules.empty()) {
         Json::Array rules;

@@ -11,7 +11,9 @@
 #include "compress/calibrate/calibration_text.h"
 #include "compress/lowrank/factorize_step.h"
 #include "compress/method_options.h"
+#include "compress/quantize/corrections.h"
 #include "compress/quantize/rotation.h"
+#include "compress/quantize/static_inputs.h"
 #include "compress/structure/structure_step.h"
 #include "model/scheme_choice.h"
 #include "tensor/prune_target.h"
@@ -46,6 +48,9 @@ struct QuantizeStep {
     CalibrationOptions calibration;  // for methods that look at the data
     MethodOptions method_options;
     double outliers = 0;  // share of every row's weights, the largest, that stand beside the codes in 16 bits
+    std::string importance;  // a file of llama.cpp that says what the inputs are like, instead of the calibration text; "": none
+    RoundingCorrections corrections;
+    InputScaleRule inputs;   // of weights of 8 bits
     std::vector<std::string> transforms;  // of blocks before their weights are rounded (quantize/block_transform.h), in this order
     std::optional<SchemeTarget> target;  // rules for what no rule says yet are found before the step begins
     Json found;                          // by whom and how: the table of what was measured; null before

@@ -247,7 +247,7 @@ Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, co
     for (const PlannedTensor& tensor : plan.tensors) {
         const bool is_embedding = tensor.use == TensorUse::embedding || tensor.use == TensorUse::tied_embedding;
         const bool is_linear = tensor.use == TensorUse::linear || tensor.use == TensorUse::head || tensor.use == TensorUse::router;
-        if (tensor.scheme && tensor.scheme->is_coded()) modules[module_of_key(tensor.key)] = {*tensor.scheme, tensor.shape[1], !is_embedding, tensor.sparse.has_value()};
+        if (tensor.scheme && tensor.scheme->is_coded()) modules[module_of_key(tensor.key)] = {*tensor.scheme, tensor.shape[1], !is_embedding, tensor.sparse.has_value(), tensor.inputs};
         else if (is_linear && tensor.key.ends_with(weight_end)) ignore.push_back(module_of_key(tensor.key));
         // Loaders make a head of the tied table, a linear layer of its own name.
         if (tensor.use == TensorUse::tied_embedding) ignore.push_back("lm_head");

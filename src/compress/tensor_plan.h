@@ -9,6 +9,7 @@
 #include "base/thread_pool.h"
 #include "compress/calibrate/statistics.h"
 #include "compress/recipe.h"
+#include "formats/compressed_tensors.h"
 #include "formats/safetensors.h"
 #include "model/checkpoint.h"
 
@@ -29,6 +30,7 @@ struct PlannedTensor {
     std::optional<std::size_t> block;  // of the spec, where a method that looks at the data works block by block: the first that reads the tensor
     std::optional<SparsePattern> sparse;  // of what is stored of it
     std::string form;                     // what it becomes, where the scheme alone does not say it
+    QuantizedModule::Inputs inputs = QuantizedModule::Inputs::floating;
     std::string name() const { return !form.empty() ? form : scheme ? scheme->name() : from; }
     bool becomes_codes() const { return scheme && scheme->is_coded(); }
     // Which side must be turned. Shapes do not tell: a matrix may be square.

@@ -35,6 +35,9 @@ public:
     // the module's class. The scale type of the scheme is decided by the tensor.
     Result<std::optional<Scheme>> scheme_of(std::string_view module, std::string_view module_class = "Linear") const;
 
+    // Whether the inputs of a module are symmetric 8-bit integers whose scale is fixed: the tensor `<module>.input_scale`.
+    Result<bool> has_fixed_inputs(std::string_view module, std::string_view module_class = "Linear") const;
+
     // Our own addition to the format: the last group of a row may be shorter.
     bool short_last_group() const { return short_last_group_; }
     const Fp8Blocks& fp8_blocks() const { return fp8_blocks_; }
@@ -50,9 +53,11 @@ private:
         Pattern pattern;
         std::optional<Scheme> scheme;
         std::string unsupported;  // why a module with this target cannot be read
+        bool fixed_inputs = false;
     };
     static Result<Pattern> compile(const std::string& text);
     static Result<bool> matches(const Pattern& pattern, std::string_view name);
+    Result<const Target*> target_of(std::string_view module, std::string_view module_class) const;  // null: none
     Status take_blocks(const Json& sides, const std::string& where);
     Status add_group(const std::string& group, const Json& value, const std::string& whole_format, std::map<std::string, Target>& targets);
 
@@ -73,6 +78,7 @@ struct QuantizedModule {
     std::int64_t n_columns = 0;
     bool is_linear = true;  // false: an embedding, which the target "Linear" does not cover
     bool is_sparse = false; // a form of our own, whatever the scheme
+    enum class Inputs : std::uint8_t { floating, fixed } inputs = Inputs::floating;  // fixed: 8-bit integers of a scale beside the weight (fixed_input_tensors)
 };
 
 // Loading elsewhere, tried with compressed-tensors 0.20.0 in transformers: symmetric schemes give the same logits in fp16 and fp32; a model loaded in
@@ -92,6 +98,12 @@ struct StoredTensor {
 
 // The tensors that hold the codes of a weight of this shape, in the order in which weight_tensors() gives them.
 std::vector<TensorDeclaration> code_tensors(const std::string& module, const Scheme& scheme, const Shape& shape);
+
+// W8A8 with fixed scales (the format int-quantized): signed bytes, their scales, and the scale of the inputs. Of symmetric integers of 8 bits without
+// relative scales, which can_fix_inputs() tells.
+bool can_fix_inputs(const Scheme& scheme);
+std::vector<TensorDeclaration> fixed_input_declarations(const std::string& module, const Scheme& scheme, const Shape& shape);
+std::vector<StoredTensor> fixed_input_tensors(const std::string& module, const Weight& codes, float input_scale);
 
 // The tensors of one weight: `<module>.weight` for plain numbers, the packed form for codes. Blocks of GGUF are refused.
 Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, const Weight& weight);

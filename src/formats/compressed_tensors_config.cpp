@@ -126,7 +126,7 @@ std::string format_of(const Scheme& scheme) {
     return scheme.kind != NumberKind::codebook ? "pack-quantized" : scheme.codebook->is_float8() ? float_format : mxfp4_format;
 }
 
-Json group_json(const Scheme& scheme, Json::Array targets, const std::string& format) {
+Json group_json(const Scheme& scheme, Json::Array targets, const std::string& format, QuantizedModule::Inputs inputs) {
     const bool channel = scheme.group_size == 0, is_public = format != ours, book = scheme.kind == NumberKind::codebook;
     Json weights = Json::object({{"num_bits", scheme.bits},
                                  {"type", scheme.kind == NumberKind::clusters ? "clusters" : !book ? "int" : is_public ? "float" : "codebook"},
@@ -140,9 +140,12 @@ Json group_json(const Scheme& scheme, Json::Array targets, const std::string& fo
     if (scheme.scale_book != nullptr) weights.set("skiff_scale_codebook", std::string(scheme.scale_book->name));
     if (scheme.minimums) weights.set("skiff_minimums", true);
     if (scheme.kind == NumberKind::clusters) weights.set("skiff_levels", scheme.n_levels);
+    Json activations;
+    if (inputs == QuantizedModule::Inputs::fixed)
+        activations = Json::object({{"num_bits", 8}, {"type", "int"}, {"symmetric", true}, {"group_size", Json()}, {"strategy", "tensor"}, {"dynamic", false}});
     return Json::object({{"targets", std::move(targets)},
                          {"weights", std::move(weights)},
-                         {"input_activations", Json()},
+                         {"input_activations", std::move(activations)},
                          {"output_activations", Json()},
                          {"format", format}});
 }
@@ -177,12 +180,20 @@ Status QuantizationConfig::add_group(const std::string& group, const Json& value
     SKIFF_CHECK(take_blocks(value["weights"]["block_structure"], where));
     if (arguments.scheme && !is_four_bit_float && !is_float8 && std::find(std::begin(known), std::end(known), format) == std::end(known))
         arguments = {std::nullopt, "weights in the format \"" + format + "\""};
-    if (value["input_activations"].is_object() || value["output_activations"].is_object())
-        notes_.push_back(where + " asks for quantized activations; they stay floating");
+    bool fixed_inputs = false;
+    if (const Json& inputs = value["input_activations"]; inputs.is_object()) {
+        const std::string& type = inputs["type"].text();
+        const bool integers = inputs["num_bits"].int_or(8) == 8 && (type.empty() || type == "int") && inputs["symmetric"].bool_or(true);
+        const bool dynamic = inputs["dynamic"].bool_or(false);
+        fixed_inputs = arguments.scheme && integers && !dynamic && (inputs["strategy"].text().empty() || inputs["strategy"].text() == "tensor") && !inputs["group_size"].is_number();
+        if (integers && dynamic) notes_.push_back(where + " asks for inputs of 8 bits with a scale for each token; here each block of 32 has its own");
+        else if (!fixed_inputs) notes_.push_back(where + " asks for a form of inputs that is not known here; the kernels take their own");
+    }
+    if (value["output_activations"].is_object()) notes_.push_back(where + " asks for quantized outputs; they stay floating");
     SKIFF_TRY(const auto texts, read_texts(value["targets"], where + ".targets"));
     for (const auto& text : texts) {
         SKIFF_TRY(auto pattern, compile(text));
-        targets[text] = {std::move(pattern), arguments.scheme, arguments.unsupported};
+        targets[text] = {std::move(pattern), arguments.scheme, arguments.unsupported, fixed_inputs};
     }
     return {};
 }
@@ -227,10 +238,11 @@ Result<QuantizationConfig> QuantizationConfig::parse(const Json& json) {
     return config;
 }
 
-Result<std::optional<Scheme>> QuantizationConfig::scheme_of(std::string_view module, std::string_view module_class) const {
+Result<const QuantizationConfig::Target*> QuantizationConfig::target_of(std::string_view module, std::string_view module_class) const {
+    const Target* none = nullptr;
     for (const auto& pattern : ignore_) {
         SKIFF_TRY(const bool ignored, matches(pattern, module));
-        if (ignored || pattern.text == module_class) return std::optional<Scheme>();
+        if (ignored || pattern.text == module_class) return none;
     }
     const Target* chosen = nullptr;
     for (const auto& target : targets_) {
@@ -241,6 +253,16 @@ Result<std::optional<Scheme>> QuantizationConfig::scheme_of(std::string_view mod
     }
     for (const auto& target : targets_)
         if (chosen == nullptr && target.pattern.text == module_class) chosen = &target;
+    return chosen;
+}
+
+Result<bool> QuantizationConfig::has_fixed_inputs(std::string_view module, std::string_view module_class) const {
+    SKIFF_TRY(const Target* target, target_of(module, module_class));
+    return target != nullptr && target->fixed_inputs;
+}
+
+Result<std::optional<Scheme>> QuantizationConfig::scheme_of(std::string_view module, std::string_view module_class) const {
+    SKIFF_TRY(const Target* chosen, target_of(module, module_class));
     if (chosen == nullptr) return std::optional<Scheme>();
     if (!chosen->unsupported.empty())
         return unsupported("module " + std::string(module) + ": " + chosen->unsupported + " cannot be read yet");
@@ -251,6 +273,7 @@ Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule
     struct Group {
         Scheme scheme;
         std::string format;
+        QuantizedModule::Inputs inputs;
         std::vector<std::string> linear, other;
     };
     std::vector<Group> groups;
@@ -262,9 +285,9 @@ Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule
         scheme.scale_dtype = scheme.scale_book != nullptr ? DType::u8 : scheme.relative_scales() ? DType::i8 : scheme.scale_dtype == DType::f8_e8m0 ? DType::f8_e8m0 : DType::f16;
         scheme.super_dtype = DType::f32;
         if (scheme.group_size != 0 && module.n_columns % scheme.group_size != 0) short_last_group = true;
-        const std::string format = module.is_sparse ? ours : format_of(scheme);
+        const std::string format = module.inputs == QuantizedModule::Inputs::fixed ? "int-quantized" : module.is_sparse ? ours : format_of(scheme);
         auto place = std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.scheme == scheme && group.format == format; });
-        if (place == groups.end()) place = groups.insert(groups.end(), {scheme, format, {}, {}});
+        if (place == groups.end()) place = groups.insert(groups.end(), {scheme, format, module.inputs, {}, {}});
         (module.is_linear ? place->linear : place->other).push_back(name);
     }
     // The commonest scheme covers the class of linear layers; the others are named, and a name wins over the class.
@@ -278,7 +301,7 @@ Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule
             for (const auto& name : group->linear) targets.emplace_back(name);
         }
         for (const auto& name : group->other) targets.emplace_back(name);
-        config_groups.emplace_back("group_" + std::to_string(config_groups.size()), group_json(group->scheme, std::move(targets), group->format));
+        config_groups.emplace_back("group_" + std::to_string(config_groups.size()), group_json(group->scheme, std::move(targets), group->format, group->inputs));
     }
     Json::Array ignored;
     for (const auto& name : ignore) ignored.emplace_back(name);

@@ -108,5 +108,60 @@ TEST(CompressedPadded, ReadsZeros) {
     expect_same_codes(weight, **read);
 }
 
+// W8A8 with fixed scales, as it is written and read.
+TEST(FixedInputs, ComeBackWithTheirScale) {
+    for (const char* name : {"w8", "w8g32"}) {
+        const Weight weight = random_codes(name, 5, 35);
+        const Scheme& scheme = weight.codes()->scheme;
+        ASSERT_TRUE(can_fix_inputs(scheme));
+        auto config = quantization_config_for({{"m", {scheme, 35, true, false, QuantizedModule::Inputs::fixed}}, {"n", {scheme, 35}}}, {});
+        ASSERT_TRUE(config.ok());
+        EXPECT_EQ((*config)["format"].text(), "mixed-precision");
+        StoredTensors tensors;
+        const auto declared = fixed_input_declarations("m", scheme, weight.shape);
+        const auto written = fixed_input_tensors("m", weight, 0.125f);
+        ASSERT_EQ(declared.size(), written.size());
+        for (std::size_t i = 0; i < written.size(); ++i) {
+            EXPECT_EQ(declared[i].name, written[i].name);
+            EXPECT_EQ(declared[i].dtype, written[i].dtype);
+            EXPECT_EQ(declared[i].shape, written[i].shape);
+            tensors[written[i].name] = written[i];
+        }
+        auto made = make_quantized_reader(*config);
+        ASSERT_TRUE(made.ok()) << made.error().to_string();
+        const auto& reader = **made;
+        auto read = reader.read("m", lookup_in(tensors));
+        ASSERT_TRUE(read.ok()) << read.error().to_string();
+        expect_same_codes(**read, weight);
+        EXPECT_EQ(*reader.fixed_input_scale("m", lookup_in(tensors)), 0.125f);
+        EXPECT_EQ(*reader.fixed_input_scale("n", lookup_in(tensors)), std::nullopt);
+        for (const auto& [scale, words] : {std::pair<std::vector<float>, const char*>{{0}, "input_scale is 0"}, {{1, 2}, "expected one number"}, {{NAN}, "input_scale is"}}) {
+            tensors["m.input_scale"] = stored(DType::f32, {static_cast<std::int64_t>(scale.size())}, scale);
+            auto refused = reader.fixed_input_scale("m", lookup_in(tensors));
+            ASSERT_FALSE(refused.ok());
+            EXPECT_NE(refused.error().message.find(words), std::string::npos) << refused.error().message;
+        }
+        tensors.erase("m.input_scale");
+        EXPECT_FALSE(reader.fixed_input_scale("m", lookup_in(tensors)).ok());
+    }
+    for (const char* name : {"w4g32", "w8a", "w8g32r", "n4g32r", "k16"}) {
+        const auto scheme = parse_scheme(name);
+        if (scheme.ok()) {
+            EXPECT_FALSE(can_fix_inputs(*scheme)) << name;
+        }
+    }
+}
+
+// What is not symmetric integers of 8 bits for the whole tensor is not done, and said.
+TEST(FixedInputs, OtherFormsAreSaid) {
+    const std::string weights = R"("weights":{"num_bits":8,"strategy":"channel"})";
+    for (const char* inputs : {R"({"num_bits":8,"dynamic":true,"strategy":"token"})", R"({"num_bits":8,"symmetric":false,"strategy":"tensor"})", R"({"num_bits":4})", R"({"num_bits":8,"type":"float"})"}) {
+        auto config = QuantizationConfig::parse(json_of(R"({"quant_method":"compressed-tensors","format":"int-quantized","config_groups":{"g":{"targets":["Linear"],)" + weights + R"(,"input_activations":)" + inputs + "}}}"));
+        ASSERT_TRUE(config.ok());
+        EXPECT_FALSE(*config->has_fixed_inputs("m")) << inputs;
+        EXPECT_EQ(config->notes().size(), 1u) << inputs;
+    }
+}
+
 }  // namespace
 }  // namespace skiff

@@ -1,4 +1,6 @@
 // compressed-tensors among the readers of quantized checkpoints, and folders that name no quant_method.
+#include <cmath>
+
 #include "formats/fp8.h"
 #include "formats/quantized_reader.h"
 
@@ -38,6 +40,18 @@ public:
         if (!g_idx || !config_) return std::vector<std::int32_t>();
         SKIFF_TRY(const auto scheme, config_->scheme_of(module));
         return scheme ? weight_input_order(module, lookup, *scheme) : std::vector<std::int32_t>();
+    }
+
+    Result<std::optional<float>> fixed_input_scale(const std::string& module, const TensorLookup& lookup) const override {
+        if (!config_) return std::optional<float>();
+        SKIFF_TRY(const bool fixed, config_->has_fixed_inputs(module));
+        if (!fixed) return std::optional<float>();
+        SKIFF_TRY(const auto found, lookup(module + ".input_scale"));
+        if (!found) return corrupt("module " + module + ": quantization_config fixes the scale of its inputs, but there is no tensor \"" + module + ".input_scale\"");
+        std::vector<float> scale;
+        if (found->view.n_elements() != 1 || !to_floats(found->view, scale)) return corrupt("module " + module + ": input_scale is " + std::string(dtype_info(found->view.dtype).name) + " " + shape_text(found->view.shape) + ", expected one number");
+        if (!std::isfinite(scale[0]) || scale[0] <= 0) return corrupt("module " + module + ": input_scale is " + std::to_string(scale[0]));
+        return std::optional<float>(scale[0]);
     }
 
 private:

@@ -49,7 +49,32 @@ void make_public_float8(const Codes& codes, std::int64_t n_rows, std::int64_t n_
         std::memcpy(parts.packed.data() + row * n_columns, codes.packed.data.data() + row * row_bytes, static_cast<std::size_t>(n_columns));
 }
 
+struct SignedParts {
+    std::vector<std::byte> codes;
+    float input_scale = 0;
+    std::shared_ptr<const void> source;
+};
+
 }  // namespace
+
+bool can_fix_inputs(const Scheme& scheme) { return scheme.kind == NumberKind::integer && scheme.bits == 8 && scheme.symmetric && !scheme.relative_scales(); }
+
+std::vector<TensorDeclaration> fixed_input_declarations(const std::string& module, const Scheme& scheme, const Shape& shape) {
+    return {{module + ".weight", DType::i8, shape}, {module + ".weight_scale", scheme.scale_dtype, {shape[0], scheme.n_groups(shape[1])}}, {module + ".input_scale", DType::f32, {1}}};
+}
+
+std::vector<StoredTensor> fixed_input_tensors(const std::string& module, const Weight& weight, float input_scale) {
+    const Codes& codes = *weight.codes();
+    auto parts = std::make_shared<SignedParts>();
+    parts->input_scale = input_scale;
+    parts->source = weight.owner;
+    const std::int64_t n_columns = weight.n_columns(), row_bytes = packed_row_bytes(8, n_columns);
+    for (std::int64_t row = 0; row < weight.n_rows(); ++row)
+        for (std::int64_t column = 0; column < n_columns; ++column) parts->codes.push_back(codes.packed.data[static_cast<std::size_t>(row * row_bytes + column)] ^ std::byte{0x80});
+    return {{module + ".weight", DType::i8, weight.shape, parts->codes, parts},
+            {module + ".weight_scale", codes.scales.dtype, codes.scales.shape, codes.scales.data, parts},
+            {module + ".input_scale", DType::f32, {1}, std::as_bytes(std::span<const float>(&parts->input_scale, 1)), parts}};
+}
 
 std::vector<TensorDeclaration> code_tensors(const std::string& module, const Scheme& scheme, const Shape& shape) {
     const std::int64_t n_rows = shape[0], n_columns = shape[1], n_groups = scheme.n_groups(n_columns), n_supers = scheme.n_supers(n_columns);

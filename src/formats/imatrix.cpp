@@ -32,6 +32,7 @@ Status add(Imatrix& imatrix, const std::string& name, Imatrix::Entry entry) {
 Result<Imatrix> parse_binary(std::span<const std::byte> bytes) {
     SpanReader reader(bytes);
     Imatrix imatrix;
+    imatrix.counts_runs = true;
     SKIFF_TRY(const auto n_entries, reader.read<std::int32_t>("the number of entries"));
     if (n_entries < 1 || n_entries > max_entries) return corrupt("imatrix: " + std::to_string(n_entries) + " entries; is this an imatrix file?");
     for (std::int32_t i = 0; i < n_entries; ++i) {

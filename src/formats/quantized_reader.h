@@ -25,6 +25,9 @@ public:
     virtual Result<std::optional<Weight>> read(const std::string& module, const TensorLookup& lookup) const = 0;
     // The input that each column of read()'s weight belongs to. Empty: its own. // (n_columns) i32
     virtual Result<std::vector<std::int32_t>> input_order(const std::string&, const TensorLookup&) const { return std::vector<std::int32_t>(); }
+    // The scale of the 8-bit integers that the module's inputs are to become, where the checkpoint fixes it for all tokens; nothing: it does not, or
+    // it fixes what is not done here.
+    virtual Result<std::optional<float>> fixed_input_scale(const std::string&, const TensorLookup&) const { return std::optional<float>(); }
 };
 
 // By quant_method; null: for a folder without a quantization_config, whose quantized tensors are refused by name.

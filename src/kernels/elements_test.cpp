@@ -172,6 +172,7 @@ TEST(Rope, every_row_against_double_precision) {
 }
 
 TEST(Quantize, every_row_gives_the_bits_of_the_reference) {
+    for (float fixed : {0.0f, 0.05f})
     for (std::int64_t width : odd_widths) {
         const std::int64_t n = 3, padded = (width + 63) / 64 * 64;
         auto x = normal_values(n * width, 10, 5);
@@ -181,12 +182,12 @@ TEST(Quantize, every_row_gives_the_bits_of_the_reference) {
         std::vector<std::int8_t> expected_codes(size);
         std::vector<float> expected_scales(size / 32);
         std::vector<std::int16_t> expected_sums(size / 8);
-        quantize_kernels()[0].fn({x.data(), expected_codes.data(), expected_scales.data(), expected_sums.data(), width, padded}, {0, n});
+        quantize_kernels()[0].fn({x.data(), expected_codes.data(), expected_scales.data(), expected_sums.data(), width, padded, fixed}, {0, n});
         for_each_row(quantize_kernels(), [&](const auto& row) {
             std::vector<std::int8_t> codes(size, 77);
             std::vector<float> scales(size / 32);
             std::vector<std::int16_t> sums(size / 8);
-            row.fn({x.data(), codes.data(), scales.data(), sums.data(), width, padded}, {0, n});
+            row.fn({x.data(), codes.data(), scales.data(), sums.data(), width, padded, fixed}, {0, n});
             EXPECT_EQ(codes, expected_codes);
             EXPECT_EQ(sums, expected_sums);
             for (std::size_t i = 0; i < scales.size(); ++i) {
@@ -194,7 +195,11 @@ TEST(Quantize, every_row_gives_the_bits_of_the_reference) {
                 for (std::size_t k = 0; k < 32 && std::isfinite(scales[i]); ++k) {
                     const std::size_t column = i * 32 % static_cast<std::size_t>(padded) + k, token = i * 32 / static_cast<std::size_t>(padded);
                     const float exact = column < static_cast<std::size_t>(width) ? x[token * static_cast<std::size_t>(width) + column] : 0;
-                    EXPECT_LE(std::fabs(scales[i] * codes[i * 32 + k] - exact), scales[i] * 0.5001f + 1e-30f);
+                    const float clipped = fixed > 0 ? std::clamp(exact, -127 * fixed, 127 * fixed) : exact;
+                    EXPECT_LE(std::fabs(scales[i] * codes[i * 32 + k] - clipped), scales[i] * 0.5001f + 1e-30f);
+                    if (fixed > 0) {
+                        EXPECT_EQ(scales[i], fixed);
+                    }
                 }
             }
         });

@@ -116,7 +116,7 @@ using ElementFn = void (*)(const ElementArgs& args, Range elements);
 // ---- linear: y[t, r] = sum over columns of weight[r, c] * x[t, c]  (+ what y held, with accumulate)
 enum class ActivationForm : std::uint8_t {
     f32,     // as it is
-    i8_b32,  // int8 in blocks of 32 with a scale each: x ~ scale * q; plus sums of q
+    i8_b32,  // int8 in blocks of 32 with a scale each: x ~ scale * q; plus sums of q. A fixed scale is the same in all blocks
 };
 // Columns of the int8 form: whole blocks, and no multiple of 1024 bytes, since tokens so far apart would meet in the same few lines of the L1 cache.
 inline constexpr std::int64_t padded_for_codes(std::int64_t n_columns) {
@@ -166,6 +166,7 @@ struct QuantizeArgs {
     float* scales;        // (n_tokens, padded_columns / 32)
     std::int16_t* sums;   // (n_tokens, padded_columns / 16, 2)
     std::int64_t n_columns, padded_columns;  // padded_for_codes(n_columns)
+    float fixed_scale = 0;  // of every block, and what lies beyond 127 times it is clipped; 0: each block has its own. A block with a NaN or an infinity has that as its scale
 };
 using QuantizeFn = void (*)(const QuantizeArgs& args, Range tokens);
 

@@ -58,6 +58,10 @@ Status attach_extra_terms(ModelSpec& spec, const WeightSource& weights) {
                                      TensorDecl{base + ".input_scale", {in}, TensorDecl::Role::other, TensorDecl::Need::optional});
                 linear->transform = {InputTransform::Kind::scale, ref_to(base + ".input_scale")};
             }
+            if (const std::string fixed = base + std::string(fixed_scale_end); weights.contains(fixed)) {
+                SKIFF_TRY(const auto scale, weights.load(fixed));
+                scale.row(0, &linear->input_scale);
+            }
             if (const std::string order = base + std::string(input_permutation_end); weights.contains(order)) {
                 SKIFF_CHECK(weights.load(order));
                 if (linear->transform.kind != InputTransform::Kind::none) return unsupported("module " + base + ": its inputs are scaled and reordered at once");

@@ -27,6 +27,15 @@ public:
             const auto order = order_of(key);
             return !order.ok() || !order->empty();  // load() says what is wrong
         }
+        if (key.ends_with(fixed_scale_end)) {
+            const auto scale = fixed_scale(key);
+            return !scale.ok() || *scale;
+        }
+        // Of one number: how a program may quantize the input, not a factor for each column.
+        if (key.ends_with(".input_scale") && files_.contains(key)) {
+            const auto found = files_.tensor(key);
+            return found.ok() && found->view.n_elements() > 1;
+        }
         return !name_of(key).empty();
     }
     std::vector<std::string> keys() const override { return files_.names(); }
@@ -36,6 +45,11 @@ public:
             SKIFF_TRY(const auto order, order_of(key));
             const auto bytes = std::as_bytes(std::span<const std::int32_t>(order));
             return make_plain_weight({static_cast<std::int64_t>(order.size())}, DType::i32, {bytes.begin(), bytes.end()});
+        }
+        if (key.ends_with(fixed_scale_end)) {
+            SKIFF_TRY(const auto scale, fixed_scale(key));
+            if (!scale) return not_found("tensor " + key + " is not in the checkpoint");
+            return make_float_weight({1}, {*scale});
         }
         const std::string name = name_of(key), module = module_of(name);
         if (name.empty()) return not_found("tensor " + key + " is not in the checkpoint, though config.json implies it");
@@ -101,6 +115,10 @@ private:
         const std::string name = name_of(key.substr(0, key.size() - input_permutation_end.size()) + ".weight");
         if (name.empty()) return std::vector<std::int32_t>();
         return reader_->input_order(module_of(name), lookup_in(files_));
+    }
+    Result<std::optional<float>> fixed_scale(const std::string& key) const {
+        const std::string name = name_of(key.substr(0, key.size() - fixed_scale_end.size()) + ".weight");
+        return name.empty() ? Result<std::optional<float>>(std::optional<float>()) : reader_->fixed_input_scale(module_of(name), lookup_in(files_));
     }
     CheckpointFiles files_;
     std::unique_ptr<QuantizedReader> reader_;

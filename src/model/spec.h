@@ -92,6 +92,7 @@ struct LinearOp {  // out = sum of terms(transform(in)) + bias
     std::vector<LinearTerm> terms;
     TensorRef bias;
     ActivationScheme activation = ActivationScheme::kernel_default;
+    float input_scale = 0;  // of the 8-bit codes that kernels make of the input, fixed beforehand; 0: by the input itself, block by block. Kernels that take floats do not need it
     bool operator==(const LinearOp&) const = default;
 };
 struct RopeOp {

@@ -144,6 +144,8 @@ private:
         const std::int64_t n_in = spec_.width(op.in[0]), n_out = spec_.width(op.out);
         SKIFF_TRY(auto bias, pool_.vector(detail.bias, n_out, 0));
         LinearArgs::Write write = LinearArgs::Write::replace;
+        LinearOp behind = detail;  // for what a low-rank factor gives: the scale was not measured of that
+        behind.input_scale = 0;
         for (const LinearTerm& term : detail.terms) {
             int source = x;
             std::int64_t n_source = n_in;
@@ -153,7 +155,7 @@ private:
                 SKIFF_CHECK(segment(op, detail, term.down, nullptr, x, n_in, source, down, LinearArgs::Write::replace));
                 n_source = down;
             }
-            SKIFF_CHECK(segment(op, detail, term.weight, bias, source, n_source, out(op), n_out, write));
+            SKIFF_CHECK(segment(op, source == x ? detail : behind, term.weight, bias, source, n_source, out(op), n_out, write));
             bias = nullptr;
             write = LinearArgs::Write::add;
         }
@@ -229,7 +231,7 @@ private:
         auto wants = [&](ActivationForm form) {
             return std::any_of(segment.kernels.begin() + first, segment.kernels.begin() + bucket + 1, [&](const LinearKernel* row) { return row->form == form; });
         };
-        if (wants(ActivationForm::i8_b32)) segment.prepared = prepare(op, x, n_in);
+        if (wants(ActivationForm::i8_b32)) segment.prepared = prepare(op, x, n_in, detail.input_scale);
         if (!wants(ActivationForm::f32)) segment.in = -1;
         auto* last = steps_.empty() ? nullptr : dynamic_cast<LinearStep*>(steps_.back().get());
         bool joins = last != nullptr && options_.merge == PlanOptions::Merge::on && write == LinearArgs::Write::replace &&
@@ -246,18 +248,19 @@ private:
         return {};
     }
 
-    int prepare(const Op& op, int x, std::int64_t n_columns) {
-        if (auto found = prepared_.find(x); found != prepared_.end()) return found->second;
+    int prepare(const Op& op, int x, std::int64_t n_columns, float fixed_scale) {
+        if (auto found = prepared_.find({x, fixed_scale}); found != prepared_.end()) return found->second;
         const auto& row = choose_kernel(quantize_kernels(), options_.isa);
         auto& step = push<PrepareStep>(op, std::string(row.name));
         step.kind = "quantize";
         step.name = "input of " + op.name;
         step.fn = row.fn;
+        step.fixed_scale = fixed_scale;
         step.n_columns = n_columns;
         step.padded_columns = padded_for_codes(n_columns);
         step.in = x;
         step.out = values_.add_temporary(0, prepared_bytes_per_token(step.padded_columns), tokens_);
-        prepared_[x] = step.out;
+        prepared_[{x, fixed_scale}] = step.out;
         return step.out;
     }
 
@@ -379,7 +382,7 @@ private:
     std::map<ValueId, int> selected_;
     std::set<ValueId> scaled_;     // norms that hold the scale of their readers' inputs
     std::vector<Transformed> transformed_;
-    std::map<int, int> prepared_;  // value -> its quantized form
+    std::map<std::pair<int, float>, int> prepared_;  // value and fixed scale -> its quantized form
 };
 
 bool touches(Step& step, int buffer) {

@@ -82,7 +82,8 @@ void PrepareStep::run_tile(const RunContext& context, const Tile& tile) const {
                             const_cast<float*>(view.scales) + block,
                             const_cast<std::int16_t*>(view.sums) + block * 4,
                             n,
-                            padded};
+                            padded,
+                            fixed_scale};
     };
     if (padded == padded_columns && x.stride == n_columns) return fn(args_at(0), {0, tile_tokens(tile)});
     for (std::int64_t i = 0; i < tile_tokens(tile); ++i) fn(args_at(i), {0, 1});

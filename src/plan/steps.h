@@ -56,6 +56,7 @@ struct NormStep final : Step {
 
 struct PrepareStep final : Step {
     QuantizeFn fn = nullptr;
+    float fixed_scale = 0;  // as QuantizeArgs has it
     std::int64_t n_columns = 0, padded_columns = 0;
     int in = -1, out = -1;  // out: number of a prepared buffer
     void run(const RunContext& context) const override { run_tile(context, token_share(*this, context)); }

@@ -18,6 +18,16 @@ expect 2 'no tensor has its scheme from "*.nothing"' "$SKIFF" quantize $model -o
 expect 2 'the target is too small: with n2g16t throughout' "$SKIFF" quantize $model -o "$work/a" --target-mb 1
 expect 2 'expected 0 to 1024' "$SKIFF" quantize $model -o "$work/a" -t 5000
 expect 2 'stay as they are' "$SKIFF" quantize tests/data/models/gpt2 -o "$work/a" --scheme w8 --compat
+echo "three short words" > "$work/short.txt"
+expect 2 'are needed to say anything' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --method gptq --calibration "$work/short.txt"
+expect 2 'expected bias, norm or both' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --correct gains
+expect 2 'fixed scales are for symmetric integers of 8 bits' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --activations static-mse
+expect 2 'expected more than 0 and at most 100' "$SKIFF" quantize $model -o "$work/a" --scheme w8 --activations static-percentile --percentile 101
+expect 2 'needs the products of all pairs of inputs' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --method gptq --importance tests/data/imatrix/small.gguf
+expect 2 'nearest looks at no data' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --importance tests/data/imatrix/small.gguf
+expect 5 'which has 512 inputs' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --method weighted --importance tests/data/imatrix/small.dat
+expect 3 'nowhere.gguf' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --method weighted --importance "$work/nowhere.gguf"
+expect 2 'give the file to write with --to-imatrix' "$SKIFF" calibrate $model
 [ ! -e "$work/a" ] && [ ! -e "$work/a.partial" ] || fail "an error left something behind"
 
 "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 >/dev/null 2>&1
@@ -26,6 +36,10 @@ expect 2 'already exists' "$SKIFF" quantize $model -o "$work/a" --scheme w8
 expect 1 'is quantized already (w8)' "$SKIFF" quantize "$work/a" -o "$work/b" --scheme w4g128
 expect 0 'weights' "$SKIFF" quantize "$work/a" -o "$work/b" --scheme w4g128 --allow-requantize
 grep -q '"steps"' "$work/b/skiff.json" || fail "no steps of the parent in the manifest"
+
+# Groups that do not divide a row: a short last group here, said; with --compat such rows stay, which is said too.
+expect 0 'rows that are not a multiple of 32 stay as they are' "$SKIFF" quantize tests/data/models/llama -o "$work/d" --scheme w4g32 --compat
+rm -rf "$work/d"
 
 # A file system that is full, or a limit on file sizes: the old output stays, the message says what to do.
 limited() { (ulimit -f 1000; exec "$@"); }

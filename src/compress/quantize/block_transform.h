@@ -33,6 +33,7 @@ Result<const BlockTransform*> find_block_transform(std::string_view name);  // a
 
 // ---- the transforms, one file each
 Status awq_apply(const BlockTransformInput& input);
+Status clip_weights(const BlockTransformInput& input);  // awq's second step; a clipped weight is another weight, so that the block computes a little else
 Status smooth_apply(const BlockTransformInput& input);
 
 }  // namespace skiff

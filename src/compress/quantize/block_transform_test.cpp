@@ -119,5 +119,38 @@ TEST(BlockTransforms, LowerWhatTheyAreFor) {
     }
 }
 
+// Clipping is of what awq's scales leave, never of queries and keys, and loses less of what it is for.
+TEST(BlockTransforms, ClippedWeightsLoseLess) {
+    if (!algebra_available().ok()) GTEST_SKIP() << algebra_available().error().message;
+    auto model = Checkpoint::open(std::string(SKIFF_SOURCE_DIR) + "/models/pocket");
+    ASSERT_TRUE(model.ok());
+    auto text = load_calibration(*model, {.n_samples = 2, .sample_tokens = 256});
+    ASSERT_TRUE(text.ok());
+    ThreadPool pool(2);
+    Scheme scheme = *parse_scheme("w4g128");
+    scheme.bits = 3;
+    CalibrationWalk walk(model->spec, *text, 2);
+    ASSERT_TRUE(walk.embed(*model->weights).ok());
+    auto inputs = walk.observe(1, *model->weights, StatisticsNeed::gram);
+    ASSERT_TRUE(inputs.ok());
+    EditedWeights weights(model->weights);
+    BlockInputs edited = *inputs;
+    const auto scheme_of = [&](const std::string&) { return &scheme; };
+    ASSERT_TRUE(clip_weights({model->spec, 1, {weights, edited, pool}, scheme_of, ScaleRule::min_max}).ok());
+    int n_lower = 0;
+    for (const auto& [key, seen] : *inputs) {
+        const Weight original = *model->weights->load(key), clipped = *weights.load(key);
+        const double before = output_loss(original, *encode_nearest(original, scheme, ScaleRule::min_max), *seen).lost, after = output_loss(original, *encode_nearest(clipped, scheme, ScaleRule::min_max), *seen).lost;
+        const bool query_or_key = key.find("q_proj") != std::string::npos || key.find("k_proj") != std::string::npos;
+        if (query_or_key) {
+            EXPECT_EQ(after, before) << key;
+        } else {
+            EXPECT_LT(after, before * 1.01) << key;
+        }
+        n_lower += after < 0.97 * before;
+    }
+    EXPECT_GE(n_lower, 3);
+}
+
 }  // namespace
 }  // namespace skiff

@@ -3,7 +3,7 @@
 // none, so there the scale moves.
 #include <cmath>
 
-#include "compress/quantize/coded_rows.h"
+#include "compress/quantize/weighted.h"
 
 namespace skiff {
 namespace {
@@ -19,13 +19,14 @@ struct Loss {
 };
 
 // Of one group, with codes that are nearest.
-Loss loss_of(const Grid& grid, std::span<const float> values, const GroupParams& params, std::vector<std::uint8_t>& codes) {
+Loss loss_of(const Grid& grid, std::span<const float> values, std::span<const float> importance, const GroupParams& params, std::vector<std::uint8_t>& codes) {
     grid.round_group(values, params, codes.data());
     Loss loss;
     for (std::size_t i = 0; i < values.size(); ++i) {
         const double error = std::fabs(static_cast<double>(values[i]) - static_cast<double>(grid.value(codes[i], params)));
-        loss.p_norm += error > 0 ? std::pow(error, p) : 0;
-        loss.squares += error * error;
+        const double weight = importance.empty() ? 1 : static_cast<double>(importance[i]);
+        loss.p_norm += error > 0 ? weight * std::pow(error, p) : 0;
+        loss.squares += weight * error * error;
     }
     return loss;
 }
@@ -41,16 +42,20 @@ class Solver {
 public:
     Solver(const Grid& grid, const Scheme& scheme) : grid_(grid), scheme_(scheme) {}
 
-    GroupParams solve(float super_scale, std::span<const float> values, const GroupParams& start) {
+    // importance: of each weight, or empty
+    GroupParams solve(float super_scale, std::span<const float> values, std::span<const float> importance, const GroupParams& start) {
+        importance_ = importance;
         codes_.resize(values.size());
         target_.resize(values.size());
         if (start.scale == 0) return start;
         GroupParams best = start, own = start;
-        const Loss begin = loss_of(grid_, values, start, codes_);
+        const Loss begin = loss_of(grid_, values, importance, start, codes_);
         if (begin.squares == 0) return start;
         double least = begin.p_norm;
         // In units of the group's mean error, so that beta means the same for weights of any size.
-        const double unit = std::sqrt(begin.squares / static_cast<double>(values.size()));
+        double weights = importance.empty() ? static_cast<double>(values.size()) : 0;
+        for (float weight : importance) weights += static_cast<double>(weight);
+        const double unit = std::sqrt(begin.squares / weights);
         double beta = first_beta;
         for (int round = 0; round < n_rounds; ++round, beta *= beta_growth) {
             grid_.round_group(values, own, codes_.data());
@@ -61,7 +66,7 @@ public:
             const GroupParams moved = moved_to_target(super_scale, own);
             if (moved.scale == 0 || (moved.scale == own.scale && moved.zero == own.zero)) break;
             own = moved;
-            const Loss loss = loss_of(grid_, values, own, codes_);
+            const Loss loss = loss_of(grid_, values, importance, own, codes_);
             if (!(loss.p_norm < least) || loss.squares > collapse * begin.squares) continue;
             least = loss.p_norm;
             best = own;
@@ -70,20 +75,26 @@ public:
     }
 
 private:
+    double weight_of(std::size_t i) const { return importance_.empty() ? 1 : static_cast<double>(importance_[i]); }
+
     // Least squares of the parameter that moves, given the codes. A scale is brought to what the scheme stores by the grid itself.
     GroupParams moved_to_target(float super_scale, const GroupParams& own) const {
         GroupParams moved = own;
         if (scheme_.stores_zeros()) {
-            double sum = 0;
-            for (std::size_t i = 0; i < target_.size(); ++i) sum += codes_[i] - static_cast<double>(target_[i]) / static_cast<double>(own.scale);
-            moved.zero = std::clamp(static_cast<std::int32_t>(std::nearbyint(sum / static_cast<double>(target_.size()))), 0, grid_.n_codes() - 1);
+            double sum = 0, weights = 0;
+            for (std::size_t i = 0; i < target_.size(); ++i) {
+                sum += weight_of(i) * (codes_[i] - static_cast<double>(target_[i]) / static_cast<double>(own.scale));
+                weights += weight_of(i);
+            }
+            if (!(weights > 0)) return own;
+            moved.zero = std::clamp(static_cast<std::int32_t>(std::nearbyint(sum / weights)), 0, grid_.n_codes() - 1);
             return moved;
         }
         double xq = 0, qq = 0;
         for (std::size_t i = 0; i < target_.size(); ++i) {
             const auto level = static_cast<double>(grid_.value(codes_[i], {1, own.zero, 1}));
-            xq += level * static_cast<double>(target_[i]);
-            qq += level * level;
+            xq += weight_of(i) * level * static_cast<double>(target_[i]);
+            qq += weight_of(i) * level * level;
         }
         if (!(qq > 0)) return own;
         return stored_scale(grid_, scheme_, super_scale, {static_cast<float>(xq / qq), own.zero, 0}, target_);
@@ -93,6 +104,7 @@ private:
     const Scheme& scheme_;
     std::vector<std::uint8_t> codes_;
     std::vector<float> target_;
+    std::span<const float> importance_;
 };
 
 }  // namespace
@@ -100,15 +112,24 @@ private:
 Result<Weight> hqq_encode(const MethodInput& input) {
     if (input.scheme.kind == NumberKind::floating) return nearest_encode(input);
     const auto grid = make_grid(input.scheme, input.scale_rule);
+    std::vector<float> importance;  // an importance file was given: it needs none
+    if (input.inputs != nullptr) {
+        if (const std::string why = why_not_calibrated(input, StatisticsNeed::moments); !why.empty()) {
+            remark(input, "every weight counts the same: " + why);
+        } else {
+            SKIFF_CHECK(check_statistics(input));
+            importance = column_importance(*input.inputs);
+        }
+    }
     return encode_tiles(input, tile_rows, [&](RowTile& tile) {
         Solver solver(*grid, input.scheme);
         for (std::int64_t row = 0; row < tile.n_rows; ++row) {
             RowChoice& choice = tile.choices[static_cast<std::size_t>(row)];
-            fit_row(*grid, input.scheme, tile.row(row), {}, choice.params);
+            fit_row(*grid, input.scheme, tile.row(row), importance, choice.params);
             for (std::size_t group = 0; group < choice.params.groups.size(); ++group) {
                 const Range columns = columns_of_group(input.scheme, static_cast<std::int64_t>(group), tile.n_columns);
                 const auto values = tile.row(row).subspan(static_cast<std::size_t>(columns.begin), static_cast<std::size_t>(columns.end - columns.begin));
-                choice.params.groups[group] = solver.solve(super_scale_of(input.scheme, choice.params, columns.begin), values, choice.params.groups[group]);
+                choice.params.groups[group] = solver.solve(super_scale_of(input.scheme, choice.params, columns.begin), values, importance.empty() ? std::span<const float>() : std::span<const float>(importance).subspan(static_cast<std::size_t>(columns.begin), values.size()), choice.params.groups[group]);
             }
             round_row(*grid, input.scheme, tile.row(row), choice);
         }

@@ -2,7 +2,9 @@
 #include <algorithm>
 
 #include "base/progress.h"
+#include "compress/calibrate/importance.h"
 #include "compress/method.h"
+#include "compress/quantize/learnt_rounding.h"
 #include "compress/quantize/outliers.h"
 #include "compress/quantize/block_transform.h"
 #include "compress/step_work.h"
@@ -11,21 +13,41 @@
 namespace skiff {
 namespace {
 
+// Weights of the linear operators of decoder blocks: those whose inputs are measured.
+std::set<std::string> operator_weights(const ModelSpec& spec) {
+    std::set<std::string> keys;
+    for (std::size_t block = 1; block + 1 < spec.blocks.size(); ++block)
+        for (const auto& [key, id] : linear_inputs(spec.blocks[block])) keys.insert(key);
+    return keys;
+}
+
 class QuantizeWork final : public StepWork {
 public:
     QuantizeWork(const Checkpoint& parent, const QuantizeStep& step, const WeightMethod& method, std::vector<const BlockTransform*> transforms)
-        : parent_(parent), step_(step), method_(method), transforms_(std::move(transforms)) {}
+        : parent_(parent), step_(step), method_(method), transforms_(std::move(transforms)), corrections_(parent.spec, step.corrections) {}
+
+    Status open_importance() {
+        if (step_.importance.empty()) return {};
+        SKIFF_TRY(importance_, ImportanceFile::open(step_.importance, parent_));
+        return {};
+    }
 
     Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) override {
         SKIFF_TRY(auto plan, plan_tensors(parent_, step_, pool, progress));
         for (PlannedTensor& tensor : plan.tensors) {
             if (tensor.scheme) schemes_[tensor.key] = *tensor.scheme;
             if (has_outliers(tensor)) plan_outliers(tensor, plan);
+            if (has_fixed_inputs(tensor)) plan_fixed_inputs(tensor, plan);
         }
+        plan_corrections(plan);
+        if (step_.inputs.kind == InputScaleRule::Kind::fixed && !any_fixed_) return usage_error("--activations static-...: fixed scales are for symmetric integers of 8 bits, such as --scheme w8, and no weight of an operator becomes that");
         return plan;
     }
+    Json found() const override { return importance_ ? Json::object({{"importance", importance_->json()}}) : Json(); }
     StatisticsNeed needs() const override {
-        StatisticsNeed need = method_.needs;
+        StatisticsNeed need = importance_ ? StatisticsNeed::none : method_.needs;
+        if (any_fixed_) need = std::max(need, StatisticsNeed::moments);
+        need = std::max(need, step_.corrections.needs());
         for (const BlockTransform* transform : transforms_) need = std::max(need, transform->needs);
         return need;
     }
@@ -33,6 +55,9 @@ public:
     Result<Json> config(const TensorPlan& plan) const override { return planned_config(parent_, plan, step_); }
 
     Status begin_block(std::size_t block, BlockWork& work, ThreadPool& pool) override {
+        corrections_.begin_block(block);
+        learnt_.clear();
+        input_scales_.clear();
         if (!work.is_decoder_block(block)) return {};
         const auto scheme_of = [this](const std::string& key) -> const Scheme* {
             const auto found = schemes_.find(key);
@@ -41,21 +66,38 @@ public:
         const auto search = method_.needs == StatisticsNeed::none ? BlockTransformInput::Search::plain : BlockTransformInput::Search::weighted;
         for (const BlockTransform* transform : transforms_)
             SKIFF_CHECK(transform->apply({parent_.spec, block, work.editable(pool), scheme_of, step_.scale_rule, step_.method_options, search}));
-        return {};
+        if (any_fixed_) {
+            const auto wanted = [this](const std::string& key) { return fixed_.count(key) != 0; };
+            SKIFF_TRY(input_scales_, measure_input_scales(parent_.spec, block, work, step_.inputs, wanted));
+        }
+        return method_.name == "autoround" && step_.method_options.learning == MethodOptions::Learning::by_block ? learn(block, work, pool) : Status();
     }
 
     Result<MadeTensor> make(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>& remarks) override {
-        if (has_outliers(planned)) return make_with_outliers(planned, weights, inputs, pool, remarks);
+        if (corrected_.count(planned.key) != 0) return make_corrected(planned, weights, pool);
+        const InputStatistics* seen = importance_ ? importance_->find(planned.key) : method_.needs == StatisticsNeed::none ? nullptr : inputs;
+        if (has_outliers(planned)) return make_with_outliers(planned, weights, {seen, inputs}, pool, remarks);
         std::vector<std::string> said;
-        SKIFF_TRY(const auto result, make_planned(weights, planned, {step_, inputs, pool, &said}));
+        SKIFF_TRY(auto result, rounded(planned, weights, {seen, inputs}, pool, said));
         // Tables are rounded without data by every method, as the guide says; the weights of operators should not be.
         if (planned.use == TensorUse::linear) remarks.insert(remarks.end(), said.begin(), said.end());
+        if (step_.corrections.any() && planned.becomes_codes()) {
+            SKIFF_TRY(const auto source, load_as_rows(weights, planned));
+            if (step_.corrections.norm && inputs != nullptr && inputs->n_tokens >= fewest_tokens) result = with_corrected_rows(source, result, corrections_.judged_by(planned.key, *inputs), pool);
+            corrections_.note(planned.key, source, result, inputs);
+        }
         MadeTensor made{{}, result, planned.scheme || !transforms_.empty()};  // a transform may have edited what keeps its type
         if (result.codes() == nullptr) {
             made.parts = {{planned.key, result.plain()->dtype, result.shape, result.plain()->data, result.owner}};
             return made;
         }
-        SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), result));
+        if (has_fixed_inputs(planned)) {
+            const auto scale = input_scales_.find(planned.key);
+            if (scale == input_scales_.end()) return runtime_error("nothing was measured of its inputs, so that they cannot have a fixed scale");
+            made.parts = fixed_input_tensors(module_of_key(planned.key), result, scale->second);
+        } else {
+            SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), result));
+        }
         if (planned.turn_source()) made.effective = transposed(as_floats(result, pool));
         return made;
     }
@@ -75,6 +117,74 @@ public:
     }
 
 private:
+    // What the method is told of the inputs, and what was measured of them.
+    struct Inputs {
+        const InputStatistics *told = nullptr, *measured = nullptr;
+    };
+
+    Result<Weight> rounded(const PlannedTensor& planned, const WeightSource& weights, const Inputs& inputs, ThreadPool& pool, std::vector<std::string>& said) {
+        const auto learnt = learnt_.find(planned.key);
+        if (learnt != learnt_.end()) return learnt->second;
+        return make_planned(weights, planned, {step_, inputs.told, pool, &said});
+    }
+
+    Status learn(std::size_t block, BlockWork& work, ThreadPool& pool) {
+        BlockRounding rounding{parent_.spec, block, work, {}, step_.scale_rule, step_.method_options, pool};
+        for (const auto& [key, scheme] : schemes_)
+            if (scheme.is_coded() && gptq_defined_on(scheme).ok() && operators_.count(key) != 0) rounding.wanted[key] = scheme;
+        auto learnt = learn_block(rounding);
+        if (learnt.ok()) learnt_ = std::move(*learnt);
+        else if (learnt.error().code != ErrorCode::unsupported) return learnt.take_error();
+        return {};  // operator by operator then
+    }
+
+    bool has_fixed_inputs(const PlannedTensor& planned) const { return step_.inputs.kind == InputScaleRule::Kind::fixed && planned.use == TensorUse::linear && planned.scheme && can_fix_inputs(*planned.scheme) && !has_outliers(planned) && operators_.count(planned.key) != 0 && !planned.turn_source(); }
+
+    void plan_fixed_inputs(PlannedTensor& planned, TensorPlan& plan) {
+        planned.declarations = fixed_input_declarations(module_of_key(planned.key), *planned.scheme, planned.shape);
+        std::uint64_t bytes = 0;
+        for (const TensorDeclaration& part : planned.declarations) bytes += static_cast<std::uint64_t>(element_count(part.shape) * dtype_info(part.dtype).bits / 8);
+        plan.bytes_after += bytes - planned.bytes_after;
+        planned.bytes_after = bytes;
+        planned.form = planned.scheme->name() + " x i8 fixed";
+        planned.inputs = QuantizedModule::Inputs::fixed;
+        fixed_.insert(planned.key);
+        any_fixed_ = true;
+    }
+
+    // Tensors that depend on what became of others come last in their block; gains are kept in f32, since they move by less than 16 bits may hold.
+    void plan_corrections(TensorPlan& plan) {
+        if (!step_.corrections.any()) return;
+        const auto keys = corrections_.keys();
+        for (PlannedTensor& tensor : plan.tensors) {
+            if (keys.count(tensor.key) == 0 || tensor.scheme || !tensor.parent_is_plain) continue;
+            corrected_.insert(tensor.key);
+            TensorDeclaration& part = tensor.declarations[0];
+            if (!dtype_info(part.dtype).is_float || part.dtype == DType::f32 || tensor.key.ends_with(".bias")) continue;
+            const auto n = static_cast<std::uint64_t>(element_count(part.shape)), more = n * 4 - tensor.bytes_after;
+            part.dtype = DType::f32;
+            tensor.bytes_after += more;
+            plan.bytes_after += more;
+            tensor.form = "F32";
+        }
+        if (step_.corrections.bias && !corrections_.left_out().empty())
+            plan.remarks.push_back("operators without a bias, which config.json cannot give them, keep the mean of their errors: " + corrections_.left_out().front() + (corrections_.left_out().size() > 1 ? " and " + std::to_string(corrections_.left_out().size() - 1) + " more" : ""));
+        std::stable_partition(plan.tensors.begin(), plan.tensors.end(), [&](const PlannedTensor& tensor) { return corrected_.count(tensor.key) == 0; });
+    }
+
+    Result<MadeTensor> make_corrected(const PlannedTensor& planned, const WeightSource& weights, ThreadPool& pool) {
+        if (!corrections_.settled()) SKIFF_CHECK(corrections_.settle(weights, pool));
+        const Weight* corrected = corrections_.value(planned.key);
+        SKIFF_TRY(const auto stored, weights.load(planned.key));
+        const DType dtype = planned.declarations[0].dtype;
+        MadeTensor made{{}, corrected != nullptr ? *corrected : stored, true};
+        if (made.effective.plain()->dtype != dtype) {
+            SKIFF_TRY(made.effective, encode_nearest(made.effective, *parse_scheme(dtype == DType::bf16 ? "bf16" : dtype == DType::f16 ? "fp16" : "fp32"), ScaleRule::min_max, {}, &pool));
+        }
+        made.parts = {{planned.key, dtype, made.effective.shape, made.effective.plain()->data, made.effective.owner}};
+        return made;
+    }
+
     bool has_outliers(const PlannedTensor& planned) const { return step_.outliers > 0 && planned.use == TensorUse::linear && planned.becomes_codes() && outliers_per_row(step_.outliers, planned.shape[1]) > 0; }
 
     void plan_outliers(PlannedTensor& planned, TensorPlan& plan) const {
@@ -90,12 +200,13 @@ private:
     }
 
     // The largest weights are set aside, the method rounds the others, and what it then lacks of the largest stands beside the codes.
-    Result<MadeTensor> make_with_outliers(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>& remarks) {
+    Result<MadeTensor> make_with_outliers(const PlannedTensor& planned, const WeightSource& weights, const Inputs& inputs, ThreadPool& pool, std::vector<std::string>& remarks) {
         SKIFF_TRY(const auto source, load_as_rows(weights, planned));
         const auto split = split_outliers(source, outliers_per_row(step_.outliers, source.n_columns()), pool);
-        SKIFF_TRY(auto codes, method_.encode({split.rest, *planned.scheme, step_.scale_rule, pool, inputs, step_.method_options, &remarks}));
+        SKIFF_TRY(auto codes, method_.encode({split.rest, *planned.scheme, step_.scale_rule, pool, inputs.told, step_.method_options, &remarks}));
         const Weight outliers = outliers_of(source, codes, split, pool);
         MadeTensor made{{}, sum_of(codes, outliers, pool), true};
+        if (step_.corrections.any()) corrections_.note(planned.key, source, made.effective, inputs.measured);
         if (planned.turn_source()) made.effective = transposed(made.effective);
         SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), codes));
         for (StoredTensor& part : outlier_weight_tensors(module_of_key(planned.key), outliers)) made.parts.push_back(std::move(part));
@@ -120,6 +231,13 @@ private:
     const WeightMethod& method_;
     const std::vector<const BlockTransform*> transforms_;
     std::map<std::string, Scheme> schemes_;
+    std::set<std::string> operators_ = operator_weights(parent_.spec);
+    std::optional<ImportanceFile> importance_;
+    BlockCorrections corrections_;
+    std::set<std::string> corrected_, fixed_;   // keys
+    bool any_fixed_ = false;
+    std::map<std::string, float> input_scales_;  // of the block
+    std::map<std::string, Weight> learnt_;       // of the block
 };
 
 }  // namespace
@@ -131,7 +249,12 @@ Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const
         SKIFF_TRY(const BlockTransform* transform, find_block_transform(name));
         transforms.push_back(transform);
     }
-    return std::unique_ptr<StepWork>(new QuantizeWork(parent, step, *method, std::move(transforms)));
+    if (!step.importance.empty() && method->needs == StatisticsNeed::gram) return usage_error("--importance: " + step.method + " needs the products of all pairs of inputs, and such a file has the squares of each alone; take weighted, hqq or kmeans");
+    if (!step.importance.empty() && method->name == "nearest") return usage_error("--importance: nearest looks at no data; take weighted, hqq or kmeans");
+    if (!step.importance.empty() && step.target) return usage_error("--importance and a target: what the parts lose is measured on the calibration text; give one of them");
+    auto work = std::make_unique<QuantizeWork>(parent, step, *method, std::move(transforms));
+    SKIFF_CHECK(work->open_importance());
+    return std::unique_ptr<StepWork>(std::move(work));
 }
 
 }  // namespace skiff

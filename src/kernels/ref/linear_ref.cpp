@@ -56,12 +56,13 @@ void quantize_ref(const QuantizeArgs& args, Range tokens) {
             std::uint32_t largest_bits = 0;  // magnitudes compare like integers, and NaN is above all of them
             for (std::int64_t i = begin; i < end; ++i) largest_bits = std::max(largest_bits, std::bit_cast<std::uint32_t>(x[i]) & 0x7fffffffu);
             const auto largest = std::bit_cast<float>(largest_bits);
-            const bool countable = largest >= 1e-30f && largest <= 3.0e38f;  // else nothing, or an infinite or NaN scale that shows in the result
-            const float scale = largest / 127.0f, inverse = countable ? 127.0f / largest : 0.0f;
+            const bool fixed = args.fixed_scale > 0 && largest <= 3.0e38f;
+            const bool countable = fixed || (largest >= 1e-30f && largest <= 3.0e38f);  // else nothing, or an infinite or NaN scale that shows in the result
+            const float scale = fixed ? args.fixed_scale : largest / 127.0f, inverse = fixed ? 1.0f / args.fixed_scale : countable ? 127.0f / largest : 0.0f;
             std::int16_t* sums = args.sums + (token * n_blocks + block) * 4;
             std::fill_n(sums, 4, std::int16_t{0});
             for (std::int64_t i = begin; i < begin + 32; ++i) {
-                const auto code = static_cast<std::int32_t>(i < end && countable ? std::nearbyint(x[i] * inverse) : 0.0f);
+                const auto code = static_cast<std::int32_t>(i < end && countable ? std::nearbyint(std::clamp(x[i] * inverse, -127.0f, 127.0f)) : 0.0f);
                 codes[i] = static_cast<std::int8_t>(code);
                 std::int16_t& sum = sums[(i - begin) / 16 * 2 + i % 4 / 2];
                 sum = static_cast<std::int16_t>(sum + code);

@@ -1,0 +1,324 @@
+#include "compress/quantize/corrections.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "compress/algebra/algebra.h"
+#include "compress/quantize/coded_rows.h"
+#include "model/arch/arch.h"
+#include "model/extra_terms.h"
+#include "tensor/grid_parts.h"
+
+namespace skiff {
+namespace {
+
+constexpr double norm_damping = 0.01;          // of the system for the gains, times the mean of its diagonal: draws them towards what they are
+constexpr float least_gain = 0.5f, most_gain = 2.0f;
+
+std::vector<float> floats_of(const Weight& weight) {
+    std::vector<float> values(static_cast<std::size_t>(element_count(weight.shape)));
+    for (std::int64_t row = 0; row < weight.n_rows(); ++row) weight.row(row, values.data() + row * weight.n_columns());
+    return values;
+}
+
+// An operator of one matrix whose bias is added to its rows.
+const LinearOp* correctable(const Op& op) {
+    const auto* linear = std::get_if<LinearOp>(&op.detail);
+    const bool plain = linear != nullptr && linear->terms.size() == 1 && linear->terms[0].kind == LinearTerm::Kind::packed && linear->transform.kind == InputTransform::Kind::none;
+    return plain && !linear->bias.empty() && linear->bias.rows == linear->terms[0].weight.rows ? linear : nullptr;
+}
+
+bool is_decoder_block(const ModelSpec& spec, std::size_t block) { return block > 0 && block + 1 < spec.blocks.size(); }
+
+class WithZeros final : public WeightSource {
+public:
+    WithZeros(std::shared_ptr<WeightSource> source, std::map<std::string, std::int64_t> lengths, DType dtype) : source_(std::move(source)), lengths_(std::move(lengths)), dtype_(dtype) {}
+    bool contains(const std::string& key) const override { return lengths_.count(key) != 0 || source_->contains(key); }
+    std::vector<std::string> keys() const override { return source_->keys(); }
+    Result<Weight> load(const std::string& key) const override {
+        const auto found = lengths_.find(key);
+        if (found == lengths_.end()) return source_->load(key);
+        return make_plain_weight({found->second}, dtype_, std::vector<std::byte>(static_cast<std::size_t>(found->second * dtype_info(dtype_).bits / 8)));
+    }
+
+private:
+    std::shared_ptr<WeightSource> source_;
+    std::map<std::string, std::int64_t> lengths_;
+    DType dtype_;
+};
+
+// a . b of each row. // (n_rows)
+std::vector<double> row_products(const std::vector<float>& a, const std::vector<float>& b, std::int64_t n_columns) {
+    std::vector<double> sums(a.size() / static_cast<std::size_t>(n_columns));
+    for (std::size_t i = 0; i < a.size(); ++i) sums[i / static_cast<std::size_t>(n_columns)] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    return sums;
+}
+
+std::vector<float> times_gram(const std::vector<float>& rows, const InputStatistics& inputs, ThreadPool& pool) {
+    const auto n = static_cast<std::int64_t>(inputs.mean.size());
+    std::vector<float> product(rows.size());
+    multiply({.m = static_cast<std::int64_t>(rows.size()) / n, .n = n, .k = n, .a = rows.data(), .a_stride = n, .b = inputs.gram.data(), .b_stride = n, .c = product.data(), .c_stride = n}, pool);
+    return product;
+}
+
+}  // namespace
+
+Result<RoundingCorrections> parse_corrections(const std::vector<std::string>& names) {
+    RoundingCorrections corrections;
+    for (const std::string& list : names) {
+        std::string name;
+        for (char c : list + ",") {
+            if (c != ',') {
+                name += c;
+                continue;
+            }
+            if (name == "bias") corrections.bias = true;
+            else if (name == "norm") corrections.norm = true;
+            else return usage_error("--correct " + list.substr(0, 64) + ": expected bias, norm or both with a comma");
+            name.clear();
+        }
+    }
+    return corrections;
+}
+
+Result<std::optional<Checkpoint>> with_new_biases(const Checkpoint& parent) {
+    std::optional<Checkpoint> nothing;
+    // Only where config.json alone says what the model is, but for the two words that are added to it.
+    SKIFF_TRY(auto same, build_spec(parent.config));
+    SKIFF_CHECK(attach_extra_terms(same, *parent.weights));
+    if (!(same == parent.spec)) return nothing;
+    Json config = parent.config;
+    for (const char* word : {"attention_bias", "mlp_bias"}) {
+        Json with = config;
+        with.set(word, true);
+        if (build_spec(with).ok()) config = std::move(with);  // else the architecture does not know the word
+    }
+    SKIFF_TRY(auto spec, build_spec(config));
+    SKIFF_CHECK(attach_extra_terms(spec, *parent.weights));
+    std::map<std::string, std::int64_t> lengths;
+    DType dtype = DType::f32;
+    for (const auto& [key, declared] : spec.tensors) {
+        if (parent.spec.tensors.count(key) == 0) lengths[key] = spec.shape(declared)[0];
+        if (declared.role != TensorDecl::Role::norm || !parent.weights->contains(key)) continue;
+        SKIFF_TRY(const auto norm, parent.weights->load(key));
+        if (norm.plain() != nullptr && dtype_info(norm.plain()->dtype).is_float) dtype = norm.plain()->dtype;
+    }
+    for (const auto& [key, declared] : parent.spec.tensors)
+        if (spec.tensors.count(key) == 0) return nothing;  // the words mean more than biases there
+    if (lengths.empty()) return nothing;
+    Checkpoint widened = parent;
+    widened.config = std::move(config);
+    widened.spec = std::move(spec);
+    widened.weights = std::make_shared<WithZeros>(parent.weights, std::move(lengths), dtype);
+    return std::optional<Checkpoint>(std::move(widened));
+}
+
+Weight with_corrected_rows(const Weight& original, const Weight& coded, const InputStatistics& inputs, ThreadPool& pool) {
+    const Codes& codes = *coded.codes();
+    const Scheme& scheme = codes.scheme;
+    const TensorView& scales = scheme.relative_scales() ? codes.super_scales : codes.scales;
+    const bool adjustable = scheme.kind != NumberKind::clusters && !scheme.minimums && (scales.dtype == DType::f16 || scales.dtype == DType::bf16 || scales.dtype == DType::f32);
+    if (!adjustable || inputs.gram.empty()) return coded;
+    const std::int64_t n = coded.n_columns(), n_rows = coded.n_rows();
+    const auto w = floats_of(original), q = floats_of(coded), hq = times_gram(q, inputs, pool);
+    const auto wq = row_products(w, hq, n), qq = row_products(q, hq, n);
+    struct Owned {
+        std::vector<std::byte> scales;
+        std::shared_ptr<const void> rest;
+    };
+    auto owned = std::make_shared<Owned>();
+    owned->scales.assign(scales.data.begin(), scales.data.end());
+    owned->rest = coded.owner;
+    const DTypeInfo& type = dtype_info(scales.dtype);
+    const auto n_scales = static_cast<std::int64_t>(scales.n_elements() / n_rows), row_bytes = n_scales * type.bits / 8;
+    std::vector<float> values(static_cast<std::size_t>(n_scales));
+    for (std::int64_t row = 0; row < n_rows; ++row) {
+        const auto at = static_cast<std::size_t>(row);
+        if (!(qq[at] > 0) || !(wq[at] > 0)) continue;
+        const auto factor = static_cast<float>(std::clamp(wq[at] / qq[at], 0.5, 2.0));
+        std::byte* bytes = owned->scales.data() + row * row_bytes;
+        type.to_float(bytes, n_scales, values.data());
+        for (float& value : values) value = grids::round_to(scales.dtype, value * factor);
+        type.from_float(values.data(), n_scales, bytes);
+    }
+    Codes changed = codes;
+    (scheme.relative_scales() ? changed.super_scales : changed.scales).data = owned->scales;
+    Weight result = coded;
+    result.store = changed;
+    result.owner = owned;
+    result.file_backed = false;
+    // Scales are rounded to their type: a row keeps its old ones where that undid the gain.
+    const auto difference = [&](const Weight& to) {
+        auto d = floats_of(to);
+        for (std::size_t i = 0; i < d.size(); ++i) d[i] = w[i] - d[i];
+        return d;
+    };
+    const auto before = difference(coded), after = difference(result);
+    const auto lost_before = row_products(before, times_gram(before, inputs, pool), n), lost_after = row_products(after, times_gram(after, inputs, pool), n);
+    for (std::int64_t row = 0; row < n_rows; ++row)
+        if (!(lost_after[static_cast<std::size_t>(row)] < lost_before[static_cast<std::size_t>(row)]))
+            std::copy_n(scales.data.begin() + row * row_bytes, row_bytes, owned->scales.begin() + row * row_bytes);
+    return result;
+}
+
+BlockCorrections::BlockCorrections(const ModelSpec& spec, const RoundingCorrections& wanted) : spec_(spec), wanted_(wanted) {
+    for (const Block& block : spec.blocks)
+        for (const Op& op : block.ops)
+            if (const LinearOp* linear = wanted.bias ? correctable(op) : nullptr) with_bias_.insert(linear->terms[0].weight.key);
+}
+
+InputStatistics BlockCorrections::judged_by(const std::string& key, const InputStatistics& inputs) const {
+    InputStatistics result = inputs;
+    const std::size_t n = inputs.mean.size();
+    if (with_bias_.count(key) == 0 || inputs.gram.empty()) return result;
+    for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j < n; ++j) result.gram[i * n + j] -= inputs.mean[i] * inputs.mean[j];
+    return result;
+}
+
+std::set<std::string> BlockCorrections::keys() const {
+    std::set<std::string> keys;
+    for (std::size_t block = 0; block < spec_.blocks.size(); ++block) {
+        if (!is_decoder_block(spec_, block)) continue;
+        if (wanted_.bias)
+            for (const Op& op : spec_.blocks[block].ops)
+                if (const LinearOp* linear = correctable(op)) keys.insert(linear->bias.key);
+        if (!wanted_.norm) continue;
+        for (const InputCoupling& coupling : find_couplings(spec_, block)) {
+            if (coupling.norm == nullptr) continue;
+            keys.insert(coupling.norm->weight.key);
+            if (!coupling.norm->bias.empty()) keys.insert(coupling.norm->bias.key);
+        }
+    }
+    return keys;
+}
+
+std::vector<std::string> BlockCorrections::left_out() const {
+    std::vector<std::string> names;
+    for (std::size_t block = 0; wanted_.bias && block < spec_.blocks.size(); ++block)
+        for (const Op& op : spec_.blocks[block].ops)
+            if (is_decoder_block(spec_, block) && std::holds_alternative<LinearOp>(op.detail) && correctable(op) == nullptr) names.push_back(op.name);
+    return names;
+}
+
+void BlockCorrections::begin_block(std::size_t block) {
+    block_ = block;
+    settled_ = false;
+    noted_.clear();
+    values_.clear();
+}
+
+void BlockCorrections::note(const std::string& key, const Weight& original, const Weight& result, const InputStatistics* inputs) {
+    if (inputs == nullptr || inputs->n_tokens < fewest_tokens) return;
+    Noted noted;
+    noted.inputs = inputs;
+    noted.n_rows = original.n_rows();
+    noted.n_columns = original.n_columns();
+    noted.original = floats_of(original);
+    noted.result = floats_of(result);
+    noted_[key] = std::move(noted);
+}
+
+// With the errors about their mean where a bias takes that (H = E[(x - m)(x - m)']). Minimise over t: sum over rows of E (w x - q (t x))^2 = t' A t - 2 b' t + const, A = (Q'Q) o H, b = ((Q'W) o H) 1.
+Status BlockCorrections::correct_norm(const InputCoupling& coupling, const WeightSource& weights, ThreadPool& pool) {
+    const std::int64_t n = coupling.n_columns;
+    std::vector<float> qq(static_cast<std::size_t>(n * n)), qw(qq);
+    const InputStatistics* inputs = nullptr;
+    for (const TensorRef& reader : coupling.readers) {
+        const auto found = noted_.find(reader.key);
+        if (found == noted_.end()) return {};
+        const Noted& noted = found->second;
+        inputs = noted.inputs;
+        const auto add = [&](const std::vector<float>& other, std::vector<float>& sum) {
+            multiply({.m = n, .n = n, .k = noted.n_rows, .a = noted.result.data(), .a_stride = n, .a_as = Product::As::transposed, .b = other.data(), .b_stride = n, .c = sum.data(), .c_stride = n, .factor = 1, .keep = 1}, pool);
+        };
+        add(noted.result, qq);
+        add(noted.original, qw);
+    }
+    if (inputs == nullptr || inputs->gram.empty()) return {};
+    const bool all_biased = std::all_of(coupling.readers.begin(), coupling.readers.end(), [&](const TensorRef& reader) { return with_bias_.count(reader.key) != 0; });
+    const InputStatistics judged = all_biased ? judged_by(coupling.readers[0].key, *inputs) : *inputs;
+    std::vector<double> a(static_cast<std::size_t>(n * n)), b(static_cast<std::size_t>(n));
+    double trace = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        a[i] = static_cast<double>(qq[i]) * static_cast<double>(judged.gram[i]);
+        b[i / static_cast<std::size_t>(n)] += static_cast<double>(qw[i]) * static_cast<double>(judged.gram[i]);
+        if (i % static_cast<std::size_t>(n + 1) == 0) trace += a[i];
+    }
+    if (!(trace > 0) || !std::isfinite(trace)) return {};
+    const double added = norm_damping * trace / static_cast<double>(n);
+    std::vector<double> upper = a, t = b;
+    for (std::size_t i = 0; i < t.size(); ++i) {
+        upper[i * static_cast<std::size_t>(n + 1)] += added;
+        t[i] += added;
+    }
+    if (!cholesky_upper(upper.data(), n)) return {};
+    solve_upper_transposed(upper.data(), n, t.data(), 1);
+    solve_upper(upper.data(), n, t.data(), 1);
+    for (double& gain : t) gain = std::clamp(gain, static_cast<double>(least_gain), static_cast<double>(most_gain));
+    const auto loss = [&](const std::vector<double>& gains) {
+        double sum = 0;
+        for (std::size_t i = 0; i < gains.size(); ++i) {
+            double row = 0;
+            for (std::size_t j = 0; j < gains.size(); ++j) row += a[i * gains.size() + j] * gains[j];
+            sum += gains[i] * (row - 2 * b[i]);
+        }
+        return sum;
+    };
+    if (!(loss(t) < loss(std::vector<double>(t.size(), 1)))) return {};
+    const auto scaled = [&](const TensorRef& ref, float offset) -> Status {
+        SKIFF_TRY(const auto stored, weights.load(ref.key));
+        auto values = floats_of(stored);
+        for (std::size_t i = 0; i < values.size(); ++i) values[i] = (values[i] + offset) * static_cast<float>(t[i]) - offset;
+        values_[ref.key] = make_float_weight(stored.shape, std::move(values));
+        return {};
+    };
+    SKIFF_CHECK(scaled(coupling.norm->weight, coupling.norm->weight_offset));
+    if (!coupling.norm->bias.empty()) SKIFF_CHECK(scaled(coupling.norm->bias, 0));
+    for (const TensorRef& reader : coupling.readers) {  // what the operator multiplies the old input with from now on
+        Noted& noted = noted_.at(reader.key);
+        for (std::size_t i = 0; i < noted.result.size(); ++i) noted.result[i] *= static_cast<float>(t[i % static_cast<std::size_t>(n)]);
+    }
+    return {};
+}
+
+Status BlockCorrections::correct_biases(const WeightSource& weights) {
+    std::set<std::string> done;
+    for (const Op& op : spec_.blocks[block_].ops) {
+        const LinearOp* linear = correctable(op);
+        if (linear == nullptr || !done.insert(linear->bias.key).second) continue;
+        const auto found = noted_.find(linear->terms[0].weight.key);
+        if (found == noted_.end()) continue;
+        const Noted& noted = found->second;
+        SKIFF_TRY(const auto stored, weights.load(linear->bias.key));
+        auto values = floats_of(stored);
+        if (static_cast<std::int64_t>(values.size()) != noted.n_rows) continue;
+        for (std::int64_t row = 0; row < noted.n_rows; ++row) {
+            double shift = 0;
+            for (std::int64_t i = 0; i < noted.n_columns; ++i) {
+                const auto at = static_cast<std::size_t>(row * noted.n_columns + i);
+                shift += static_cast<double>(noted.original[at] - noted.result[at]) * static_cast<double>(noted.inputs->mean[static_cast<std::size_t>(i)]);
+            }
+            values[static_cast<std::size_t>(row)] += static_cast<float>(shift);
+        }
+        values_[linear->bias.key] = make_float_weight(stored.shape, std::move(values));
+    }
+    return {};
+}
+
+Status BlockCorrections::settle(const WeightSource& weights, ThreadPool& pool) {
+    settled_ = true;
+    if (!is_decoder_block(spec_, block_)) return {};
+    if (wanted_.norm)
+        for (const InputCoupling& coupling : find_couplings(spec_, block_))
+            if (coupling.norm != nullptr) SKIFF_CHECK(correct_norm(coupling, weights, pool));
+    if (wanted_.bias) SKIFF_CHECK(correct_biases(weights));
+    return {};
+}
+
+const Weight* BlockCorrections::value(const std::string& key) const {
+    const auto found = values_.find(key);
+    return found == values_.end() ? nullptr : &found->second;
+}
+
+}  // namespace skiff

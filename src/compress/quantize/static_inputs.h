@@ -1,0 +1,26 @@
+// Scales of 8-bit inputs that are fixed beforehand (W8A8, static): from what each operator is fed over the calibration text.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "compress/calibrate/activation_ranges.h"
+#include "compress/calibrate/block_work.h"
+
+namespace skiff {
+
+// How the 8-bit codes of inputs get their scales. dynamic: each run of 32 of a token by itself, when it is there.
+struct InputScaleRule {
+    enum class Kind : std::uint8_t { dynamic, fixed } kind = Kind::dynamic;
+    RangeRule range = RangeRule::min_max;
+    double percentile = 99.99;
+    bool operator==(const InputScaleRule&) const = default;
+};
+
+// Codes -127 to 127: the scale with which the range's larger end is 127. An error where nothing was seen, or something that is not finite.
+Result<float> input_scale_of(const RangeObserver& observer, const InputScaleRule& rule);
+
+// By key of each weight of the block that reads a value, for those that `wanted` names. Weights that read one value share its scale.
+Result<std::map<std::string, float>> measure_input_scales(const ModelSpec& spec, std::size_t block, BlockWork& work, const InputScaleRule& rule, const std::function<bool(const std::string& key)>& wanted);
+
+}  // namespace skiff
