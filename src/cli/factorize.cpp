@@ -11,7 +11,7 @@ namespace {
 
 struct FactorizeOptions {
     ChildOptions common;
-    std::string method = "svd-llm", rank, remove, energy, budget, original, layers;
+    std::string method = "svd-llm", rank, remove, energy, budget, original, layers, pattern;
     std::int64_t multiple = 16;
 
     void fields(FieldVisitor& visitor) {
@@ -22,8 +22,9 @@ struct FactorizeOptions {
             help_ += " " + std::string(row.name) + ": " + std::string(row.summary) + ".";
         }
         methods.emplace_back("correction");
-        for (const char* of_nets : {"depthwise", "tucker"}) methods.emplace_back(of_nets);
-        help_ += " correction: factors beside the codes of a quantized model, of what its rounding lost (EoRA, LQER). Of networks of convolutions: svd, for pointwise ones; depthwise: windows by depthwise kernels, then pointwise; tucker: pointwise, a small core, pointwise";
+        methods.emplace_back("sparse-low-rank");
+        for (const char* of_nets : {"depthwise", "tucker", "kronecker"}) methods.emplace_back(of_nets);
+        help_ += " correction: factors beside the codes of a quantized model, of what its rounding lost (EoRA, LQER). sparse-low-rank: factors of --rank and what --pattern leaves of the rest, found in turns. Of networks of convolutions: svd, for pointwise ones; depthwise: windows by depthwise kernels, then pointwise; tucker: pointwise, a small core, pointwise; kronecker: of pointwise ones, sums of Kronecker products";
         common.model_and_output(visitor);
         visitor.choice("--method", method, methods, help_.c_str());
         visitor.option("--remove", remove, "Of each weight's numbers, what goes: 25% (the default)");
@@ -31,6 +32,7 @@ struct FactorizeOptions {
         visitor.option("--energy", energy, "Of the squared singular values of each weight, what stays: 0.95 or 95%");
         visitor.option("--budget", budget, "Of all these weights together, what goes: 25%; each gets the rank that serves the model best, by what cutting it was measured to cost");
         visitor.option("--multiple", multiple, "Ranks are a multiple of this");
+        visitor.option("--pattern", pattern, "With --method sparse-low-rank: what goes of the part that is not low rank: 50% (the default), 2:4, block16x32:50% ...");
         visitor.option("--original", original, "With --method correction: the model that this one was quantized from");
         visitor.option("--layers", layers, layers_help);
         common.calibration_fields(visitor);
@@ -72,11 +74,11 @@ Status factorize(FactorizeOptions& options, Terminal& terminal) {
     }
     if (n_rules > 1) return usage_error("give one of --remove, --rank, --energy and --budget");
     if (net::is_net(options.common.model)) {
-        if (!is_net_factorization(step.method)) return usage_error("--method: a network of convolutions is factorized by depthwise, tucker or svd");
+        if (!is_net_factorization(step.method)) return usage_error("--method: a network of convolutions is factorized by depthwise, tucker, svd or kronecker");
         if (step.rule == Rule::remove || step.rule == Rule::budget) {
             if (n_rules > 0) return usage_error("a network of convolutions takes --rank or --energy");
             step.rule = Rule::rank, step.amount = 1;
-            if (step.method != "depthwise") step.rule = Rule::share, step.amount = 0.5;
+            if (step.method == "tucker" || step.method == "svd") step.rule = Rule::share, step.amount = 0.5;
         }
         using NetRule = net::NetFactorization::Rule;
         net::NetFactorization wish;
@@ -84,7 +86,11 @@ Status factorize(FactorizeOptions& options, Terminal& terminal) {
         wish.amount = step.amount;
         return factorize_net(NetChildOptions(options.common, options.layers), step.method, wish, terminal);
     }
-    if (!options.layers.empty() || step.method == "depthwise" || step.method == "tucker") return usage_error("--layers, depthwise and tucker are for networks of convolutions");
+    if (!options.layers.empty() || (step.method != "svd" && is_net_factorization(step.method))) return usage_error("--layers, depthwise, tucker and kronecker are for networks of convolutions");
+    const bool is_both = step.method == "sparse-low-rank";
+    if (!options.pattern.empty() && !is_both) return usage_error("--pattern is for --method sparse-low-rank");
+    if (is_both) step.method += ":" + (options.pattern.empty() ? "50%" : options.pattern);
+    if (n_rules == 0 && is_both) step.rule = Rule::rank, step.amount = 16;
     if (n_rules == 0 && step.method == "correction") step.rule = Rule::rank, step.amount = 16;
     SKIFF_TRY(const auto parent, Checkpoint::open(options.common.model));
     Recipe recipe;

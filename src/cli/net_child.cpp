@@ -84,7 +84,7 @@ struct NamedMethod {
     const char* name;
     net::NetFactorization::Method method;
 };
-constexpr NamedMethod net_methods[] = {{"depthwise", net::NetFactorization::Method::depthwise}, {"tucker", net::NetFactorization::Method::tucker}, {"svd", net::NetFactorization::Method::svd}};
+constexpr NamedMethod net_methods[] = {{"depthwise", net::NetFactorization::Method::depthwise}, {"tucker", net::NetFactorization::Method::tucker}, {"svd", net::NetFactorization::Method::svd}, {"kronecker", net::NetFactorization::Method::kronecker}};
 
 }  // namespace
 

@@ -28,8 +28,8 @@ private:
     const SessionOptions& options() const { return session_.options_; }
     const ValueShape& in_shape(std::size_t i = 0) const { return session_.resolved_.shapes[session_.resolved_.inputs[index_][i]]; }
     const ValueShape& out_shape() const { return session_.resolved_.shapes[index_ + 1]; }
-    float* in(std::size_t i = 0) { return session_.values_[session_.resolved_.inputs[index_][i]].as<float>(); }
-    float* out() { return session_.values_[index_ + 1].as<float>(); }
+    float* in(std::size_t i = 0) { return session_.values_[session_.resolved_.inputs[index_][i]]; }
+    float* out() { return session_.values_[index_ + 1]; }
 
     void add_step(std::string_view kernel, std::function<void(const StepContext&)> run) { session_.steps_.push_back({op_->name, std::string(kernel), std::move(run)}); }
 
@@ -163,13 +163,8 @@ private:
         return {};
     }
 
-    Status lower(const Flatten&) {
-        add_step("copy", [x = in(), y = out(), n = out_shape().n_elements()](const StepContext& context) {
-            const Range elements = context.share(context.n_images * n);
-            std::copy(x + elements.begin, x + elements.end, y + elements.begin);
-        });
-        return {};
-    }
+    Status lower(const Flatten&) { return {}; }  // the same numbers in the same order
+    Status lower(const Fold&) { return {}; }
 
     Status lower(const Norm& norm) {
         auto weight = std::make_shared<std::vector<float>>(net_.floats(op_->name + ".weight"));
@@ -245,7 +240,12 @@ private:
 
 Session::Session(const Net& net, const SessionOptions& options, Resolved resolved) : options_(options), resolved_(std::move(resolved)), weights_(net.weights), pool_(options.n_threads) {
     scratch_.resize(static_cast<std::size_t>(pool_.n_threads()));
-    for (const ValueShape& shape : resolved_.shapes) values_.emplace_back(static_cast<std::size_t>(shape.n_elements() * options.batch) * sizeof(float));
+    for (std::size_t value = 0; value < resolved_.shapes.size(); ++value) {
+        const OpDetail* detail = value > 0 ? &net.spec.ops[value - 1].detail : nullptr;
+        const bool is_view = detail != nullptr && (std::holds_alternative<Flatten>(*detail) || std::holds_alternative<Fold>(*detail));
+        buffers_.emplace_back(is_view ? 0 : static_cast<std::size_t>(resolved_.shapes[value].n_elements() * options.batch) * sizeof(float));
+        values_.push_back(is_view ? values_[resolved_.inputs[value - 1][0]] : buffers_.back().as<float>());
+    }
 }
 
 Session::~Session() = default;
@@ -267,7 +267,7 @@ void Session::run(const float* x, std::int64_t n_images, float* y) {
     std::fill(seconds_.begin(), seconds_.end(), 0);
     for (std::int64_t done = 0; done < n_images; done += options_.batch) {
         const std::int64_t n = std::min(options_.batch, n_images - done);
-        std::copy_n(x + done * input().n_elements(), n * input().n_elements(), values_.front().as<float>());
+        std::copy_n(x + done * input().n_elements(), n * input().n_elements(), values_.front());
         pool_.run([&](int thread) {
             const StepContext context{thread, pool_.n_threads(), n, scratch_[static_cast<std::size_t>(thread)].data()};
             for (std::size_t i = 0; i < steps_.size(); ++i) {
@@ -277,7 +277,7 @@ void Session::run(const float* x, std::int64_t n_images, float* y) {
                 if (thread == 0) seconds_[i] += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
             }
         });
-        std::copy_n(values_.back().as<float>(), n * output().n_elements(), y + done * output().n_elements());
+        std::copy_n(values_.back(), n * output().n_elements(), y + done * output().n_elements());
     }
 }
 

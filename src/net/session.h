@@ -44,7 +44,7 @@ public:
     // Of the last run(), added up over its batches. // seconds of each step
     const std::vector<double>& seconds() const { return seconds_; }
     // The value of an operator in the last batch of run(). // (n_images of that batch, height, width, channels) f32
-    const float* value(std::size_t op) const { return values_[op + 1].as<float>(); }
+    const float* value(std::size_t op) const { return values_[op + 1]; }
 
 private:
     Session(const Net& net, const SessionOptions& options, Resolved resolved);
@@ -53,7 +53,8 @@ private:
     SessionOptions options_;
     Resolved resolved_;
     std::map<std::string, Weight> weights_;  // their owners
-    std::vector<AlignedBuffer> values_;      // of a batch
+    std::vector<AlignedBuffer> buffers_;     // of a batch; of values that are an earlier one's numbers: empty
+    std::vector<float*> values_;             // (batch, height, width, channels) f32
     std::vector<AlignedBuffer> scratch_;     // of each thread
     std::vector<Step> steps_;
     std::vector<double> seconds_;

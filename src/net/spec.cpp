@@ -70,6 +70,13 @@ Result<ValueShape> shape_of(const Attention& attention, const Shapes& in) {
     return in[0];
 }
 Result<ValueShape> shape_of(const Flatten&, const Shapes& in) { return ValueShape{1, 1, in[0].n_elements()}; }
+Result<ValueShape> shape_of(const Fold& fold, const Shapes& in) {
+    const bool opens = fold.way == Fold::Way::to_positions;
+    const std::int64_t divided = opens ? in[0].channels : in[0].width;
+    if (fold.parts < 1 || divided % fold.parts != 0) return corrupt(std::to_string(fold.parts) + " parts do not divide " + std::to_string(divided) + (opens ? " channels" : " positions of a row"));
+    if (opens) return ValueShape{in[0].height, in[0].width * fold.parts, in[0].channels / fold.parts};
+    return ValueShape{in[0].height, in[0].width / fold.parts, in[0].channels * fold.parts};
+}
 
 // ---- reading and writing
 
@@ -228,6 +235,12 @@ Result<OpDetail> read_attention(const Json& json) {
     return OpDetail(attention);
 }
 void write(const Attention& attention, Json& json) { json.set("heads", attention.n_heads); }
+Result<OpDetail> read_fold(const Json& json, Fold::Way way) {
+    Fold fold{1, way};
+    SKIFF_TRY(fold.parts, int_of(json, "parts", 1, 1, most_channels));
+    return OpDetail(fold);
+}
+void write(const Fold& fold, Json& json) { json.set("parts", fold.parts); }
 void write(const Add&, Json&) {}
 void write(const Multiply&, Json&) {}
 void write(const Concat&, Json&) {}
@@ -258,6 +271,8 @@ const KindRow kinds[] = {
     {"rms_norm", index_of<Norm>, 1, [](const Json& json) { return read_norm(json, NormKind::rms); }},
     {"attention", index_of<Attention>, 3, read_attention},
     {"flatten", index_of<Flatten>, 1, plain<Flatten>},
+    {"fold", index_of<Fold>, 1, [](const Json& json) { return read_fold(json, Fold::Way::to_positions); }},
+    {"unfold", index_of<Fold>, 1, [](const Json& json) { return read_fold(json, Fold::Way::to_channels); }},
 };
 
 const KindRow& row_of(const OpDetail& detail) {
@@ -300,6 +315,7 @@ std::vector<std::int64_t> Conv::kept_taps() const {
 
 const char* op_kind_name(const OpDetail& detail) {
     if (const auto* norm = std::get_if<Norm>(&detail)) return norm->kind == NormKind::rms ? "rms_norm" : "layer_norm";
+    if (const auto* fold = std::get_if<Fold>(&detail)) return fold->way == Fold::Way::to_channels ? "unfold" : "fold";
     return row_of(detail).name;
 }
 

@@ -64,8 +64,12 @@ struct Attention {  // of q, k, v among all positions of an image
     std::int64_t n_heads = 1;
 };
 struct Flatten {};  // (1, 1, height * width * channels)
+struct Fold {       // the same numbers, read otherwise: each position becomes `parts` neighbours of fewer channels, or back
+    std::int64_t parts = 1;
+    enum class Way : std::uint8_t { to_positions, to_channels } way = Way::to_positions;
+};
 
-using OpDetail = std::variant<Conv, Pool, Shuffle, Activate, Add, Multiply, Concat, Slice, Norm, Attention, Flatten>;
+using OpDetail = std::variant<Conv, Pool, Shuffle, Activate, Add, Multiply, Concat, Slice, Norm, Attention, Flatten, Fold>;
 
 struct Op {
     std::string name;             // of its value too

@@ -83,6 +83,13 @@ Result<Tensor> forward_of(const net::Attention& attention, const Context& c) {
 
 Result<Tensor> forward_of(const net::Flatten&, const Context& c) { return c.in[0].permute({0, 2, 3, 1}).reshape({c.in[0].size(0), -1, 1, 1}); }
 
+Result<Tensor> forward_of(const net::Fold& fold, const Context& c) {
+    const Tensor x = c.in[0].permute({0, 2, 3, 1});
+    const bool opens = fold.way == net::Fold::Way::to_positions;
+    const std::int64_t width = opens ? x.size(2) * fold.parts : x.size(2) / fold.parts;
+    return x.reshape({x.size(0), x.size(1), width, -1}).permute({0, 3, 1, 2});
+}
+
 }  // namespace
 
 NetModule::NetModule(const net::Net& net) : spec_(net.spec), resolved_(*net::resolve(net.spec)) {

@@ -32,7 +32,8 @@ expect 2 'give the folder' "$SKIFF" prune $spec --pattern filters:25%
 expect 2 'filters:25%, channels:25% or taps:5' "$SKIFF" prune $spec --pattern 50% -o "$work/x"
 expect 2 'does not concern' "$SKIFF" prune $spec --pattern filters:25% --method wanda -o "$work/x"
 expect 2 'no operator "conv9"' "$SKIFF" prune $spec --pattern filters:25% --layers conv9 -o "$work/x"
-expect 2 'depthwise, tucker or svd' "$SKIFF" factorize $spec --method asvd -o "$work/x"
+expect 0 '1 x (2x8 by 5x8)' "$SKIFF" factorize $spec --method kronecker -o "$work/kronecker" -t 1
+expect 2 'depthwise, tucker, svd or kronecker' "$SKIFF" factorize $spec --method asvd -o "$work/x"
 expect 2 'takes --rank or --energy' "$SKIFF" factorize $spec --method tucker --remove 25% -o "$work/x"
 expect 2 'networks of convolutions' "$SKIFF" factorize models/pocket --method tucker -o "$work/x"
 expect 2 'by --scheme, --scheme-for and --scale-rule alone' "$SKIFF" quantize $spec --scheme w8 --method gptq -o "$work/x"

@@ -11,7 +11,7 @@
 namespace skiff {
 
 struct FactorizeStep {
-    std::string method = "svd-llm";  // a row of factor.h
+    std::string method = "svd-llm";  // a row of factor.h, "correction", or "sparse-low-rank:PATTERN"
     // How the rank of each weight is found. Only what is smaller than the weight as it was becomes factors.
     enum class Rule : std::uint8_t {
         rank,    // amount: the rank itself

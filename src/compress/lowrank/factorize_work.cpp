@@ -5,6 +5,7 @@
 #include "compress/algebra/algebra.h"
 #include "compress/lowrank/factor.h"
 #include "compress/lowrank/ranks.h"
+#include "compress/lowrank/sparse_low_rank.h"
 #include "compress/step_work.h"
 #include "compress/structure/removal_probe.h"
 #include "compress/structure/tensor_copies.h"
@@ -271,6 +272,7 @@ Json factorize_step_json(const FactorizeStep& step) {
 
 Result<std::unique_ptr<StepWork>> begin_factorize(const Checkpoint& parent, const FactorizeStep& step) {
     using Rule = FactorizeStep::Rule;
+    if (step.method.starts_with(sparse_low_rank_prefix)) return begin_sparse_low_rank(parent, step);
     const bool corrects = step.method == "correction";
     const bool is_share = step.rule != Rule::rank;
     if (!(step.amount >= 0) || (is_share && step.amount > 1) || (step.rule == Rule::rank && step.amount < 1)) return usage_error(std::string("the ") + rank_rule_name(step.rule) + " of factors is out of range");

@@ -269,6 +269,31 @@ TEST_P(LowRankModels, RulesThatLookGiveModelsThatRunAndQuantize) {
     }
 }
 
+// At nothing pruned the two parts make up the weight; at half, directions beside the sparse part lose less than the sparse part alone.
+TEST_P(LowRankModels, SparseAndLowRankTogether) {
+    const auto exact = logits_of(*model_);
+    FactorizeStep step = step_of("sparse-low-rank:0%", FactorizeStep::Rule::rank, 2);
+    auto whole = run(*model_, {step}, "whole");
+    ASSERT_TRUE(whole.ok()) << whole.error().to_string();
+    EXPECT_LT(squared_difference(exact, logits_of(*whole)), 0.05 * 0.05 * squared_difference(exact, std::vector<float>(exact.size())));
+    std::int64_t n_split = 0;
+    for (const auto& [key, tensor] : whole->spec.tensors) n_split += key.ends_with(".low_rank_up");
+    EXPECT_GT(n_split, 0);
+    step.method = "sparse-low-rank:50%";
+    step.rule = FactorizeStep::Rule::share;
+    step.amount = 0.5;
+    auto half = run(*model_, {step}, "half");
+    ASSERT_TRUE(half.ok()) << half.error().to_string();
+    PruneStep prune;
+    prune.method = "wanda";
+    prune.calibration = step.calibration;
+    auto pruned = run(*model_, {prune}, "pruned");
+    ASSERT_TRUE(pruned.ok()) << pruned.error().to_string();
+    EXPECT_LT(squared_difference(exact, logits_of(*half)), 0.7 * squared_difference(exact, logits_of(*pruned)));
+    step.rule = FactorizeStep::Rule::remove;
+    EXPECT_FALSE(run(*model_, {step}, "without").ok());
+}
+
 TEST_P(LowRankModels, FactorsMakeUpForRounding) {
     QuantizeStep quantize;
     quantize.schemes = {*parse_scheme("w3"), std::nullopt, std::nullopt};

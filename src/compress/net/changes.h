@@ -55,6 +55,7 @@ struct NetFactorization {
         depthwise,  // each input's windows by `rank` depthwise kernels, then pointwise: the closest such pair, by singular values for each input
         tucker,     // pointwise to fewer inputs, a small core, pointwise to all outputs (Kim et al. 2016; HOSVD)
         svd,        // of pointwise convolutions and linear operators: two thin ones
+        kronecker,  // of the same: a sum of `rank` Kronecker products A x B, run as B over parts of a position and A over what that gives
     } method = Method::depthwise;
     enum class Rule : std::uint8_t { rank, share, energy } rule = Rule::rank;
     double amount = 1;  // the rank; its share of the full rank; or the share of the squares that stays

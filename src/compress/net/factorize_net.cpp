@@ -22,8 +22,8 @@ struct Kernel {
 
 struct Part {
     std::string suffix;  // of the name; the last part keeps the name
-    Conv conv;
-    std::vector<float> weight;
+    OpDetail detail;
+    std::vector<float> weight;  // of a convolution
 };
 struct Chain {
     std::vector<Part> parts;  // in order; the last one takes the bias
@@ -152,6 +152,55 @@ Result<Chain> tucker_chain(const Conv& conv, const Kernel& kernel, const NetFact
     return chain;
 }
 
+// The divisor of n that is nearest to its root, and not above it.
+std::int64_t middle_divisor(std::int64_t n) {
+    std::int64_t best = 1;
+    for (std::int64_t i = 1; i * i <= n; ++i)
+        if (n % i == 0) best = i;
+    return best;
+}
+
+// W ~ sum over r of A_r x B_r with A (m1, n1) and B (m2, n2): the rearranged matrix, whose rows are the blocks of W, cut behind its r-th singular value (Van Loan
+// and Pitsianis 1993). (A x B) x is B on each of the n1 parts of x, then A across the parts; all r share both operators.
+Result<Chain> kronecker_chain(const Conv& conv, const Kernel& kernel, const NetFactorization& wish) {
+    const std::int64_t m = kernel.outputs, n = kernel.inputs, m1 = middle_divisor(m), n1 = middle_divisor(n), m2 = m / m1, n2 = n / n1;
+    std::vector<double> blocks;
+    for (std::int64_t i1 = 0; i1 < m1; ++i1)
+        for (std::int64_t j1 = 0; j1 < n1; ++j1)
+            for (std::int64_t i2 = 0; i2 < m2; ++i2)
+                for (std::int64_t j2 = 0; j2 < n2; ++j2) blocks.push_back(kernel.at(i1 * m2 + i2, 0, j1 * n2 + j2));
+    SKIFF_TRY(const auto svd, singular_values(std::move(blocks), m1 * n1, m2 * n2));
+    const std::int64_t rank = rank_of(wish, svd.s), full = static_cast<std::int64_t>(svd.s.size());
+    double lost = 0;
+    for (std::int64_t r = rank; r < full; ++r) lost += svd.s[static_cast<std::size_t>(r)] * svd.s[static_cast<std::size_t>(r)];
+    // Rows of `inner` are (i2, r), so that folding behind the shuffle gives each i2 its (r, j1).
+    std::vector<float> inner, outer(static_cast<std::size_t>(m1 * rank * n1));
+    for (std::int64_t i2 = 0; i2 < m2; ++i2)
+        for (std::int64_t r = 0; r < rank; ++r)
+            for (std::int64_t j2 = 0; j2 < n2; ++j2) inner.push_back(static_cast<float>(svd.vt[static_cast<std::size_t>(r * m2 * n2 + i2 * n2 + j2)] * std::sqrt(svd.s[static_cast<std::size_t>(r)])));
+    for (std::int64_t i1 = 0; i1 < m1; ++i1)
+        for (std::int64_t r = 0; r < rank; ++r)
+            for (std::int64_t j1 = 0; j1 < n1; ++j1)
+                outer[static_cast<std::size_t>((i1 * rank + r) * n1 + j1)] = static_cast<float>(svd.u[static_cast<std::size_t>((i1 * n1 + j1) * full + r)] * std::sqrt(svd.s[static_cast<std::size_t>(r)]));
+    Chain chain;
+    chain.parts.push_back({".parts", Fold{n1, Fold::Way::to_positions}, {}});
+    chain.parts.push_back({".inner", pointwise(m2 * rank), std::move(inner)});
+    chain.parts.push_back({".joined", Fold{n1, Fold::Way::to_channels}, {}});  // (j1, i2, r)
+    chain.parts.push_back({".turned", Shuffle{n1}, {}});                       // (i2, r, j1)
+    chain.parts.push_back({".again", Fold{m2, Fold::Way::to_positions}, {}});
+    chain.parts.push_back({".outer", pointwise(m1), std::move(outer)});
+    chain.parts.push_back({".whole", Fold{m2, Fold::Way::to_channels}, {}});   // (i2, i1)
+    chain.parts.push_back({conv.bias == Conv::Bias::yes ? ".back" : "", Shuffle{m2}, {}});
+    if (conv.bias == Conv::Bias::yes) {  // added by a depthwise operator of ones
+        Conv shift = pointwise(m);
+        shift.groups = m;
+        chain.parts.push_back({"", shift, std::vector<float>(static_cast<std::size_t>(m), 1.0f)});
+    }
+    chain.form = std::to_string(rank) + " x (" + std::to_string(m1) + "x" + std::to_string(n1) + " by " + std::to_string(m2) + "x" + std::to_string(n2) + ")";
+    chain.squared_error = lost / std::max(kernel.squares(), 1e-30);
+    return chain;
+}
+
 Result<Chain> thin_pair(const Conv&, const Kernel& kernel, const NetFactorization& wish) {
     SKIFF_TRY(auto svd, singular_values({kernel.w.begin(), kernel.w.end()}, kernel.outputs, kernel.inputs));
     const std::int64_t rank = rank_of(wish, svd.s);
@@ -181,6 +230,7 @@ const MethodRow methods[] = {
     {NetFactorization::Method::depthwise, depthwise_pair, [](const Conv& conv) { return conv.groups == 1 && conv.window.n_taps() > 1; }, "standard convolutions"},
     {NetFactorization::Method::tucker, tucker_chain, [](const Conv& conv) { return conv.groups == 1 && conv.window.n_taps() > 1; }, "standard convolutions"},
     {NetFactorization::Method::svd, thin_pair, [](const Conv& conv) { return conv.groups == 1 && conv.window.looks_at_one(); }, "pointwise convolutions and linear operators"},
+    {NetFactorization::Method::kronecker, kronecker_chain, [](const Conv& conv) { return conv.groups == 1 && conv.window.looks_at_one(); }, "pointwise convolutions and linear operators"},
 };
 
 }  // namespace
@@ -214,10 +264,12 @@ Result<Changed> factorize_net(const Net& net, const NetFactorization& wish) {
             Part& made = chain.parts[part];
             const bool is_last = part + 1 == chain.parts.size();
             const std::string name = is_last ? op.name : op.name + made.suffix;  // readers of the operator find what they read
-            if (is_last) made.conv.bias = conv->bias;
-            result.net.spec.ops.push_back({name, {from}, made.conv});
-            const auto columns = static_cast<std::int64_t>(made.weight.size()) / made.conv.channels;
-            result.net.set_floats(name + ".weight", {made.conv.channels, columns}, std::move(made.weight));
+            if (auto* part_conv = std::get_if<Conv>(&made.detail)) {
+                if (is_last) part_conv->bias = conv->bias;
+                const auto columns = static_cast<std::int64_t>(made.weight.size()) / part_conv->channels;
+                result.net.set_floats(name + ".weight", {part_conv->channels, columns}, std::move(made.weight));
+            }
+            result.net.spec.ops.push_back({name, {from}, made.detail});
             from = name;
         }
     }

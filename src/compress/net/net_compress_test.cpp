@@ -218,8 +218,30 @@ TEST(Factorize, WhatIsOfThatRankIsKeptExactly) {
         EXPECT_EQ(count(made->net).weights, c.n_weights);
         EXPECT_LT(difference(outputs(made->net), outputs(net)), 2e-4);
     }
+    // A sum of two Kronecker products: 12 = 3 x 4 inputs, 10 = 2 x 5 outputs.
+    {
+        Net product = net_of(R"({"height": 2, "width": 3, "channels": 12})", R"([{"name": "k", "op": "conv", "channels": 10}, {"name": "r", "op": "activation"}, {"name": "plain", "op": "conv", "channels": 8, "bias": false}])");
+        std::vector<float> a(2 * 6), b(2 * 20), w(120, 0);
+        for (auto* values : {&a, &b})
+            for (float& value : *values) value = rng.normal();
+        for (std::size_t r = 0; r < 2; ++r)
+            for (std::size_t i = 0; i < 10; ++i)
+                for (std::size_t j = 0; j < 12; ++j) w[i * 12 + j] += a[r * 6 + i / 5 * 3 + j / 4] * b[r * 20 + i % 5 * 4 + j % 4];
+        product.set_floats("k.weight", {10, 12}, w);
+        auto made = factorize_net(product, {Method::kronecker, Rule::rank, 2, {"k"}});
+        ASSERT_TRUE(made.ok()) << made.error().to_string();
+        EXPECT_NEAR(made->changes.at(0).squared_error, 0, 1e-6);
+        EXPECT_EQ(count(made->net).weights, 2 * (6 + 20) + 10 + 80);  // and the ones that carry the bias
+        EXPECT_LT(difference(outputs(made->net), outputs(product)), 1e-4);
+        auto one = factorize_net(product, {Method::kronecker, Rule::rank, 1, {"plain"}});  // without a bias; the error is that of the weights
+        ASSERT_TRUE(one.ok());
+        const auto before = outputs(product), after = outputs(one->net);
+        EXPECT_EQ(after.size(), before.size());
+        EXPECT_GT(one->changes.at(0).squared_error, 0.1);
+        EXPECT_GT(difference(before, after), 0.01);
+    }
     // Where nothing is saved, the layer stays, and that is said.
-    for (const Method method : {Method::depthwise, Method::tucker, Method::svd}) {
+    for (const Method method : {Method::depthwise, Method::tucker, Method::svd, Method::kronecker}) {
         auto made = factorize_net(net, {method, Rule::share, 1, {}});
         ASSERT_TRUE(made.ok());
         EXPECT_TRUE(made->changes.empty());

@@ -87,6 +87,12 @@ private:
         while (static_cast<std::int64_t>(labels.size()) < out.channels) labels.insert(labels.end(), in[0].begin(), in[0].end());
         return labels;
     }
+    Labels after(const Fold&, const std::vector<Labels>& in, const ValueShape& out) {
+        hold(in[0]);  // parts would differ in size
+        const Labels labels = fresh(out.channels);
+        hold(labels);
+        return labels;
+    }
     Labels after(const Norm&, const std::vector<Labels>& in, const ValueShape&) {
         hold(in[0]);  // its statistics go over all of them
         return in[0];

@@ -7,6 +7,9 @@ namespace {
 struct Lanes8 {
     using Type = __m256;
     static constexpr std::int64_t lanes = 8;
+    using Lanes = __m256i;
+    static __m256i lanes_from(const std::int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+    static __m256 spread(__m256 x, __m256i from) { return _mm256_permutevar8x32_ps(x, from); }
     static __m256 zero() { return _mm256_setzero_ps(); }
     static __m256 load(const float* p) { return _mm256_loadu_ps(p); }
     static __m256 load_first(const float* p, std::int64_t n) { return n == 8 ? _mm256_loadu_ps(p) : load_tail(p, n); }

@@ -9,6 +9,9 @@ struct Lanes16 {
     using Type = __m512;
     static constexpr std::int64_t lanes = 16;
     static __mmask16 first(std::int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+    using Lanes = __m512i;
+    static __m512i lanes_from(const std::int32_t* p) { return _mm512_loadu_si512(p); }
+    static __m512 spread(__m512 x, __m512i from) { return _mm512_permutexvar_ps(from, x); }
     static __m512 zero() { return _mm512_setzero_ps(); }
     static __m512 load(const float* p) { return _mm512_loadu_ps(p); }
     static __m512 load_first(const float* p, std::int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }

@@ -43,16 +43,19 @@ void depthwise_pixel(const DepthwiseArgs& args, const SeenTaps& seen, float* y) 
     for (; c < n; c += V::lanes) {
         const std::int64_t left = n - c < V::lanes ? n - c : V::lanes;
         typename V::Type sum = args.bias != nullptr ? V::load_first(args.bias + c, left) : V::zero();
-        for (std::int64_t t = 0; t < seen.n; ++t) {
-            typename V::Type x;
-            if (args.multiplier == 1) {
-                x = V::load_first(seen.x[t] + c, left);
-            } else {
-                float spread[V::lanes] = {};
-                for (std::int64_t i = 0; i < left; ++i) spread[i] = seen.x[t][(c + i) / args.multiplier];
-                x = V::load(spread);
+        if (args.multiplier == 1) {
+            for (std::int64_t t = 0; t < seen.n; ++t) sum = V::fma(V::load_first(args.weight + seen.tap[t] * n + c, left), V::load_first(seen.x[t] + c, left), sum);
+        } else {  // each input channel stands in `multiplier` lanes
+            const std::int64_t first = c / args.multiplier, inputs = args.window.channels - first < V::lanes ? args.window.channels - first : V::lanes;
+            std::int32_t lane_of[V::lanes];
+            std::int64_t repeat = c % args.multiplier;
+            std::int32_t lane = 0;
+            for (std::int64_t i = 0; i < V::lanes; ++i) {
+                lane_of[i] = lane;
+                if (++repeat == args.multiplier) repeat = 0, ++lane;
             }
-            sum = V::fma(V::load_first(args.weight + seen.tap[t] * n + c, left), x, sum);
+            const typename V::Lanes lanes = V::lanes_from(lane_of);
+            for (std::int64_t t = 0; t < seen.n; ++t) sum = V::fma(V::load_first(args.weight + seen.tap[t] * n + c, left), V::spread(V::load_first(seen.x[t] + first, inputs), lanes), sum);
         }
         V::store_first(y + c, left, sum);
     }
