@@ -14,7 +14,7 @@ BEGIN {
     limit("gemm_kernel", 255, 2048)
     limit("decode_attention_kernel", 255, 256)
     limit("prefill_attention_kernel", 255, 0)
-    limit("gather_kernel", 128, 20480)
+    limit("gather_kernel", 255, 20480)         # 64 threads
     limit("rope_write_kernel", 128, 4096)
     limit("sample_kernel", 128, 2048)
     limit("", 128, 4096)                       # all others

@@ -57,7 +57,7 @@ __device__ GroupScale scale_of(const GatherParams& p, std::int64_t tile, int in_
 
 // An embedding's block has one row: a thread for each unit and quarter (t) of it. A matrix' block has a tile: a thread for each unit and lane.
 template <class Decoder>
-__global__ void __launch_bounds__(gather_threads) gather_kernel(const __grid_constant__ GatherParams p) {
+__global__ void __launch_bounds__(gather_threads, 4) gather_kernel(const __grid_constant__ GatherParams p) {
     constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form);
     __shared__ float4 staged[gather_threads][unit / 16 + 1];  // one more, so that neighbours' rows begin in other banks
     wait_for_predecessor();

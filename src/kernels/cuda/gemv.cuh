@@ -29,7 +29,7 @@ __device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n
 
 // The bits of a token's sums do not depend on n_blocks (of four tokens) or on the other tokens: each column of the product is summed by itself.
 template <class Decoder, int n_blocks>
-__global__ void __launch_bounds__(gemv_warps* lanes) gemv_kernel(const __grid_constant__ LinearParams p) {
+__global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_kernel(const __grid_constant__ LinearParams p) {
     constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form), stages = gemv_stages(Decoder::form);
     SKIFF_SHARED_MEMORY(shared);
     auto* token_scales = reinterpret_cast<float*>(shared);

@@ -8,7 +8,8 @@ namespace skiff::cuda {
 // ---- GEMV
 // Eight warps share a tile of 16 rows and cut its columns among themselves. So a matrix of 4096 rows gives 256 blocks, two for each SM of the largest
 // GPU, and each warp still reads a run of half a KiB and more. The cut depends on the width alone: sums have the same bits for any batch, any GPU.
-constexpr int gemv_warps = 8;
+// Two blocks of an SM: up to 128 registers. Asked for more, ptxas keeps to 64 or 80 and spills a word here and there.
+constexpr int gemv_warps = 8, gemv_least_blocks = 2;
 // Units in a warp's ring. Little's law for the fastest memory here (H200: 4.8 TB/s over 132 SMs, about 0.8 us): 29 KiB in flight per SM. Two blocks give 16
 // warps, so each should have about 4 KiB on its way; a ring holds one unit more, which is worked on.
 constexpr int gemv_stages(CodeForm form) {
