@@ -256,8 +256,26 @@ int read_later(const void* data, std::size_t size_bytes, float* sink, const Laun
     return put(launch.stream, [=]() -> int { return launch_read_all(data, size_bytes, sink, launch); });
 }
 bool takes(std::int64_t head_dim, StateForm form) { return state_takes(form, head_dim); }
-int no_library(const char*) { return bad_value; }
-int no_product(const MatmulArgs&, const Launch&) { return bad_value; }
+// Stands for cuBLASLt.
+int open_library(const char*) { return good; }
+int library_product(const MatmulArgs& args, const Launch& launch) {
+    const auto here_rows = [](const void* address, std::int64_t n, std::int64_t width, std::int64_t stride, std::size_t size) { return here(address, static_cast<std::size_t>((n - 1) * stride + width) * size); };
+    if (!here_rows(args.weight, args.n_rows, args.n_columns, args.weight_stride, 2) || !here_rows(args.x, args.n_tokens, args.n_columns, args.x_stride, 2) ||
+        !here_rows(args.y, args.n_tokens, args.n_rows, args.y_stride, 4) || args.workspace == nullptr)
+        return bad_value;
+    return put(launch.stream, [args]() -> int {
+        const auto *weight = static_cast<const std::uint16_t*>(args.weight), *x = static_cast<const std::uint16_t*>(args.x);
+        for (std::int64_t t = 0; t < args.n_tokens; ++t)
+            for (std::int64_t r = 0; r < args.n_rows; ++r) {
+                double sum = 0;
+                for (std::int64_t c = 0; c < args.n_columns; ++c) sum += static_cast<double>(bf16_to_float(weight[r * args.weight_stride + c])) * bf16_to_float(x[t * args.x_stride + c]);
+                const auto value = static_cast<float>(sum * args.factor) + (args.bias != nullptr ? args.bias[r] : 0.0f);
+                float& y = args.y[t * args.y_stride + r];
+                y = args.write == MatmulArgs::Write::add ? y + value : value;
+            }
+        return good;
+    });
+}
 
 constexpr Table table = {
     table_version, table_layout(), "emulated",
@@ -267,7 +285,7 @@ constexpr Table table = {
     later<launch_gemv, GemvArgs>, later<launch_gemm, GemmArgs>, later<launch_dequantize, DequantizeArgs>, later<launch_embed, EmbedArgs>, later<launch_norm, NormLaunchArgs>,
     later<launch_rope_write, RopeWriteArgs>, later<launch_decode_attention, DecodeAttentionArgs>, later<launch_prefill_attention, PrefillAttentionArgs>, later<launch_elements, ElementLaunchArgs>,
     select_later, later<launch_route, RouteLaunchArgs>, later<launch_causal_conv, ConvLaunchArgs>, later<launch_sample, SampleArgs>, later<launch_pairs, PairsArgs>, read_later,
-    no_library, no_product,
+    open_library, library_product,
 };
 
 #else
