@@ -1,5 +1,7 @@
 #include "cli/doctor_cuda.h"
 
+#include <cstdlib>
+
 #include "backend/cuda/device.h"
 #include "backend/cuda/driver.h"
 #include "backend/cuda/library.h"
@@ -41,7 +43,7 @@ std::vector<Finding> cuda_findings(const Json& facts) {
         list.push_back({"GPU", device["name"].text() + ", compute capability " + device["capability"].text() + ", " + bytes_text(static_cast<std::uint64_t>(device["memory_bytes"].int_or(0))), ""});
     const bool has_plug_in = !facts["plug_in"].is_null(), usable = facts["usable"].bool_or(false);
     if (!has_plug_in && !has_driver) {
-        list.push_back({"CUDA plug-in", "not here", "models run on the processor"});
+        list.push_back({"CUDA plug-in", "not here", std::getenv("SKIFF_CUDA_LIBRARY") != nullptr ? text("plug_in_problem") : "models run on the processor"});
         return list;
     }
     list.push_back({"CUDA plug-in", has_plug_in ? text("plug_in") + " (" + text("plug_in_version") + ")" : "not found", has_plug_in ? "" : text("plug_in_problem")});
