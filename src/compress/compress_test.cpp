@@ -118,6 +118,7 @@ Weight random_matrix(std::int64_t n_rows, std::int64_t n_columns, float deviatio
 double allowed_error(const Scheme& scheme, std::int64_t n_columns) {
     if (scheme.kind == NumberKind::floating) return scheme.dtype == DType::f32 ? 0 : scheme.dtype == DType::f16 ? 1e-6 : 1e-4;
     if (scheme.codebook != nullptr && scheme.codebook->is_float8()) return std::pow(2.0, scheme.codebook->name == "e4m3" ? -6 : -4) / 12;  // a step of the mantissa, of numbers of 1
+    if (scheme.kind == NumberKind::vectors) return 2.5 * std::pow(4.0, -static_cast<double>(scheme.bits * scheme.n_books) / scheme.vector);
     const double group = static_cast<double>(scheme.group_size == 0 ? n_columns : std::min(n_columns, scheme.group_size));
     const double step = 2 * std::sqrt(2 * std::log(2 * group)) / (std::pow(2.0, scheme.bits) - 1);
     return 2 * step * step / 12;

@@ -45,6 +45,8 @@ Result<Weight> kmeans_encode(const MethodInput& input);
 Result<Weight> hqq_encode(const MethodInput& input);
 Status gptq_defined_on(const Scheme& scheme);
 Result<Weight> gptq_encode(const MethodInput& input);
+Result<Weight> gptq_vectors_encode(const MethodInput& input);  // what gptq does with schemes of vectors
+Status autoround_defined_on(const Scheme& scheme);
 Result<Weight> autoround_encode(const MethodInput& input);
 
 }  // namespace skiff

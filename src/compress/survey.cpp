@@ -22,7 +22,7 @@ struct RowSurvey {
 bool group_needs_wide_scale(float minimum, float maximum, const Scheme& scheme) {
     const float magnitude = std::max(-minimum, maximum);
     if (magnitude <= flushed_to_zero) return false;
-    if (scheme.kind == NumberKind::clusters) return levels_need_f32(magnitude);
+    if (scheme.kind == NumberKind::clusters || scheme.kind == NumberKind::vectors) return levels_need_f32(magnitude);
     if (scheme.kind == NumberKind::codebook) {  // only a scale that f16 has not at all is lost (tensor/encode.cpp)
         // Levels of 8-bit floats repeat themselves at every power of two: the search may put the largest weight on any of them down to one.
         if (scheme.bits == 8) {

@@ -7,9 +7,9 @@ constexpr WeightMethod methods[] = {
     {"nearest", "each weight to the nearest value of its group's grid; needs no data", nearest_defined_on, nearest_encode},
     {"weighted", "scales that lose least where the inputs of the calibration text are large", codes_defined_on, weighted_encode, StatisticsNeed::moments},
     {"hqq", "half-quadratic: scales that let few weights be far off rather than many a little; needs no data", codes_defined_on, hqq_encode},
-    {"kmeans", "clusters: the levels that lose least where the inputs of the calibration text are large, exactly", kmeans_defined_on, kmeans_encode, StatisticsNeed::moments},
+    {"kmeans", "clusters and vectors: the levels that lose least where the inputs of the calibration text are large (clusters: exactly)", kmeans_defined_on, kmeans_encode, StatisticsNeed::moments},
     {"gptq", "each column makes up for the errors of those before it, then codes and scales are refined together", gptq_defined_on, gptq_encode, StatisticsNeed::gram},
-    {"autoround", "learnt rounding: offsets and scales follow the sign of the gradient of the output's error; slow", gptq_defined_on, autoround_encode, StatisticsNeed::gram},
+    {"autoround", "learnt rounding: offsets and scales follow the sign of the gradient of the output's error; slow", autoround_defined_on, autoround_encode, StatisticsNeed::gram},
 };
 
 }  // namespace

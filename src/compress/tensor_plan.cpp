@@ -61,9 +61,12 @@ private:
         SKIFF_TRY(const WeightMethod* method, find_weight_method(step_.method));
         SKIFF_CHECK(method->defined_on(step_.schemes.linear));
         std::vector<std::optional<Scheme>> others = {step_.schemes.embedding, step_.schemes.head};
-        for (const SchemeRule& rule : step_.schemes.rules) others.push_back(rule.scheme);
-        for (const auto& scheme : others)
-            if (scheme && scheme->is_coded()) SKIFF_CHECK(method->defined_on(*scheme));  // floating tables are rounded to nearest by every method
+        for (const auto& scheme : others)  // tables are rounded to nearest by every method
+            if (scheme && !method->defined_on(*scheme).ok()) SKIFF_CHECK(nearest_defined_on(*scheme));
+        for (const SchemeRule& rule : step_.schemes.rules) {
+            if (rule.scheme && rule.scheme->is_coded()) SKIFF_CHECK(method->defined_on(*rule.scheme));
+            others.push_back(rule.scheme);
+        }
         others.emplace_back(step_.schemes.linear);
         for (const auto& scheme : others)
             if (elsewhere() && scheme && scheme->is_coded() && !is_public_form(*scheme))

@@ -37,9 +37,29 @@ Result<WeightArguments> read_clusters(const Json& weights, Scheme scheme, const 
     return WeightArguments{scheme, {}};
 }
 
+// Learnt vectors: columns and entries of a code, how many are added; then scales as others have them.
+Status read_vectors(const Json& weights, const std::string& where, Scheme& scheme) {
+    SKIFF_TRY(const auto vector, integer_or(weights["skiff_vector"], 0, where + ".skiff_vector"));
+    SKIFF_TRY(const auto n_levels, integer_or(weights["skiff_levels"], 0, where + ".skiff_levels"));
+    SKIFF_TRY(const auto n_books, integer_or(weights["skiff_books"], 1, where + ".skiff_books"));
+    const auto small = [](std::int64_t x) { return x >= 1 && x <= 4096; };
+    if (!small(vector) || !small(n_levels) || !small(n_books)) return wrong(where, "skiff_vector, skiff_levels and skiff_books must be small positive numbers");
+    scheme.kind = NumberKind::vectors;
+    scheme.vector = static_cast<int>(vector);
+    scheme.n_levels = static_cast<int>(n_levels);
+    scheme.n_books = static_cast<int>(n_books);
+    if (!decodes(scheme))
+        return wrong(where, "vectors have 2, 4 or 8 columns, 16 to 4096 entries (2^num_bits), one book or two, groups of whole vectors and no zeros; not " + std::to_string(vector) + ", " + std::to_string(n_levels) + " and " + std::to_string(n_books));
+    return {};
+}
+
 // What the public format has no words for: fields of ours, in groups of the format "skiff-quantized".
 Result<WeightArguments> read_extensions(const Json& weights, Scheme scheme, const std::string& where) {
     const Json &book = weights["skiff_codebook"], &super_size = weights["skiff_super_size"], &minimums = weights["skiff_minimums"];
+    if (weights["type"].text() == "vectors") {
+        SKIFF_CHECK(read_vectors(weights, where, scheme));
+        if (book.is_string() || minimums.bool_or(false)) return wrong(where, "vectors have neither a codebook nor minimums");
+    }
     if (book.is_string()) {
         scheme.kind = NumberKind::codebook;
         scheme.codebook = find_codebook(book.text());
@@ -93,9 +113,9 @@ Result<WeightArguments> read_arguments(const Json& weights, const std::string& f
         scheme.codebook = find_codebook("e4m3");
         scheme.bits = 8;
         arguments.scheme = scheme;
-    } else if (!type.empty() && type != "int" && !(is_ours && type == "clusters") && !(is_ours && type == "codebook" && weights["skiff_codebook"].is_string())) {
+    } else if (!type.empty() && type != "int" && !(is_ours && (type == "clusters" || type == "vectors")) && !(is_ours && type == "codebook" && weights["skiff_codebook"].is_string())) {
         arguments.unsupported = "weights of type \"" + type + "\"";
-    } else if (bits < 1 || bits > 8) {
+    } else if (bits < 1 || bits > (is_ours && type == "vectors" ? 12 : 8)) {
         arguments.unsupported = "weights of " + std::to_string(bits) + " bits";
     } else if (strategy != "tensor" && strategy != "channel" && strategy != "group") {
         arguments.unsupported = "weights with scales per \"" + strategy + "\"";
@@ -129,7 +149,7 @@ std::string format_of(const Scheme& scheme) {
 Json group_json(const Scheme& scheme, Json::Array targets, const std::string& format, QuantizedModule::Inputs inputs) {
     const bool channel = scheme.group_size == 0, is_public = format != ours, book = scheme.kind == NumberKind::codebook;
     Json weights = Json::object({{"num_bits", scheme.bits},
-                                 {"type", scheme.kind == NumberKind::clusters ? "clusters" : !book ? "int" : is_public ? "float" : "codebook"},
+                                 {"type", scheme.kind == NumberKind::clusters ? "clusters" : scheme.kind == NumberKind::vectors ? "vectors" : !book ? "int" : is_public ? "float" : "codebook"},
                                  {"symmetric", scheme.symmetric},
                                  {"group_size", channel ? Json() : Json(scheme.group_size)},
                                  {"strategy", scheme.one_table ? "tensor" : channel ? "channel" : "group"},
@@ -139,7 +159,9 @@ Json group_json(const Scheme& scheme, Json::Array targets, const std::string& fo
     if (scheme.relative_scales()) weights.set("skiff_super_size", scheme.super_size);
     if (scheme.scale_book != nullptr) weights.set("skiff_scale_codebook", std::string(scheme.scale_book->name));
     if (scheme.minimums) weights.set("skiff_minimums", true);
-    if (scheme.kind == NumberKind::clusters) weights.set("skiff_levels", scheme.n_levels);
+    if (scheme.n_levels != 0) weights.set("skiff_levels", scheme.n_levels);
+    if (scheme.kind == NumberKind::vectors) weights.set("skiff_vector", scheme.vector);
+    if (scheme.n_books > 1) weights.set("skiff_books", scheme.n_books);
     Json activations;
     if (inputs == QuantizedModule::Inputs::fixed)
         activations = Json::object({{"num_bits", 8}, {"type", "int"}, {"symmetric", true}, {"group_size", Json()}, {"strategy", "tensor"}, {"dynamic", false}});

@@ -118,6 +118,32 @@ TEST(CompressedTensorsExtensions, ClustersReturn) {
     }
 }
 
+TEST(CompressedTensorsExtensions, VectorsReturn) {
+    for (const char* name : {"v2k16", "v4k256", "v4k256g16t", "v8k16x2g32r", "v4k4096", "v8k256x2"})
+        for (std::int64_t n_columns : {64, 67}) {
+            const Stored stored = store(coded(name, 5, n_columns));
+            EXPECT_EQ(stored.tensors.count("m.weight_books"), 1u);
+            auto back = read_weight("m", lookup_of(stored.tensors), &stored.config);
+            ASSERT_TRUE(back.ok()) << back.error().to_string();
+            EXPECT_EQ(back->codes()->scheme, stored.weight.codes()->scheme) << name;
+            expect_same_rows(stored.weight, *back);
+        }
+}
+
+TEST(CompressedTensorsExtensions, BooksOfVectorsAreChecked) {
+    const Stored stored = store(coded("v4k16x2", 5, 64));
+    auto tensors = stored.tensors;
+    std::vector<std::byte> books(2 * 16 * 4, static_cast<std::byte>(100));
+    tensors.at("m.weight_books").bytes = books;
+    auto refused = read_weight("m", lookup_of(tensors), &stored.config);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_NE(refused.error().message.find("sum is from 200 to 200"), std::string::npos) << refused.error().message;
+    tensors.erase("m.weight_books");
+    refused = read_weight("m", lookup_of(tensors), &stored.config);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_NE(refused.error().message.find("weight_books"), std::string::npos) << refused.error().message;
+}
+
 TEST(CompressedTensorsExtensions, Float8Returns) {
     for (const char* name : {"e4m3", "e4m3g32", "e5m2", "e5m2g64"})
         for (std::int64_t n_columns : {64, 67}) {
@@ -273,6 +299,10 @@ TEST(CompressedTensorsExtensions, RefusesConfigsThatMeanNothing) {
         {R"({"num_bits":4,"type":"int","group_size":32,"skiff_super_size":"32"})", "skiff_super_size"},
         {R"({"num_bits":4,"type":"int","group_size":32,"symmetric":true,"skiff_minimums":true})", "needs integers"},
         {R"({"num_bits":2,"type":"clusters"})", "skiff_levels must be 2 to 256, not 0"},
+        {R"({"num_bits":8,"type":"vectors","skiff_levels":256})", "small positive numbers"},
+        {R"({"num_bits":8,"type":"vectors","skiff_levels":256,"skiff_vector":3})", "not 3, 256 and 1"},
+        {R"({"num_bits":4,"type":"vectors","skiff_levels":256,"skiff_vector":4})", "2, 4 or 8 columns"},
+        {R"({"num_bits":8,"type":"vectors","skiff_levels":256,"skiff_vector":4,"symmetric":false})", "no zeros"},
         {R"({"num_bits":2,"type":"clusters","skiff_levels":257})", "not 257"},
         {R"({"num_bits":2,"type":"clusters","skiff_levels":5})", "not what 5 levels need"},
         {R"({"num_bits":2,"type":"clusters","skiff_levels":4,"symmetric":false})", "symmetric must be true"},

@@ -90,9 +90,10 @@ std::vector<TensorDeclaration> code_tensors(const std::string& module, const Sch
         return {{module + ".weight_packed", DType::i32, {n_rows, packed_row_bytes(scheme.bits, n_columns) / 4}},
                 {module + ".weight_levels", scheme.scale_dtype, scheme.one_table ? Shape{1, scheme.n_levels} : Shape{n_rows, n_groups * scheme.n_levels}},
                 {module + ".weight_shape", DType::i64, {2}}};
-    std::vector<TensorDeclaration> tensors = {{module + ".weight_packed", DType::i32, {n_rows, packed_row_bytes(scheme.bits, n_columns) / 4}},
+    std::vector<TensorDeclaration> tensors = {{module + ".weight_packed", DType::i32, {n_rows, packed_row_bytes(scheme.bits, scheme.n_codes(n_columns)) / 4}},
                                               {module + ".weight_scale", scheme.scale_dtype, {n_rows, scheme.scale_book != nullptr ? ceil_div<std::int64_t>(n_groups, 2) : n_groups}},
                                               {module + ".weight_shape", DType::i64, {2}}};
+    if (scheme.kind == NumberKind::vectors) tensors.push_back({module + ".weight_books", DType::i8, {std::int64_t{scheme.n_books} * scheme.n_levels, scheme.vector}});
     if (scheme.stores_zeros()) tensors.push_back({module + ".weight_zero_point", DType::i32, {packed_row_bytes(scheme.bits, n_rows) / 4, n_groups}});
     if (scheme.relative_scales()) tensors.push_back({module + ".weight_super_scale", scheme.super_dtype, {n_rows, n_supers}});
     if (scheme.minimums) tensors.push_back({module + ".weight_minimum", scheme.minimum_dtype(), {n_rows, n_groups}});
@@ -124,6 +125,7 @@ Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, cons
         {".weight_super_scale", codes.super_scales.data},
         {".weight_minimum", codes.minimums.data},
         {".weight_super_minimum", codes.super_minimums.data},
+        {".weight_books", codes.books.data},
     };
     std::vector<StoredTensor> tensors;
     for (TensorDeclaration& declared : code_tensors(module, codes.scheme, weight.shape))

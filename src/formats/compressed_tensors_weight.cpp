@@ -16,7 +16,7 @@ struct Parts {
     bool may_end_short = false;
     FoundTensor codes;  // weight_packed, or weight of integers
     FoundTensor scale;
-    std::optional<FoundTensor> zero, super_scale, minimum, super_minimum;
+    std::optional<FoundTensor> zero, super_scale, minimum, super_minimum, books;
     std::vector<std::int32_t> order;  // the input of each column; empty: its own
     std::int64_t n_rows = 0, n_columns = 0, n_groups = 0;
 };
@@ -126,6 +126,27 @@ Status take_scales(Parts& parts, Owners& owners, Codes& codes) {
     return {};
 }
 
+// The books of vectors: sums of an entry of each must be what a signed byte holds, since kernels add them there.
+Status take_books(const Parts& parts, Codes& codes) {
+    const Scheme& scheme = parts.scheme;
+    if (scheme.kind != NumberKind::vectors) return {};
+    SKIFF_TRY(codes.books, exactly(parts, parts.books, "weight_books", DType::i8, {std::int64_t{scheme.n_books} * scheme.n_levels, scheme.vector}));
+    const auto* entry = reinterpret_cast<const std::int8_t*>(codes.books.data.data());
+    for (int i = 0; i < scheme.vector; ++i) {
+        int low = 0, high = 0;
+        for (int book = 0; book < scheme.n_books; ++book) {
+            int least = 127, most = -128;
+            for (int level = 0; level < scheme.n_levels; ++level) {
+                const int value = entry[(book * scheme.n_levels + level) * scheme.vector + i];
+                least = std::min(least, value), most = std::max(most, value);
+            }
+            low += least, high += most;
+        }
+        if (low < -128 || high > 127) return corrupt("module " + parts.module + ": weight_books have entries whose sum is from " + std::to_string(low) + " to " + std::to_string(high) + ", beyond -128 .. 127");
+    }
+    return {};
+}
+
 // Zeros as one byte each, offset like the codes. The file has them packed down the rows, or as signed bytes.
 Status take_zeros(const Parts& parts, Owners& owners, Codes& codes) {
     if (!parts.scheme.stores_zeros()) return {};
@@ -185,10 +206,10 @@ void repack_padded(const Parts& parts, std::int64_t n_words, std::vector<std::by
 Status take_packed(const Parts& parts, Owners& owners, Codes& codes) {
     const TensorView& view = parts.codes.view;
     const int bits = parts.scheme.bits;
-    const std::int64_t n_words = packed_row_bytes(bits, parts.n_columns) / 4, n_padded = ceil_div<std::int64_t>(parts.n_columns, 32 / bits);
+    const std::int64_t n_words = packed_row_bytes(bits, parts.scheme.n_codes(parts.n_columns)) / 4, n_padded = ceil_div<std::int64_t>(parts.n_columns, 32 / bits);
     codes.packed = {DType::i32, {parts.n_rows, n_words}, view.data};
     if (view.dtype == DType::i32 && view.shape == codes.packed.shape) return {};
-    if (view.dtype != DType::i32 || view.shape != Shape{parts.n_rows, n_padded}) return mismatch(parts, "weight_packed", view, "I32 " + shape_text(codes.packed.shape));
+    if (parts.scheme.kind == NumberKind::vectors || view.dtype != DType::i32 || view.shape != Shape{parts.n_rows, n_padded}) return mismatch(parts, "weight_packed", view, "I32 " + shape_text(codes.packed.shape));
     repack_padded(parts, n_padded, owners.packed);
     codes.packed.data = owners.packed;
     return {};
@@ -237,7 +258,7 @@ void pad_rows(const Parts& parts, Owners& owners, Codes& codes) {
 // A table with fewer levels than codes (ternary: 3 of 4): no code may lie behind the last level. Nor may FP8 hold NaN or infinity.
 Status check_codes(const Parts& parts, const Codes& codes) {
     if (parts.scheme.kind == NumberKind::codebook && parts.scheme.codebook->is_float8()) return check_float8(parts, codes);
-    if (parts.scheme.kind == NumberKind::integer) return {};
+    if (parts.scheme.kind == NumberKind::integer || parts.scheme.kind == NumberKind::vectors) return {};
     const bool book = parts.scheme.kind == NumberKind::codebook;
     const auto n_levels = book ? parts.scheme.codebook->levels.size() : static_cast<std::size_t>(parts.scheme.n_levels);
     if (n_levels == std::size_t{1} << parts.scheme.bits) return {};
@@ -332,7 +353,8 @@ Result<Weight> read_codes(Parts parts, const TensorLookup& lookup) {
     const std::pair<const char*, std::optional<FoundTensor>*> optional_parts[] = {{".weight_zero_point", &parts.zero},
                                                                                   {".weight_super_scale", &parts.super_scale},
                                                                                   {".weight_minimum", &parts.minimum},
-                                                                                  {".weight_super_minimum", &parts.super_minimum}};
+                                                                                  {".weight_super_minimum", &parts.super_minimum},
+                                                                                  {".weight_books", &parts.books}};
     for (const auto& [name, part] : optional_parts) {
         SKIFF_TRY(*part, lookup(parts.module + name));
     }
@@ -358,8 +380,10 @@ Result<Weight> read_codes(Parts parts, const TensorLookup& lookup) {
         SKIFF_CHECK(take_scales(parts, *owners, codes));
         SKIFF_CHECK(take_zeros(parts, *owners, codes));
         SKIFF_CHECK(take_minimums(parts, codes));
+        SKIFF_CHECK(take_books(parts, codes));
         SKIFF_CHECK(check_codes(parts, codes));
     }
+    if (!parts.order.empty() && parts.scheme.kind == NumberKind::vectors) return corrupt("module " + parts.module + ": columns of vectors have no weight_g_idx");
     if (!parts.order.empty()) {
         if (owners->packed.empty()) owners->packed.assign(codes.packed.data.begin(), codes.packed.data.end());
         take_columns(parts.order, codes.scheme.bits, parts.n_rows, owners->packed);

@@ -39,6 +39,7 @@ struct PackedWeight {
     const std::byte* super_scales = nullptr;    // where the scheme's scales are relative
     const std::byte* minimums = nullptr;        // where the scheme has them
     const std::byte* super_minimums = nullptr;  // where these are relative
+    const std::byte* books = nullptr;           // of vectors: what the layout makes of them
     const float* levels = nullptr;              // of the scheme's codebook
     TileForm tiles = TileForm::dense;
     int mask_rows = 1;                          // of TileForm::mask: rows that share a bit, 1, 4 or 16
@@ -49,8 +50,8 @@ struct PackedWeight {
 
 // Bytes of each part of a packed weight; 0 where the layout has no such part.
 struct SectionBytes {
-    std::uint64_t data = 0, scales = 0, zeros = 0, super_scales = 0, minimums = 0, super_minimums = 0;
-    std::uint64_t total() const { return data + scales + zeros + super_scales + minimums + super_minimums; }
+    std::uint64_t data = 0, scales = 0, zeros = 0, super_scales = 0, minimums = 0, super_minimums = 0, books = 0;
+    std::uint64_t total() const { return data + scales + zeros + super_scales + minimums + super_minimums + books; }
 };
 
 struct Layout {

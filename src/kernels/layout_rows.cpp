@@ -62,12 +62,13 @@ void pack_codes_rows(const Weight& weight, const RowMap& rows, PackedWeight& pac
     packed.super_scales = take(from.super_scales, bytes.super_scales);
     packed.minimums = take(from.minimums, bytes.minimums);
     packed.super_minimums = take(from.super_minimums, bytes.super_minimums);
+    packed.books = from.books;  // of all rows
     packed.read_bytes = static_cast<std::uint64_t>(bytes.total() * packed.n_rows);
     packed.owner = weight.owner;
 }
 
 void codes_row(const PackedWeight& packed, std::int64_t row, float* target) {
-    const CodeSections sections = {packed.data, packed.scales, packed.zeros, packed.super_scales, packed.minimums, packed.super_minimums};
+    const CodeSections sections = {packed.data, packed.scales, packed.zeros, packed.super_scales, packed.minimums, packed.super_minimums, packed.books};
     decode_codes_row(packed.scheme, sections, row, packed.n_columns, target);
 }
 
@@ -77,7 +78,8 @@ std::optional<SectionBytes> codes_sections(const PackedWeight& packed) {
     const auto all_rows = [&](std::int64_t row_bytes) { return static_cast<std::uint64_t>(row_bytes * packed.n_rows); };
     const std::uint64_t one_table = packed.scheme.one_table ? static_cast<std::uint64_t>(packed.scheme.n_levels) * static_cast<std::uint64_t>(packed.scheme.scale_bits()) / 8 : 0;
     return SectionBytes{all_rows(row.packed),       all_rows(row.scales) + one_table,   all_rows(row.zeros),
-                        all_rows(row.super_scales), all_rows(row.minimums), all_rows(row.super_minimums)};
+                        all_rows(row.super_scales), all_rows(row.minimums), all_rows(row.super_minimums),
+                        static_cast<std::uint64_t>(packed.scheme.n_books * packed.scheme.n_levels * packed.scheme.vector)};
 }
 
 bool accepts_luts(const Weight& weight) { return weight.codes() != nullptr && is_lut(weight.codes()->scheme, weight.n_columns()); }

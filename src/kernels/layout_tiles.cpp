@@ -32,7 +32,7 @@ namespace {
 int tile_bits(const Weight& weight) {
     if (weight.n_columns() == 0) return 0;
     const Scheme* scheme = scheme_of_codes(weight);
-    if (scheme == nullptr || scheme->kind == NumberKind::floating) return 0;
+    if (scheme == nullptr || scheme->kind == NumberKind::floating || scheme->kind == NumberKind::vectors) return 0;
     if (scheme->kind == NumberKind::clusters) return scheme->bits <= 4 && scheme->group_size == 0 ? scheme->bits : 0;
     if (!tile_groups_fit(*scheme, weight.n_columns())) return 0;
     return scheme->bits == 7 ? 8 : scheme->bits;
@@ -140,16 +140,24 @@ void place_levels(const Codes& source, std::int64_t row, const TileFormat& forma
     std::memcpy(tile + format.scales_at + lane * 4, &step, 4);
 }
 
-// codes: (n_blocks * 32) of one row, whose numbers are row `row` of the sections of `source`.
-void place_row(const Codes& source, std::int64_t row, const std::uint8_t* codes, const TileFormat& format, std::int64_t lane, std::uint8_t* tile) {
-    place_tile_codes(codes, format, lane, tile + format.codes_at);
-    if (source.scheme.kind == NumberKind::clusters) return place_levels(source, row, format, lane, tile);
+}  // namespace
+
+void place_tile_scales(const Codes& source, std::int64_t row, const TileFormat& format, std::int64_t lane, std::uint8_t* tile) {
     if (format.scales == TileNumber::table) place_table_codes(source.scales, row, format.n_groups, lane, tile + format.scales_at);
     else place_tile_numbers(source.scales, row, format.scales, lane, tile + format.scales_at);
     if (format.relative_scales) place_tile_numbers(source.super_scales, row, format.supers, lane, tile + format.super_scales_at);
     if (format.relative_minimums) place_tile_numbers(source.super_minimums, row, format.supers, lane, tile + format.super_minimums_at);
     if (format.minimums != TileNumber::none) place_tile_numbers(source.minimums, row, format.minimums, lane, tile + format.corrections_at);
     if (format.zeros != TileNumber::none) place_tile_numbers(source.zeros, row, format.zeros, lane, tile + format.corrections_at);
+}
+
+namespace {
+
+// codes: (n_blocks * 32) of one row, whose numbers are row `row` of the sections of `source`.
+void place_row(const Codes& source, std::int64_t row, const std::uint8_t* codes, const TileFormat& format, std::int64_t lane, std::uint8_t* tile) {
+    place_tile_codes(codes, format, lane, tile + format.codes_at);
+    if (source.scheme.kind == NumberKind::clusters) return place_levels(source, row, format, lane, tile);
+    place_tile_scales(source, row, format, lane, tile);
 }
 
 void begin_tiles(const Weight& weight, const RowMap&, PackedWeight& packed) {
@@ -228,6 +236,13 @@ float level_of(const Codebook& book, int code) { return book.levels[std::min(sta
 
 }  // namespace
 
+float tile_scale_at(const Scheme& scheme, const TileFormat& format, const std::uint8_t* tile, std::int64_t column, std::int64_t lane) {
+    float scale = tile_number_at(tile + format.scales_at, format.scales, column / format.group_size, lane);
+    if (format.scales == TileNumber::table) scale = scheme.scale_book->levels[static_cast<std::size_t>(scale)];
+    if (format.relative_scales) scale *= tile_number_at(tile + format.super_scales_at, format.supers, column / format.super_size, lane);
+    return scale;
+}
+
 void decode_tile_row(const std::uint8_t* tile, const TileFormat& format, const Scheme& scheme, std::int64_t lane, std::int64_t n_columns, float* target) {
     float scale = 1, minimum = 0;
     int zero = format.offset;
@@ -235,9 +250,7 @@ void decode_tile_row(const std::uint8_t* tile, const TileFormat& format, const S
     for (std::int64_t c = 0; c < n_columns; ++c) {
         if (c / format.group_size != group) {
             group = c / format.group_size;
-            scale = tile_number_at(tile + format.scales_at, format.scales, group, lane);
-            if (format.scales == TileNumber::table) scale = scheme.scale_book->levels[static_cast<std::size_t>(scale)];
-            if (format.relative_scales) scale *= tile_number_at(tile + format.super_scales_at, format.supers, c / format.super_size, lane);
+            scale = tile_scale_at(scheme, format, tile, c, lane);
             minimum = tile_number_at(tile + format.corrections_at, format.minimums, group, lane);
             if (format.relative_minimums) minimum *= tile_number_at(tile + format.super_minimums_at, format.supers, c / format.super_size, lane);
             if (format.zeros != TileNumber::none) zero = static_cast<int>(tile_number_at(tile + format.corrections_at, format.zeros, group, lane));

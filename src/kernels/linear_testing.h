@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/kernels_testing.h"
+#include "tensor/codes_builder.h"
 #include "tensor/prune_target.h"
 
 namespace skiff::testing {
@@ -36,8 +37,29 @@ inline std::vector<std::byte> random_numbers(std::int64_t n, DType dtype, std::u
     return bytes;
 }
 
+// Vectors: every code equally likely; of two books the sums of entries reach the ends of i8.
+inline Weight random_vectors(std::int64_t n_rows, std::int64_t n_columns, const Scheme& scheme, std::uint64_t seed) {
+    CodesBuilder builder(scheme, n_rows, n_columns);
+    Rng rng(seed);
+    std::vector<std::int8_t> books(static_cast<std::size_t>(scheme.n_books * scheme.n_levels * scheme.vector));
+    for (auto& entry : books) entry = static_cast<std::int8_t>(scheme.n_books == 1 ? static_cast<int>(rng.below(255)) - 127 : static_cast<int>(rng.below(128)) - 64);
+    builder.set_books(books);
+    std::vector<std::uint16_t> codes(static_cast<std::size_t>(scheme.n_codes(n_columns)));
+    RowParams params;
+    params.groups.resize(static_cast<std::size_t>(scheme.n_groups(n_columns)));
+    for (std::int64_t row = 0; row < n_rows; ++row) {
+        for (auto& code : codes) code = static_cast<std::uint16_t>(rng.below(static_cast<std::uint64_t>(scheme.n_levels)));
+        params.super_scales.assign(static_cast<std::size_t>(scheme.relative_scales() ? scheme.n_supers(n_columns) : 0), 0.0f);
+        for (float& super_scale : params.super_scales) super_scale = 0.02f / 128 * rng.normal();
+        for (GroupParams& group : params.groups) group = {0.02f * rng.normal(), 0, scheme.scale_book != nullptr ? static_cast<int>(rng.below(16)) : static_cast<int>(rng.below(255)) - 127};
+        builder.set_row(row, codes, params);
+    }
+    return builder.finish();
+}
+
 // Every code equally likely, extremes included; scales of both signs.
 inline Weight random_codes(std::int64_t n_rows, std::int64_t n_columns, const Scheme& scheme, std::uint64_t seed) {
+    if (scheme.kind == NumberKind::vectors) return random_vectors(n_rows, n_columns, scheme, seed);
     struct Owner {
         std::vector<std::byte> packed, scales, zeros, minimums, super_scales, super_minimums;
     };
@@ -137,7 +159,8 @@ inline constexpr const char* more_schemes[] = {"w1g32",  "w2g64a", "w3g32",    "
                                                "w4g32m", "w4g16",  "w4g16a", "w2g16", "n4g32r", "n3g32r",   "n2g16r",   "iq4nlg32",    "nf4g64",      "e2m1g32",     "ternaryg64", "binaryg128", "iq4nlg32rs256",
                                                "n4g16t", "n3g16t", "n2g16t",   "w4g32t",  "w6g16at",     "n4g32ts256", "nf4g16ts64",
                                                "e4m3g0", "e5m2g0", "e4m3g32",  "e5m2g128", "k2",         "k3",          "k4g64",       "k7",         "k16tensor",  "k16g32",
-                                               "k21",    "k64tensor", "k100",   "k256tensor", "k200g32",  "k16g48"};
+                                               "k21",    "k64tensor", "k100",   "k256tensor", "k200g32",  "k16g48",
+                                               "v2k16", "v2k64g16t", "v2k256", "v4k16", "v4k256", "v4k256g32", "v4k256g16t", "v4k4096g32r", "v4k64x2", "v4k256x2g64", "v8k256", "v8k4096", "v8k16x2g32t", "v8k256x2", "v8k4096x2g16r"};
 
 // One weight of every kind that is stored; some are accepted by several layouts.
 inline std::vector<Weight> weights_of_all_kinds(std::int64_t n_rows, std::int64_t n_columns) {

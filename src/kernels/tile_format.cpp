@@ -5,6 +5,7 @@
 #include <span>
 
 #include "base/checked.h"
+#include "kernels/vector_format.h"
 
 namespace skiff {
 namespace {
@@ -87,6 +88,12 @@ TileFormat tile_format(const PackedWeight& packed) {
         set_levels(scheme.codebook->levels, format);
     } else if (scheme.kind == NumberKind::clusters) {
         set_clusters(packed, format);
+    } else if (scheme.kind == NumberKind::vectors) {
+        format.bits = 8;
+        format.block_bytes = vector_format(scheme).block_bytes();
+        format.offset = 128;
+        format.largest_level = 255;
+        format.tables = packed.books;
     } else {
         format.offset = 1 << (scheme.bits - 1);
         format.largest_level = (1 << scheme.bits) - 1;

@@ -45,6 +45,7 @@ struct TileFormat {
     bool row_levels;                              // each row has its own levels
     std::int64_t exact_levels_at, row_levels_at;  // offsets in a tile
     int n_levels, exact_level_bytes;              // of such a row
+    const std::byte* tables;                      // of vectors (vector_format.h)
     std::int8_t scale_levels[16];                 // scales of a table: what their codes mean, to be multiplied by 2^-7, which level_scale holds
 
     int units_per_block() const { return group_size == 16 ? 2 : 1; }  // runs of columns with one scale, at most a block

@@ -60,6 +60,7 @@ PackedWeight repeat_rows(const PackedWeight& sample, std::int64_t n_rows, Aligne
     packed.scheme = sample.scheme;
     packed.dtype = sample.dtype;
     packed.scales = sample.scales;  // shared by all rows, or set below
+    packed.books = sample.books;
     std::byte* target = buffer.data();
     for (const auto& [section, bytes] : sections) {
         if (bytes == 0) continue;

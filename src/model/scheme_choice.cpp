@@ -37,6 +37,7 @@ std::map<std::string, TensorUse> tensor_uses(const ModelSpec& spec) {
 
 SchemeWish default_wish(const Scheme& scheme) {
     static const Scheme eight_bit_rows = *parse_scheme("w8"), six_bits = *parse_scheme("w6g32r");
+    if (scheme.kind == NumberKind::vectors) return {scheme, six_bits, six_bits};
     if (!scheme.is_coded() || scheme.bits >= 8) return {scheme, scheme, scheme};
     // Whoever asks for a public form keeps one; six bits with a scale per 32 weights err half as much again, and are read a quarter faster.
     if (scheme.kind == NumberKind::clusters) {

@@ -97,7 +97,7 @@ template <class Archive, class Packed>
 void fields(Archive& archive, Packed& weight) {
     archive(weight.n_rows);
     archive(weight.n_columns);
-    archive.choice(weight.scheme.kind, NumberKind::clusters);
+    archive.choice(weight.scheme.kind, NumberKind::vectors);
     archive.choice(weight.scheme.dtype, DType::u64);
     archive(weight.scheme.bits);
     archive(weight.scheme.symmetric);
@@ -110,6 +110,8 @@ void fields(Archive& archive, Packed& weight) {
     archive.scale_book(weight.scheme.scale_book);
     archive(weight.scheme.n_levels);
     archive(weight.scheme.one_table);
+    archive(weight.scheme.vector);
+    archive(weight.scheme.n_books);
     archive.choice(weight.dtype, DType::u64);
     archive.choice(weight.block_type, BlockType::tq2_0);
     archive.choice(weight.tiles, TileForm::mask);

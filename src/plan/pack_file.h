@@ -16,7 +16,7 @@
 
 namespace skiff {
 
-inline constexpr std::uint32_t pack_file_version = 4;
+inline constexpr std::uint32_t pack_file_version = 5;
 inline constexpr std::uint64_t pack_block_bytes = std::uint64_t{4} << 20;  // what one checksum covers, and what is written at once
 inline constexpr std::uint64_t pack_section_alignment = 4096;
 
@@ -33,6 +33,7 @@ inline constexpr PackSection pack_sections[] = {
     {"super scales", &PackedWeight::super_scales, &SectionBytes::super_scales},
     {"minimums", &PackedWeight::minimums, &SectionBytes::minimums},
     {"super minimums", &PackedWeight::super_minimums, &SectionBytes::super_minimums},
+    {"books", &PackedWeight::books, &SectionBytes::books},
 };
 inline constexpr std::size_t n_pack_sections = std::size(pack_sections);
 

@@ -31,7 +31,7 @@ std::int64_t packed_row_bytes(int bits, std::int64_t n_columns) { return ceil_di
 
 CodeSections sections_of(const Codes& codes) {
     return {codes.packed.data.data(),       codes.scales.data.data(),   codes.zeros.data.data(),
-            codes.super_scales.data.data(), codes.minimums.data.data(), codes.super_minimums.data.data()};
+            codes.super_scales.data.data(), codes.minimums.data.data(), codes.super_minimums.data.data(), codes.books.data.data()};
 }
 
 bool decodes(const Scheme& scheme) {
@@ -41,9 +41,14 @@ bool decodes(const Scheme& scheme) {
         const bool levels = scheme.n_levels >= 2 && scheme.n_levels <= 256 && scheme.bits == static_cast<int>(std::bit_width(static_cast<unsigned>(scheme.n_levels - 1))) && is_one_of(scheme.scale_dtype, {DType::f16, DType::bf16, DType::f32});
         return levels && scheme.group_size >= 0 && !(scheme.one_table && scheme.group_size != 0) && scheme.codebook == nullptr && scheme.scale_book == nullptr && !scheme.minimums;
     }
-    if (scheme.n_levels != 0 || scheme.one_table) return false;
+    if (scheme.kind == NumberKind::vectors) {
+        const bool books = (scheme.vector == 2 || scheme.vector == 4 || scheme.vector == 8) && (scheme.n_books == 1 || scheme.n_books == 2) && scheme.bits >= 4 && scheme.bits <= 12 && scheme.n_levels == 1 << scheme.bits;
+        if (!books || scheme.one_table || scheme.codebook != nullptr || scheme.minimums || !scheme.symmetric || scheme.group_size < 0 || scheme.group_size % scheme.vector != 0) return false;
+    } else if (scheme.n_levels != 0 || scheme.one_table || scheme.vector != 0 || scheme.n_books != 0) {
+        return false;
+    }
     if (!scheme.is_coded() || codebook != (scheme.codebook != nullptr) || (codebook && scheme.bits != scheme.codebook->bits)) return false;
-    if (scheme.bits < 1 || scheme.bits > 8 || scheme.group_size < 0 || (scheme.minimums && (codebook || scheme.symmetric))) return false;
+    if (scheme.bits < 1 || (scheme.bits > 8 && scheme.kind != NumberKind::vectors) || scheme.group_size < 0 || (scheme.minimums && (codebook || scheme.symmetric))) return false;
     if (scheme.scale_book != nullptr && (scheme.scale_dtype != DType::u8 || scheme.minimums)) return false;
     if (!scheme.relative_scales()) return is_one_of(scheme.scale_dtype, {DType::f16, DType::bf16, DType::f32, DType::f8_e8m0});
     return scheme.group_size > 0 && scheme.super_size >= 0 && scheme.super_size % scheme.group_size == 0 && is_one_of(scheme.super_dtype, {DType::f16, DType::bf16, DType::f32});
@@ -52,7 +57,7 @@ bool decodes(const Scheme& scheme) {
 CodeRowBytes code_row_bytes(const Scheme& scheme, std::int64_t n_columns) {
     const std::int64_t n_groups = scheme.n_groups(n_columns), super_bytes = scheme.n_supers(n_columns) * dtype_info(scheme.super_dtype).bits / 8;
     CodeRowBytes bytes;
-    bytes.packed = packed_row_bytes(scheme.bits, n_columns);
+    bytes.packed = packed_row_bytes(scheme.bits, scheme.n_codes(n_columns));
     const std::int64_t n_numbers = scheme.kind != NumberKind::clusters ? n_groups : scheme.one_table ? 0 : n_groups * scheme.n_levels;
     bytes.scales = ceil_div<std::int64_t>(n_numbers * scheme.scale_bits(), 8);
     if (scheme.stores_zeros()) bytes.zeros = n_groups;
@@ -81,7 +86,31 @@ void code_row_params(const Scheme& scheme, const CodeSections& sections, std::in
     if (scheme.relative_scales()) multiply_by_supers(scheme, sections.super_minimums + row * bytes.super_minimums, n_columns, minimums);
 }
 
+namespace {
+
+void decode_vectors_row(const Scheme& scheme, const CodeSections& sections, std::int64_t row, std::int64_t n_columns, float* target) {
+    thread_local std::vector<std::uint16_t> codes;
+    thread_local std::vector<float> params;
+    const std::int64_t n_groups = scheme.n_groups(n_columns), n_codes = scheme.n_codes(n_columns);
+    codes.resize(static_cast<std::size_t>(n_codes));
+    params.resize(static_cast<std::size_t>(2 * n_groups));
+    unpack_wide_codes(sections.packed + row * packed_row_bytes(scheme.bits, n_codes), scheme.bits, n_codes, codes.data());
+    code_row_params(scheme, sections, row, n_columns, params.data(), params.data() + n_groups);
+    const auto* books = reinterpret_cast<const std::int8_t*>(sections.books);
+    const std::uint16_t* code = codes.data();
+    for (std::int64_t begin = 0; begin < n_columns; begin += scheme.vector, code += scheme.n_books) {
+        const float scale = params[static_cast<std::size_t>(scheme.group_of(begin))];
+        const std::int8_t* first = books + std::int64_t{code[0]} * scheme.vector;
+        const std::int8_t* second = scheme.n_books > 1 ? books + (scheme.n_levels + std::int64_t{code[1]}) * scheme.vector : nullptr;
+        for (std::int64_t i = 0; i < std::min<std::int64_t>(scheme.vector, n_columns - begin); ++i)
+            target[begin + i] = static_cast<float>(first[i] + (second != nullptr ? second[i] : 0)) * scale;
+    }
+}
+
+}  // namespace
+
 void decode_codes_row(const Scheme& scheme, const CodeSections& sections, std::int64_t row, std::int64_t n_columns, float* target) {
+    if (scheme.kind == NumberKind::vectors) return decode_vectors_row(scheme, sections, row, n_columns, target);
     thread_local std::vector<std::uint8_t> codes;
     thread_local std::vector<float> params;
     const std::int64_t n_groups = scheme.n_groups(n_columns), group_size = scheme.group_size == 0 ? n_columns : scheme.group_size;

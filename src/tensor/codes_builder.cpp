@@ -32,7 +32,7 @@ void store_table_codes(const RowParams& params, std::byte* target) {
 // Where each section of a quantized weight lies in one buffer.
 struct CodesBuilder::Buffer {
     AlignedBuffer memory;
-    std::byte *packed = nullptr, *scales = nullptr, *zeros = nullptr, *super_scales = nullptr;
+    std::byte *packed = nullptr, *scales = nullptr, *zeros = nullptr, *super_scales = nullptr, *books = nullptr;
 };
 
 CodesBuilder::CodesBuilder(const Scheme& scheme, std::int64_t n_rows, std::int64_t n_columns)
@@ -47,7 +47,10 @@ CodesBuilder::CodesBuilder(const Scheme& scheme, std::int64_t n_rows, std::int64
     const std::size_t packed_at = place(row_bytes_.packed), scales_at = place(row_bytes_.scales), one_table_at = n_bytes;
     n_bytes = round_up<std::size_t>(n_bytes + static_cast<std::size_t>(one_table_bytes), 64);
     const std::size_t zeros_at = place(row_bytes_.zeros), supers_at = place(row_bytes_.super_scales);
+    const std::size_t books_at = n_bytes;
+    n_bytes += static_cast<std::size_t>(scheme.n_books * scheme.n_levels * scheme.vector);
     buffer_->memory = AlignedBuffer(n_bytes);
+    buffer_->books = buffer_->memory.data() + books_at;
     buffer_->packed = buffer_->memory.data() + packed_at;
     buffer_->scales = buffer_->memory.data() + (scheme.one_table ? one_table_at : scales_at);
     buffer_->zeros = buffer_->memory.data() + zeros_at;
@@ -56,6 +59,17 @@ CodesBuilder::CodesBuilder(const Scheme& scheme, std::int64_t n_rows, std::int64
 
 void CodesBuilder::set_row(std::int64_t row, std::span<const std::uint8_t> codes, const RowParams& params) {
     pack_codes(codes.data(), scheme_.bits, n_columns_, buffer_->packed + row * row_bytes_.packed);
+    set_params(row, params);
+}
+
+void CodesBuilder::set_row(std::int64_t row, std::span<const std::uint16_t> codes, const RowParams& params) {
+    pack_wide_codes(codes.data(), scheme_.bits, scheme_.n_codes(n_columns_), buffer_->packed + row * row_bytes_.packed);
+    set_params(row, params);
+}
+
+void CodesBuilder::set_books(std::span<const std::int8_t> books) { std::memcpy(buffer_->books, books.data(), books.size()); }
+
+void CodesBuilder::set_params(std::int64_t row, const RowParams& params) {
     std::vector<float> scales(params.groups.size());
     for (std::size_t group = 0; group < params.groups.size(); ++group) {
         const GroupParams& own = params.groups[group];
@@ -92,6 +106,8 @@ Weight CodesBuilder::finish() {
     else codes.scales = view(scheme_.scale_dtype, scheme_.scale_book != nullptr ? row_bytes_.scales : scheme_.n_groups(n_columns_), buffer_->scales, row_bytes_.scales);
     if (scheme_.stores_zeros()) codes.zeros = view(DType::u8, scheme_.n_groups(n_columns_), buffer_->zeros, row_bytes_.zeros);
     if (scheme_.relative_scales()) codes.super_scales = view(scheme_.super_dtype, scheme_.n_supers(n_columns_), buffer_->super_scales, row_bytes_.super_scales);
+    const Shape books = {std::int64_t{scheme_.n_books} * scheme_.n_levels, scheme_.vector};
+    if (scheme_.kind == NumberKind::vectors) codes.books = {DType::i8, books, {buffer_->books, static_cast<std::size_t>(element_count(books))}};
     return Weight{{n_rows_, n_columns_}, std::move(codes), std::move(buffer_)};
 }
 
@@ -101,7 +117,8 @@ Status check_can_encode(const Weight& source, const Scheme& scheme) {
     if (scheme.kind == NumberKind::floating) return {};
     if (source.shape.size() != 2)
         return usage_error("only a matrix can be quantized to " + scheme.name() + "; this weight is " + shape_text(source.shape));
-    if (scheme.bits < 1 || scheme.bits > 8 || scheme.group_size < 0)
+    if (scheme.kind == NumberKind::vectors && !decodes(scheme)) return usage_error(scheme.name() + " is no scheme of vectors: 2, 4 or 8 columns to a code, 16 to 4096 entries, groups of whole vectors");
+    if (scheme.bits < 1 || (scheme.bits > 8 && scheme.kind != NumberKind::vectors) || scheme.group_size < 0)
         return usage_error("a scheme has 1 to 8 bits and a group size of 0 or more, not " + std::to_string(scheme.bits) + " and " +
                            std::to_string(scheme.group_size));
     if (scheme.minimums) return unsupported("weights with minimums (" + scheme.name() + ") are read from GGUF files, not made; take " +

@@ -17,10 +17,14 @@ public:
     // Of clusters: the levels of its groups, or none where one table is for all. // levels: (n_groups * n_levels), rising in each group
     void set_row(std::int64_t row, std::span<const std::uint8_t> codes, std::span<const float> levels);
     void set_levels_of_all(std::span<const float> levels);
+    // Of vectors. // codes: (n_codes) u16; books: (n_books * n_levels, vector) i8
+    void set_row(std::int64_t row, std::span<const std::uint16_t> codes, const RowParams& params);
+    void set_books(std::span<const std::int8_t> books);
     // When every row is set. The builder is of no use afterwards.
     Weight finish();
 
 private:
+    void set_params(std::int64_t row, const RowParams& params);
     struct Buffer;
     Scheme scheme_;
     std::int64_t n_rows_, n_columns_;

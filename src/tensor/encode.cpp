@@ -6,6 +6,7 @@
 #include "base/progress.h"
 #include "tensor/codes_builder.h"
 #include "tensor/encode_clusters.h"
+#include "tensor/encode_vectors.h"
 
 namespace skiff {
 namespace {
@@ -93,6 +94,7 @@ Result<Weight> encode_nearest(const Weight& source, const Scheme& scheme, ScaleR
     SKIFF_CHECK(check_importance(source, importance));
     if (scheme.kind == NumberKind::floating) return encode_floating(source, scheme, pool);
     if (scheme.kind == NumberKind::clusters) return encode_clusters(source, scheme, importance, pool);
+    if (scheme.kind == NumberKind::vectors) return encode_vectors(source, scheme, importance, pool);
     const std::int64_t n_columns = source.n_columns();
     auto grid = make_grid(scheme, rule);
     CodesBuilder builder(scheme, source.n_rows(), n_columns);

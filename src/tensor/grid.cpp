@@ -279,7 +279,7 @@ private:
 
 std::unique_ptr<Grid> make_grid(const Scheme& scheme, ScaleRule rule) {
     if (scheme.kind == NumberKind::floating) return std::make_unique<FloatGrid>(scheme.dtype);
-    if (scheme.kind == NumberKind::clusters) return nullptr;
+    if (scheme.kind == NumberKind::clusters || scheme.kind == NumberKind::vectors) return nullptr;
     if (scheme.kind == NumberKind::codebook && scheme.codebook->is_float8()) return make_float8_grid(scheme, rule);
     if (scheme.kind == NumberKind::codebook) return make_codebook_grid(scheme, rule);
     return std::make_unique<IntegerGrid>(scheme, rule);

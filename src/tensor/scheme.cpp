@@ -57,6 +57,20 @@ bool parse_clusters(std::string_view text, Scheme& scheme) {
     return scheme.one_table || (take_group_size(text, scheme) && text.empty());
 }
 
+// "4k256", "8k256x2": what stands before the scales.
+bool take_vectors(std::string_view& text, Scheme& scheme) {
+    std::int64_t vector = 0, n_levels = 0, n_books = 1;
+    if (!take_number(text, vector) || (vector != 2 && vector != 4 && vector != 8)) return false;
+    if (!take_letter(text, 'k') || !take_number(text, n_levels) || n_levels < 16 || n_levels > 4096 || !std::has_single_bit(static_cast<std::uint64_t>(n_levels))) return false;
+    if (take_letter(text, 'x') && (!take_number(text, n_books) || n_books != 2)) return false;
+    scheme.kind = NumberKind::vectors;
+    scheme.vector = static_cast<int>(vector);
+    scheme.n_levels = static_cast<int>(n_levels);
+    scheme.n_books = static_cast<int>(n_books);
+    scheme.bits = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(n_levels - 1)));
+    return true;
+}
+
 // What Scheme::name() writes: any number of bits from 1 to 8 or any codebook, and any group size, not only the presets.
 bool parse_coded_scheme(std::string_view text, Scheme& scheme) {
     scheme = {};
@@ -74,13 +88,15 @@ bool parse_coded_scheme(std::string_view text, Scheme& scheme) {
         text.remove_prefix(codebook.name.size());
         break;
     }
-    if (scheme.kind != NumberKind::codebook) {
+    if (scheme.kind != NumberKind::codebook && take_letter(text, 'v')) {
+        if (!take_vectors(text, scheme)) return false;
+    } else if (scheme.kind != NumberKind::codebook) {
         scheme.kind = NumberKind::integer;
         std::int64_t bits = 0;
         if (!take_letter(text, 'w') || !take_number(text, bits) || bits > 8) return false;
         scheme.bits = static_cast<int>(bits);
     }
-    if (!take_group_size(text, scheme)) return false;
+    if (!take_group_size(text, scheme) || (scheme.kind == NumberKind::vectors && scheme.group_size % scheme.vector != 0)) return false;
     if (scheme.kind == NumberKind::integer) {
         scheme.minimums = take_letter(text, 'm');
         scheme.symmetric = !scheme.minimums && !take_letter(text, 'a');
@@ -106,6 +122,7 @@ std::string Scheme::name() const {
     if (kind == NumberKind::clusters) return "k" + std::to_string(n_levels) + (one_table ? "tensor" : group_size != 0 ? "g" + std::to_string(group_size) : "");
     if (kind == NumberKind::codebook && codebook->name == "e2m1" && group_size == 32 && scale_dtype == DType::f8_e8m0) return "mxfp4";
     std::string text = kind == NumberKind::codebook ? std::string(codebook->name) : "w" + std::to_string(bits);
+    if (kind == NumberKind::vectors) text = "v" + std::to_string(vector) + "k" + std::to_string(n_levels) + (n_books > 1 ? "x" + std::to_string(n_books) : "");
     if (group_size != 0 || kind == NumberKind::codebook) text += "g" + std::to_string(group_size);
     if (minimums) text += "m";
     if (stores_zeros()) text += "a";
@@ -118,7 +135,7 @@ double Scheme::bits_per_weight(std::int64_t n_columns) const {
     if (kind == NumberKind::floating) return dtype_info(dtype).bits;
     if (n_columns <= 0) return bits;
     const auto groups = static_cast<double>(n_groups(n_columns)), supers = static_cast<double>(n_supers(n_columns));
-    double row_bits = static_cast<double>(ceil_div<std::int64_t>(n_columns * bits, 32) * 32);
+    double row_bits = static_cast<double>(ceil_div<std::int64_t>(n_codes(n_columns) * bits, 32) * 32);
     const double numbers = kind != NumberKind::clusters ? groups : one_table ? 0 : groups * n_levels;
     row_bits += std::ceil(numbers * scale_bits() / 8) * 8 + groups * ((minimums ? dtype_info(minimum_dtype()).bits : stores_zeros() ? bits : 0));
     if (relative_scales()) row_bits += supers * dtype_info(super_dtype).bits * (minimums ? 2 : 1);
@@ -138,7 +155,7 @@ Result<Scheme> parse_scheme(std::string_view name) {
     for (const auto& preset : scheme_presets()) known += (known.empty() ? "" : ", ") + std::string(preset.name);
     for (const auto& codebook : codebooks()) books += (books.empty() ? "" : "|") + std::string(codebook.name);
     return usage_error("no scheme is called \"" + std::string(name.substr(0, 64)) + "\"; the presets are " + known + "; any w<1-8 bits>[g<group size>][a|m][r|t] and any <" +
-                       books + ">g<group size>[r|t] and k<2-256 levels>[g<group size>|tensor] may be named too");
+                       books + ">g<group size>[r|t] and k<2-256 levels>[g<group size>|tensor] and v<2|4|8 columns>k<16-4096 entries, a power of two>[x2][g<a multiple of the columns>[r|t]] may be named too");
 }
 
 }  // namespace skiff

@@ -20,6 +20,7 @@ enum class NumberKind : std::uint8_t {
     integer,   // value = (code - zero) * scale, code in [0, 2^bits); with minimums: code * scale - minimum
     codebook,  // value = codebook.levels[code] * scale
     clusters,  // value = levels[code]; the levels are the weight's own and stored with it
+    vectors,   // values of `vector` columns = (entry of book 0 + entry of book 1) * scale; the books are the weight's own and stored with it
 };
 
 struct Scheme {
@@ -33,17 +34,21 @@ struct Scheme {
     bool minimums = false;           // integer, not symmetric: code * scale - minimum instead of a zero. Relative (u8) where scales are.
     std::int64_t super_size = 0;     // relative scales: columns that share a super scale, whole groups of them; 0 = the whole row
     DType super_dtype = DType::f32;  // relative scales: type of the super scales and super minimums, f16, bf16 or f32
-    int n_levels = 0;                // clusters: levels of a table, 2 to 256
+    int n_levels = 0;                // clusters: levels of a table, 2 to 256; vectors: entries of a book, a power of two from 16 to 4096
     bool one_table = false;          // clusters: one table for the whole weight, else one for each group
     const Codebook* scale_book = nullptr;  // relative scales (u8) of 4 bits: a group's scale is the super scale times one of this table
+    int vector = 0;                  // vectors: columns that a code is for, 2, 4 or 8; the last of a row may lack some
+    int n_books = 0;                 // vectors: codes for each, 1 or 2, whose entries are added
 
     bool operator==(const Scheme&) const = default;
     // Its content: "w4g32", "w4g32a", "w8", "n4g32r" (codebook n4, relative scales), "w4g32mrs256" (minimums, relative to super scales per 256), "n4g16t" (relative scales
-    // of the table t), "k4" (four clusters per row), "k16g128" (per group), "k16tensor", "mxfp4", "bf16".
+    // of the table t), "k4" (four clusters per row), "k16g128" (per group), "k16tensor", "mxfp4", "bf16", "v4k256" (four columns to a code of 256),
+    // "v8k256x2g16t" (the sum of two; scales as above).
     std::string name() const;
     bool is_coded() const { return kind != NumberKind::floating; }  // codes and scales, not plain numbers
     bool stores_zeros() const { return kind == NumberKind::integer && !symmetric && !minimums; }
     bool relative_scales() const { return is_coded() && (scale_dtype == DType::i8 || scale_dtype == DType::u8); }
+    std::int64_t n_codes(std::int64_t n_columns) const { return kind != NumberKind::vectors ? n_columns : (n_columns + vector - 1) / vector * n_books; }
     int scale_bits() const { return scale_book != nullptr ? scale_book->bits : dtype_info(scale_dtype).bits; }
     DType minimum_dtype() const { return relative_scales() ? DType::u8 : scale_dtype; }
     std::int64_t n_supers(std::int64_t n_columns) const { return super_size == 0 ? 1 : (n_columns + super_size - 1) / super_size; }
@@ -95,7 +100,7 @@ public:
     virtual std::int32_t n_codes() const = 0;
 };
 
-// Integer and codebook grids; clusters have none, since their levels are found and not given: null. The search minimises the (weighted) squared error over candidate scales; `min_max` takes the extremes as they are.
+// Integer and codebook grids; clusters and vectors have none, since their levels are found and not given: null. The search minimises the (weighted) squared error over candidate scales; `min_max` takes the extremes as they are.
 enum class ScaleRule { min_max, search };
 std::unique_ptr<Grid> make_grid(const Scheme& scheme, ScaleRule rule);
 

@@ -43,6 +43,13 @@ constexpr Named coded[] = {
     {"k16tensor", "k16tensor", "4-bit indices into 16 learnt levels of the tensor"},
     {"k64tensor", "k64tensor", "6-bit indices into 64 learnt levels of the tensor"},
     {"k256tensor", "k256tensor", "8-bit indices into 256 learnt levels of the tensor"},
+    {"v8k256", "v8k256", "vectors of 8 weights, one of 256 learnt ones for each: 1 bit a weight, one scale per row"},
+    {"v2k16", "v2k16", "vectors of 2 weights, one of 16 learnt ones for each: 2 bits, one scale per row"},
+    {"v4k256", "v4k256", "vectors of 4 weights, one of 256 learnt ones for each: 2 bits, one scale per row"},
+    {"v4k256g16t", "v4k256g16t", "vectors of 4 weights, one of 256 learnt ones for each, a 4-bit scale of either sign per 16 weights"},
+    {"v8k256x2", "v8k256x2", "vectors of 8 weights, the sum of two of 256 learnt ones for each: 2 bits, one scale per row"},
+    {"v2k64", "v2k64", "vectors of 2 weights, one of 64 learnt ones for each: 3 bits, one scale per row"},
+    {"v2k64g16t", "v2k64g16t", "vectors of 2 weights, one of 64 learnt ones for each, a 4-bit scale of either sign per 16 weights"},
     {"ternary", "ternaryg128", "-1, 0 or 1, one scale per 128 weights"},
     {"binary", "binaryg128", "-1 or 1, one scale per 128 weights"},
 };

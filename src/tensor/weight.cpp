@@ -32,7 +32,7 @@ std::uint64_t Weight::stored_bytes() const {
     if (const auto* listed = outliers()) return listed->values.data.size() + listed->columns.data.size() + listed->rows.data.size();
     const Codes& quantized = *codes();
     std::uint64_t bytes = 0;
-    for (const TensorView* part : {&quantized.packed, &quantized.scales, &quantized.zeros, &quantized.super_scales, &quantized.minimums, &quantized.super_minimums})
+    for (const TensorView* part : {&quantized.packed, &quantized.scales, &quantized.zeros, &quantized.super_scales, &quantized.minimums, &quantized.super_minimums, &quantized.books})
         bytes += part->data.size();
     return bytes;
 }

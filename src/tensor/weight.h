@@ -21,13 +21,14 @@ namespace skiff {
 // (the pack-quantized form of compressed-tensors, dense since 2026-05). Symmetric codes are offset by 2^(bits-1).
 struct Codes {
     Scheme scheme;
-    TensorView packed;   // (n_rows, ceil(n_columns*bits/32)) i32
+    TensorView packed;   // (n_rows, ceil(n_codes*bits/32)) i32; of vectors: the codes of a vector side by side
     TensorView scales;          // (n_rows, n_groups) of the scheme's scale_dtype: f16, bf16 or f32; i8 or u8 (relative); f8_e8m0; of a table: (n_rows, ceil(n_groups / 2)) u8, the first in the low bits;
                                 // of clusters: the levels, (n_rows, n_groups * n_levels), or (1, n_levels) for all rows
     TensorView zeros = {};      // asymmetric without minimums: (n_rows, n_groups) u8, one zero per byte
     TensorView super_scales = {};    // relative scales: (n_rows, n_supers) f16, bf16 or f32
     TensorView minimums = {};        // scheme.minimums: (n_rows, n_groups) f16, bf16 or f32; u8 where scales are relative
     TensorView super_minimums = {};  // relative minimums: (n_rows, n_supers) f16 or f32
+    TensorView books = {};           // vectors: (n_books * n_levels, vector) i8, for all rows; the sum of an entry of each fits i8
 };
 
 // The sections of coded rows, each with its rows one after another without gaps: their first bytes. Null where the scheme has none.
@@ -38,6 +39,7 @@ struct CodeSections {
     const std::byte* super_scales = nullptr;
     const std::byte* minimums = nullptr;
     const std::byte* super_minimums = nullptr;
+    const std::byte* books = nullptr;
 };
 CodeSections sections_of(const Codes& codes);
 
@@ -85,6 +87,9 @@ struct Weight {
 void unpack_codes(const std::byte* packed_row, int bits, std::int64_t n_columns, std::uint8_t* codes);
 void pack_codes(const std::uint8_t* codes, int bits, std::int64_t n_columns, std::byte* packed_row);
 std::int64_t packed_row_bytes(int bits, std::int64_t n_columns);  // whole 32-bit words
+// The same for codes of up to 16 bits. // codes: (n_codes) u16
+void unpack_wide_codes(const std::byte* packed_row, int bits, std::int64_t n_codes, std::uint16_t* codes);
+void pack_wide_codes(const std::uint16_t* codes, int bits, std::int64_t n_codes, std::byte* packed_row);
 
 // A weight that owns its numbers.
 Weight make_float_weight(Shape shape, std::vector<float> values);

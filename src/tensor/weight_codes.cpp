@@ -3,13 +3,15 @@
 #include "tensor/weight.h"
 
 namespace skiff {
+namespace {
 
-void pack_codes(const std::uint8_t* codes, int bits, std::int64_t n_columns, std::byte* packed_row) {
+template <class Code>
+void pack(const Code* codes, int bits, std::int64_t n_codes, std::byte* packed_row) {
     const std::uint32_t mask = (1u << bits) - 1;
     std::uint64_t pending = 0;
     int n_pending = 0;
-    for (std::int64_t column = 0; column < n_columns; ++column) {
-        pending |= static_cast<std::uint64_t>(codes[column] & mask) << n_pending;
+    for (std::int64_t i = 0; i < n_codes; ++i) {
+        pending |= static_cast<std::uint64_t>(codes[i] & mask) << n_pending;
         n_pending += bits;
         if (n_pending >= 32) {
             auto word = static_cast<std::uint32_t>(pending);
@@ -24,6 +26,33 @@ void pack_codes(const std::uint8_t* codes, int bits, std::int64_t n_columns, std
         std::memcpy(packed_row, &word, 4);
     }
 }
+
+template <class Code>
+void unpack(const std::byte* bytes, int bits, std::int64_t n_codes, Code* codes) {
+    const std::uint32_t mask = (1u << bits) - 1;
+    std::uint64_t pending = 0;
+    int n_pending = 0;
+    for (std::int64_t i = 0; i < n_codes; ++i) {
+        if (n_pending < bits) {
+            std::uint32_t word;
+            std::memcpy(&word, bytes, 4);
+            bytes += 4;
+            pending |= static_cast<std::uint64_t>(word) << n_pending;
+            n_pending += 32;
+        }
+        codes[i] = static_cast<Code>(pending & mask);
+        pending >>= bits;
+        n_pending -= bits;
+    }
+}
+
+}  // namespace
+
+void pack_codes(const std::uint8_t* codes, int bits, std::int64_t n_columns, std::byte* packed_row) { pack(codes, bits, n_columns, packed_row); }
+
+void pack_wide_codes(const std::uint16_t* codes, int bits, std::int64_t n_codes, std::byte* packed_row) { pack(codes, bits, n_codes, packed_row); }
+
+void unpack_wide_codes(const std::byte* packed_row, int bits, std::int64_t n_codes, std::uint16_t* codes) { unpack(packed_row, bits, n_codes, codes); }
 
 void unpack_codes(const std::byte* packed_row, int bits, std::int64_t n_columns, std::uint8_t* codes) {
     const auto* bytes = reinterpret_cast<const std::uint8_t*>(packed_row);
@@ -40,21 +69,7 @@ void unpack_codes(const std::byte* packed_row, int bits, std::int64_t n_columns,
         if (column < n_columns) codes[column] = bytes[column / 2] & 15;
         return;
     }
-    const std::uint32_t mask = (1u << bits) - 1;
-    std::uint64_t pending = 0;
-    int n_pending = 0;
-    for (; column < n_columns; ++column) {
-        if (n_pending < bits) {
-            std::uint32_t word;
-            std::memcpy(&word, bytes, 4);
-            bytes += 4;
-            pending |= static_cast<std::uint64_t>(word) << n_pending;
-            n_pending += 32;
-        }
-        codes[column] = static_cast<std::uint8_t>(pending & mask);
-        pending >>= bits;
-        n_pending -= bits;
-    }
+    unpack(packed_row, bits, n_columns, codes);
 }
 
 }  // namespace skiff

@@ -105,6 +105,7 @@ float QuantRule::gradient_scale(std::int64_t group_size) const {
 
 Status check_trainable_scheme(const Scheme& scheme) {
     if (!scheme.is_coded()) return usage_error("quantization-aware training is for schemes with codes, such as w4g32 or ternary; " + scheme.name() + " is trained by skiff train --dtype");
+    if (scheme.kind == NumberKind::vectors) return unsupported("books of vectors (" + scheme.name() + ") are found by skiff quantize, not trained yet; take n2g32r");
     if (scheme.minimums) return unsupported("weights with minimums (" + scheme.name() + ") are read from GGUF files, not made; take a scheme with zeros, such as w4g32a");
     if (scheme.scale_book != nullptr) return unsupported("scales out of a table (" + scheme.name() + ") are chosen by skiff quantize, not trained yet; take " + std::string(scheme.codebook != nullptr ? scheme.codebook->name : "w4") + "g32r");
     return {};

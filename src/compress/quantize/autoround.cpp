@@ -89,6 +89,11 @@ void LearntSteps::step_row(float rate, std::span<const float> values, const floa
     }
 }
 
+Status autoround_defined_on(const Scheme& scheme) {
+    SKIFF_CHECK(algebra_available());
+    return codes_defined_on(scheme);
+}
+
 Result<Weight> autoround_encode(const MethodInput& input) {
     if (input.scheme.kind == NumberKind::floating) return nearest_encode(input);
     if (const std::string why = why_not_calibrated(input, StatisticsNeed::gram); !why.empty()) {

@@ -99,11 +99,12 @@ private:
 
 Status gptq_defined_on(const Scheme& scheme) {
     SKIFF_CHECK(algebra_available());
-    return codes_defined_on(scheme);
+    return scheme.kind == NumberKind::vectors ? nearest_defined_on(scheme) : codes_defined_on(scheme);
 }
 
 Result<Weight> gptq_encode(const MethodInput& input) {
     if (input.scheme.kind == NumberKind::floating) return nearest_encode(input);
+    if (input.scheme.kind == NumberKind::vectors) return gptq_vectors_encode(input);
     if (const std::string why = why_not_calibrated(input, StatisticsNeed::gram); !why.empty()) {
         remark(input, "no GPTQ: " + why);
         return weighted_encode(input);

@@ -1,5 +1,5 @@
 // k-means: the levels of clusters are those that lose least, each weight's error weighed by the mean square of its input (the diagonal of the Hessian of the
-// operator's squared error). Exact in one dimension, so that no start and no iteration is to be chosen: tensor/clusters.h.
+// operator's squared error). Exact in one dimension, so that no start and no iteration is to be chosen: tensor/clusters.h. Vectors: tensor/vector_books.h.
 #include "compress/method.h"
 #include "compress/quantize/coded_rows.h"
 #include "compress/quantize/weighted.h"
@@ -7,7 +7,8 @@
 namespace skiff {
 
 Status kmeans_defined_on(const Scheme& scheme) {
-    if (scheme.kind != NumberKind::clusters) return unsupported("k-means finds levels, and those of " + scheme.name() + " are given; take a scheme of clusters, such as k16");
+    if (scheme.kind == NumberKind::vectors) return nearest_defined_on(scheme);
+    if (scheme.kind != NumberKind::clusters) return unsupported("k-means finds levels, and those of " + scheme.name() + " are given; take a scheme of clusters or vectors, such as k16 or v4k256");
     return {};
 }
 

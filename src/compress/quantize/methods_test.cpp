@@ -84,7 +84,7 @@ TEST_F(Methods, LoseLessTheMoreTheyKnow) {
     plain.refine_passes = 0;
     quick.n_iterations = 40;
     for (const SchemePreset& preset : scheme_presets()) {
-        if (!preset.scheme.is_coded() || !gptq_defined_on(preset.scheme).ok()) continue;
+        if (!preset.scheme.is_coded() || !codes_defined_on(preset.scheme).ok()) continue;
         SCOPED_TRACE(preset.name);
         auto error = [&](std::string_view method, const MethodOptions& options = default_method_options) {
             auto result = run(method, weight, preset.scheme, &inputs, options);
@@ -97,6 +97,66 @@ TEST_F(Methods, LoseLessTheMoreTheyKnow) {
         EXPECT_LT(refined, gptq);
         EXPECT_LT(autoround, weighted);
     }
+}
+
+TEST_F(Methods, VectorsLoseLessTheMoreTheyKnow) {
+    const InputStatistics inputs = correlated_inputs(172, 900, 1);
+    const Weight weight = random_weight(130, 172, 2);
+    MethodOptions plain;
+    plain.refine_passes = 0;
+    int n_tried = 0;
+    std::vector<Scheme> schemes;
+    for (const SchemePreset& preset : scheme_presets())
+        if (preset.scheme.kind == NumberKind::vectors) schemes.push_back(preset.scheme);
+    for (const char* name : {"v4k16x2g32r", "v4k64g32", "v8k16g16ts64"}) schemes.push_back(*parse_scheme(name));
+    for (const Scheme& scheme : schemes) {
+        SCOPED_TRACE(scheme.name());
+        ++n_tried;
+        auto error = [&](std::string_view method, const MethodOptions& options = default_method_options) {
+            auto result = run(method, weight, scheme, &inputs, options);
+            EXPECT_TRUE(result.ok() && remarks_.empty());
+            return output_error(weight, *result, inputs);
+        };
+        const double nearest = error("nearest"), kmeans = error("kmeans"), gptq = error("gptq", plain), refined = error("gptq");
+        EXPECT_LT(kmeans, nearest);
+        EXPECT_LT(gptq, 0.9 * kmeans);
+        EXPECT_LT(refined, 0.95 * gptq);
+    }
+    EXPECT_GE(n_tried, 9);
+    for (const char* method : {"weighted", "hqq", "autoround"}) EXPECT_FALSE((*find_weight_method(method))->defined_on(schemes[0]).ok()) << method;
+}
+
+TEST_F(Methods, VectorsDoNotDependOnThreadsAndTakeBadInput) {
+    InputStatistics inputs = correlated_inputs(171, 300, 3);
+    const Weight weight = random_weight(200, 171, 4);
+    ThreadPool one(1);
+    for (const WeightMethod& method : weight_methods())
+        for (const char* name : {"v2k16", "v4k256g16t", "v8k16x2"}) {
+            const Scheme scheme = *parse_scheme(name);
+            if (!method.defined_on(scheme).ok()) continue;
+            SCOPED_TRACE(std::string(method.name) + " " + name);
+            auto a = method.encode({weight, scheme, ScaleRule::search, one, &inputs}), b = method.encode({weight, scheme, ScaleRule::search, pool_, &inputs});
+            ASSERT_TRUE(a.ok() && b.ok());
+            EXPECT_EQ(a->codes()->scheme, scheme);
+            EXPECT_TRUE(same_bits(*a, *b));
+            EXPECT_TRUE(std::equal(a->codes()->books.data.begin(), a->codes()->books.data.end(), b->codes()->books.data.begin()));
+            std::vector<float> values(static_cast<std::size_t>(150 * 171), 0.5f);
+            values[131 * 171 + 31] = NAN;
+            auto refused = run(method.name, make_float_weight({150, 171}, values), scheme, &inputs);
+            ASSERT_FALSE(refused.ok());
+            EXPECT_NE(refused.error().message.find("row 131, column 31"), std::string::npos) << refused.error().message;
+        }
+    for (std::size_t i : {3, 40, 41, 95}) {  // dead channels
+        inputs.mean_square[i] = 0;
+        for (std::size_t j = 0; j < 171; ++j) inputs.gram[i * 171 + j] = inputs.gram[j * 171 + i] = 0;
+    }
+    auto result = run("gptq", weight, *parse_scheme("v4k256"), &inputs);
+    ASSERT_TRUE(result.ok());
+    EXPECT_LT(relative_squared_error(weight, *result, pool_), 0.3);
+    InputStatistics three = correlated_inputs(171, 3, 16);
+    auto few = run("gptq", weight, *parse_scheme("v4k256"), &three), nearest = run("nearest", weight, *parse_scheme("v4k256"), nullptr);
+    ASSERT_TRUE(few.ok() && nearest.ok());
+    EXPECT_TRUE(same_bits(*few, *nearest));
 }
 
 TEST_F(Methods, BitsDoNotDependOnThreads) {

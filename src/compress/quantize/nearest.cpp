@@ -10,6 +10,7 @@ Status nearest_defined_on(const Scheme& scheme) {
         return {};
     }
     if (scheme.minimums) return unsupported("weights with minimums (" + scheme.name() + ") are read from GGUF files, not made; take w" + std::to_string(scheme.bits) + "g32a");
+    if (scheme.kind == NumberKind::vectors) return decodes(scheme) ? Status() : unsupported(scheme.name() + " is no scheme of vectors");
     if (scheme.bits < 1 || scheme.bits > 8) return unsupported(scheme.name() + ": codes have 1 to 8 bits");
     return {};
 }
@@ -17,6 +18,7 @@ Status nearest_defined_on(const Scheme& scheme) {
 Status codes_defined_on(const Scheme& scheme) {
     if (scheme.kind == NumberKind::floating) return unsupported("each number of " + scheme.name() + " is rounded by itself, so that no choice is left to a method; take --method nearest");
     if (scheme.kind == NumberKind::clusters) return unsupported("the levels of " + scheme.name() + " are found for each weight, so that codes are not chosen among given ones; take --method kmeans");
+    if (scheme.kind == NumberKind::vectors) return unsupported("the books of " + scheme.name() + " are found for each weight, so that codes are not chosen among given ones; take --method gptq or kmeans");
     return nearest_defined_on(scheme);
 }
 

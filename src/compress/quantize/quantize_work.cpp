@@ -131,7 +131,7 @@ private:
     Status learn(std::size_t block, BlockWork& work, ThreadPool& pool) {
         BlockRounding rounding{parent_.spec, block, work, {}, step_.scale_rule, step_.method_options, pool};
         for (const auto& [key, scheme] : schemes_)
-            if (scheme.is_coded() && gptq_defined_on(scheme).ok() && operators_.count(key) != 0) rounding.wanted[key] = scheme;
+            if (scheme.is_coded() && autoround_defined_on(scheme).ok() && operators_.count(key) != 0) rounding.wanted[key] = scheme;
         auto learnt = learn_block(rounding);
         if (learnt.ok()) learnt_ = std::move(*learnt);
         else if (learnt.error().code != ErrorCode::unsupported) return learnt.take_error();

@@ -46,6 +46,9 @@ void linear_w4_r16_amx(const LinearArgs& args, Range rows);
 void linear_w5_r16_amx(const LinearArgs& args, Range rows);
 void linear_w6_r16_amx(const LinearArgs& args, Range rows);
 void linear_w8_r16_amx(const LinearArgs& args, Range rows);
+void linear_vectors_r16_avx2(const LinearArgs& args, Range rows);
+void linear_vectors_r16_avx2vnni(const LinearArgs& args, Range rows);
+void linear_vectors_r16_avx512(const LinearArgs& args, Range rows);
 void linear_luts_avx2(const LinearArgs& args, Range rows);
 void linear_luts_avx512(const LinearArgs& args, Range rows);
 void linear_rows_avx2(const LinearArgs& args, Range rows);  // any layout: plain_rows read as stored, others row by row

@@ -2,7 +2,7 @@
 // that each unit has its own copy in its own instructions.
 //
 // A unit gives a struct M (its micro-kernels):
-//     max_direct         up to so many tokens work from the stored codes (decode); above, blocks are expanded once for all tokens
+//     max_direct         up to so many tokens work from the stored codes (decode), 0: none; above, blocks are expanded once for all tokens
 //     tiles_at_once      tiles whose expanded blocks a micro-kernel multiplies together, 1 or 2
 //     start              how the integer sums of a unit begin
 //     numbers16, table16, finish_scales, copy16, write16   16 numbers of a section as floats, or by a table; what they scale; moving them
@@ -266,8 +266,9 @@ void linear_tiles(const LinearArgs& args, Range rows) {
         if (args.weight->tiles == TileForm::skip) return skip_tokens<M>(args, rows, format, x, scratch);
     if constexpr (M::masked)
         if (args.weight->tiles == TileForm::mask) return masked_tokens<M>(args, rows, format, x, scratch);
-    if (args.n_tokens <= M::max_direct) few_tokens<M>(args, rows, format, x);
-    else many_tokens<M>(args, rows, format, DenseTiles<M>{reinterpret_cast<const Byte*>(args.weight->data), format}, x, scratch);
+    if constexpr (M::max_direct > 0)
+        if (args.n_tokens <= M::max_direct) return few_tokens<M>(args, rows, format, x);
+    many_tokens<M>(args, rows, format, DenseTiles<M>{reinterpret_cast<const Byte*>(args.weight->data), format}, x, scratch);
 }
 
 }  // namespace

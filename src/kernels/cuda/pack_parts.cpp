@@ -57,7 +57,7 @@ CodeForm table_form(int bits) { return bits == 1 ? CodeForm::table1 : bits == 2 
 bool coded_source(const Codes& codes, GpuSource& source) {
     const Scheme& scheme = codes.scheme;
     GpuWeight& shape = source.shape;
-    if (!decodes(scheme)) return false;
+    if (!decodes(scheme) || scheme.kind == NumberKind::vectors) return false;
     const int group_log2 = scheme.group_size == 0 ? 31 : log2_of(scheme.group_size);
     if (group_log2 < 4) return false;
     if (scheme.kind == NumberKind::clusters) {
