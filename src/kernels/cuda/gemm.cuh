@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
     copy_x(1);
     copy_commit();
 
-    const bool grouped = weight.params != ParamForm::none, offsets = has_offset(weight.params), relative = has_supers(weight.params);
+    const bool relative = has_supers(weight.params);
     const std::uint32_t all_ones[4] = {one_bf16x2, one_bf16x2, one_bf16x2, one_bf16x2};
     float sums[n_tiles][gemm_token_tiles][4] = {};
     int j = 0;
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
                     constexpr int s = decltype(index)::value;
                     decoder[i].template step<s>(words, a[i][s]);
                     scales[i][s][0] = scales[i][s][1] = {1, 0};
-                    if (grouped && folds_behind(weight, s)) read_pair(weight, here + pieces * 512 + (g * p.layout.in_unit + p.layout.in(slab * slab_columns + 16 * s)) * p.pair_bytes, supers[i], scales[i][s]);
+                    if ((p.fold_steps >> s & 1) != 0) read_pair(weight, here + pieces * 512 + (g * p.layout.in_unit + p.layout.in(slab * slab_columns + 16 * s)) * p.pair_bytes, supers[i], scales[i][s]);
                 });
             }
             const unsigned char* x = x_ring + j % gemm_x_stages * gemm_x_slab_bytes + lane * 16;
@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
                     for (int i = 0; i < n_tiles; ++i)
 #pragma unroll
                         for (int k = 0; k < Decoder::n_parts; ++k) multiply_add(part[i], a[i][s][k], b0, b1);
-                    if (offsets) multiply_add(ones, all_ones, b0, b1);
-                    if (folds_behind(weight, s)) {
+                    if (p.has_offsets != 0) multiply_add(ones, all_ones, b0, b1);
+                    if (s == 3 || (p.fold_steps >> s & 1) != 0) {
 #pragma unroll
                         for (int i = 0; i < n_tiles; ++i)
 #pragma unroll

@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
     __syncthreads();
 
     const std::int64_t n_slabs = operand_slabs(weight.n_columns);
-    const bool grouped = weight.params != ParamForm::none, offsets = has_offset(weight.params), relative = has_supers(weight.params);
+    const bool relative = has_supers(weight.params);
     const std::uint32_t all_ones[4] = {one_bf16x2, one_bf16x2, one_bf16x2, one_bf16x2};
     int slot = 0, round = 0;
     for (int tile = blockIdx.x; tile < weight.n_tiles; tile += gridDim.x, ++round) {
@@ -123,9 +123,9 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
                         const std::uint32_t b0 = s % 2 == 0 ? four.x : four.z, b1 = s % 2 == 0 ? four.y : four.w;
 #pragma unroll
                         for (int i = 0; i < Decoder::n_parts; ++i) multiply_add(part[block], a[i], b0, b1);
-                        if (offsets) multiply_add(ones[block], all_ones, b0, b1);
+                        if (p.has_offsets != 0) multiply_add(ones[block], all_ones, b0, b1);
                     }
-                    if (grouped && folds_behind(weight, s)) {
+                    if ((p.fold_steps >> s & 1) != 0) {
                         const unsigned char* record = here + pieces * 512 + (g * p.layout.in_unit + p.layout.in(slab * slab_columns + 16 * s)) * p.pair_bytes;
                         GroupScale scale[2];
                         read_pair(weight, record, supers, scale);
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
                 });
             }
         }
-        if (!grouped) {
+        if (p.fold_steps == 0) {
             const GroupScale scale[2] = {{1, 0}, {1, 0}};
             fold<n_blocks>(sums, part, ones, scale);
         }

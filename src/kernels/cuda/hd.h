@@ -113,6 +113,17 @@ SKIFF_HD std::uint32_t permute_bytes(std::uint32_t a, std::uint32_t b, std::uint
 #endif
 }
 
+// (x & mask) | bits in one instruction; left alone, the compiler takes two, since only one of the constants may be in the instruction.
+SKIFF_HD std::uint32_t and_or(std::uint32_t x, std::uint32_t mask, std::uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+    std::uint32_t result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(x), "r"(mask), "r"(bits));
+    return result;
+#else
+    return (x & mask) | bits;
+#endif
+}
+
 // Two bf16 at a time: a * b + c, rounded once. Subnormal numbers count (PTX: fma.bf16x2 supports them).
 SKIFF_HD std::uint32_t fma_bf16x2(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
 #if defined(__CUDA_ARCH__)

@@ -171,7 +171,7 @@ struct ByteDecoder {  // e4m3, e5m2, linear8
     static SKIFF_HD std::uint32_t pair(std::uint32_t word) {
         if constexpr (form == CodeForm::linear8) {
             // Two's complement: 128 + low seven bits, less 128 or (sign) 256, both by or-ing under the mantissa of 128.
-            const std::uint32_t low = (word & 0x007f007fu) | 0x43004300u, high = (word & 0x00800080u) | 0xc300c300u;
+            const std::uint32_t low = and_or(word, 0x007f007fu, 0x43004300u), high = and_or(word, 0x00800080u, 0xc300c300u);
             return fma_bf16x2(low, one_bf16x2, high);
         } else {
             // The bits of an FP8 number, moved into those of a bf16, are the number times a power of two (of subnormal ones, too).
@@ -195,18 +195,18 @@ struct LinearDecoder {  // linear6 .. linear1
     static constexpr int n_parts = 1, bits = code_bits(form);
     static constexpr bool per_tile_tables = false;
     SKIFF_HD void load_tables(const GpuWeight&, int, int) {}
-    // The bits of plane `i` for pair j, over the mantissa of 128.
+    // The bits of plane `i` for pair j, over what is there: the mantissa of 128.
     template <int s, int i, int j>
-    static SKIFF_HD std::uint32_t plane(const std::uint32_t* words) {
+    static SKIFF_HD std::uint32_t plane(const std::uint32_t* words, std::uint32_t under) {
         constexpr Planes planes = planes_of(form);
         constexpr int plane_bits = planes.bits[i], steps_in_word = 4 / plane_bits, to = planes.low_bit[i];
         constexpr std::uint32_t mask = ((1u << plane_bits) - 1) << to;
-        return moved<4 * j + s % steps_in_word * plane_bits, to>(words[planes.first_word[i] + s / steps_in_word]) & (mask | mask << 16);
+        return and_or(moved<4 * j + s % steps_in_word * plane_bits, to>(words[planes.first_word[i] + s / steps_in_word]), mask | mask << 16, under);
     }
     template <int s, int j>
     static SKIFF_HD std::uint32_t pair(const std::uint32_t* words) {
-        std::uint32_t x = plane<s, 0, j>(words) | 0x43004300u;
-        if constexpr (planes_of(form).n > 1) x |= plane<s, 1, j>(words);
+        std::uint32_t x = plane<s, 0, j>(words, 0x43004300u);
+        if constexpr (planes_of(form).n > 1) x = plane<s, 1, j>(words, x);
         constexpr std::uint32_t middle = 0xc300u | 1u << (bits - 1);  // -(128 + 2^(bits-1)) of bf16
         return fma_bf16x2(x, one_bf16x2, middle | middle << 16);
     }

@@ -10,6 +10,8 @@ struct LinearParams {
     ParamLayout layout;
     int param_bytes = 0;        // of a unit and tile
     int pair_bytes = 0;         // of the records of rows g and g + 8
+    int fold_steps = 0;         // bit s: a record's columns end behind step s of a slab. A group of 16 columns ends with every step, one of 32 with every second; wider ones are folded every 64 columns
+    int has_offsets = 0;
     const unsigned char* x = nullptr;
     int n_tokens = 0;
     PendingRms rms;
@@ -31,6 +33,8 @@ LinearParams linear_params(const Args& args) {
     p.layout = param_layout(args.weight, unit_columns(args.weight.form));
     p.param_bytes = param_unit_bytes(args.weight.params, p.layout);
     p.pair_bytes = 2 * record_bytes(args.weight.params);
+    p.fold_steps = args.weight.params == ParamForm::none ? 0 : args.weight.group_log2 == 4 ? 15 : args.weight.group_log2 == 5 ? 10 : 8;
+    p.has_offsets = has_offset(args.weight.params) ? 1 : 0;
     p.x = static_cast<const unsigned char*>(args.x);
     p.n_tokens = static_cast<int>(args.n_tokens);
     p.rms = args.rms;
@@ -118,11 +122,6 @@ __device__ __forceinline__ void load_supers(const GpuWeight& weight, std::int64_
         supers[0].minimum = weight.super_minimums[at];
         supers[1].minimum = weight.super_minimums[at + 8];
     }
-}
-
-// Whether a step of a slab ends what one record scales: a group of 16 columns with every step, one of 32 with every second; wider ones are folded every 64 columns.
-__device__ __forceinline__ bool folds_behind(const GpuWeight& weight, int step) {
-    return step == 3 || (step == 1 && weight.group_log2 <= 5) || (step % 2 == 0 && weight.group_log2 == 4);
 }
 
 // Rows g and g + 8 of a tile for one token: sums that lack their row's scale and the token's. All lanes of a warp call it; `valid` says whether

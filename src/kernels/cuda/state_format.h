@@ -50,7 +50,7 @@ SKIFF_HD void expand_state(StateForm form, const std::uint32_t (&raw)[4], float 
             words[2 * w] = scaled(ByteDecoder<CodeForm::linear8>::pair(raw[w]));
             words[2 * w + 1] = scaled(ByteDecoder<CodeForm::linear8>::pair(raw[w] >> 8));
         } else {
-            for (int j = 0; j < 4; ++j) words[4 * w + j] = scaled(fma_bf16x2(((raw[w] >> 4 * j) & 0x000f000fu) | 0x43004300u, one_bf16x2, 0xc308c308u));  // code - 8
+            for (int j = 0; j < 4; ++j) words[4 * w + j] = scaled(fma_bf16x2(and_or(raw[w] >> 4 * j, 0x000f000fu, 0x43004300u), one_bf16x2, 0xc308c308u));  // code - 8
         }
     }
 }
