@@ -148,6 +148,7 @@ Result<std::vector<SchemeSpeed>> measure_schemes(const SchemeSpeedOptions& optio
 
 std::vector<SchemeVerdict> judge_schemes(std::span<const SchemeSpeed> schemes) {
     std::vector<SchemeVerdict> verdicts;
+    const auto floats = std::find_if(schemes.begin(), schemes.end(), [](const SchemeSpeed& scheme) { return scheme.scheme == "bf16"; });
     for (const SchemeSpeed& scheme : schemes) {
         SchemeVerdict verdict;
         const SchemeSpeed* better = nullptr;
@@ -161,6 +162,8 @@ std::vector<SchemeVerdict> judge_schemes(std::span<const SchemeSpeed> schemes) {
             verdict = {false, better->scheme + " is " + (smaller && more_exact ? "smaller, more exact" : smaller ? "smaller, as exact" : "as small, more exact") +
                                   (better->decode_gmacs * as_fast > scheme.decode_gmacs ? " and faster" : " and as fast")};
         }
+        if (verdict.use && floats != schemes.end() && scheme.decode_gmacs < as_fast * floats->decode_gmacs && scheme.bits_per_weight < floats->bits_per_weight)
+            verdict = {false, "bf16 decodes faster: it saves bytes alone"};
         verdicts.push_back(std::move(verdict));
     }
     return verdicts;

@@ -32,7 +32,7 @@ struct SchemeSpeedOptions {
 };
 Result<std::vector<SchemeSpeed>> measure_schemes(const SchemeSpeedOptions& options);
 
-// A scheme is to be avoided where another is at least as small and as exact, and decodes at least as fast (within 3 %), or where it has no kernel of its own.
+// A scheme is to be avoided where another is at least as small and as exact, and decodes at least as fast (within 3 %), or where bf16 decodes faster.
 struct SchemeVerdict {
     bool use = true;
     std::string reason;  // "n4g32r is smaller, more exact and as fast"

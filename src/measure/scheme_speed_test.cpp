@@ -24,6 +24,14 @@ TEST(SchemeSpeed, a_difference_within_three_percent_counts_as_equal) {
     EXPECT_EQ(best_scheme(schemes, 0.1)->scheme, "b");
 }
 
+TEST(SchemeSpeed, few_bits_that_decode_more_slowly_than_bf16_are_for_size_alone) {
+    const std::vector<SchemeSpeed> schemes = {speed("bf16", 16, 0.001, 10), speed("looked_up", 3, 0.2, 6), speed("four", 4, 0.08, 40)};
+    const auto verdicts = judge_schemes(schemes);
+    EXPECT_TRUE(verdicts[0].use && verdicts[2].use);
+    EXPECT_FALSE(verdicts[1].use);
+    EXPECT_EQ(verdicts[1].reason, "bf16 decodes faster: it saves bytes alone");
+}
+
 TEST(SchemeSpeed, equals_do_not_condemn_each_other) {
     const std::vector<SchemeSpeed> schemes = {speed("a", 4, 0.08, 100), speed("b", 4, 0.08, 100)};
     for (const SchemeVerdict& verdict : judge_schemes(schemes)) EXPECT_TRUE(verdict.use);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <map>
 
 #include "backend/cuda/driver.h"
 #include "backend/cuda/library.h"
@@ -204,12 +205,37 @@ constexpr const char* config_text =
     "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 131, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "tie_word_embeddings": false})";
 
 struct Small {
-    ModelSpec spec = *build_spec(*Json::parse(config_text));
-    std::shared_ptr<WeightSource> weights = random_weights(spec, DType::bf16, 5);
+    ModelSpec spec;
+    std::shared_ptr<WeightSource> weights;
+    explicit Small(const std::map<std::string, std::int64_t>& changes = {}) {
+        Json config = *Json::parse(config_text);
+        for (const auto& [key, number] : changes) config.set(key, number);
+        spec = *build_spec(config);
+        weights = random_weights(spec, DType::bf16, 5);
+    }
+};
+
+// Other weights, and vectors of their own.
+class WithVectors final : public WeightSource {
+public:
+    explicit WithVectors(std::shared_ptr<WeightSource> source) : source_(std::move(source)) {}
+    void put(const std::string& key, std::vector<float> values) { vectors_[key] = std::move(values); }
+    bool contains(const std::string& key) const override { return vectors_.count(key) != 0 || source_->contains(key); }
+    std::vector<std::string> keys() const override { return source_->keys(); }
+    Result<Weight> load(const std::string& key) const override {
+        const auto found = vectors_.find(key);
+        if (found == vectors_.end()) return source_->load(key);
+        const auto bytes = std::as_bytes(std::span(found->second));
+        return make_plain_weight({static_cast<std::int64_t>(found->second.size())}, DType::f32, {bytes.begin(), bytes.end()});
+    }
+
+private:
+    std::shared_ptr<WeightSource> source_;
+    std::map<std::string, std::vector<float>> vectors_;
 };
 
 TEST(DeviceSession, StateFormsAreThoseOfTheProcessor) {
-    const Small small;
+    const Small small({{"head_dim", 32}});  // groups of 32 dimensions have a scale in int4
     const auto tokens = some_tokens(150, 131);
     for (const StateScheme scheme : {StateScheme::f32, StateScheme::int8, StateScheme::int4}) {
         auto options = small_options(200);
@@ -222,6 +248,77 @@ TEST(DeviceSession, StateFormsAreThoseOfTheProcessor) {
     options.state_fp8 = true;
     const auto reference = reference_session(small.spec, *small.weights, options.session);
     EXPECT_LE(distance(all_logits(*device_session(small.spec, *small.weights, options), tokens, 50), all_logits(*reference, tokens, 150)), 0.2);
+}
+
+// Before the first token, not in the middle of a run.
+TEST(DeviceSession, StatesWithoutAKernelAreRefused) {
+    const Small small;
+    auto options = small_options(64);
+    options.session.state_scheme = StateScheme::int4;  // heads of 16
+    const auto session = DeviceSession::create(fake(), small.spec, *small.weights, options);
+    ASSERT_FALSE(session.ok());
+    EXPECT_EQ(session.error().code, ErrorCode::unsupported);
+    EXPECT_NE(session.error().to_string().find("heads of 16"), std::string::npos);
+}
+
+// down_proj's input scaled (AWQ) or reordered (GPTQ by activation order): that needs the product of gate and up as numbers.
+TEST(DeviceSession, InputTransformsBehindAGatedProduct) {
+    for (const auto kind : {InputTransform::Kind::scale, InputTransform::Kind::permutation}) {
+        Small small;
+        const auto weights = std::make_shared<WithVectors>(small.weights);
+        for (Block& block : small.spec.blocks)
+            for (Op& op : block.ops) {
+                auto* linear = std::get_if<LinearOp>(&op.detail);
+                if (linear == nullptr || linear->terms.size() != 1) continue;
+                const std::string key = linear->terms[0].weight.key, vector = key + ".vector";
+                if (!key.ends_with("down_proj.weight") && !key.ends_with("o_proj.weight")) continue;
+                linear->transform = {kind, {vector, {}, false}};
+                small.spec.tensors.emplace(vector, TensorDecl{vector, {small.spec.tensors.at(key).dimensions[1]}, TensorDecl::Role::other, TensorDecl::Need::optional});
+                std::vector<float> numbers(static_cast<std::size_t>(small.spec.width(op.in[0])));
+                for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = kind == InputTransform::Kind::scale ? 0.5f + 0.01f * static_cast<float>(i) : static_cast<float>(numbers.size() - 1 - i);
+                weights->put(vector, std::move(numbers));
+            }
+        const auto tokens = some_tokens(40, 131);
+        for (const auto fuse : {DeviceModelOptions::Fuse::on, DeviceModelOptions::Fuse::off}) {
+            auto options = small_options(64);
+            options.fuse = fuse;
+            const auto expected = all_logits(*reference_session(small.spec, *weights, options.session), tokens, 40);
+            for (const std::size_t chunk : {40, 1}) EXPECT_LE(distance(all_logits(*device_session(small.spec, *weights, options), tokens, chunk), expected), 1e-4);
+        }
+    }
+}
+
+// A linear operator whose bias is scaled, too: never by the library, whose factor does not reach the bias.
+TEST(DeviceSession, AFactorBehindABias) {
+    Small small({{"intermediate_size", 184}});
+    const auto weights = std::make_shared<WithVectors>(small.weights);
+    for (Block& block : small.spec.blocks)
+        for (std::size_t i = 0; i < block.ops.size(); ++i) {
+            auto* linear = std::get_if<LinearOp>(&block.ops[i].detail);
+            if (linear == nullptr || !linear->terms[0].weight.key.ends_with("down_proj.weight")) continue;
+            const std::string key = linear->terms[0].weight.key, bias = key + ".bias";
+            linear->bias = {bias, {}, false};
+            small.spec.tensors.emplace(bias, TensorDecl{bias, {small.spec.tensors.at(key).dimensions[0]}, TensorDecl::Role::bias, TensorDecl::Need::optional});
+            std::vector<float> numbers(96);
+            for (std::size_t c = 0; c < numbers.size(); ++c) numbers[c] = 0.1f * static_cast<float>(c % 7);
+            weights->put(bias, std::move(numbers));
+            Op scale{block.ops[i].name + ".scaled", ScaleOp{0.22f}, {block.ops[i].out}, static_cast<ValueId>(small.spec.values.size())};
+            small.spec.values.push_back(small.spec.values[static_cast<std::size_t>(block.ops[i].out)]);
+            for (std::size_t j = i + 1; j < block.ops.size(); ++j)
+                for (ValueId& in : block.ops[j].in)
+                    if (in == block.ops[i].out) in = scale.out;
+            block.ops.insert(block.ops.begin() + static_cast<std::ptrdiff_t>(i) + 1, scale);
+            break;
+        }
+    const auto tokens = some_tokens(90, 131);
+    auto options = small_options(128);
+    options.session.max_batch = 90;
+    const auto expected = all_logits(*reference_session(small.spec, *weights, options.session), tokens, 90);
+    for (const Matmul matmul : {Matmul::own, Matmul::cublaslt}) {
+        options.matmul = matmul;
+        options.cublaslt = "fake";
+        for (const std::size_t chunk : {90, 1}) EXPECT_LE(distance(all_logits(*device_session(small.spec, *weights, options), tokens, chunk), expected), 1e-4);
+    }
 }
 
 #if defined(SKIFF_EMULATED_CUDA)
@@ -263,6 +360,18 @@ TEST(DeviceSession, TheKernelsWithEveryStateAndManySchemes) {
     const auto logits = (*session)->logits();
     EXPECT_EQ((*top)[0].score, *std::max_element(logits.begin(), logits.end()));
     for (std::size_t i = 0; i < top->size(); ++i) EXPECT_EQ((*top)[i].score, logits[static_cast<std::size_t>((*top)[i].token)]);
+    // Of more rows, then of fewer, with one scratch memory.
+    for (const std::size_t n : {5, 1, 3}) {
+        ASSERT_TRUE((*session)->state().truncate(0, 0).ok());
+        const BatchItem several{0, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n)}, BatchItem::Logits::all};
+        ASSERT_TRUE((*session)->forward_top(std::span(&several, 1), 4).ok());
+        for (std::size_t row = 0; row < n; ++row) {
+            const auto first = (*session)->top_row(static_cast<std::int64_t>(row));
+            const auto numbers = (*session)->logits_row(static_cast<std::int64_t>(row));
+            ASSERT_TRUE(first.ok() && first->size() == 4);
+            EXPECT_EQ((*first)[0].score, *std::max_element(numbers.begin(), numbers.end())) << "row " << row << " of " << n;
+        }
+    }
 }
 #endif
 
@@ -302,6 +411,137 @@ TEST(DeviceSession, GraphsAreLaunchedAgainWithNewInputs) {
     const auto tokens = some_tokens(40, 131);
     EXPECT_EQ(all_logits(*with, tokens, 1), all_logits(*without, tokens, 1));
     EXPECT_EQ(all_logits(*with, some_tokens(20, 131, 3), 4), all_logits(*without, some_tokens(20, 131, 3), 4));
+}
+
+// A step that fails while a graph is made leaves none behind.
+TEST(DeviceSession, AFailedCaptureIsForgotten) {
+    const Small small;
+    const auto session = device_session(small.spec, *small.weights, small_options(64));
+    const auto tokens = some_tokens(6, 131);
+    const auto expected = all_logits(*device_session(small.spec, *small.weights, small_options(64)), tokens, 1);
+    ASSERT_TRUE(session->forward(0, std::span(tokens).first(1), BatchItem::Logits::last).ok());  // the first run is none
+    ::setenv("SKIFF_FAKE_CAPTURE_FAILS_AT", "4", 1);
+    EXPECT_FALSE(session->forward(0, std::span(tokens).subspan(1, 1), BatchItem::Logits::last).ok());
+    ::unsetenv("SKIFF_FAKE_CAPTURE_FAILS_AT");
+    ASSERT_EQ(session->state().length(0), 1);
+    const auto found = all_logits(*session, {tokens.begin() + 1, tokens.end()}, 1);
+    EXPECT_EQ(found, std::vector<float>(expected.begin() + 131, expected.end()));
+}
+
+TEST(DeviceSession, ARequestThatIsTooLargeLeavesTheSessionUsable) {
+    const Small small({{"vocab_size", 4051}});
+    auto options = small_options(400);
+    options.session.max_batch = 400;
+    const auto tokens = some_tokens(400, 4051);
+    const auto session = device_session(small.spec, *small.weights, options);
+    ASSERT_TRUE(session->forward(0, std::span(tokens).first(20), BatchItem::Logits::last).ok());
+    const std::vector<float> before(session->logits().begin(), session->logits().end());
+    ASSERT_TRUE(session->state().truncate(0, 0).ok());
+    std::uint64_t available = 0, total = 0;
+    ASSERT_EQ(fake().memory(&available, &total), 0);
+    ::setenv("SKIFF_FAKE_DEVICE_MIB", std::to_string((total - available + (1 << 20) - 1) >> 20).c_str(), 1);  // less than 1 MiB is free
+    const Status status = session->forward(0, tokens, BatchItem::Logits::all);  // 6 MiB of logits
+    ASSERT_FALSE(status.ok());
+    EXPECT_EQ(status.error().code, ErrorCode::resource);
+    EXPECT_EQ(session->state().length(0), 0);
+    ASSERT_TRUE(session->forward(0, std::span(tokens).first(20), BatchItem::Logits::last).ok());
+    EXPECT_EQ(before, std::vector<float>(session->logits().begin(), session->logits().end()));
+    ::unsetenv("SKIFF_FAKE_DEVICE_MIB");
+    ASSERT_TRUE(session->state().truncate(0, 0).ok());
+    EXPECT_TRUE(session->forward(0, tokens, BatchItem::Logits::all).ok());
+}
+
+// Whatever the state and the shape of a run, with one row of logits nothing is allocated after the start.
+TEST(DeviceSession, ScratchMemoryIsPlacedOnce) {
+    const Small small({{"head_dim", 32}});
+    for (const StateScheme scheme : {StateScheme::bf16, StateScheme::int8})  // the fake has attention of prompts for bf16 alone
+        for (const std::int64_t n_sequences : {1, 12}) {
+            auto options = small_options(200, n_sequences);
+            options.session.max_batch = 150;
+            options.session.state_scheme = scheme;
+            const auto session = device_session(small.spec, *small.weights, options);
+            const std::uint64_t bytes = session->buffer_bytes();
+            ASSERT_TRUE(session->forward(0, some_tokens(190, 131), BatchItem::Logits::last).ok());
+            EXPECT_EQ(session->buffer_bytes(), bytes);
+            for (const std::size_t n : {1, 4}) {
+                std::vector<BatchItem> items;
+                for (std::int64_t s = 1; s < n_sequences; ++s) items.push_back({s, some_tokens(n, 131), BatchItem::Logits::last});
+                if (!items.empty()) ASSERT_TRUE(session->forward(items).ok());
+            }
+            EXPECT_EQ(session->buffer_bytes(), bytes) << n_sequences << " sequences";
+        }
+}
+
+// Kernels have a row of blocks for each token of a run, and a grid has 65535.
+TEST(DeviceSession, ALargeBatchIsCutToWhatGridsHold) {
+    const Small small;
+    auto options = small_options(64);
+    options.session.max_batch = std::int64_t{1} << 40;
+    const auto session = device_session(small.spec, *small.weights, options);
+    ASSERT_NE(session, nullptr);
+    EXPECT_TRUE(session->forward(0, some_tokens(40, 131), BatchItem::Logits::last).ok());
+}
+
+// A convolution remembers its last inputs in place: what failed must not have changed them, and a sequence that comes back in a batch follows itself.
+TEST(DeviceSession, ConvolutionsFollowTheirSequence) {
+    auto opened = Checkpoint::open(models_dir + "/lfm2");
+    ASSERT_TRUE(opened.ok());
+    const ModelSpec& spec = opened->spec;
+    const auto tokens = some_tokens(24, spec.n_vocab);
+    const auto part = [&](std::size_t begin, std::size_t n) { return std::vector<std::int32_t>(tokens.begin() + static_cast<std::ptrdiff_t>(begin), tokens.begin() + static_cast<std::ptrdiff_t>(begin + n)); };
+    const auto options = small_options(64, 2);
+    const auto reference = reference_session(spec, *opened->weights, options.session);
+    const auto session = device_session(spec, *opened->weights, options);
+    const std::vector<BatchItem> items = {{0, part(0, 7), BatchItem::Logits::last}, {1, part(3, 9), BatchItem::Logits::last}, {0, part(7, 2), BatchItem::Logits::last}, {1, part(12, 3), BatchItem::Logits::last}};
+    for (Session* each : {reference.get(), static_cast<Session*>(session.get())}) ASSERT_TRUE(each->forward(items).ok());
+    EXPECT_LE(distance(session->logits(), reference->logits()), 1e-4);
+    // The second run's rows are refused, when the first has gone through the rings.
+    int calls = 0;
+    const Status refused = session->forward(items, [&](std::int64_t, std::span<const float>) -> Status { return ++calls == 2 ? runtime_error("no more") : Status(); });
+    EXPECT_FALSE(refused.ok());
+    for (Session* each : {reference.get(), static_cast<Session*>(session.get())}) ASSERT_TRUE(each->forward(0, part(9, 5), BatchItem::Logits::last).ok());
+    EXPECT_LE(distance(session->logits(), reference->logits()), 1e-4);
+}
+
+// The same where a wide vocabulary, not the batch, cuts a forward into runs.
+TEST(DeviceSession, ConvolutionsAreRestoredWhenRowsCutTheRuns) {
+    auto opened = Checkpoint::open(models_dir + "/lfm2");
+    ASSERT_TRUE(opened.ok());
+    Json config = *read_json_file(models_dir + "/lfm2/config.json");
+    config.set("vocab_size", 600000);
+    const ModelSpec spec = *build_spec(config);
+    const auto weights = random_weights(spec, DType::bf16, 5);
+    const auto tokens = some_tokens(40, spec.n_vocab);
+    const auto options = small_options(64);
+    const auto session = device_session(spec, *weights, options), undisturbed = device_session(spec, *weights, options);
+    const BatchItem item{0, {tokens.begin(), tokens.begin() + 30}, BatchItem::Logits::all};  // 27 rows are 64 MB
+    EXPECT_FALSE(session->forward(std::span(&item, 1), [](std::int64_t, std::span<const float>) -> Status { return runtime_error("no more"); }).ok());
+    ASSERT_EQ(session->state().length(0), 0);
+    std::vector<std::vector<float>> last;
+    for (DeviceSession* each : {session.get(), undisturbed.get()}) {
+        ASSERT_TRUE(each->forward(0, std::span(tokens).last(4), BatchItem::Logits::last).ok());
+        last.emplace_back(each->logits().begin(), each->logits().end());
+    }
+    EXPECT_EQ(last[0], last[1]);
+}
+
+// Logits that wait on the device outlive the programs.
+TEST(DeviceSession, LookingAtLaunchesKeepsWaitingLogits) {
+    const Small small;
+    const auto session = device_session(small.spec, *small.weights, small_options(64, 2)), other = device_session(small.spec, *small.weights, small_options(64, 2));
+    const auto tokens = some_tokens(15, 131);
+    int n_shapes = 0;
+    for (std::size_t n = 2; n <= 15 && n_shapes < 100; ++n)
+        for (std::size_t k = 1; k < n && n_shapes < 100; ++k, ++n_shapes) {  // another shape each time
+            for (std::int64_t s : {0, 1}) ASSERT_TRUE(session->state().truncate(s, 0).ok());
+            const std::vector<BatchItem> items = {{0, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(k)}, BatchItem::Logits::all},
+                                                  {1, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n - k)}, BatchItem::Logits::none}};
+            ASSERT_TRUE(session->forward(items).ok());
+            if (n_shapes < 94) continue;
+            EXPECT_FALSE(session->decode_launches().empty());
+            ASSERT_TRUE(other->state().truncate(0, 0).ok());
+            EXPECT_EQ(std::vector<float>(session->logits().begin(), session->logits().end()), all_logits(*other, items[0].tokens, items[0].tokens.size()));
+        }
 }
 
 TEST(DeviceSession, TheLargestLogitsAreCollectedThere) {
@@ -365,6 +605,7 @@ TEST(DeviceSession, StretchesOfBlocksGiveTheWholeModel) {
     std::vector<float> logits;
     ASSERT_TRUE(tail->forward_hidden(0, hidden, logits).ok());
     EXPECT_LE(distance(logits, expected), 1e-5);
+    EXPECT_EQ(tail->forward_hidden(7, hidden, logits).error().code, ErrorCode::usage);
 }
 
 TEST(DeviceSession, LongPromptsByTheLibrary) {

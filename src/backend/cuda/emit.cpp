@@ -1,6 +1,7 @@
 #include "backend/cuda/emit.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace skiff::cuda {
 namespace {

@@ -476,7 +476,7 @@ Result<Weight> gptq_vectors_encode(const MethodInput& input) {
     SKIFF_CHECK(check_statistics(input));
     MethodOptions options = input.options;
     options.order = MethodOptions::Order::as_stored;  // columns of a vector lie together
-    const auto feedback = make_feedback(*input.inputs, options);
+    const auto feedback = make_feedback(*input.inputs, input.scheme, options);
     if (!feedback) {
         remark(input, "no GPTQ: the second moments of its inputs are not positive definite; k-means with weights instead");
         return kmeans_encode(input);
