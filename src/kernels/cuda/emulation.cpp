@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -46,6 +47,7 @@ struct Warp {
 
 Mode mode = Mode::late_copies_forward;
 jmp_buf scheduler;
+std::map<const void*, std::size_t> allowed_shared;
 std::vector<Thread> threads;
 std::vector<Warp> warps;
 std::vector<unsigned char> shared;
@@ -132,6 +134,18 @@ void run_block() {
 
 void set_mode(Mode next) { mode = next; }
 unsigned char* shared_memory() { return shared.data(); }
+
+void allow_shared(const void* kernel, std::size_t shared_bytes) {
+    std::size_t& most = allowed_shared[kernel];
+    if (shared_bytes > most) most = shared_bytes;
+}
+bool can_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, std::size_t declared_bytes) {
+    constexpr std::size_t without_asking = 48 * 1024, most = 99 * 1024;
+    const auto allowed = allowed_shared.find(kernel);
+    if (grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024) return false;
+    if (shared_bytes == 0) return true;  // what it declares fits, or it would not have been compiled
+    return shared_bytes + declared_bytes <= without_asking || (allowed != allowed_shared.end() && shared_bytes <= allowed->second && shared_bytes + declared_bytes <= most);
+}
 
 void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel) {
     gridDim = grid;

@@ -46,6 +46,9 @@ namespace emulation {
 enum class Mode : std::uint8_t { late_copies_forward, early_copies_backward };
 void set_mode(Mode mode);
 
+// What every GPU that the kernels are for allows: 99 KiB of shared memory a block (sm_86, sm_89), 48 KiB of it without asking, 65535 blocks in the second and third dimension.
+void allow_shared(const void* kernel, std::size_t shared_bytes);
+bool can_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, std::size_t declared_bytes);
 // Runs a grid, block after block. A deadlock or a divergence ends the program with what it was.
 void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel);
 

@@ -20,8 +20,10 @@ template <int n_blocks>
 __device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n_blocks][4], float (&ones)[n_blocks][4], const GroupScale (&scale)[2]) {
 #pragma unroll
     for (int block = 0; block < n_blocks; ++block) {
-        sums[block][0] += scale[0].scale * (part[block][0] + part[block][1]) - scale[0].offset * (ones[block][0] + ones[block][1]);
-        sums[block][1] += scale[1].scale * (part[block][2] + part[block][3]) - scale[1].offset * (ones[block][0] + ones[block][1]);
+        // Rounded as written, so that one and two blocks give the same bits.
+        const float one = ones[block][0] + ones[block][1];
+        sums[block][0] = fmaf(-scale[0].offset, one, fmaf(scale[0].scale, part[block][0] + part[block][1], sums[block][0]));
+        sums[block][1] = fmaf(-scale[1].offset, one, fmaf(scale[1].scale, part[block][2] + part[block][3], sums[block][1]));
 #pragma unroll
         for (int i = 0; i < 4; ++i) part[block][i] = 0, ones[block][i] = 0;
     }
@@ -30,14 +32,16 @@ __device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n
 // The bits of a token's sums do not depend on n_blocks (of four tokens) or on the other tokens: each column of the product is summed by itself.
 template <class Decoder, int n_blocks>
 __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_kernel(const __grid_constant__ LinearParams p) {
-    constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form), stages = gemv_stages(Decoder::form);
+    constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form), stages = gemv_stages(Decoder::form), few_stages = gemv_few_stages(Decoder::form);
+    static_assert(few_stages >= 2);
     SKIFF_SHARED_MEMORY(shared);
     auto* token_scales = reinterpret_cast<float*>(shared);
     unsigned char* tables = shared + gemv_head_bytes;
     auto* reduction = reinterpret_cast<float*>(tables + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0));
     const int warp = threadIdx.x / lanes, lane = threadIdx.x % lanes, g = lane / 4, t = lane % 4;
     const int stage_bytes = pieces * 512 + p.param_bytes;
-    unsigned char* ring = shared + gemv_fixed_bytes<Decoder, n_blocks>() + warp * stages * stage_bytes;
+    const int n_stages = few_stages == stages ? stages : p.n_stages;
+    unsigned char* ring = shared + gemv_fixed_bytes<Decoder, n_blocks>() + warp * n_stages * stage_bytes;
     const GpuWeight& weight = p.weight;
 
     // This warp's units of every tile.
@@ -61,10 +65,15 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
             if (++ahead_unit == end_unit) ahead_unit = first_unit, ahead_tile += gridDim.x;
         }
         copy_commit();
-        ahead_slot = ahead_slot + 1 == stages ? 0 : ahead_slot + 1;
+        ahead_slot = ahead_slot + 1 == n_stages ? 0 : ahead_slot + 1;
     };
+    if constexpr (few_stages == stages) {
 #pragma unroll
-    for (int i = 0; i < stages - 1; ++i) copy_next();
+        for (int i = 0; i < stages - 1; ++i) copy_next();
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < n_stages - 1; ++i) copy_next();
+    }
 
     Decoder decoder;
     if constexpr (Decoder::form == CodeForm::table8) {
@@ -95,11 +104,12 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
         for (int u = first_unit; u < end_unit; ++u) {
             Supers supers[2] = {};
             if (relative) load_supers(weight, tile, static_cast<std::int64_t>(u) * unit, g, supers);
-            copy_wait<stages - 2>();
+            if (few_stages == stages || n_stages == stages) copy_wait<stages - 2>();
+            else copy_wait<few_stages - 2>();
             __syncwarp();  // records come from other lanes, and none of them still reads the slot that is filled next
             copy_next();
             const unsigned char* here = ring + slot * stage_bytes;
-            slot = slot + 1 == stages ? 0 : slot + 1;
+            slot = slot + 1 == n_stages ? 0 : slot + 1;
 #pragma unroll 1
             for (int slab = 0; slab < unit / slab_columns; ++slab) {
                 uint4 b[n_blocks][2];
@@ -165,8 +175,10 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
 
 template <class Decoder, int n_blocks>
 int launch_gemv_blocks(const GemvArgs& args, const Launch& launch) {
-    const LinearParams params = linear_params(args);
-    const std::size_t shared_bytes = gemv_fixed_bytes<Decoder, n_blocks>() + std::size_t{gemv_warps} * gemv_stages(Decoder::form) * (unit_pieces(Decoder::form) * 512 + params.param_bytes);
+    LinearParams params = linear_params(args);
+    const auto ring_bytes = [&](int n_stages) { return std::size_t{gemv_warps} * static_cast<std::size_t>(n_stages * (unit_pieces(Decoder::form) * 512 + params.param_bytes)); };
+    params.n_stages = ring_bytes(gemv_stages(Decoder::form)) <= 90 * 1024 ? gemv_stages(Decoder::form) : gemv_few_stages(Decoder::form);
+    const std::size_t shared_bytes = gemv_fixed_bytes<Decoder, n_blocks>() + ring_bytes(params.n_stages);
     auto* kernel = gemv_kernel<Decoder, n_blocks>;
     const std::int64_t most = static_cast<std::int64_t>(launch.n_sms) * blocks_per_sm(kernel, gemv_warps * lanes, shared_bytes);
     const auto grid = static_cast<unsigned>(args.weight.n_tiles < most ? args.weight.n_tiles : most);

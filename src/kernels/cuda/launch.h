@@ -291,7 +291,7 @@ struct SampleArgs {
     std::int32_t* history = nullptr;     // or (n_tokens, history_stride): ids at their position + 1
     std::int64_t history_stride = 0;
     enum class Feed : std::uint8_t { keep, advance } feed = Feed::keep;  // advance: positions[t] += 1, for a graph that feeds itself
-    float* scratch = nullptr;            // sample_scratch_bytes(n_tokens), zero before the first launch
+    float* scratch = nullptr;            // sample_scratch_bytes() of the most tokens that a launch brings, zero before the first; at most 1024
     float* top_values = nullptr;         // or (n_tokens, 64) out: the top_k logits, descending, and
     std::int32_t* top_ids = nullptr;     // or (n_tokens, 64) their ids (ties: the lower id first)
 };

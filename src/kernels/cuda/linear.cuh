@@ -12,6 +12,7 @@ struct LinearParams {
     int pair_bytes = 0;         // of the records of rows g and g + 8
     int fold_steps = 0;         // bit s: a record's columns end behind step s of a slab. A group of 16 columns ends with every step, one of 32 with every second; wider ones are folded every 64 columns
     int has_offsets = 0;
+    int n_stages = 0;           // of gemv's ring
     const unsigned char* x = nullptr;
     int n_tokens = 0;
     PendingRms rms;

@@ -5,6 +5,7 @@
 namespace skiff::cuda {
 namespace {
 
+constexpr int most_tokens = 1024;
 constexpr int threads = 256, shares = 64, most = 64, per_thread = 16;  // a share of up to 4096 logits is kept in registers
 
 struct SampleParams {
@@ -92,7 +93,7 @@ __device__ float uniform(std::uint64_t seed, std::uint64_t counter) {
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
     z = (z ^ z >> 27) * 0x94d049bb133111ebull;
     z ^= z >> 31;
-    return (static_cast<float>(z >> 40) + 0.5f) * 0x1p-24f;
+    return (static_cast<float>(z >> 41) + 0.5f) * 0x1p-23f;  // 24 significant bits: nothing is rounded, so 1 does not come
 }
 
 __global__ void __launch_bounds__(threads) sample_kernel(const __grid_constant__ SampleParams p) {
@@ -186,16 +187,16 @@ __global__ void __launch_bounds__(threads) sample_kernel(const __grid_constant__
 
 }  // namespace
 
-// The arrivals behind the keys must be zero before the first launch; each leaves them so.
-std::size_t sample_scratch_bytes(std::int64_t n_tokens) { return static_cast<std::size_t>(n_tokens) * (shares * most * 8 + 8); }
+// Arrivals come first, where no number of tokens moves them: they are zero before the first launch, and each leaves them so.
+std::size_t sample_scratch_bytes(std::int64_t n_tokens) { return most_tokens * sizeof(std::int32_t) + static_cast<std::size_t>(n_tokens) * shares * most * 8; }
 
 int launch_sample(const SampleArgs& args, const Launch& launch) {
-    if (args.top_k < 1 || args.top_k > most || args.n_vocab < 1) return cudaErrorInvalidValue;
+    if (args.top_k < 1 || args.top_k > most || args.n_vocab < 1 || args.n_tokens > most_tokens) return cudaErrorInvalidValue;
     SampleParams p;
     p.args = args;
     if (args.temperature <= 0 && args.top_values == nullptr) p.args.top_k = 1;
-    p.keys = reinterpret_cast<std::uint64_t*>(args.scratch);
-    p.arrivals = reinterpret_cast<std::int32_t*>(p.keys + args.n_tokens * shares * most);
+    p.arrivals = reinterpret_cast<std::int32_t*>(args.scratch);
+    p.keys = reinterpret_cast<std::uint64_t*>(p.arrivals + most_tokens);
     return launch_kernel<SampleParams>(sample_kernel, dim3(shares, static_cast<unsigned>(args.n_tokens)), dim3(threads), 0, launch, p);
 }
 

@@ -17,6 +17,12 @@ constexpr int gemv_stages(CodeForm form) {
     return pieces == 1 ? 8 : pieces == 2 ? 5 : pieces == 3 ? 4 : pieces <= 5 ? 3 : 2;
 }
 
+// Groups of 16 columns with a record of 8 bytes make a unit of the narrow codes several times as large: then a ring has only what 99 KiB hold (sm_86, sm_89).
+constexpr int gemv_few_stages(CodeForm form) {
+    const int widest = unit_pieces(form) * 512 + unit_columns(form) / 16 * tile_rows * 8, fit = 90 * 1024 / (gemv_warps * widest), stages = gemv_stages(form);
+    return fit < stages ? fit : stages;
+}
+
 // ---- GEMM
 // Each warp owns 32 rows (two tiles), so that a token's fragment, read from shared memory, is used twice: reading it for one tile would take longer
 // than the products. 64 tokens of a block share the decoded weights. Four warps: 128 rows a block. A matrix of 4096 rows gives 32 blocks for each
