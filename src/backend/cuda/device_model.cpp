@@ -112,6 +112,16 @@ private:
         return items_[a].in[0] == items_[b].in[0] && std::get<LinearOp>(items_[a].op->detail).transform == std::get<LinearOp>(items_[b].op->detail).transform;
     }
 
+    // Whether a value is wanted as the operand of matrices and never as floats: a gated product leaves nothing else.
+    bool all_multiply(int v) const {
+        if (v == model_.output || v == select_in_) return false;
+        const auto& readers = readers_[static_cast<std::size_t>(v)];
+        return std::all_of(readers.begin(), readers.end(), [&](std::size_t reader) {
+            const auto* linear = reader < items_.size() ? std::get_if<LinearOp>(&items_[reader].op->detail) : nullptr;
+            return linear != nullptr && linear->transform.kind == InputTransform::Kind::none;
+        });
+    }
+
     // multiply(activation(gate x), up x)
     struct Gate {
         std::size_t gate, up, activation, multiply;
@@ -126,7 +136,7 @@ private:
                 if (a == producer_.end() || u == producer_.end() || !std::get_if<ActivationOp>(&items_[a->second].op->detail)) continue;
                 const auto g = producer_.find(items_[a->second].in[0]);
                 if (g == producer_.end() || !is_simple(g->second) || !is_simple(u->second) || g->second == u->second || !share_input(g->second, u->second)) continue;
-                if (only_reader(activated) < 0 || only_reader(up) < 0 || only_reader(items_[a->second].in[0]) < 0) continue;
+                if (only_reader(activated) < 0 || only_reader(up) < 0 || only_reader(items_[a->second].in[0]) < 0 || !all_multiply(items_[m].op->out)) continue;
                 gates_[std::min(g->second, u->second)] = {g->second, u->second, a->second, m};
                 gated_.insert({g->second, u->second});
                 break;
@@ -366,6 +376,8 @@ private:
         return v == select_out_ || (found != producer_.end() && items_[found->second].done);
     }
 
+    // LinearOp::input_scale, the fixed range of 8-bit codes of the input, has no use here: no kernel codes its input in 8 bits. Up to eight tokens are multiplied with 16
+    // significant bits, more with the eight of bf16, which have no range to fix; the sums are those of unrounded inputs, not those that the codes would give.
     Status add_single(std::size_t i, const LinearOp& detail) {
         const Op& op = *items_[i].op;
         SKIFF_TRY(const int x, transformed(i, detail.transform));

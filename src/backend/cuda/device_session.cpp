@@ -16,6 +16,7 @@ constexpr int n_slots = 16;                    // runs whose inputs may be on th
 constexpr std::int64_t logits_bytes = 64 << 20;  // of a run
 constexpr std::size_t workspace_bytes = 64 << 20;
 constexpr std::int64_t most_top = 64, most_top_rows = 16;  // of what the device collects of the largest logits
+constexpr std::int64_t most_batch = 16384;      // tokens of a run: several kernels have a row of blocks for each, and a grid has 65535
 
 Result<StateForm> state_form(StateScheme scheme, bool fp8, std::vector<std::string>& remarks) {
     if (fp8) return StateForm::fp8;
@@ -97,6 +98,7 @@ private:
     bool library_takes_all() const;
     Status check(std::span<const BatchItem> items) const;
     Status feed(std::span<const BatchItem> items, const LogitsSink& sink);
+    Status feed_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output);
     Status run(Chunk& chunk);
     Result<Program*> program_for(const RunShape& shape);
     RunInputs inputs_of(const RunShape& shape) const;
@@ -121,6 +123,7 @@ private:
         if (!status.ok() && broken_.ok()) broken_ = std::move(status);
     }
     std::size_t inputs_bytes() const;
+    bool may_take_runs(std::span<const BatchItem> items) const;
 
     DeviceSessionOptions options_;
     ThreadPool pool_;
@@ -142,11 +145,14 @@ private:
     std::byte* top_memory_ = nullptr;     // on the device: (most_top_rows, most_top) values, then ids
     std::byte* host_top_ = nullptr;       // pinned
     std::byte* ring_backup_ = nullptr;
+    mutable std::byte* host_page_ = nullptr;  // pinned, the largest part of a snapshot
     std::vector<Slot> slots_;
     std::size_t next_slot_ = 0;
     std::map<RunShape, Program> programs_;
     const DeviceProgram* last_ = nullptr;
     std::int64_t most_rows_ = 1;          // whose logits one run may give
+    std::int64_t most_tokens_ = 1;        // of one run
+    bool takes_prompts_ = true;           // attention of prompts has a kernel for every state here
     std::uint64_t state_bytes_per_token_ = 0;
     bool recurrent_ = false;
     // Logits: on the device until somebody asks.
@@ -175,6 +181,7 @@ void CudaSession::forget_programs() {
 }
 
 Status CudaSession::start(const Table& table, const ModelSpec& spec, const WeightSource& weights) {
+    options_.session.max_batch = std::min(options_.session.max_batch, most_batch);
     const SessionOptions& session = options_.session;
     if (session.max_batch < 1 || session.n_threads < 1 || session.n_sequences < 1 || session.n_context < 1) return usage_error("a session needs at least one thread, one sequence and one token per run");
     SKIFF_TRY(device_, Device::open(table));
@@ -211,6 +218,12 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
 
     most_rows_ = std::clamp<std::int64_t>(logits_bytes / (4 * std::max<std::int64_t>(1, model_.output_width)), std::min(max_gemv_tokens, session.max_batch), session.max_batch);
     if (model_.output != spec.logits) most_rows_ = session.max_batch;
+    // Where prompts have no attention of their own, each token attends as a decoded one, with its partial results in the scratch memory.
+    takes_prompts_ = true;
+    for (std::size_t s = 0; s < places_.size(); ++s)
+        if (pools_[s].page_bytes > 0) takes_prompts_ = takes_prompts_ && table.prefill_attention_takes(places_[s].view.head_dim, places_[s].view.form);
+    most_tokens_ = takes_prompts_ ? session.max_batch : std::min(session.max_batch, graph_tokens);
+    most_rows_ = std::min(most_rows_, most_tokens_);
     scratch_.emplace(table, session.max_batch);
     SKIFF_TRY(inputs_, device_->allocate(inputs_bytes(), "inputs"));
     if (model_.input >= 0) {
@@ -224,12 +237,16 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     SKIFF_TRY(std::byte * arrivals, device_->allocate(arrival_bytes, "counters"));
     arrivals_ = reinterpret_cast<std::int32_t*>(arrivals);
     SKIFF_CHECK(device_->check(table.fill(arrivals_, 0, arrival_bytes, device_->stream()), "clearing counters"));
-    // The largest runs of both kinds, so that the scratch memory is placed once.
+    // The largest runs of every kind, so that the scratch memory is placed once.
     std::vector<RunShape> shapes = {{1, 1, RunShape::Selection::all, RunShape::Attention::decode, 0}};
     shapes.push_back({std::min(max_gemv_tokens, session.max_batch), std::min(max_gemv_tokens, session.max_batch), RunShape::Selection::all, RunShape::Attention::decode, 0});
-    shapes.push_back({session.max_batch, 1, RunShape::Selection::some, RunShape::Attention::prefill, (session.max_batch + prefill_tile_tokens - 1) / prefill_tile_tokens});
-    for (RunShape& shape : shapes) {
-        if (shape.attention == RunShape::Attention::prefill && shape.n_tokens <= max_gemv_tokens) continue;
+    if (most_tokens_ > max_gemv_tokens) {
+        if (takes_prompts_) shapes.push_back({most_tokens_, 1, RunShape::Selection::some, RunShape::Attention::prefill, (most_tokens_ + prefill_tile_tokens - 1) / prefill_tile_tokens});
+        // Tokens that attend by themselves: of many sequences (shape_of), or all where there is nothing else.
+        const std::int64_t alone = takes_prompts_ ? std::min({most_tokens_, graph_tokens, 4 * session.n_sequences}) : most_tokens_;
+        if (alone > max_gemv_tokens) shapes.push_back({alone, std::min(alone, most_rows_), alone <= most_rows_ ? RunShape::Selection::all : RunShape::Selection::some, RunShape::Attention::decode, 0});
+    }
+    for (const RunShape& shape : shapes) {
         emit(model_, places_, shape, inputs_of(shape), emit_options(), *scratch_);
     }
     SKIFF_CHECK(scratch_->place(*device_));
@@ -338,10 +355,7 @@ RunShape CudaSession::shape_of(const Chunk& chunk, std::vector<PrefillTile>& til
     shape.n_tokens = static_cast<std::int64_t>(chunk.positions.size());
     shape.n_selected = static_cast<std::int64_t>(chunk.selected.size());
     shape.selection = shape.n_selected == shape.n_tokens ? RunShape::Selection::all : RunShape::Selection::some;
-    bool takes = shape.n_tokens > max_gemv_tokens;
-    for (std::size_t s = 0; s < places_.size(); ++s)
-        if (pools_[s].page_bytes > 0) takes = takes && device_->table().prefill_attention_takes(places_[s].view.head_dim, places_[s].view.form);
-    if (!takes) return shape;
+    if (!takes_prompts_ || shape.n_tokens <= max_gemv_tokens) return shape;
     for (std::int32_t t = 0; t < static_cast<std::int32_t>(shape.n_tokens); ++t) {
         const auto i = static_cast<std::size_t>(t);
         const bool joins = !tiles.empty() && chunk.sequences[i] == tiles.back().sequence && chunk.positions[i] == tiles.back().first_position + tiles.back().n_tokens &&
@@ -441,9 +455,14 @@ Status CudaSession::execute(const RunShape& shape, Program& entry) {
     if (entry.graph == nullptr) {
         SKIFF_CHECK(device_->check(table.begin_capture(device_->stream()), "beginning a graph"));
         Status status = launch_all();
-        const int error = table.end_capture(device_->stream(), &entry.graph);
-        SKIFF_CHECK(std::move(status));
-        SKIFF_CHECK(device_->check(error, "making a graph"));
+        Graph graph = nullptr;
+        const int error = table.end_capture(device_->stream(), &graph);
+        if (status.ok()) status = device_->check(error, "making a graph");
+        if (!status.ok()) {  // what was captured may end before the step that failed
+            if (graph != nullptr) table.destroy_graph(graph);
+            return status;
+        }
+        entry.graph = graph;
     }
     return device_->check(table.launch_graph(entry.graph, device_->stream()), "launching a graph");
 }
@@ -515,21 +534,32 @@ Status CudaSession::check(std::span<const BatchItem> items) const {
     return {};
 }
 
+// Whether feed() may need more than one run, between which something may fail or be interrupted.
+bool CudaSession::may_take_runs(std::span<const BatchItem> items) const {
+    std::int64_t n_tokens = 0;
+    std::vector<bool> seen(static_cast<std::size_t>(pages_->n_sequences()), false);
+    for (const BatchItem& item : items) {
+        n_tokens += static_cast<std::int64_t>(item.tokens.size());
+        const auto sequence = static_cast<std::size_t>(item.sequence);
+        if (seen[sequence]) return true;
+        seen[sequence] = true;
+    }
+    return n_tokens > std::min(most_tokens_, most_rows_);
+}
+
 Status CudaSession::forward(std::span<const BatchItem> items, const LogitsSink& sink) {
     SKIFF_CHECK(device_->enter());
     if (!broken_.ok()) return Error(broken_.error());
     if (model_.input >= 0) return usage_error("this stretch of the model has no embedding; give it hidden states");
     SKIFF_CHECK(check(items));
     std::vector<std::int64_t> lengths;
-    std::int64_t n_tokens = 0;
     for (std::int64_t sequence = 0; sequence < pages_->n_sequences(); ++sequence) lengths.push_back(pages_->length(sequence));
-    for (const BatchItem& item : items) n_tokens += static_cast<std::int64_t>(item.tokens.size());
-    const bool many = n_tokens > options_.session.max_batch;  // more than one run, so that an interrupt may come between
-    if (recurrent_ && many) SKIFF_CHECK(copy_rings(ring_backup_, false));
+    const bool backs_up = recurrent_ && may_take_runs(items);
+    if (backs_up) SKIFF_CHECK(copy_rings(ring_backup_, false));
     Status status = feed(items, sink);
     if (status.ok()) return status;
     for (std::int64_t sequence = 0; sequence < pages_->n_sequences(); ++sequence) pages_->truncate(sequence, lengths[static_cast<std::size_t>(sequence)]);
-    if (recurrent_ && many) keep(copy_rings(ring_backup_, true));
+    if (backs_up) keep(copy_rings(ring_backup_, true));
     return status;
 }
 
@@ -563,6 +593,9 @@ Status CudaSession::feed(std::span<const BatchItem> items, const LogitsSink& sin
     std::size_t left = 0;
     for (const BatchItem& item : items) left += item.tokens.size();
     for (const BatchItem& item : items) {
+        // A convolution walks a sequence's tokens of a run from the first to the last: they must be neighbours.
+        const bool again = std::find(chunk.sequences.begin(), chunk.sequences.end(), static_cast<std::int32_t>(item.sequence)) != chunk.sequences.end();
+        if (recurrent_ && again && chunk.sequences.back() != item.sequence) SKIFF_CHECK(flush(false));
         for (std::size_t i = 0; i < item.tokens.size(); ++i) {
             const bool wanted = item.logits == BatchItem::Logits::all || (item.logits == BatchItem::Logits::last && i + 1 == item.tokens.size());
             if (wanted) chunk.selected.push_back(static_cast<std::int32_t>(chunk.tokens.size()));
@@ -571,7 +604,7 @@ Status CudaSession::feed(std::span<const BatchItem> items, const LogitsSink& sin
             chunk.sequences.push_back(static_cast<std::int32_t>(item.sequence));
             SKIFF_CHECK(append(item.sequence, 1));
             --left;
-            const bool full = static_cast<std::int64_t>(chunk.tokens.size()) == options_.session.max_batch || static_cast<std::int64_t>(chunk.selected.size()) == most_rows_;
+            const bool full = static_cast<std::int64_t>(chunk.tokens.size()) == most_tokens_ || static_cast<std::int64_t>(chunk.selected.size()) == most_rows_;
             if (full || left == 0) SKIFF_CHECK(flush(left == 0));
         }
     }
@@ -584,9 +617,22 @@ Status CudaSession::forward_hidden(std::int64_t sequence, std::span<const float>
     if (model_.input < 0) return usage_error("this plan begins with the embedding; give it tokens");
     const std::int64_t n_tokens = static_cast<std::int64_t>(input.size()) / model_.input_width;
     if (n_tokens * model_.input_width != static_cast<std::int64_t>(input.size())) return usage_error("the hidden states are no whole number of tokens");
+    if (sequence < 0 || sequence >= pages_->n_sequences()) return usage_error("sequence " + std::to_string(sequence) + " is not in this session");
     if (pages_->length(sequence) + n_tokens > pages_->capacity()) return resource_error("the context of " + std::to_string(pages_->capacity()) + " tokens is full");
+    const std::int64_t length = pages_->length(sequence);
+    const bool backs_up = recurrent_ && n_tokens > std::min(most_tokens_, most_rows_);
+    if (backs_up) SKIFF_CHECK(copy_rings(ring_backup_, false));
+    Status status = feed_hidden(sequence, input, output);
+    if (status.ok()) return status;
+    pages_->truncate(sequence, length);
+    if (backs_up) keep(copy_rings(ring_backup_, true));
+    return status;
+}
+
+Status CudaSession::feed_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) {
+    const std::int64_t n_tokens = static_cast<std::int64_t>(input.size()) / model_.input_width;
     output.clear();
-    const std::int64_t step = std::min(options_.session.max_batch, most_rows_);
+    const std::int64_t step = std::min(most_tokens_, most_rows_);
     for (std::int64_t begin = 0; begin < n_tokens; begin += step) {
         Chunk chunk;
         const std::int64_t end = std::min(n_tokens, begin + step);
@@ -747,12 +793,15 @@ StateSnapshot CudaSession::snapshot(std::int64_t sequence) const {
     if (Status status = device_->enter(); !status.ok()) return fail(std::move(status));
     std::size_t largest = 1;
     for (const Pool& pool : pools_) largest = std::max({largest, pool.page_bytes, pool.ring_bytes});
-    auto pinned = device_->allocate_pinned(largest);
-    if (!pinned.ok()) return fail(pinned.take_error());
+    if (host_page_ == nullptr) {
+        auto pinned = device_->allocate_pinned(largest);
+        if (!pinned.ok()) return fail(pinned.take_error());
+        host_page_ = *pinned;
+    }
     const auto take = [&](const std::byte* from, std::size_t size) -> Status {
-        SKIFF_CHECK(device_->check(device_->table().copy_out(*pinned, from, size, device_->stream()), "copying the state from the device"));
+        SKIFF_CHECK(device_->check(device_->table().copy_out(host_page_, from, size, device_->stream()), "copying the state from the device"));
         SKIFF_CHECK(device_->wait());
-        snapshot.bytes.insert(snapshot.bytes.end(), *pinned, *pinned + size);
+        snapshot.bytes.insert(snapshot.bytes.end(), host_page_, host_page_ + size);
         return {};
     };
     for (const Pool& pool : pools_) {
@@ -822,6 +871,7 @@ std::optional<double> CudaSession::read_gb_per_s() {
 std::vector<std::pair<std::string, std::string>> CudaSession::decode_launches() {
     std::vector<std::pair<std::string, std::string>> launches;
     if (!device_->enter().ok()) return launches;
+    (void)logits();  // what waits on the device does not outlive the program that made it
     auto entry = program_for({1, 1, RunShape::Selection::all, RunShape::Attention::decode, 0});
     if (!entry.ok()) return launches;
     for (const DeviceStep& step : (*entry)->program.steps) launches.emplace_back(step.name, step.kernel);

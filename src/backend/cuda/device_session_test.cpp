@@ -466,7 +466,8 @@ TEST(DeviceSession, ScratchMemoryIsPlacedOnce) {
             for (const std::size_t n : {1, 4}) {
                 std::vector<BatchItem> items;
                 for (std::int64_t s = 1; s < n_sequences; ++s) items.push_back({s, some_tokens(n, 131), BatchItem::Logits::last});
-                if (!items.empty()) ASSERT_TRUE(session->forward(items).ok());
+                if (items.empty()) continue;
+                ASSERT_TRUE(session->forward(items).ok());
             }
             EXPECT_EQ(session->buffer_bytes(), bytes) << n_sequences << " sequences";
         }
@@ -493,8 +494,13 @@ TEST(DeviceSession, ConvolutionsFollowTheirSequence) {
     const auto reference = reference_session(spec, *opened->weights, options.session);
     const auto session = device_session(spec, *opened->weights, options);
     const std::vector<BatchItem> items = {{0, part(0, 7), BatchItem::Logits::last}, {1, part(3, 9), BatchItem::Logits::last}, {0, part(7, 2), BatchItem::Logits::last}, {1, part(12, 3), BatchItem::Logits::last}};
-    for (Session* each : {reference.get(), static_cast<Session*>(session.get())}) ASSERT_TRUE(each->forward(items).ok());
-    EXPECT_LE(distance(session->logits(), reference->logits()), 1e-4);
+    std::vector<float> expected;
+    for (const BatchItem& item : items) {
+        ASSERT_TRUE(reference->forward(std::span(&item, 1)).ok());
+        expected.insert(expected.end(), reference->logits().begin(), reference->logits().end());
+    }
+    ASSERT_TRUE(session->forward(items).ok());
+    EXPECT_LE(distance(session->logits(), expected), 1e-4);
     // The second run's rows are refused, when the first has gone through the rings.
     int calls = 0;
     const Status refused = session->forward(items, [&](std::int64_t, std::span<const float>) -> Status { return ++calls == 2 ? runtime_error("no more") : Status(); });
@@ -540,7 +546,7 @@ TEST(DeviceSession, LookingAtLaunchesKeepsWaitingLogits) {
             if (n_shapes < 94) continue;
             EXPECT_FALSE(session->decode_launches().empty());
             ASSERT_TRUE(other->state().truncate(0, 0).ok());
-            EXPECT_EQ(std::vector<float>(session->logits().begin(), session->logits().end()), all_logits(*other, items[0].tokens, items[0].tokens.size()));
+            EXPECT_LE(distance(session->logits(), all_logits(*other, items[0].tokens, items[0].tokens.size())), 1e-5);
         }
 }
 

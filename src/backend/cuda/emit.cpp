@@ -37,7 +37,7 @@ public:
             if (shape_.n_selected == 0 && std::holds_alternative<SelectDevice>(model_.ops[i].detail)) return std::move(program_);  // nobody wants logits
             std::visit([&](const auto& detail) { add(detail); }, model_.ops[i].detail);
         }
-        program_.output = floats(model_.output);
+        program_.output = const_cast<float*>(dense(model_.output));
         return std::move(program_);
     }
 
@@ -59,6 +59,20 @@ private:
         live.owned = true;
         return live.floats;
     }
+    // Rows one after another, for kernels that know no stride: the value itself, or a copy of it, which goes when the operator is written down.
+    const float* dense(int v) {
+        if (stride(v) == value(v).width) return floats(v);
+        ElementLaunchArgs args;
+        args.kind = ElementKind::scale;
+        args.a = floats(v);
+        args.a_stride = stride(v);
+        args.n_tokens = rows_;
+        args.n_columns = args.y_stride = value(v).width;
+        args.y = copy_ = scratch_.take_floats(rows_ * value(v).width);
+        push("copy", args);
+        return args.y;
+    }
+    void drop_copy() { scratch_.give(std::exchange(copy_, nullptr)); }
     // One reader less; the last one gives the memory back.
     void done(int v) {
         if (v < 0) return;
@@ -209,16 +223,17 @@ private:
     void add(const LinearDevice& linear) {
         const Live x = operand_of(linear.x);
         float* y = nullptr;
+        const bool one = linear.matrices.size() == 1;
+        // Before anything is given back: the kernel writes its result's operand while it still reads x.
+        NextNorm next;
+        if (linear.write == GemvWrite::gate) next.operand = make_operand(linear.out);
+        else if (one && !library()) next = next_of(linear.out);
         if (linear.write == GemvWrite::add) {
             take_over(linear.out, linear.adds_to);
             y = floats(linear.out);
         } else if (linear.write == GemvWrite::replace) {
             y = make_floats(linear.out);
         }
-        const bool one = linear.matrices.size() == 1;
-        NextNorm next;
-        if (linear.write == GemvWrite::gate) next.operand = make_operand(linear.out);
-        else if (one && !library()) next = next_of(linear.out);
         for (const MatrixDevice& matrix : linear.matrices) {
             if (library()) {
                 multiply(linear, matrix, x, y, next);
@@ -394,15 +409,17 @@ private:
             return;
         }
         const std::int64_t n = shape_.n_selected;
+        const float* x = dense(select.x);  // of all rows
         rows_ = std::max<std::int64_t>(n, 1);
         float* y = make_floats(select.out);
-        push("select", SelectArgs{floats(select.x), inputs_.selected, y, n, value(select.out).width});
+        push("select", SelectArgs{x, inputs_.selected, y, n, value(select.out).width});
+        drop_copy();
         done(select.x);
     }
 
     void add(const RouteDevice& route) {
         RouteLaunchArgs args;
-        args.logits = floats(route.logits);
+        args.logits = dense(route.logits);
         args.n_tokens = rows_;
         args.n_experts = value(route.out).width;
         args.n_used = route.op.n_used;
@@ -410,12 +427,13 @@ private:
         args.divide = route.op.normalize ? RouteLaunchArgs::Divide::by_their_sum : RouteLaunchArgs::Divide::as_they_are;
         args.y = make_floats(route.out);
         push("route", args);
+        drop_copy();
         done(route.logits);
     }
 
     void add(const ConvDevice& conv) {
         ConvLaunchArgs args;
-        args.x = floats(conv.x);
+        args.x = dense(conv.x);
         args.taps = conv.taps;
         args.bias = conv.bias;
         args.rings = states_[static_cast<std::size_t>(conv.state)].rings;
@@ -424,6 +442,7 @@ private:
         args.n_columns = value(conv.out).width;
         args.y = make_floats(conv.out);
         push("convolution", args);
+        drop_copy();
         done(conv.x);
     }
 
@@ -441,6 +460,7 @@ private:
     TokenView tokens_;
     const std::string* name_ = nullptr;
     std::int64_t rows_;
+    float* copy_ = nullptr;  // of dense()
     bool looked_for_select_ = false, in_head_ = false;
     int select_in_ = -1, select_out_ = -1;
 };

@@ -64,7 +64,26 @@ std::size_t Scratch::operand_bytes() const {
 }
 
 Status Scratch::place(Device& device) {
-    if (peak_ > size_) {
+    Status status = place_all(device);
+    unplaced_ = 0;
+    for (auto& [key, slots] : operands_) {
+        if (!status.ok()) {
+            for (const Slot& slot : slots)
+                if (slot.is_new && slot.placed) device.release(slot.address);
+            std::erase_if(slots, [](const Slot& slot) { return slot.is_new; });
+        }
+        for (Slot& slot : slots) slot.is_new = false;
+    }
+    if (!status.ok()) {
+        if (base_ != nullptr) device.release(base_);
+        base_ = nullptr;
+        size_ = peak_ = 0;
+    }
+    return status;
+}
+
+Status Scratch::place_all(Device& device) {
+    if (peak_ > size_ || base_ == nullptr) {
         SKIFF_CHECK(device.wait());
         if (base_ != nullptr) device.release(base_);
         base_ = nullptr;
@@ -75,10 +94,9 @@ Status Scratch::place(Device& device) {
         for (Slot& slot : slots) {
             if (slot.placed) continue;
             SKIFF_TRY(slot.address, device.allocate(slot.size_bytes, "operands of matrices"));
-            SKIFF_CHECK(device.check(table_.fill(slot.address, 0, slot.size_bytes, device.stream()), "clearing operands"));
             slot.placed = true;
+            SKIFF_CHECK(device.check(table_.fill(slot.address, 0, slot.size_bytes, device.stream()), "clearing operands"));
         }
-    unplaced_ = 0;
     return {};
 }
 

@@ -29,7 +29,8 @@ public:
     std::size_t bytes() const { return size_; }      // of the arena
     std::size_t operand_bytes() const;
     bool fits() const { return base_ != nullptr && peak_ <= size_ && unplaced_ == 0; }
-    // Makes what the programs laid out so far asked for. Addresses change: they must be laid out again.
+    // Makes what the programs laid out so far asked for. Addresses change: they must be laid out again. If that is too much, what was asked for is forgotten, so that a
+    // smaller program finds memory afterwards.
     Status place(Device& device);
 
 private:
@@ -37,7 +38,9 @@ private:
         std::byte* address = nullptr;
         std::size_t size_bytes = 0;
         bool used = false, placed = false;
+        bool is_new = true;  // since the last place()
     };
+    Status place_all(Device& device);
     std::int64_t operand_tokens(OperandForm form) const { return form == OperandForm::split ? max_gemv_tokens : max_tokens_; }
     const Table& table_;
     std::int64_t max_tokens_;

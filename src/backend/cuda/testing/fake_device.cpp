@@ -3,7 +3,7 @@
 //
 // It is stricter than a device. Memory comes filled with NaN; an address that no allocation holds is refused; work waits in the stream until somebody waits for
 // it, so that host memory which changes too early shows; a capture refuses what CUDA refuses. Operands are f32 here, whatever their form: only the kernels' own
-// tests know the fragments (kernels/cuda). SKIFF_FAKE_DEVICE_MIB is its memory.
+// tests know the fragments (kernels/cuda). SKIFF_FAKE_DEVICE_MIB is its memory; SKIFF_FAKE_CAPTURE_FAILS_AT the step of a capture that fails.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -18,6 +18,7 @@
 #include "backend/cuda/table.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/state_format.h"
+#include "kernels/cuda/tuning.h"
 #include "kernels/ref/ref.h"
 
 namespace skiff::cuda {
@@ -76,10 +77,14 @@ bool floats(const T* address, std::int64_t n) {
 }
 bool rows(const float* address, std::int64_t n, std::int64_t width, std::int64_t stride) { return address == nullptr || (stride >= width && floats(address, (n - 1) * stride + width)); }
 
+// A grid has this many blocks in its second and third dimension, where kernels have a token for each.
+bool grid(std::int64_t n) { return n <= 65535; }
+
 int put(Stream stream, Task task) {
     auto* fake = static_cast<FakeStream*>(stream);
     if (fake == nullptr) return bad_value;
     if (fake->capture != nullptr) {
+        if (const char* at = std::getenv("SKIFF_FAKE_CAPTURE_FAILS_AT"); at != nullptr && fake->capture->tasks.size() == std::strtoull(at, nullptr, 10)) return bad_value;
         fake->capture->tasks.push_back(std::move(task));
         return good;
     }
@@ -320,7 +325,7 @@ template <class Args>
 int multiply(const Args& args, const Launch& launch) {
     const std::int64_t n = args.n_tokens, n_rows = args.weight.n_rows, n_columns = args.weight.n_columns;
     const bool gate = args.write == GemvWrite::gate;
-    if (n < 1 || !here(args.weight.codes, 1) || !here(args.x, fake_operand_bytes({}, n, n_columns)) || (!gate && (args.y == nullptr || !rows(args.y, n, n_rows, args.y_stride))) ||
+    if (n < 1 || !here(args.weight.codes, 1) || args.next.operand.data == args.x || !here(args.x, fake_operand_bytes({}, n, n_columns)) || (!gate && (args.y == nullptr || !rows(args.y, n, n_rows, args.y_stride))) ||
         !next_here(args.next, n, gate ? n_rows / 2 : n_rows) || !floats(args.bias, gate ? (n_rows / 2 + 7) / 8 * 16 : n_rows) || (args.rms.square_sums != nullptr && args.rms.width != n_columns))
         return bad_value;
     return put(launch.stream, [args, n, n_rows, n_columns, gate]() -> int {
@@ -546,10 +551,12 @@ private:
 
 std::int64_t sequence_of(const TokenView& tokens, std::int64_t t) { return tokens.sequences != nullptr ? tokens.sequences[t] : t; }
 
+// What the kernels take, but for the sizes of heads in the small models, which are few bytes as bf16.
+bool fake_attention_takes(std::int64_t head_dim, StateForm form) { return form == StateForm::bf16 || state_takes(form, head_dim); }
 int rope_write(const RopeWriteArgs& args, const Launch& launch) {
     const std::int64_t n = args.tokens.n_tokens, d = args.state.head_dim;
     const auto part_here = [&](std::int64_t offset, std::int64_t heads) { return offset < 0 || (offset + heads * d <= args.qkv_stride && floats(args.qkv, (n - 1) * args.qkv_stride + offset + heads * d)); };
-    if (args.qkv == nullptr || d < 1 || !part_here(args.n_heads > 0 ? args.q_offset : -1, args.n_heads) || !part_here(args.k_offset, args.state.n_kv_heads) || !part_here(args.v_offset, args.state.n_kv_heads) ||
+    if (args.qkv == nullptr || d < 1 || !grid(n) || ((args.state.keys != nullptr || args.state.values != nullptr) && !fake_attention_takes(d, args.state.form)) || !part_here(args.n_heads > 0 ? args.q_offset : -1, args.n_heads) || !part_here(args.k_offset, args.state.n_kv_heads) || !part_here(args.v_offset, args.state.n_kv_heads) ||
         !floats(args.tokens.positions, n) || !floats(args.tokens.sequences, n) || !floats(args.inv_freq, args.rotary_dim / 2) || !floats(args.q_norm, d) || !floats(args.k_norm, d) ||
         (args.n_heads > 0 && (args.q == nullptr || !rows(args.q, n, args.n_heads * d, args.q_stride))) || !here_or_none(args.state.keys, 1) || !here_or_none(args.state.values, 1))
         return bad_value;
@@ -616,12 +623,12 @@ void attend(const AttentionCommon& args, std::int64_t t, std::int64_t sequence, 
 std::int64_t fake_partial_floats(std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim, std::int64_t n_splits) { return n_tokens * n_heads * n_splits * (head_dim + 2); }
 bool attention_here(const AttentionCommon& args) {
     const std::int64_t n = args.tokens.n_tokens, width = args.n_heads * args.state.head_dim;
-    return args.q != nullptr && rows(args.q, n, width, args.q_stride) && here(args.state.keys, 1) && here(args.state.values, 1) && here(args.state.page_table, 4) && floats(args.tokens.positions, n) &&
+    return fake_attention_takes(args.state.head_dim, args.state.form) && args.q != nullptr && rows(args.q, n, width, args.q_stride) && here(args.state.keys, 1) && here(args.state.values, 1) && here(args.state.page_table, 4) && floats(args.tokens.positions, n) &&
            floats(args.tokens.sequences, n) && rows(args.y, n, width, args.y_stride) && operand_here(args.operand, n) && (args.operand.data == nullptr || args.operand.n_columns == width) && args.mask == AttentionMask::causal;
 }
 int decode_attention(const DecodeAttentionArgs& args, const Launch& launch) {
     const std::int64_t n = args.common.tokens.n_tokens;
-    if (!attention_here(args.common) || !floats(args.partials, fake_partial_floats(n, args.common.n_heads, args.common.state.head_dim, args.n_splits)) || !floats(args.arrivals, n * args.common.state.n_kv_heads)) return bad_value;
+    if (!attention_here(args.common) || !grid(n) || args.n_splits < 1 || args.n_splits > decode_attention_max_splits || !floats(args.partials, fake_partial_floats(n, args.common.n_heads, args.common.state.head_dim, args.n_splits)) || !floats(args.arrivals, n * args.common.state.n_kv_heads)) return bad_value;
     return put(launch.stream, [args, n]() -> int {
         for (std::int64_t i = 0; i < n * args.common.state.n_kv_heads; ++i)
             if (args.arrivals[i] != 0) return bad_value;
@@ -646,7 +653,7 @@ int prefill_attention(const PrefillAttentionArgs& args, const Launch& launch) {
 int elements(const ElementLaunchArgs& args, const Launch& launch) {
     const std::int64_t n = args.n_tokens, width = args.n_columns;
     const bool two = args.kind == ElementKind::activate_mul || args.kind == ElementKind::multiply || args.kind == ElementKind::add;
-    if (args.a == nullptr || !rows(args.a, n, width, args.a_stride) || (two && (args.b == nullptr || !rows(args.b, n, width, args.b_stride))) || !rows(args.y, n, width, args.y_stride) || !operand_here(args.operand, n) ||
+    if (args.a == nullptr || !grid(n) || !rows(args.a, n, width, args.a_stride) || (two && (args.b == nullptr || !rows(args.b, n, width, args.b_stride))) || !rows(args.y, n, width, args.y_stride) || !operand_here(args.operand, n) ||
         (args.kind == ElementKind::gate && !rows(args.b, n, 1, args.b_stride)) || (args.kind == ElementKind::permute && !floats(args.order, width)) || (args.kind == ElementKind::column_scale && !floats(args.b, width)))
         return bad_value;
     return put(launch.stream, [args, n, width]() -> int {
@@ -677,7 +684,7 @@ int elements(const ElementLaunchArgs& args, const Launch& launch) {
 }
 
 int select_rows(const float* x, const std::int32_t* index, float* y, std::int64_t n_rows, std::int64_t n_columns, const Launch& launch) {
-    if (x == nullptr || y == nullptr || !floats(index, n_rows) || !floats(y, n_rows * n_columns)) return bad_value;
+    if (x == nullptr || y == nullptr || !grid(n_rows) || !floats(index, n_rows) || !floats(y, n_rows * n_columns)) return bad_value;
     return put(launch.stream, [=]() -> int {
         for (std::int64_t r = 0; r < n_rows; ++r) {
             if (!here(x + index[r] * n_columns, static_cast<std::size_t>(n_columns) * 4)) return bad_value;
@@ -713,8 +720,15 @@ int route(const RouteLaunchArgs& args, const Launch& launch) {
 
 int causal_conv(const ConvLaunchArgs& args, const Launch& launch) {
     const std::int64_t n = args.tokens.n_tokens, width = args.n_columns;
-    if (!floats(args.x, n * width) || !floats(args.y, n * width) || !floats(args.taps, args.n_taps * width) || !floats(args.bias, width) || !here(args.rings, 4)) return bad_value;
+    if (!grid(n) || !floats(args.x, n * width) || !floats(args.y, n * width) || !floats(args.taps, args.n_taps * width) || !floats(args.bias, width) || !here(args.rings, 4)) return bad_value;
     return put(launch.stream, [args, n, width]() -> int {
+        std::vector<std::int64_t> seen;  // a sequence's tokens are neighbours
+        for (std::int64_t t = 0; t < n; ++t) {
+            const std::int64_t sequence = sequence_of(args.tokens, t);
+            if (!seen.empty() && seen.back() == sequence) continue;
+            if (std::find(seen.begin(), seen.end(), sequence) != seen.end()) return bad_value;
+            seen.push_back(sequence);
+        }
         const std::int64_t ring = args.n_taps - 1;
         const auto ring_row = [&](std::int64_t sequence, std::int64_t position) { return args.rings + (sequence * ring + position % ring) * width; };
         for (std::int64_t t = 0; t < n; ++t) {
@@ -762,7 +776,6 @@ int sample(const SampleArgs& args, const Launch& launch) {
 std::size_t fake_gemm_bytes(const GpuWeight& weight, std::int64_t n_tokens, const Launch&) { return n_tokens < 32 ? static_cast<std::size_t>(weight.n_rows * n_tokens * 8) : 0; }
 std::int64_t fake_gemm_arrivals(const GpuWeight& weight, std::int64_t) { return weight.n_tiles; }
 std::int64_t fake_splits(std::int64_t capacity, std::int64_t, const Launch&) { return std::max<std::int64_t>(1, capacity / 256); }
-bool fake_attention_takes(std::int64_t, StateForm) { return true; }
 bool fake_prefill_takes(std::int64_t head_dim, StateForm form) { return head_dim % 16 == 0 && form == StateForm::bf16; }  // so that both ways are tested
 std::size_t fake_sample_bytes(std::int64_t n_tokens) { return static_cast<std::size_t>(n_tokens) * 1024; }
 
