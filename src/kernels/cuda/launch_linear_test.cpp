@@ -99,10 +99,25 @@ TEST(CudaLinear, wide_and_many_tokens) {
     }
 }
 
+// Groups of 16 with records of 4 and 8 bytes: the most shared memory that rings need.
+TEST(CudaLinear, wide_records_fit_every_gpu) {
+    SKIFF_NEEDS_DEVICE();
+    for (const char* name : {"w1g16", "w1g16a", "w2g16", "w2g16a", "w3g16", "w3g16a", "w4g16a", "w5g16a", "w6g16a", "nf4g16"}) {
+        const auto parsed = parse_scheme(name);
+        ASSERT_TRUE(parsed.ok()) << name;
+        Scheme scheme = *parsed;
+        scheme.scale_dtype = DType::f32;
+        SCOPED_TRACE(name);
+        const Weight weight = random_codes(20, 2600, scheme, 9);
+        for (const std::int64_t n_tokens : {1, 6}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
+        ASSERT_NO_FATAL_FAILURE(expect_sums(weight, 10, true));
+    }
+}
+
 // The same bits for a token alone and among others.
 TEST(CudaLinear, gemv_does_not_depend_on_the_batch) {
     SKIFF_NEEDS_DEVICE();
-    for (const char* name : {"w4g32", "n2g16r", "w5g32r"}) {
+    for (const char* name : {"w4g32", "w4g32a", "n2g16r", "w5g32r"}) {
         const Weight weight = random_codes(40, 900, *parse_scheme(name), 4);
         const DeviceWeight device = device_weight(weight);
         const auto x = normal_values(8 * 900, 5);

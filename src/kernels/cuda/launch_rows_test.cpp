@@ -88,6 +88,14 @@ TEST(CudaRows, elements) {
     for (std::int64_t c = 0; c < stride; ++c) ASSERT_TRUE(got[static_cast<std::size_t>(c)] == a[static_cast<std::size_t>(2 * stride + c)] && got[static_cast<std::size_t>(stride + c)] == a[static_cast<std::size_t>(c)]);
 }
 
+TEST(CudaRows, more_rows_than_a_grid_holds_are_refused) {
+    SKIFF_NEEDS_DEVICE();
+    const DeviceArray<float> x(1);
+    ElementLaunchArgs args;
+    args.kind = ElementKind::scale, args.a = x.data(), args.n_tokens = 70000, args.n_columns = 1, args.y = x.data(), args.y_stride = 1;
+    EXPECT_NE(launch_elements(args, test_launch()), 0);
+}
+
 TEST(CudaRows, routes) {
     SKIFF_NEEDS_DEVICE();
     constexpr std::int64_t n_tokens = 5, n_experts = 9, n_used = 3;
@@ -191,6 +199,27 @@ TEST(CudaSample, takes_the_largest) {
             }
         });
     }
+}
+
+TEST(CudaSample, one_scratch_memory_for_any_number_of_tokens) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t most = 8, n_vocab = 500;
+    const auto logits = normal_values(most * n_vocab, 31);
+    const DeviceArray<float> device(logits);
+    in_every_mode([&](const Launch& launch) {
+        const DeviceMemory scratch(sample_scratch_bytes(most));
+        for (const std::int64_t n_tokens : {8, 1, 5, 8}) {
+            DeviceArray<std::int32_t> ids(std::vector<std::int32_t>(static_cast<std::size_t>(n_tokens), -1));
+            SampleArgs args;
+            args.logits = device.data(), args.stride = n_vocab, args.n_vocab = n_vocab, args.n_tokens = n_tokens, args.ids = ids.data(), args.scratch = reinterpret_cast<float*>(scratch.data());
+            ASSERT_EQ(launch_sample(args, launch), 0);
+            const auto got = ids.values();
+            for (std::int64_t t = 0; t < n_tokens; ++t) {
+                const auto row = logits.begin() + t * n_vocab;
+                ASSERT_EQ(got[static_cast<std::size_t>(t)], std::max_element(row, row + n_vocab) - row) << "token " << t << " of " << n_tokens;
+            }
+        }
+    });
 }
 
 TEST(CudaSample, follows_the_distribution) {

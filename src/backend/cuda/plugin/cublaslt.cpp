@@ -5,6 +5,7 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
+#include <array>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -39,13 +40,23 @@ struct Product {
     cublasLtMatrixLayout_t weight = nullptr, x = nullptr, y = nullptr;
     cublasLtMatmulAlgo_t algorithm{};
 };
-using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool>;
+using Alignments = std::array<std::uint32_t, 3>;  // of weight, x and y, in bytes
+using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, Alignments>;
 std::map<Key, Product> products;
+
+// What the addresses of a product are multiples of; the heuristics take it for granted that all are of 256. Columns of a wider product are not.
+Alignments alignments_of(const MatmulArgs& args) {
+    const auto of = [](const void* address) {
+        const auto bits = reinterpret_cast<std::uintptr_t>(address) | 256;
+        return static_cast<std::uint32_t>(bits & (~bits + 1));
+    };
+    return {of(args.weight), of(args.x), of(args.y)};
+}
 
 int failed(cublasStatus_t status) { return status == CUBLAS_STATUS_SUCCESS ? 0 : cublaslt_errors + static_cast<int>(status); }
 
 // In columns: y is (n_rows, n_tokens), weight (n_columns, n_rows) turned, x (n_columns, n_tokens).
-int make_product(const MatmulArgs& args, Product& product) {
+int make_product(const MatmulArgs& args, const Alignments& alignments, Product& product) {
     const cublasOperation_t turned = CUBLAS_OP_T;
     if (const int error = failed(library.desc_create(&product.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F)); error != 0) return error;
     if (const int error = failed(library.desc_set(product.desc, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned)); error != 0) return error;
@@ -61,6 +72,11 @@ int make_product(const MatmulArgs& args, Product& product) {
     cublasLtMatmulPreference_t preference = nullptr;
     if (const int error = failed(library.preference_create(&preference)); error != 0) return error;
     library.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &args.workspace_bytes, sizeof args.workspace_bytes);
+    const std::pair<cublasLtMatmulPreferenceAttributes_t, std::uint32_t> least[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments[0]},
+                                                                                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments[1]},
+                                                                                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments[2]},
+                                                                                    {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments[2]}};
+    for (const auto& [attribute, bytes] : least) library.preference_set(preference, attribute, &bytes, sizeof bytes);
     cublasLtMatmulHeuristicResult_t result{};
     int n_found = 0;
     const cublasStatus_t status = library.heuristic(library.handle, product.desc, product.weight, product.x, product.y, product.y, preference, 1, &result, &n_found);
@@ -88,11 +104,12 @@ int open_cublaslt(const char* path) {
 int multiply_cublaslt(const MatmulArgs& args, const Launch& launch) {
     const std::lock_guard held(lock);
     if (library.handle == nullptr) return cublaslt_not_opened;
-    const Key key = {args.n_tokens, args.n_rows, args.n_columns, args.weight_stride, args.x_stride, args.y_stride, args.bias != nullptr};
+    const Alignments alignments = alignments_of(args);
+    const Key key = {args.n_tokens, args.n_rows, args.n_columns, args.weight_stride, args.x_stride, args.y_stride, args.bias != nullptr, alignments};
     auto found = products.find(key);
     if (found == products.end()) {
         Product product;
-        if (const int error = make_product(args, product); error != 0) return error;
+        if (const int error = make_product(args, alignments, product); error != 0) return error;
         found = products.emplace(key, product).first;
     }
     const Product& product = found->second;
