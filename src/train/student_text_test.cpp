@@ -33,7 +33,7 @@ TEST(StudentText, IsDrawnFromTheStudent) {
     for (std::int64_t i = 0; i < 3; ++i) {
         Sampler sampler({.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0, .seed = text.seed_of(40 + static_cast<std::uint64_t>(i))});
         for (std::int64_t t = 6; t < 20; ++t) {
-            auto token = sampler.sample({logits.data_ptr<float>() + (i * 20 + t - 1) * n_vocab, static_cast<std::size_t>(n_vocab)});
+            auto token = sampler.sample(std::span<const float>(logits.data_ptr<float>() + (i * 20 + t - 1) * n_vocab, static_cast<std::size_t>(n_vocab)));
             ASSERT_TRUE(token.ok());
             n_other += *token != (*found)[i][t].item<std::int64_t>();
         }

@@ -108,6 +108,14 @@ inline simde__m512i _mm512_srai_epi32(simde__m512i x, unsigned n) {
     return skiff_simde::map<std::int32_t, simde__m512i, std::int32_t>(x, [n](std::int32_t lane) { return n > 31 ? lane >> 31 : lane >> n; });
 }
 
+inline simde__m512i _mm512_i32gather_epi32(simde__m512i indices, const void* base, int scale) {
+    return skiff_simde::map<std::int32_t, simde__m512i, std::int32_t>(indices, [=](std::int32_t index) {
+        std::int32_t found;
+        std::memcpy(&found, static_cast<const char*>(base) + static_cast<std::int64_t>(index) * scale, sizeof found);
+        return found;
+    });
+}
+
 inline float _mm512_reduce_add_ps(simde__m512 x) {
     return skiff_simde::reduce<float>(x, [](float a, float b) { return a + b; });
 }
