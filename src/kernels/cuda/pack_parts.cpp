@@ -57,7 +57,7 @@ CodeForm table_form(int bits) { return bits == 1 ? CodeForm::table1 : bits == 2 
 bool coded_source(const Codes& codes, GpuSource& source) {
     const Scheme& scheme = codes.scheme;
     GpuWeight& shape = source.shape;
-    if (!decodes(scheme) || scheme.kind == NumberKind::vectors) return false;
+    if (!decodes(scheme)) return false;
     const int group_log2 = scheme.group_size == 0 ? 31 : log2_of(scheme.group_size);
     if (group_log2 < 4) return false;
     if (scheme.kind == NumberKind::clusters) {
@@ -67,7 +67,10 @@ bool coded_source(const Codes& codes, GpuSource& source) {
         shape.table_exact = scheme.one_table && fill_table(cluster_levels(codes, 0), 1 << code_bits(shape.form), source.table);
         return true;
     }
-    if (scheme.kind == NumberKind::codebook) {
+    if (scheme.kind == NumberKind::vectors) {  // no kernel here looks words up: what the entries add to is a whole number of a byte
+        shape.form = CodeForm::linear8;
+        shape.half = 128;
+    } else if (scheme.kind == NumberKind::codebook) {
         if (scheme.codebook->is_float8()) {
             shape.form = scheme.codebook->name == "e4m3" ? CodeForm::e4m3 : CodeForm::e5m2;
         } else {
@@ -89,6 +92,20 @@ bool coded_source(const Codes& codes, GpuSource& source) {
     shape.relative_unsigned = scheme.scale_dtype == DType::u8 && scheme.scale_book == nullptr;
     if (has_supers(shape.params) && scheme.super_size != 0) shape.super_log2 = log2_of(scheme.super_size);
     return true;
+}
+
+void vector_codes(const Codes& stored, std::int64_t row, std::int64_t n_columns, std::uint8_t* codes) {
+    const Scheme& scheme = stored.scheme;
+    const std::int64_t n_stored = scheme.n_codes(n_columns);
+    std::vector<std::uint16_t> entries(static_cast<std::size_t>(n_stored));
+    unpack_wide_codes(stored.packed.data.data() + row * packed_row_bytes(scheme.bits, n_stored), scheme.bits, n_stored, entries.data());
+    const auto* books = reinterpret_cast<const std::int8_t*>(stored.books.data.data());
+    for (std::int64_t c = 0; c < n_columns; ++c) {
+        int sum = 0;
+        for (int book = 0; book < scheme.n_books; ++book)
+            sum += books[(std::int64_t{book} * scheme.n_levels + entries[static_cast<std::size_t>(c / scheme.vector * scheme.n_books + book)]) * scheme.vector + c % scheme.vector];
+        codes[c] = static_cast<std::uint8_t>(sum);
+    }
 }
 
 template <class T>
@@ -139,6 +156,7 @@ std::uint8_t zero_code_of(const GpuWeight& shape) {
 void row_codes(const GpuSource& source, std::int64_t row, std::uint8_t* codes) {
     const Codes& stored = *source.weight->codes();
     const std::int64_t n_columns = source.weight->n_columns();
+    if (stored.scheme.kind == NumberKind::vectors) return vector_codes(stored, row, n_columns, codes);
     unpack_codes(stored.packed.data.data() + row * packed_row_bytes(stored.scheme.bits, n_columns), stored.scheme.bits, n_columns, codes);
     if (source.shape.form != CodeForm::linear8) return;
     const int half = 1 << (stored.scheme.bits - 1);  // two's complement, also of 7 bits
