@@ -63,6 +63,21 @@ TEST(RecurrentState, SequencesOfABatchDoNotMix) {
               }(), b.size()));
 }
 
+TEST(RecurrentState, ASequenceMayComeTwiceInABatch) {
+    const auto a = some_tokens(12, 7), b = some_tokens(9, 8);
+    auto both = make_session(2, 64, 2);
+    const auto part = [](const std::vector<std::int32_t>& tokens, std::ptrdiff_t from, std::ptrdiff_t to) { return std::vector<std::int32_t>(tokens.begin() + from, tokens.begin() + to); };
+    const auto none = BatchItem::Logits::none;
+    const BatchItem items[] = {{0, part(a, 0, 1), none}, {1, part(b, 0, 2), none}, {0, part(a, 1, 3), none}, {1, part(b, 2, 9), none}, {0, part(a, 3, 11), none}};
+    ASSERT_TRUE(both->forward(items).ok());
+    EXPECT_EQ(logits_of(*both, 0, part(a, 11, 12)), tail(logits_of(*make_session(1, 256), 0, a), 1));
+    EXPECT_EQ(logits_of(*both, 1, part(a, 0, 1)), tail([&] {
+                  auto all = b;
+                  all.push_back(a[0]);
+                  return logits_of(*make_session(1, 256), 0, all);
+              }(), 1));
+}
+
 TEST(RecurrentState, TokensThatWereGuessedAreTakenBack) {
     auto session = make_session(2, 32);
     const auto text = some_tokens(300, 4), guess = some_tokens(8, 5), more = some_tokens(6, 6);

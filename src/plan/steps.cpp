@@ -221,19 +221,28 @@ void CausalConvStep::run_tile(const RunContext& context, const Tile& tile) const
     float* y = context.buffers[out];
     std::vector<const float*> rows(static_cast<std::size_t>(n_taps));
     const auto ring = [&](std::int64_t token, std::int64_t position) { return reinterpret_cast<float*>(context.keys[state][token]) + position % n_ring_rows * n_columns; };
+    const auto is = [&](std::int64_t other, std::int64_t token, std::int64_t position) {
+        return other >= 0 && other < context.n_tokens && context.keys[state][other] == context.keys[state][token] && context.positions[other] == position;
+    };
+    // The token of this run at an earlier position of the same sequence; -1: an earlier run had it. Mostly the neighbour, but a batch may name a sequence twice.
+    const auto find = [&](std::int64_t token, std::int64_t back) {
+        const std::int64_t position = context.positions[token] - back;
+        if (is(token - back, token, position)) return token - back;
+        for (std::int64_t other = token - 1; other >= 0; --other)
+            if (is(other, token, position)) return other;
+        return std::int64_t{-1};
+    };
     for (std::int64_t token = 0; token < context.n_tokens; ++token) {
         const std::int64_t position = context.positions[token];
         for (std::int64_t back = 0; back < n_taps; ++back) {
-            const std::int64_t from = token - back;  // if this run has that token
-            const bool here = from >= 0 && context.keys[state][from] == context.keys[state][token] && context.positions[from] == position - back;
-            rows[static_cast<std::size_t>(n_taps - 1 - back)] = back > position ? nullptr : here ? x + from * n_columns : ring(token, position - back);
+            const std::int64_t from = back > position ? -1 : find(token, back);
+            rows[static_cast<std::size_t>(n_taps - 1 - back)] = back > position ? nullptr : from >= 0 ? x + from * n_columns : ring(token, position - back);
         }
         fn({rows.data(), taps->data(), data_or_null(bias), y + token * n_columns, n_taps, n_columns}, tile.columns);
     }
     const std::size_t size_bytes = static_cast<std::size_t>(tile.columns.end - tile.columns.begin) * sizeof(float);
     for (std::int64_t token = 0; token < context.n_tokens; ++token) {
-        const std::int64_t later = token + n_ring_rows;  // that takes the same row
-        if (later < context.n_tokens && context.keys[state][later] == context.keys[state][token]) continue;
+        if (is(token + n_ring_rows, token, context.positions[token] + n_ring_rows)) continue;  // which takes the same row
         std::memcpy(ring(token, context.positions[token]) + tile.columns.begin, x + token * n_columns + tile.columns.begin, size_bytes);
     }
 }
