@@ -136,7 +136,7 @@ Status bench_net(const ModelOptions& options, std::int64_t repeats, Terminal& te
     if (!options.isa.empty()) {
         SKIFF_TRY(session_options.isa, parse_isa(options.isa));
     }
-    session_options.batch = std::min<std::int64_t>(options.batch, 16);
+    session_options.batch = options.batch > 0 ? std::min<std::int64_t>(options.batch, 16) : 16;
     SKIFF_TRY(const auto session, net::Session::create(net, session_options));
     const auto images = net::noise_images(net.spec.input, session_options.batch, 1);
     const double us = net::image_us(*session, images, static_cast<int>(repeats) * 4);

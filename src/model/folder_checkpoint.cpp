@@ -31,8 +31,8 @@ public:
             const auto scale = fixed_scale(key);
             return !scale.ok() || *scale;
         }
-        // Of one number: how a program may quantize the input, not a factor for each column.
-        if (key.ends_with(".input_scale") && files_.contains(key)) {
+        // In a quantized model, of one number: how a program may quantize the input, not a factor for each column.
+        if (quantization_text_ != Json().dump() && key.ends_with(".input_scale") && files_.contains(key)) {
             const auto found = files_.tensor(key);
             return found.ok() && found->view.n_elements() > 1;
         }
