@@ -61,7 +61,7 @@ private:
         std::int64_t n_all = 0;
         for (const TensorRef& reader : coupling_.readers) {
             const Scheme* scheme = input_.scheme_of(reader.key);
-            if (scheme == nullptr || !scheme->is_coded() || scheme->kind == NumberKind::clusters) continue;  // levels that are learnt have no grid
+            if (scheme == nullptr || !scheme->is_coded() || scheme->kind == NumberKind::clusters || scheme->kind == NumberKind::vectors) continue;  // levels that are learnt have no grid
             SKIFF_TRY(const auto stored, input_.target.weights.load(reader.key));
             const Weight weight = reader.transposed ? transposed(stored) : stored;
             Sample whole{scheme, weight.n_rows(), std::vector<float>(static_cast<std::size_t>(weight.n_rows() * coupling_.n_columns)), {}};

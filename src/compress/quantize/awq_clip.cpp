@@ -94,7 +94,7 @@ Status clip_weights(const BlockTransformInput& input) {
     for (const auto& [key, ref] : weights) {
         const Scheme* scheme = input.scheme_of(key);
         const auto found = input.target.inputs.find(key);
-        if (scheme == nullptr || !scheme->is_coded() || scheme->kind == NumberKind::clusters || left_out.count(key) != 0) continue;
+        if (scheme == nullptr || !scheme->is_coded() || scheme->kind == NumberKind::clusters || scheme->kind == NumberKind::vectors || left_out.count(key) != 0) continue;
         if (found == input.target.inputs.end() || found->second->n_tokens < fewest_tokens || found->second->gram.empty()) continue;
         SKIFF_TRY(const auto stored, input.target.weights.load(key));
         const Weight rows = as_floats(ref.transposed ? transposed(stored) : stored, input.target.pool);
