@@ -1,5 +1,5 @@
 // Children of every scheme: what is written and read again computes what the scheme says, and stays close to the parent.
-// timeout: 600
+// timeout: 1800
 #include <gtest/gtest.h>
 #include <unistd.h>
 
