@@ -24,8 +24,10 @@ struct BenchOptions {
     std::int64_t repeats = 5;
     std::string tiles = "on";
     bool profile = false, energy = false, tune = false;
+    std::vector<std::string> typed;
 
     void fields(FieldVisitor& visitor) {
+        visitor.typed(typed);
         model.state = "f16";
         model.fields(visitor);
         visitor.option("-p,--prompt-tokens", n_prompt, "Lengths of the prompts to prefill, as a list: 512,2048; 0: none");
@@ -127,9 +129,9 @@ Result<Json> tune(std::unique_ptr<Engine>& engine, const ModelOptions& model, En
     wanted.n_threads = options.n_threads;
     wanted.max_tokens = options.max_batch > 0 ? options.max_batch : cpu_max_batch;
     wanted.progress = terminal.progress("shapes");
+    SKIFF_CHECK(TileTable().write(path));  // changes nothing: a folder that cannot be written is better known before
     SKIFF_TRY(const TileTable table, tune_tiles(engine->plan(), wanted));
     terminal.end_progress();
-    SKIFF_CHECK(table.write(path));
     const auto of = [](std::int64_t number) { return number > 0 ? std::to_string(number) : std::string("rule"); };
     std::vector<std::vector<std::string>> rows = {{"kernel", "rows", "columns", "tokens", "tokens at once", "rows at once", "columns at once", "gain"}};
     Json list = Json::array();
@@ -140,6 +142,7 @@ Result<Json> tune(std::unique_ptr<Engine>& engine, const ModelOptions& model, En
                                      {"rows_at_once", entry.tiles.rows}, {"columns_at_once", entry.tiles.columns}, {"gain", entry.gain}}));
     }
     terminal.print(table_text(rows, TableStyle::markdown));
+    SKIFF_CHECK(table.write(path));
     terminal.print("kept in " + path);
     options.tiles = std::make_shared<const TileTable>(TileTable::read(path));
     engine.reset();
@@ -150,7 +153,10 @@ Result<Json> tune(std::unique_ptr<Engine>& engine, const ModelOptions& model, En
 Status run_bench(BenchOptions& options, Terminal& terminal) {
     SKIFF_TRY(const auto tests, wanted_tests(options));
     if (options.repeats < 1 || options.repeats > 1000) return usage_error("-r: expected 1 to 1000");
-    if (net::is_net(options.model.model)) return bench_net(options.model, options.repeats, terminal);
+    if (net::is_net(options.model.model)) {
+        SKIFF_CHECK(only_for_nets(options.typed, {"--repeats", "--threads", "--batch", "--isa", "--kernels"}));
+        return bench_net(options.model, options.repeats, terminal);
+    }
     std::int64_t longest = 1, most_together = 1, longest_decode = 0;
     SpeculationBench speculation{{}, options.text, static_cast<int>(options.repeats)};
     for (const SpeedTest& test : tests) {

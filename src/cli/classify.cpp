@@ -37,7 +37,6 @@ void show_image(const net::LabelledImages& images, std::int64_t i, const std::st
 
 struct Answers {
     net::Accuracy accuracy;
-    std::vector<std::int64_t> answers;
     double image_us = 0;
 };
 Result<Answers> answer(const std::string& path, const net::LabelledImages& images, const net::SessionOptions& options) {
@@ -46,10 +45,6 @@ Result<Answers> answer(const std::string& path, const net::LabelledImages& image
     SKIFF_TRY(const auto session, net::Session::create(net, options));
     Answers result;
     result.accuracy = net::measure_accuracy(*session, images);
-    const std::int64_t n_answers = session->output().n_elements();
-    std::vector<float> logits(static_cast<std::size_t>(images.n() * n_answers));
-    session->run(images.pixels.data(), images.n(), logits.data());
-    for (std::int64_t i = 0; i < images.n(); ++i) result.answers.push_back(std::max_element(logits.data() + i * n_answers, logits.data() + (i + 1) * n_answers) - (logits.data() + i * n_answers));
     result.image_us = net::image_us(*session, std::span(images.pixels).first(static_cast<std::size_t>(std::min<std::int64_t>(images.n(), 256) * images.shape.n_elements())), 9);
     return result;
 }
@@ -59,8 +54,9 @@ Status run_classify(ClassifyOptions& options, Terminal& terminal) {
     if (options.data.empty()) return usage_error("give the images with --data");
     SKIFF_TRY(const auto session, net_session_options(options.threads));
     SKIFF_TRY(const auto images, net::load_images(options.data));
+    if (options.model.ends_with(".json")) terminal.remark("a spec has no weights: random ones answer; skiff train-net trains them");
     SKIFF_TRY(const auto found, answer(options.model, images, session));
-    for (std::int64_t i = 0; i < std::min(options.show, images.n()); ++i) show_image(images, i, std::to_string(found.answers[static_cast<std::size_t>(i)]), terminal);
+    for (std::int64_t i = 0; i < std::min(options.show, images.n()); ++i) show_image(images, i, std::to_string(found.accuracy.answers[static_cast<std::size_t>(i)]), terminal);
     const net::Accuracy& accuracy = found.accuracy;
     terminal.print(number_text(100 * accuracy.share(), 2) + " % right ± " + number_text(100 * accuracy.standard_error(), 2) + " (" + std::to_string(accuracy.n_right) + " of " + std::to_string(accuracy.n) + "), cross-entropy " +
                    number_text(accuracy.loss, 4) + ", " + number_text(found.image_us, 1) + " µs an image");
@@ -75,7 +71,7 @@ Status run_classify(ClassifyOptions& options, Terminal& terminal) {
     if (!options.against.empty()) {
         SKIFF_TRY(const auto other, answer(options.against, images, session));
         std::int64_t n_different = 0;
-        for (std::size_t i = 0; i < found.answers.size(); ++i) n_different += found.answers[i] != other.answers[i];
+        for (std::size_t i = 0; i < found.accuracy.answers.size(); ++i) n_different += found.accuracy.answers[i] != other.accuracy.answers[i];
         terminal.print("against " + options.against + ": " + number_text(100 * other.accuracy.share(), 2) + " % right, cross-entropy " + number_text(other.accuracy.loss, 4) + ", " + number_text(other.image_us, 1) + " µs an image; " +
                        std::to_string(n_different) + " answers differ");
         document.set("against", Json::object({{"accuracy", other.accuracy.share()}, {"cross_entropy", other.accuracy.loss}, {"us_per_image", other.image_us}, {"different_answers", n_different}}));

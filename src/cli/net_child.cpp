@@ -1,6 +1,8 @@
 #include "cli/net_child.h"
 
+#include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "base/cpu_features.h"
 #include "base/mapped_file.h"
@@ -10,7 +12,7 @@
 namespace skiff {
 namespace {
 
-constexpr std::int64_t compared_images = 64;
+constexpr std::int64_t compared_images = 64, most_noise_floats = std::int64_t{1} << 24;
 
 std::vector<std::string> names_of(const std::string& list) {
     std::vector<std::string> names;
@@ -37,7 +39,7 @@ Result<Amount> amount_of(const std::string& pattern, std::size_t begin) {
     const char* last = pattern.data() + pattern.size() - (is_share ? 1 : 0);
     double value = 0;
     const auto [end, error] = std::from_chars(first, last, value);
-    if (error != std::errc() || end != last || !(value >= 0)) return usage_error("--pattern " + pattern.substr(0, 60) + ": expected a number or a percentage behind the colon");
+    if (error != std::errc() || end != last || !(value >= 0) || !std::isfinite(value)) return usage_error("--pattern " + pattern.substr(0, 60) + ": expected a number or a percentage behind the colon");
     return Amount{is_share ? value / 100 : value, is_share};
 }
 
@@ -53,14 +55,16 @@ Status finish(const net::Net& parent, net::Changed changed, Json step, const Net
     if (rows.size() > 1) terminal.print(table_text(rows, TableStyle::plain));
     const net::OpCount before = count_of(parent), after = count_of(changed.net);
     SKIFF_TRY(const auto session, net_session_options(options.threads));
-    SKIFF_TRY(const auto comparison, net::compare_nets(parent, changed.net, net::noise_images(parent.spec.input, compared_images, 1), session));
+    const std::int64_t n_images = std::clamp<std::int64_t>(most_noise_floats / parent.spec.input.n_elements(), 1, compared_images);
+    SKIFF_TRY(const auto comparison, net::compare_nets(parent, changed.net, net::noise_images(parent.spec.input, n_images, 1), session));
+    const auto of = [](auto after_this, auto before_this) { return percent(static_cast<double>(after_this) / std::max(1.0, static_cast<double>(before_this)), 1); };
     terminal.print(table_text({{"", "before", "after", ""},
-                               {"weights", count(before.weights), count(after.weights), percent(static_cast<double>(after.weights) / static_cast<double>(before.weights), 1)},
-                               {"multiply-adds", count(before.multiply_adds), count(after.multiply_adds), percent(static_cast<double>(after.multiply_adds) / static_cast<double>(std::max<std::int64_t>(1, before.multiply_adds)), 1)},
-                               {"bytes", count(static_cast<std::int64_t>(parent.stored_bytes())), count(static_cast<std::int64_t>(changed.net.stored_bytes())), percent(static_cast<double>(changed.net.stored_bytes()) / static_cast<double>(parent.stored_bytes()), 1)},
+                               {"weights", count(before.weights), count(after.weights), of(after.weights, before.weights)},
+                               {"multiply-adds", count(before.multiply_adds), count(after.multiply_adds), of(after.multiply_adds, before.multiply_adds)},
+                               {"bytes", count(static_cast<std::int64_t>(parent.stored_bytes())), count(static_cast<std::int64_t>(changed.net.stored_bytes())), of(changed.net.stored_bytes(), parent.stored_bytes())},
                                {"µs an image", number_text(comparison.parent_us, 1), number_text(comparison.child_us, 1), number_text(comparison.speed_ratio, 2) + "x"}},
                               TableStyle::plain));
-    terminal.print("on " + count(compared_images) + " images of noise the output's squared error is " + percent(comparison.output_error, 3));
+    terminal.print("on " + count(n_images) + " images of noise the output's squared error is " + percent(comparison.output_error, 3));
     Json document = Json::object({{"operators", operators}, {"weights", Json::array({before.weights, after.weights})}, {"multiply_adds", Json::array({before.multiply_adds, after.multiply_adds})}, {"output_squared_error", comparison.output_error},
                                   {"speed_ratio", comparison.speed_ratio}, {"parent_us", comparison.parent_us}, {"child_us", comparison.child_us}});
     if (!options.dry_run) {
@@ -129,15 +133,25 @@ Status inspect_net(const std::string& path, Terminal& terminal) {
     return {};
 }
 
+Status only_for_nets(const std::vector<std::string>& typed, std::initializer_list<std::string_view> known) {
+    std::string names;
+    for (const std::string_view name : known) names += (names.empty() ? "" : ", ") + std::string(name);
+    for (const std::string& name : typed)
+        if (name != "--json" && std::find(known.begin(), known.end(), name) == known.end()) return usage_error(name + " does not concern a network of convolutions; there are: " + names);
+    return {};
+}
+
 Status bench_net(const ModelOptions& options, std::int64_t repeats, Terminal& terminal) {
+    if (options.batch < 0 || options.batch > 65536) return usage_error("--batch " + std::to_string(options.batch) + ": expected 0 to 65536 images");
     SKIFF_TRY(const auto net, net::open_net(options.model));
     SKIFF_TRY(auto session_options, net_session_options(options.threads));
     session_options.kernels = options.kernels == "reference" ? KernelChoice::reference : KernelChoice::fastest;
     if (!options.isa.empty()) {
         SKIFF_TRY(session_options.isa, parse_isa(options.isa));
     }
-    session_options.batch = options.batch > 0 ? std::min<std::int64_t>(options.batch, 16) : 16;
+    session_options.batch = options.batch > 0 ? options.batch : 16;
     SKIFF_TRY(const auto session, net::Session::create(net, session_options));
+    session_options.batch = session->options().batch;  // fewer where so many would not fit
     const auto images = net::noise_images(net.spec.input, session_options.batch, 1);
     const double us = net::image_us(*session, images, static_cast<int>(repeats) * 4);
     const net::OpCount all = count_of(net);
@@ -165,12 +179,15 @@ Status prune_net(const NetChildOptions& options, const std::string& pattern, con
     const net::OpNames layers = names_of(options.layers);
     const Json step = Json::object({{"kind", "prune"}, {"pattern", pattern}, {"importance", what == "channels" ? "readers" : importance.empty() ? "l2" : importance.c_str()}, {"layers", options.layers}});
     if (what == "taps") {
+        constexpr double most_taps = 1 << 20;
+        if (multiple != 0) return usage_error("--multiple concerns filters and channels; taps has none");
+        if (!amount.is_share && !(amount.value >= 1 && amount.value <= most_taps && amount.value == std::floor(amount.value))) return usage_error("--pattern " + pattern.substr(0, 60) + ": expected how many positions stay, a whole number from 1");
         net::TapPruning pruning{amount.is_share ? 0 : static_cast<std::int64_t>(amount.value), amount.is_share ? amount.value : 0, layers};
-        if (!amount.is_share && pruning.keep < 1) return usage_error("--pattern " + pattern + ": at least one position stays");
         SKIFF_TRY(auto changed, net::prune_taps(parent, pruning));
         return finish(parent, std::move(changed), step, options, terminal);
     }
-    if (!amount.is_share) return usage_error("--pattern " + pattern + ": expected a percentage");
+    if (!amount.is_share) return usage_error("--pattern " + pattern.substr(0, 60) + ": expected a percentage");
+    if (multiple < 0) return usage_error("--multiple " + std::to_string(multiple) + ": expected at least 1");
     using Judge = net::ChannelPruning::Judge;
     const net::ChannelPruning pruning{amount.value, what == "channels" ? Judge::readers : importance == "l1" ? Judge::l1 : Judge::l2, std::max<std::int64_t>(1, multiple), layers};
     SKIFF_TRY(auto changed, net::prune_channels(parent, pruning));

@@ -21,11 +21,14 @@ struct NetChildOptions {
     NetChildOptions() = default;
 };
 
+// What a verb takes for a network: an error names the first option on the command line that is none of `known`. // long names
+Status only_for_nets(const std::vector<std::string>& typed, std::initializer_list<std::string_view> known);
+
 Status inspect_net(const std::string& path, Terminal& terminal);
 Status bench_net(const ModelOptions& options, std::int64_t repeats, Terminal& terminal);
 // pattern: filters:25%, channels:25%, taps:5 or taps:50%.
 Status prune_net(const NetChildOptions& options, const std::string& pattern, const std::string& importance, std::int64_t multiple, Terminal& terminal);
-// method: depthwise, tucker, svd. `wish` has the rule and its amount.
+// method: depthwise, tucker, svd, kronecker. `wish` has the rule and its amount.
 Status factorize_net(const NetChildOptions& options, const std::string& method, net::NetFactorization wish, Terminal& terminal);
 bool is_net_factorization(const std::string& method);
 Status quantize_net(const NetChildOptions& options, const SchemeWish& schemes, ScaleRule rule, Terminal& terminal);

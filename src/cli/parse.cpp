@@ -30,11 +30,20 @@ public:
         app_.add_option(flags, value, help)->capture_default_str()->check(CLI::IsMember(std::move(choices)));
     }
 
+    void typed(std::vector<std::string>& names) override { typed_ = &names; }
+    // After parsing.
+    void tell_typed() const {
+        if (typed_ == nullptr) return;
+        for (const CLI::Option* option : app_.get_options())
+            if (option->count() > 0 && !option->get_lnames().empty()) typed_->push_back("--" + option->get_lnames().front());
+    }
+
 private:
     static void require(CLI::Option* option, Need need) {
         if (need == Need::required) option->required();
     }
     CLI::App& app_;
+    std::vector<std::string>* typed_ = nullptr;
 };
 
 std::string footer(const Verb& verb) {
@@ -75,11 +84,11 @@ int run_command_line(int argc, char** argv) {
     app.set_help_all_flag("--help-all", "Help for all verbs");
     auto verbs = verb_table();
     std::vector<CLI::App*> subcommands;
+    std::vector<Cli11Visitor> visitors;
     for (auto& verb : verbs) {
         CLI::App* sub = app.add_subcommand(verb->name, verb->summary);
         sub->footer(footer(*verb));
-        Cli11Visitor visitor(*sub);
-        verb->fields(visitor);
+        verb->fields(visitors.emplace_back(*sub));
         sub->add_flag("--json", verb->json, "Print one JSON document with stable keys instead of text");
         subcommands.push_back(sub);
     }
@@ -91,7 +100,10 @@ int run_command_line(int argc, char** argv) {
         return 2;
     }
     for (std::size_t i = 0; i < verbs.size(); ++i)
-        if (subcommands[i]->parsed()) return run_verb(*verbs[i]);
+        if (subcommands[i]->parsed()) {
+            visitors[i].tell_typed();
+            return run_verb(*verbs[i]);
+        }
     return 2;
 }
 

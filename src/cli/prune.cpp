@@ -18,8 +18,10 @@ struct PruneOptions {
     std::int64_t multiple = 0;
     double damping = 0.01;
     bool sort = false;
+    std::vector<std::string> typed;
 
     void fields(FieldVisitor& visitor) {
+        visitor.typed(typed);
         method_help_ = "Which weights stay; default: magnitude.";
         for (const PruneMethod& row : prune_methods()) method_help_ += " " + std::string(row.name) + ": " + std::string(row.summary) + ".";
         importance_help_ = "How units are judged; default: obs, and kl for layers.";
@@ -108,8 +110,7 @@ Result<RecipeStep> weight_step_of(const PruneOptions& options) {
 Status prune(PruneOptions& options, Terminal& terminal) {
     SKIFF_CHECK(options.common.check());
     if (net::is_net(options.common.model)) {
-        SKIFF_CHECK(refuse(options, {{"--method", !options.method.empty()}, {"--scope", !options.scope.empty()}, {"--allocation", !options.allocation.empty()}, {"--scheme", !options.scheme.empty()},
-                                     {"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}, {"--calibration", !options.common.calibration.empty()}}));
+        SKIFF_CHECK(only_for_nets(options.typed, {"--pattern", "--importance", "--multiple", "--layers", "--output", "--force", "--dry-run", "--threads"}));
         return prune_net(NetChildOptions(options.common, options.layers), options.pattern, options.importance, options.multiple, terminal);
     }
     if (!options.layers.empty()) return usage_error("--layers is for networks of convolutions");

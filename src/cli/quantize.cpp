@@ -20,8 +20,10 @@ struct QuantizeOptions {
     std::int64_t sensitivity_tokens = 8192, refinements = 2;
     std::int64_t threads = 0, max_shard_mb = 5000, calibration_samples = 32, calibration_tokens = 512;
     MethodOptions method_options;
+    std::vector<std::string> typed;
 
     void fields(FieldVisitor& visitor) {
+        visitor.typed(typed);
         std::string schemes = "What the weights of linear layers become: ";
         for (const SchemePreset& preset : scheme_presets()) schemes += (&preset == scheme_presets().data() ? "" : ", ") + std::string(preset.name);
         help_ = schemes + "; an a behind means asymmetric. Default: the scheme that decodes fastest on this machine of those with an error of at most 8 % on normal weights, measured now";
@@ -259,8 +261,7 @@ std::string table_of(const Manifest& manifest) {
 
 // A network of convolutions takes the scheme, exceptions by name, and the rule of the scales.
 Status quantize_network(const QuantizeOptions& options, Terminal& terminal) {
-    if (has_target(options) || options.method != "nearest" || options.compat || !options.transforms.empty() || !options.outliers.empty() || !options.head.empty() || !options.embedding.empty())
-        return usage_error("a network of convolutions is quantized by --scheme, --scheme-for and --scale-rule alone");
+    SKIFF_CHECK(only_for_nets(options.typed, {"--scheme", "--scheme-for", "--scale-rule", "--output", "--force", "--dry-run", "--threads"}));
     SKIFF_TRY(const auto scheme, parse_scheme(options.scheme.empty() ? "w8g32" : options.scheme));
     SchemeWish wish = default_wish(scheme);
     for (const std::string& text : options.scheme_for) {
@@ -354,7 +355,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
 }  // namespace
 
 std::unique_ptr<Verb> quantize_verb_row() {
-    return make_verb<QuantizeOptions>("quantize", "Make a model smaller by rounding its weights to 8 or 4 bits",
+    return make_verb<QuantizeOptions>("quantize", "Make a model smaller by rounding its weights to 16 to 1 bits",
                                       {"skiff quantize models/pocket -o pocket-w4 --scheme w4g32",
                                        "skiff quantize MODEL -o OUT --scheme w4g128 --compat", "skiff quantize MODEL --scheme w8 --dry-run"},
                                       quantize);

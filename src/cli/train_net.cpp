@@ -43,6 +43,9 @@ Status check(const TrainNetOptions& options) {
     if (train.n_epochs < 1 || train.n_epochs > 100000 || train.batch < 1 || train.batch > 65536) return usage_error("--epochs and --batch: expected 1 or more, at most 100000 and 65536");
     if (!(train.learning_rate > 0 && train.learning_rate < 10) || !(train.weight_decay >= 0 && train.weight_decay < 10)) return usage_error("--lr: expected more than 0; --weight-decay: 0 or more; both less than 10");
     if (!(train.temperature > 0 && train.temperature <= 100) || !(train.alpha >= 0 && train.alpha <= 1)) return usage_error("--kd-temp: expected more than 0, at most 100; --kd-alpha: 0 to 1");
+    const train::NetTrainOptions usual;
+    if (options.teacher.empty() && (train.temperature != usual.temperature || train.alpha != usual.alpha)) return usage_error("--kd-temp and --kd-alpha say how a --teacher is listened to; there is none");
+    if (!options.teacher.empty() && !net::is_net(options.teacher)) return usage_error("--teacher " + options.teacher + " is no network of convolutions");
     return {};
 }
 

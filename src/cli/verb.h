@@ -30,6 +30,8 @@ public:
     virtual void option(const char* flags, double& value, const char* help) = 0;
     virtual void flag(const char* flags, bool& value, const char* help) = 0;
     virtual void choice(const char* flags, std::string& value, std::vector<std::string> choices, const char* help) = 0;
+    // Gets, once the command line is parsed, the long names of the options that stand on it: for verbs of which some options concern some models alone.
+    virtual void typed(std::vector<std::string>&) {}
 };
 
 // Where a verb prints. Results go to stdout (text, or one JSON document with --json), progress and remarks to stderr.

@@ -1,6 +1,9 @@
 #include "compress/recipe.h"
 
 namespace skiff {
+
+bool learns_by_block(const QuantizeStep& step) { return step.method == "autoround" && step.method_options.learning == MethodOptions::Learning::by_block && step.outliers == 0; }
+
 namespace {
 
 Json scheme_json(const std::optional<Scheme>& scheme) { return scheme ? Json(scheme->name()) : Json(); }
@@ -17,7 +20,7 @@ Json method_options_json(const QuantizeStep& step) {
     json.set("damping", options.damping);
     if (step.method == "autoround") {
         json.set("iterations", options.n_iterations);
-        json.set("learn_by", options.learning == MethodOptions::Learning::by_block ? "block" : "operator");
+        json.set("learn_by", learns_by_block(step) ? "block" : "operator");
     }
     if (step.method == "gptq") json.set("column_order", options.order == MethodOptions::Order::by_groups ? "by-groups" : options.order == MethodOptions::Order::by_inputs ? "by-inputs" : "as-stored");
     if (step.method == "gptq") json.set("refine_passes", options.refine_passes);

@@ -56,6 +56,9 @@ struct QuantizeStep {
     Json found;                          // by whom and how: the table of what was measured; null before
 };
 
+// Whether AutoRound learns the matrices of a block together. Not where outliers stand aside: what is left of a weight is then learnt by itself.
+bool learns_by_block(const QuantizeStep& step);
+
 // Folds rotations into the weights (quantize/rotation.h).
 struct RotateStep {
     RotationOptions options;

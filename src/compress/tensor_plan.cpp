@@ -21,7 +21,11 @@ DType half_type(const Json& config) {
     return DType::f16;
 }
 
+}  // namespace
+
 Scheme floating_scheme(DType dtype) { return *parse_scheme(dtype == DType::bf16 ? "bf16" : dtype == DType::f16 ? "fp16" : "fp32"); }
+
+namespace {
 
 std::vector<TensorDeclaration> declare(const PlannedTensor& planned, DType kept_dtype) {
     const std::string module = module_of_key(planned.key);

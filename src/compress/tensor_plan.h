@@ -66,6 +66,9 @@ Result<Weight> load_as_rows(const WeightSource& weights, const PlannedTensor& pl
 // The parent's config.json with what the plan changes: quantization_config, or the type of the weights.
 Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, const QuantizeStep& step);
 
+// "bf16", "fp16" or "fp32".
+Scheme floating_scheme(DType dtype);
+
 // "model.layers.0.mlp.down_proj" of "....weight"; the key itself when it names no module's weight.
 std::string module_of_key(const std::string& key);
 

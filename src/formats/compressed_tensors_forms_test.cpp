@@ -135,7 +135,7 @@ TEST(FixedInputs, ComeBackWithTheirScale) {
         expect_same_codes(**read, weight);
         EXPECT_EQ(*reader.fixed_input_scale("m", lookup_in(tensors)), 0.125f);
         EXPECT_EQ(*reader.fixed_input_scale("n", lookup_in(tensors)), std::nullopt);
-        for (const auto& [scale, words] : {std::pair<std::vector<float>, const char*>{{0}, "input_scale is 0"}, {{1, 2}, "expected one number"}, {{NAN}, "input_scale is"}}) {
+        for (const auto& [scale, words] : {std::pair<std::vector<float>, const char*>{{0}, "input_scale is 0"}, {{1, 2}, "expected one number"}, {{NAN}, "input_scale is"}, {{1e-40f}, "input_scale is"}, {{1e36f}, "input_scale is"}}) {
             tensors["m.input_scale"] = stored(DType::f32, {static_cast<std::int64_t>(scale.size())}, scale);
             auto refused = reader.fixed_input_scale("m", lookup_in(tensors));
             ASSERT_FALSE(refused.ok());

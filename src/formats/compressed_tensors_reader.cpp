@@ -50,7 +50,8 @@ public:
         if (!found) return corrupt("module " + module + ": quantization_config fixes the scale of its inputs, but there is no tensor \"" + module + ".input_scale\"");
         std::vector<float> scale;
         if (found->view.n_elements() != 1 || !to_floats(found->view, scale)) return corrupt("module " + module + ": input_scale is " + std::string(dtype_info(found->view.dtype).name) + " " + shape_text(found->view.shape) + ", expected one number");
-        if (!std::isfinite(scale[0]) || scale[0] <= 0) return corrupt("module " + module + ": input_scale is " + std::to_string(scale[0]));
+        constexpr float least = 1e-30f, most = 1e30f;  // its inverse and its products with codes are finite numbers
+        if (!(scale[0] >= least && scale[0] <= most)) return corrupt("module " + module + ": input_scale is " + std::to_string(scale[0]) + ", expected 1e-30 to 1e30");
         return std::optional<float>(scale[0]);
     }
 

@@ -69,6 +69,7 @@ std::vector<StoredTensor> fixed_input_tensors(const std::string& module, const W
     parts->input_scale = input_scale;
     parts->source = weight.owner;
     const std::int64_t n_columns = weight.n_columns(), row_bytes = packed_row_bytes(8, n_columns);
+    parts->codes.reserve(static_cast<std::size_t>(weight.n_rows() * n_columns));
     for (std::int64_t row = 0; row < weight.n_rows(); ++row)
         for (std::int64_t column = 0; column < n_columns; ++column) parts->codes.push_back(codes.packed.data[static_cast<std::size_t>(row * row_bytes + column)] ^ std::byte{0x80});
     return {{module + ".weight", DType::i8, weight.shape, parts->codes, parts},

@@ -79,6 +79,7 @@ Status take_relative_scales(const Parts& parts, Codes& codes) {
     const bool table = parts.scheme.scale_book != nullptr;
     const DType dtype = table ? DType::u8 : parts.scale.view.dtype;
     if (dtype != DType::i8 && dtype != DType::u8) return mismatch(parts, "weight_scale", parts.scale.view, "I8 or U8, relative to weight_super_scale");
+    if (!table && dtype == DType::u8 && parts.scheme.kind == NumberKind::vectors) return mismatch(parts, "weight_scale", parts.scale.view, "I8: relative scales of vectors have signs");
     codes.scheme.scale_dtype = dtype;
     SKIFF_TRY(codes.scales, exactly(parts, parts.scale, "weight_scale", dtype, {parts.n_rows, table ? ceil_div<std::int64_t>(parts.n_groups, 2) : parts.n_groups}));
     if (parts.super_scale) {

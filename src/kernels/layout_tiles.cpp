@@ -282,7 +282,7 @@ std::optional<SectionBytes> tile_sections(const PackedWeight& packed) {
     const Scheme& scheme = packed.scheme;
     const int bits = scheme.bits == 7 ? 8 : scheme.bits;
     const bool clusters = scheme.kind == NumberKind::clusters;
-    if (packed.tiles != TileForm::dense || !decodes(scheme) || packed.dtype != scheme.scale_dtype || (clusters ? scheme.bits > 4 || scheme.group_size != 0 : !tile_groups_fit(scheme, packed.n_columns))) return std::nullopt;
+    if (packed.tiles != TileForm::dense || scheme.kind == NumberKind::vectors || !decodes(scheme) || packed.dtype != scheme.scale_dtype || (clusters ? scheme.bits > 4 || scheme.group_size != 0 : !tile_groups_fit(scheme, packed.n_columns))) return std::nullopt;
     if (packed.layout->name != "w" + std::to_string(bits) + "_r16") return std::nullopt;
     PackedWeight fields;  // tile_format() would look at levels, which are not there yet
     fields.scheme = scheme, fields.dtype = packed.dtype, fields.n_columns = packed.n_columns;

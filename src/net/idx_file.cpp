@@ -2,7 +2,6 @@
 
 #include <limits>
 
-#include "base/atomic_file.h"
 #include "base/mapped_file.h"
 
 namespace skiff::net {
@@ -41,16 +40,6 @@ Result<IdxArray> read_idx(const std::string& path) {
     auto array = parse_idx(file->bytes());
     if (!array.ok()) return array.take_error().with_context(path);
     return array;
-}
-
-Status write_idx(const IdxArray& array, const std::string& path) {
-    std::vector<std::byte> bytes = {std::byte{0}, std::byte{0}, std::byte{unsigned_byte}, static_cast<std::byte>(array.shape.size())};
-    for (const std::int64_t size : array.shape)
-        for (int shift = 24; shift >= 0; shift -= 8) bytes.push_back(static_cast<std::byte>(size >> shift & 255));
-    for (const std::uint8_t value : array.values) bytes.push_back(static_cast<std::byte>(value));
-    SKIFF_TRY(auto file, AtomicFile::create(path));
-    SKIFF_CHECK(file.write(std::span<const std::byte>(bytes)));
-    return file.commit();
 }
 
 }  // namespace skiff::net

@@ -20,6 +20,5 @@ struct IdxArray {
 // Unsigned bytes alone, up to four dimensions. The sizes must account for every byte, so nothing is allocated on a file's word.
 Result<IdxArray> parse_idx(std::span<const std::byte> bytes);
 Result<IdxArray> read_idx(const std::string& path);
-Status write_idx(const IdxArray& array, const std::string& path);
 
 }  // namespace skiff::net

@@ -54,6 +54,8 @@ Status check_images(const NetSpec& spec, const LabelledImages& images) {
     if (images.shape != spec.input) return usage_error("the images are " + text(images.shape) + ", the network takes " + text(spec.input));
     const ValueShape out = resolved.shapes.back();
     if (out.n_positions() != 1) return usage_error("the network gives an image of " + text(out) + " and no answer");
+    constexpr std::int64_t most_answers = 1024;
+    if (out.channels > most_answers) return usage_error("the network gives " + std::to_string(out.channels) + " answers; at most " + std::to_string(most_answers) + " can be told apart here");
     const std::int32_t largest = *std::max_element(images.labels.begin(), images.labels.end());
     if (largest >= out.channels) return usage_error("a label is " + std::to_string(largest) + ", the network knows " + std::to_string(out.channels) + " answers");
     return {};
@@ -77,6 +79,7 @@ Accuracy measure_accuracy(Session& session, const LabelledImages& images) {
         accuracy.loss += std::log(sum) + static_cast<double>(*best) - static_cast<double>(row[label]);
         accuracy.n_right += static_cast<std::size_t>(best - row) == label;
         ++accuracy.counts[label][static_cast<std::size_t>(best - row)];
+        accuracy.answers.push_back(best - row);
     }
     accuracy.loss /= static_cast<double>(std::max<std::int64_t>(1, accuracy.n));
     return accuracy;

@@ -24,6 +24,7 @@ struct Accuracy {
     std::int64_t n_right = 0, n = 0;
     double loss = 0;                                // mean cross-entropy, nats
     std::vector<std::vector<std::int64_t>> counts;  // [label][answer]
+    std::vector<std::int64_t> answers;              // (n) the largest output of each image
     double share() const { return n > 0 ? static_cast<double>(n_right) / static_cast<double>(n) : 0; }
     double standard_error() const;
 };

@@ -44,6 +44,16 @@ TEST(Idx, RefusesWhatDoesNotAddUp) {
     for (const auto& bytes : bad) EXPECT_FALSE(parse_idx(bytes).ok()) << bytes.size();
 }
 
+Status write_idx(const IdxArray& array, const std::string& path) {
+    std::vector<std::byte> bytes = {std::byte{0}, std::byte{0}, std::byte{8}, static_cast<std::byte>(array.shape.size())};
+    for (const std::int64_t size : array.shape)
+        for (int shift = 24; shift >= 0; shift -= 8) bytes.push_back(static_cast<std::byte>(size >> shift & 255));
+    for (const std::uint8_t value : array.values) bytes.push_back(static_cast<std::byte>(value));
+    SKIFF_TRY(auto file, AtomicFile::create(path));
+    SKIFF_CHECK(file.write(std::span<const std::byte>(bytes)));
+    return file.commit();
+}
+
 TEST(Images, DigitsComeBackFromIdxFiles) {
     const LabelledImages digits = generate_digits(50, 3);
     const std::string images = ::testing::TempDir() + "images_test.idx3", labels = ::testing::TempDir() + "images_test.idx1";

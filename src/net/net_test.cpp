@@ -141,6 +141,7 @@ TEST(NetSpec, RefusesWhatDoesNotFit) {
         {R"([{"name": "c", "op": "pool", "kind": "median"}])", "expected one of max"},
         {R"([{"name": "c", "op": "pool", "kernel": 2}, {"name": "d", "op": "add", "in": ["c", "input"]}])", "cannot be added"},
         {R"([])", "1 to 4096"},
+        {R"([{"name": "a", "op": "conv", "channels": 1048576}, {"name": "c", "op": "conv", "channels": 1048576}])", "weights in all"},
     };
     for (const auto& c : cases) {
         auto json = Json::parse(std::string(R"({"model_type": "skiff-net", "input": {"height": 5, "width": 5, "channels": 6}, "ops": )") + c.ops + "}");
@@ -149,6 +150,16 @@ TEST(NetSpec, RefusesWhatDoesNotFit) {
         ASSERT_FALSE(spec.ok()) << c.ops;
         EXPECT_NE(spec.error().to_string().find(c.mention), std::string::npos) << c.ops << ": " << spec.error().to_string();
     }
+}
+
+// What is printed comes from the file.
+TEST(NetSpec, NamesAreShortAndWithoutControlCharacters) {
+    const auto parsed = [](const std::string& name) {
+        return parse_net(*Json::parse(R"({"model_type": "skiff-net", "name": ")" + name + R"(", "input": {"height": 1, "width": 1, "channels": 2}, "ops": [{"name": "c", "op": "conv", "channels": 2}]})")).ok();
+    };
+    EXPECT_TRUE(parsed("digits, 4 layers"));
+    EXPECT_FALSE(parsed("a\\u001b[31mred"));
+    EXPECT_FALSE(parsed(std::string(201, 'a')));
 }
 
 TEST(NetFolder, KeepsSpecWeightsAndSteps) {

@@ -255,8 +255,10 @@ Result<std::unique_ptr<Session>> Session::create(const Net& net, const SessionOp
     SKIFF_TRY(auto resolved, resolve(net.spec));
     std::int64_t n_floats = 0;
     for (const ValueShape& shape : resolved.shapes) n_floats += shape.n_elements();
-    if (options.batch < 1 || n_floats > most_floats / options.batch) return resource_error("the values of " + std::to_string(options.batch) + " images take more than 16 GiB; take fewer at a time");
-    std::unique_ptr<Session> session(new Session(net, options, std::move(resolved)));
+    SessionOptions fitting = options;  // results do not depend on the batch
+    fitting.batch = std::min(std::max<std::int64_t>(1, options.batch), most_floats / std::max<std::int64_t>(1, n_floats));
+    if (fitting.batch < 1) return resource_error("the values of one image take more than 16 GiB; give the network smaller images or fewer channels");
+    std::unique_ptr<Session> session(new Session(net, fitting, std::move(resolved)));
     Lowering lowering(net, *session);
     SKIFF_CHECK(lowering.run());
     session->seconds_.assign(session->steps_.size(), 0);

@@ -36,6 +36,7 @@ public:
     ~Session();
 
     const ValueShape& input() const { return resolved_.shapes.front(); }
+    const SessionOptions& options() const { return options_; }  // its batch: fewer images than asked for where so many would take more than 16 GiB
     const ValueShape& output() const { return resolved_.shapes.back(); }
     // x: (n_images, height, width, channels) f32; y: (n_images, output) f32
     void run(const float* x, std::int64_t n_images, float* y);

@@ -6,7 +6,7 @@
 namespace skiff::net {
 namespace {
 
-constexpr std::int64_t most_channels = 1 << 20, most_side = 1 << 16, most_elements = std::int64_t{1} << 28, most_ops = 4096;
+constexpr std::int64_t most_channels = 1 << 20, most_side = 1 << 16, most_elements = std::int64_t{1} << 28, most_weights = std::int64_t{1} << 31, most_ops = 4096;
 
 using Shapes = std::vector<ValueShape>;
 
@@ -327,6 +327,7 @@ Result<Resolved> resolve(const NetSpec& spec) {
     if (spec.ops.empty() || spec.ops.size() > most_ops) return corrupt("a network has 1 to " + std::to_string(most_ops) + " operators, this one " + std::to_string(spec.ops.size()));
     Resolved resolved;
     resolved.shapes.push_back(spec.input);
+    std::int64_t n_weights = 0;
     std::map<std::string, std::size_t> values{{input_name, 0}};
     for (const Op& op : spec.ops) {
         const std::string where = "operator " + op.name.substr(0, 100);
@@ -344,6 +345,8 @@ Result<Resolved> resolve(const NetSpec& spec) {
         auto shape = std::visit([&](const auto& detail) { return shape_of(detail, in); }, op.detail);
         if (!shape.ok()) return shape.take_error().with_context(where);
         if (!fits(*shape)) return corrupt(where + ": a value of " + text_of(*shape) + " is too large");
+        n_weights += count_op(op, in, *shape).weights;  // of at most 2^48 each
+        if (n_weights > most_weights) return corrupt(where + ": more than " + std::to_string(most_weights) + " weights in all");
         resolved.inputs.push_back(std::move(inputs));
         resolved.shapes.push_back(*shape);
         if (!values.emplace(op.name, resolved.shapes.size() - 1).second) return corrupt(where + ": the name occurs twice");
@@ -355,6 +358,7 @@ Result<NetSpec> parse_net(const Json& config) {
     if (!config["model_type"].is_string() || config["model_type"].text() != net_model_type) return corrupt(std::string("\"model_type\" is not \"") + net_model_type + "\"");
     NetSpec spec;
     spec.name = config["name"].text();
+    if (spec.name.size() > 200 || std::any_of(spec.name.begin(), spec.name.end(), [](unsigned char c) { return c < 32 || c == 127; })) return corrupt("\"name\" is longer than 200 bytes or holds control characters");
     const Json& input = config["input"];
     SKIFF_TRY(spec.input.height, int_of(input, "height", 1, 1, most_side));
     SKIFF_TRY(spec.input.width, int_of(input, "width", 1, 1, most_side));

@@ -41,9 +41,12 @@ const MaskMeasurement* measured_masks(const Weight& weight, Isa isa) {
     if (sparse == nullptr || isa > Isa::amx) return nullptr;  // on arm64 nothing was measured
     const double kept = static_cast<double>(sparse->n_values()) / static_cast<double>(std::max<std::int64_t>(1, element_count(weight.shape)));
     const int bits = sparse->scheme.bits == 7 ? 8 : sparse->scheme.bits, shared = sparse->pattern.unit_rows % 16 == 0 ? 16 : sparse->pattern.unit_rows % 4 == 0 ? 4 : 1;
+    Isa measured = Isa::generic;  // the highest that has rows of this form: what a lower one reached says nothing about it
+    for (const MaskMeasurement& row : rows)
+        if (row.isa <= isa && row.bits == bits && row.rows == shared) measured = std::max(measured, row.isa);
     const MaskMeasurement* found = nullptr;
     for (const MaskMeasurement& row : rows)
-        if (row.isa <= isa && row.bits == bits && row.rows == shared && kept <= row.most_kept && (found == nullptr || row.isa > found->isa || (row.isa == found->isa && row.most_kept < found->most_kept))) found = &row;
+        if (row.isa == measured && row.bits == bits && row.rows == shared && kept <= row.most_kept && (found == nullptr || row.most_kept < found->most_kept)) found = &row;
     return found;
 }
 

@@ -125,7 +125,7 @@ void PackCache::read() {
 
 std::uint64_t PackCache::fingerprint(const PackedWeight& weight) {
     const std::string kind = std::string(weight.layout->name) + " " + weight.scheme.name() + " " + std::to_string(static_cast<int>(weight.scheme.scale_dtype)) + " " +
-                             std::to_string(static_cast<int>(weight.dtype)) + " " + std::to_string(static_cast<int>(weight.block_type));
+                             std::to_string(static_cast<int>(weight.dtype)) + " " + std::to_string(static_cast<int>(weight.block_type)) + " " + std::to_string(static_cast<int>(weight.tiles)) + " " + std::to_string(weight.mask_rows);
     if (auto found = fingerprints_.find(kind); found != fingerprints_.end()) return found->second;
     return fingerprints_[kind] = packing_fingerprint(weight);
 }

@@ -271,6 +271,38 @@ TEST(PackCache, every_layout_comes_back_with_all_its_sections) {
     for (const Layout* layout : layout_table()) EXPECT_NE(seen.count(layout->name) != 0, layout == &sparse_rows) << layout->name;
 }
 
+// A record names a layout and a scheme: only pairs that can have been packed are believed.
+TEST(PackCache, layouts_have_sections_of_the_schemes_that_they_accept) {
+    int n_pairs = 0;
+    for (const Weight& weight : testing::weights_of_all_kinds(40, 256)) {
+        if (weight.codes() == nullptr) continue;
+        for (const Layout* layout : layout_table()) {
+            if (layout->sections == nullptr || !layout->begin) continue;
+            PackedWeight record;
+            record.n_rows = 40, record.n_columns = 256;
+            record.scheme = weight.codes()->scheme;
+            record.layout = layout;
+            if (!layout->accepts(weight)) {
+                EXPECT_FALSE(layout->sections(record).has_value()) << layout->name << ' ' << weight.encoding_name();
+                ++n_pairs;
+            }
+        }
+    }
+    EXPECT_GT(n_pairs, 100);
+}
+
+TEST(PackCache, schemes_of_learnt_books_that_nothing_rounds_to_have_no_fingerprint) {
+    PackedWeight like;
+    like.layout = nullptr;
+    for (const Layout* layout : layout_table())
+        if (std::string_view(layout->name) == "vectors_r16") like.layout = layout;
+    ASSERT_NE(like.layout, nullptr);
+    like.scheme = *parse_scheme("v4k256g32r");
+    EXPECT_NE(packing_fingerprint(like), 0u);
+    like.scheme.scale_dtype = DType::u8;
+    EXPECT_EQ(packing_fingerprint(like), 0u);
+}
+
 TEST(PackCache, without_a_folder_that_can_be_written_weights_are_packed_as_ever) {
     const std::string folder = fresh_folder("file");
     ASSERT_TRUE(write_file_atomic(folder, "a file where the folder should be").ok());

@@ -73,6 +73,8 @@ std::optional<Weight> sample(const PackedWeight& like) {
         std::vector<float> values(static_cast<std::size_t>(n_rows * n_columns));
         for (float& value : values) value = rng.normal();
         auto rounded = encode_nearest(make_float_weight({n_rows, n_columns}, std::move(values)), like.scheme, ScaleRule::min_max);
+        // Levels and books that are learnt are none of random_codes().
+        if (!rounded.ok() && (like.scheme.kind == NumberKind::vectors || like.scheme.kind == NumberKind::clusters)) return std::nullopt;
         Weight coded = rounded.ok() ? std::move(*rounded) : random_codes(like.scheme, n_columns, rng);
         if (like.tiles != TileForm::dense) return pruned(coded, like, rng);
         if (like.layout->accepts(coded)) return coded;

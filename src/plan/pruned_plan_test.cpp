@@ -120,6 +120,24 @@ TEST(PrunedPlan, MasksAreTakenWhereTheyWereMeasuredToPay) {
     }
 }
 
+// What a lower instruction set reached says nothing about a higher one that was measured.
+TEST(PrunedPlan, MasksAreJudgedByTheHighestInstructionSetMeasured) {
+    const ModelSpec spec = small_spec();
+    for (const char* target : {"50%", "35%", "75%", "4x1:50%", "16x1:30%", "16x1:50%"})
+        for (const char* scheme : {"w8g32", "w4g32r"}) {
+            const auto weights = pruned(spec, target, scheme);
+            const Weight weight = *weights->load(pruned_key(*weights, spec));
+            for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::amx}) {
+                const MaskMeasurement* row = measured_masks(weight, isa);
+                if (row == nullptr) continue;
+                for (const MaskMeasurement& other : mask_measurements())
+                    if (other.bits == row->bits && other.rows == row->rows && other.isa <= isa) {
+                        EXPECT_LE(other.isa, row->isa) << target << ' ' << scheme;
+                    }
+            }
+        }
+}
+
 TEST(PrunedPlan, WhereItDoesNotPayTheZerosAreWrittenOutAndSaid) {
     if (best_isa() == Isa::generic) GTEST_SKIP() << "the plain kernels read every weight as it is stored";
     const ModelSpec spec = small_spec();

@@ -212,8 +212,10 @@ Status CpuSession::forward(std::span<const BatchItem> items, const LogitsSink& s
     std::vector<std::int64_t> lengths;
     std::map<std::int64_t, std::vector<std::byte>> rows;
     for (std::int64_t sequence = 0; sequence < state_.n_sequences(); ++sequence) lengths.push_back(state_.length(sequence));
-    for (const BatchItem& item : items)
-        if (static_cast<std::int64_t>(item.tokens.size()) > recurrent_slack / 2) rows.emplace(item.sequence, state_.recurrent_rows(item.sequence));
+    std::map<std::int64_t, std::size_t> added;  // an item need not be the only one of its sequence
+    for (const BatchItem& item : items) added[item.sequence] += item.tokens.size();
+    for (const auto& [sequence, n_tokens] : added)
+        if (static_cast<std::int64_t>(n_tokens) > recurrent_slack / 2) rows.emplace(sequence, state_.recurrent_rows(sequence));
     Status status = feed(items, sink);
     if (status.ok()) return status;
     for (std::int64_t sequence = 0; sequence < state_.n_sequences(); ++sequence) {

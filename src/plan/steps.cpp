@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <unordered_map>
+#include <utility>
 
 #include "base/checked.h"
 
@@ -221,28 +223,26 @@ void CausalConvStep::run_tile(const RunContext& context, const Tile& tile) const
     float* y = context.buffers[out];
     std::vector<const float*> rows(static_cast<std::size_t>(n_taps));
     const auto ring = [&](std::int64_t token, std::int64_t position) { return reinterpret_cast<float*>(context.keys[state][token]) + position % n_ring_rows * n_columns; };
-    const auto is = [&](std::int64_t other, std::int64_t token, std::int64_t position) {
-        return other >= 0 && other < context.n_tokens && context.keys[state][other] == context.keys[state][token] && context.positions[other] == position;
-    };
-    // The token of this run at an earlier position of the same sequence; -1: an earlier run had it. Mostly the neighbour, but a batch may name a sequence twice.
-    const auto find = [&](std::int64_t token, std::int64_t back) {
-        const std::int64_t position = context.positions[token] - back;
-        if (is(token - back, token, position)) return token - back;
-        for (std::int64_t other = token - 1; other >= 0; --other)
-            if (is(other, token, position)) return other;
-        return std::int64_t{-1};
-    };
+    // The token of this run in front of each in its sequence; -1: an earlier run had it. Mostly the neighbour, but a batch may name a sequence twice.
+    std::vector<std::int64_t> before(static_cast<std::size_t>(context.n_tokens), -1);
+    std::unordered_map<const std::byte*, std::int64_t> last;
+    for (std::int64_t token = 0; token < context.n_tokens; ++token) {
+        const auto [found, is_first] = last.try_emplace(context.keys[state][token], token);
+        if (!is_first) before[static_cast<std::size_t>(token)] = std::exchange(found->second, token);
+    }
     for (std::int64_t token = 0; token < context.n_tokens; ++token) {
         const std::int64_t position = context.positions[token];
+        std::int64_t from = token;
         for (std::int64_t back = 0; back < n_taps; ++back) {
-            const std::int64_t from = back > position ? -1 : find(token, back);
             rows[static_cast<std::size_t>(n_taps - 1 - back)] = back > position ? nullptr : from >= 0 ? x + from * n_columns : ring(token, position - back);
+            if (from >= 0) from = before[static_cast<std::size_t>(from)];
         }
         fn({rows.data(), taps->data(), data_or_null(bias), y + token * n_columns, n_taps, n_columns}, tile.columns);
     }
     const std::size_t size_bytes = static_cast<std::size_t>(tile.columns.end - tile.columns.begin) * sizeof(float);
     for (std::int64_t token = 0; token < context.n_tokens; ++token) {
-        if (is(token + n_ring_rows, token, context.positions[token] + n_ring_rows)) continue;  // which takes the same row
+        const std::int64_t later = token + n_ring_rows;  // that takes the same row, if it follows in the same sequence
+        if (later < context.n_tokens && context.keys[state][later] == context.keys[state][token] && context.positions[later] == context.positions[token] + n_ring_rows) continue;
         std::memcpy(ring(token, context.positions[token]) + tile.columns.begin, x + token * n_columns + tile.columns.begin, size_bytes);
     }
 }

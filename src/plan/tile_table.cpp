@@ -24,7 +24,13 @@ constexpr std::int64_t largest_tile = std::int64_t{1} << 20;
 class WriterLock {
 public:
     explicit WriterLock(const std::string& path) : fd_(::open((path + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {
-        if (fd_ >= 0) ::flock(fd_, LOCK_EX);
+        while (fd_ >= 0 && ::flock(fd_, LOCK_EX) != 0) {
+            if (errno == EINTR) continue;
+            const int why = errno;
+            ::close(fd_);
+            fd_ = -1;
+            errno = why;
+        }
     }
     ~WriterLock() {
         if (fd_ >= 0) ::close(fd_);
@@ -99,7 +105,8 @@ TileTable TileTable::read(const std::string& path) {
     if (file["format"].text() != "skiff tiles" || file["version"].int_or(0) != file_version) return refuse("no tiles of version " + std::to_string(file_version));
     if (file["program"].text() != SKIFF_VERSION) return refuse("measured with another version of the program");
     if (file["machine"].text() != tile_machine()) return refuse("measured on another machine");
-    if (!file["tiles"].is_array() || file["tiles"].size() > max_entries) return refuse("it lists no tiles");
+    if (!file["tiles"].is_array()) return refuse("it lists no tiles");
+    if (file["tiles"].size() > max_entries) return refuse("it lists more than " + std::to_string(max_entries) + " tiles");
     for (const Json& line : file["tiles"].items()) {
         const TileKey key = {line["kernel"].text(), line["rows"].int_or(-1), line["columns"].int_or(-1), line["tokens"].int_or(-1), static_cast<int>(line["threads"].int_or(-1))};
         const TileEntry entry = {{line["tokens_at_once"].int_or(-1), line["rows_at_once"].int_or(-1), line["columns_at_once"].int_or(-1)}, line["gain"].number_or(1)};
@@ -112,8 +119,10 @@ TileTable TileTable::read(const std::string& path) {
 Status TileTable::write(const std::string& path) const {
     SKIFF_CHECK(make_directories(parent_path(path)));
     const WriterLock lock(path);
-    if (!lock.held()) return runtime_error(path + ".lock: cannot open: " + std::strerror(errno));
+    if (!lock.held()) return runtime_error(path + ".lock: cannot be locked: " + std::strerror(errno));
+    if (entries_.size() > max_entries) return runtime_error(path + ": " + std::to_string(entries_.size()) + " tiles are more than the file may list");
     TileTable all = read(path);
+    if (all.entries_.size() + entries_.size() > max_entries) all.entries_.clear();  // what is found last counts
     for (const auto& [key, entry] : entries_) all.entries_[key] = entry;
     return write_file_atomic(path, all.text());
 }

@@ -150,6 +150,20 @@ TEST(Tiles, WritersKeepWhatOthersFound) {
     EXPECT_EQ(TileTable::read(path).entries().size(), 20u);
 }
 
+TEST(Tiles, AFullFileGivesWayToWhatIsFoundLast) {
+    const std::string path = join_path(fresh_folder("full"), "tiles.json");
+    for (int part = 0; part < 2; ++part) {
+        TileTable many;
+        for (int i = 0; i < 2500; ++i) many.set({"kernel" + std::to_string(part), 16 + i, 32, 256, 2}, {{64, 0, 0}, 1.1});
+        ASSERT_TRUE(many.write(path).ok());
+        EXPECT_EQ(TileTable::read(path).entries().size(), 2500u);
+    }
+    TileTable too_many;
+    for (int i = 0; i < 5000; ++i) too_many.set({"k", 16 + i, 32, 256, 2}, {{64, 0, 0}, 1.1});
+    EXPECT_FALSE(too_many.write(path).ok());
+    EXPECT_EQ(TileTable::read(path).entries().size(), 2500u);
+}
+
 TEST(Tiles, AFolderThatCannotBeMadeIsAnError) {
     TileTable table;
     table.set({"k", 1, 1, 128, 1}, {});

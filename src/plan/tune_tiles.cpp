@@ -69,6 +69,7 @@ TileEntry best_of(Trial& trial, const std::vector<LinearTiles>& candidates, doub
     const double begin = monotonic_seconds();
     for (int round = -1; round < most_rounds; ++round) {
         if (round >= fewest_rounds && monotonic_seconds() - begin > seconds) break;
+        if (interrupt_requested()) return {candidates[0], 1};  // the caller asks as well
         const double rule = trial.seconds(candidates[0]);
         for (std::size_t i = 0; i < candidates.size(); ++i) {
             const double mine = i == 0 ? rule : trial.seconds(candidates[i]);

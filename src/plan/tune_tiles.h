@@ -25,7 +25,7 @@ std::vector<LinearTiles> tile_candidates(std::int64_t n_tokens, std::int64_t row
 struct TuneOptions {
     int n_threads = 1;
     std::int64_t max_tokens = 256;  // of a run: larger buckets do not occur
-    double seconds = 10;            // for all shapes together, about; at least one round of each is done
+    double seconds = 10;            // for all shapes together, about; every shape is tried in three rounds at least
     ProgressSink progress;
 };
 Result<TileTable> tune_tiles(const Plan& plan, const TuneOptions& options);

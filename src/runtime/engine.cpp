@@ -99,12 +99,12 @@ Status check_same_vocabulary(const Engine& model, const Engine& draft) {
 
 Status Engine::start_stream(const EngineOptions& options) {
     SpeculationOptions speculation = options.speculation;
-    // A device's convolutions cannot take tokens back.
     const auto& states = session_->plan().states;
     const bool recurrent = std::any_of(states.begin(), states.end(), [](const StateNeed& need) { return need.spec.kind == StateSpec::Kind::recurrent; });
-    if (recurrent && !session_->where().starts_with("cpu")) speculation = {};
     if (speculation.always < 0 || speculation.always > max_proposed)
         return usage_error("--guesses " + std::to_string(speculation.always) + ": expected 0 (as many as pay) to " + std::to_string(max_proposed));
+    if (speculation.source != SpeculationOptions::Source::off && recurrent && !session_->where().starts_with("cpu"))
+        return unsupported("--speculate: the convolutions of this model cannot take tokens back on a device; leave it out, or run with --device cpu");
     std::unique_ptr<Proposer> proposer;
     if (speculation.source == SpeculationOptions::Source::ngram) {
         proposer = std::make_unique<NgramProposer>();

@@ -257,7 +257,7 @@ Status survey(const Weight& source, ThreadPool* pool, Scheme& scheme) {
 // Books in floats, on rows spread over the weight: k-means over vectors scaled by their groups' sizes, then once more with the scales that these books choose.
 VectorBooks train_books(const Weight& source, const Scheme& scheme, RowMetrics& metrics, ThreadPool* pool) {
     const std::int64_t n_rows = source.n_rows(), n_columns = source.n_columns();
-    const std::int64_t n_sampled = std::clamp<std::int64_t>(most_sampled / std::max<std::int64_t>(1, metrics.n_vectors), 1, n_rows);
+    const std::int64_t n_sampled = std::min<std::int64_t>(std::max<std::int64_t>(1, most_sampled / std::max<std::int64_t>(1, metrics.n_vectors)), n_rows);
     std::vector<std::vector<float>> rows(static_cast<std::size_t>(n_sampled), std::vector<float>(static_cast<std::size_t>(n_columns)));
     std::vector<RowParams> params(rows.size());
     VectorBooks books(scheme);

@@ -17,7 +17,7 @@ constexpr const char* rule_names[] = {"off", "uniform", "fair", "sandwich"};
 
 template <class T>
 bool ascends(const std::vector<T>& list) {
-    return std::adjacent_find(list.begin(), list.end(), std::greater_equal<T>()) == list.end();
+    return std::adjacent_find(list.begin(), list.end(), [](const T& a, const T& b) { return !(a < b); }) == list.end();  // nor beside what is no number
 }
 
 // Numbers of a step, of a micro-batch, of a dimension: each its own row of random numbers.
@@ -108,11 +108,13 @@ Status check_elastic(const TrainOptions& options) {
     const ElasticOptions& elastic = options.elastic;
     auto need = [](bool holds, const char* message) { return holds ? Status() : Status(usage_error(message)); };
     const bool lists = !elastic.neurons.empty() || !elastic.kv_groups.empty() || !elastic.layers.empty();
-    if (elastic.rule == ElasticOptions::Rule::off) return need(!lists, "--elastic-neurons, --elastic-kv-groups and --elastic-layers need --elastic uniform, fair or sandwich");
+    if (elastic.rule == ElasticOptions::Rule::off) return need(!lists && elastic.n_random == ElasticOptions().n_random && elastic.teach == ElasticOptions().teach, "options that begin with --elastic- need --elastic uniform, fair or sandwich");
     SKIFF_CHECK(need(lists, "--elastic needs what sub-networks keep: --elastic-neurons, --elastic-kv-groups or --elastic-layers"));
     SKIFF_CHECK(need(ascends(elastic.neurons) && ascends(elastic.kv_groups) && ascends(elastic.layers), "lists of --elastic must ascend, without repetition"));
     SKIFF_CHECK(need(elastic.neurons.empty() || (elastic.neurons.front() > 0 && elastic.neurons.back() == 1), "--elastic-neurons are shares above 0, of which the last is 1: the whole model"));
     SKIFF_CHECK(need((elastic.kv_groups.empty() || elastic.kv_groups.front() >= 1) && (elastic.layers.empty() || elastic.layers.front() >= 1), "--elastic-kv-groups and --elastic-layers are what stays: at least 1"));
+    SKIFF_CHECK(need(elastic.neurons.size() > 1 || !elastic.kv_groups.empty() || elastic.layers.size() > 1, "--elastic: the lists hold the whole model alone; give what sub-networks keep, too"));
+    SKIFF_CHECK(need(elastic.rule == ElasticOptions::Rule::sandwich || elastic.n_random == ElasticOptions().n_random, "--elastic-random is for --elastic sandwich"));
     SKIFF_CHECK(need(elastic.n_random >= 0 && elastic.n_random <= 64, "--elastic-random must be 0 to 64"));
     SKIFF_CHECK(need(options.layer_drop == 0, "--elastic decides which layers are left out; leave --layer-drop out"));
     SKIFF_CHECK(need(options.lora_rank == 0, "--elastic trains the weights themselves; leave --lora out"));

@@ -227,6 +227,11 @@ TEST(Elastic, RefusesWhatMakesNoSense) {
     EXPECT_TRUE(refused([](TrainOptions& o) { o.elastic.neurons = {0.75, 0.5, 1}; }));
     EXPECT_TRUE(refused([](TrainOptions& o) { o.elastic.kv_groups = {0, 2}; }));
     EXPECT_TRUE(refused([](TrainOptions& o) { o.elastic.neurons.clear(), o.elastic.kv_groups.clear(), o.elastic.layers.clear(); }));
+    EXPECT_TRUE(refused([](TrainOptions& o) { o.elastic.neurons = {0.5, std::nan(""), 1}; }));
+    EXPECT_TRUE(refused([](TrainOptions& o) { o.elastic.neurons = {1}, o.elastic.kv_groups.clear(), o.elastic.layers = {4}; }));  // the whole alone
+    EXPECT_TRUE(refused([](TrainOptions& o) { o.elastic.n_random = 5; }));                                                    // of the sandwich rule
+    EXPECT_TRUE(refused([](TrainOptions& o) { o.elastic = {}, o.elastic.n_random = 5; }));
+    EXPECT_TRUE(refused([](TrainOptions& o) { o.elastic = {}, o.elastic.teach = ElasticOptions::Teach::largest; }));
     EXPECT_TRUE(refused([](TrainOptions& o) { o.layer_drop = 0.1; }));
     EXPECT_TRUE(refused([](TrainOptions& o) { o.lora_rank = 4; }));
     EXPECT_TRUE(refused([](TrainOptions& o) { o.quant.schemes = default_wish(*parse_scheme("w4g32")); }));

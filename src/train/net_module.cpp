@@ -39,12 +39,16 @@ Result<Tensor> forward_of(const net::Pool& pool, const Context& c) {
     const bool is_max = pool.kind == PoolKind::max;
     if (pool.extent == net::Pool::Extent::whole_image) return is_max ? at::amax(x, {2, 3}, true) : at::mean(x, {2, 3}, true);
     const at::IntArrayRef kernel(pool.window.kernel, 2), stride(pool.window.stride, 2), dilation(pool.window.dilation, 2);
-    if (is_max) return at::max_pool2d(padded(x, pool.window, -std::numeric_limits<double>::infinity()), kernel, stride, {0, 0}, dilation);
+    // A window that lies in the padding alone gives 0, as in src/net.
+    if (is_max) {
+        const Tensor y = at::max_pool2d(padded(x, pool.window, -std::numeric_limits<double>::infinity()), kernel, stride, {0, 0}, dilation);
+        return y.masked_fill(at::isneginf(y), 0);
+    }
     if (pool.window.dilation[0] != 1 || pool.window.dilation[1] != 1) return unsupported("operator " + c.op.name + ": a mean over a dilated window is not trained through");
     const Tensor mean = at::avg_pool2d(padded(x, pool.window, 0), kernel, stride);
     if (pool.kind == PoolKind::average_with_padding) return mean;
     const Tensor inside = at::avg_pool2d(padded(at::ones({1, 1, x.size(2), x.size(3)}), pool.window, 0), kernel, stride);  // the share of each window
-    return mean / inside;
+    return mean / inside.clamp_min(0.5 / static_cast<double>(pool.window.n_taps()));
 }
 
 Result<Tensor> forward_of(const net::Shuffle& shuffle, const Context& c) { return at::channel_shuffle(c.in[0], shuffle.groups); }

@@ -38,6 +38,25 @@ TEST(NetTraining, ComputesWhatTheGoldensSay) {
     }
 }
 
+// Windows that see padding alone give 0 here and there.
+TEST(NetTraining, PoolsWhereOnlyPaddingIs) {
+    for (const char* kind : {"max", "average", "average_with_padding"}) {
+        auto json = Json::parse(std::string(R"({"model_type": "skiff-net", "input": {"height": 7, "width": 5, "channels": 2}, "ops": [{"name": "p", "op": "pool", "kernel": 3, "stride": 3, "padding": 6, "kind": ")") + kind + R"("}]})");
+        auto spec = net::parse_net(*json);
+        ASSERT_TRUE(spec.ok()) << spec.error().to_string();
+        const net::Net net = net::random_net(*spec, 1);
+        auto session = net::Session::create(net, {});
+        const auto x = net::noise_images(spec->input, 2, 3);
+        std::vector<float> y(static_cast<std::size_t>(2 * (*session)->output().n_elements()));
+        (*session)->run(x.data(), 2, y.data());
+        auto trained = net_outputs_in_training(net, x);
+        ASSERT_TRUE(trained.ok()) << trained.error().to_string();
+        ASSERT_EQ(trained->size(), y.size());
+        EXPECT_EQ(y[0], 0.0f);
+        for (std::size_t i = 0; i < y.size(); ++i) ASSERT_NEAR((*trained)[i], y[i], 1e-6) << kind << ' ' << i;
+    }
+}
+
 net::Net small_net() {
     auto json = Json::parse(R"({"model_type": "skiff-net", "input": {"height": 28, "width": 28, "channels": 1}, "ops": [
         {"name": "a", "op": "conv", "channels": 8, "kernel": 5, "stride": 2, "padding": 2}, {"name": "ar", "op": "activation"},

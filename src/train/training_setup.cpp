@@ -20,6 +20,7 @@ Status check_distillation(const TrainOptions& options) {
     const DistillOptions& distill = options.distill;
     auto need = [](bool holds, const char* message) { return holds ? Status() : Status(usage_error(message)); };
     SKIFF_CHECK(need(distill.on_policy >= 0 && distill.on_policy <= 1 && distill.on_policy_prompt >= 0, "--on-policy must be 0 to 1, --on-policy-prompt at least 0"));
+    SKIFF_CHECK(need(distill.on_policy > 0 || distill.on_policy_prompt == DistillOptions().on_policy_prompt, "--on-policy-prompt needs --on-policy"));
     SKIFF_CHECK(need(distill.on_policy == 0 || !distill.teacher.empty(), "--on-policy needs a teacher: the student's own text is no text to learn from"));
     if (distill.teacher.empty()) return {};
     SKIFF_CHECK(need(distill.temperature >= 0.1 && distill.temperature <= 1000, "--kd-temp must be 0.1 to 1000"));

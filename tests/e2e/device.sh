@@ -2,24 +2,15 @@
 # The program with the plug-in whose kernels run on the host: --device through run, bench, eval and doctor, and what is said where it cannot be.
 # timeout: 600
 set -euo pipefail
+. "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
 fake=$SKIFF_BUILD_DIR/testing/libskiff_fake_cuda.so
 [ -f "$fake" ] || { echo "skipped: no $fake"; exit 77; }
 model=$SKIFF_TEST_DATA_DIR/models/llama_tied_bf16
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-fail() { echo "FAILED: $*"; exit 1; }
-expect_error() {  # CODE WORDS COMMAND...
-    local code=$1 words=$2; shift 2
-    local found=0
-    "$@" >"$work/out" 2>&1 || found=$?
-    [ $found = "$code" ] || { cat "$work/out"; fail "exit $found instead of $code: $*"; }
-    grep -qF -- "$words" "$work/out" || { cat "$work/out"; fail "no \"$words\" from: $*"; }
-}
 
 # Without a plug-in.
 unset SKIFF_CUDA_LIBRARY
 export SKIFF_CUDA_LIBRARY=$work/nothing.so
-expect_error 1 "has no CUDA plug-in" "$SKIFF" bench "$model" --device cuda -p 8 -n 4 -r 1
+expect 1 "has no CUDA plug-in" "$SKIFF" bench "$model" --device cuda -p 8 -n 4 -r 1
 "$SKIFF" bench "$model" --device auto -p 8 -n 4 -r 1 >"$work/auto" 2>&1 || fail "--device auto without a plug-in"
 grep -q "runs on the processor" "$work/auto" || fail "--device auto does not say that it runs on the processor"
 grep -q "cpu" "$work/auto" || fail "--device auto does not name the processor"
@@ -43,11 +34,11 @@ done
 "$SKIFF" bench "$model" --device cuda -p 0 -n 6 -r 1 --json >"$work/a.json"
 "$SKIFF" bench "$model" --device cuda -p 0 -n 6 -r 1 --graphs off --json >"$work/b.json"
 [ -n "$(hash_of "$work/a.json")" ] && [ "$(hash_of "$work/a.json")" = "$(hash_of "$work/b.json")" ] || fail "graphs change the logits"
-expect_error 2 "are a GPU's" "$SKIFF" bench "$model" --graphs off -p 8 -n 4
-expect_error 2 "are the processor's" "$SKIFF" bench "$model" --device cuda --merge off -p 8 -n 4
-expect_error 1 "no CUDA row for this --state" "$SKIFF" bench "$model" --device cuda --state int8 -p 8 -n 4 -r 1
-expect_error 2 "needs --device cuda" "$SKIFF" bench "$model" --state fp8 -p 8 -n 4
-SKIFF_FAKE_DEVICE_MIB=1 expect_error 4 "--device cpu" "$SKIFF" bench "$SKIFF_SOURCE_DIR/models/pocket" --device cuda -p 8 -n 4 -r 1
+expect 2 "are a GPU's" "$SKIFF" bench "$model" --graphs off -p 8 -n 4
+expect 2 "are the processor's" "$SKIFF" bench "$model" --device cuda --merge off -p 8 -n 4
+expect 1 "no CUDA row for this --state" "$SKIFF" bench "$model" --device cuda --state int8 -p 8 -n 4 -r 1
+expect 2 "needs --device cuda" "$SKIFF" bench "$model" --state fp8 -p 8 -n 4
+SKIFF_FAKE_DEVICE_MIB=1 expect 4 "--device cpu" "$SKIFF" bench "$SKIFF_SOURCE_DIR/models/pocket" --device cuda -p 8 -n 4 -r 1
 
 # The same text, token for token, and the same perplexity to what kernels on int8 activations leave.
 if [ -f "$pocket/config.json" ]; then

@@ -2,23 +2,9 @@
 # skiff train --elastic on a tiny corpus: models cut out of the trained one lose what training said of them; sorted units; the student's own text; runs that are killed; what is refused.
 # timeout: 600
 set -euo pipefail
-[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
-[ -x "$(dirname "$SKIFF")/skiff-train" ] || { echo "skipped: this build has no LibTorch, so it cannot train"; exit 77; }
-cd "$SKIFF_SOURCE_DIR"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+. "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
+needs_training
 export TMPDIR=$work
-fail() { echo "FAILED: $*"; exit 1; }
-quietly() { "$@" >"$work/log" 2>&1 || fail "exit $? : $* : $(cat "$work/log")"; }
-
-# expect CODE WORDS command...
-expect() {
-    local code=$1 words=$2 rc=0
-    shift 2
-    "$@" >"$work/stdout" 2>"$work/stderr" || rc=$?
-    [ $rc = "$code" ] || fail "exit $rc instead of $code: $* : $(cat "$work/stderr")"
-    grep -qF -- "$words" "$work/stderr" "$work/stdout" || fail "no \"$words\" in: $(cat "$work/stderr" "$work/stdout")"
-}
 
 head -c 60000 models/pocket/calib.txt > "$work/corpus.txt"
 head -c 12000 models/pocket/heldout.txt > "$work/other.txt"

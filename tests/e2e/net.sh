@@ -34,9 +34,24 @@ expect 2 'does not concern' "$SKIFF" prune $spec --pattern filters:25% --method 
 expect 2 'no operator "conv9"' "$SKIFF" prune $spec --pattern filters:25% --layers conv9 -o "$work/x"
 expect 0 '1 x (2x8 by 5x8)' "$SKIFF" factorize $spec --method kronecker -o "$work/kronecker" -t 1
 expect 2 'depthwise, tucker, svd or kronecker' "$SKIFF" factorize $spec --method asvd -o "$work/x"
-expect 2 'takes --rank or --energy' "$SKIFF" factorize $spec --method tucker --remove 25% -o "$work/x"
+expect 2 '--remove does not concern' "$SKIFF" factorize $spec --method tucker --remove 25% -o "$work/x"
 expect 2 'networks of convolutions' "$SKIFF" factorize models/pocket --method tucker -o "$work/x"
-expect 2 'by --scheme, --scheme-for and --scale-rule alone' "$SKIFF" quantize $spec --scheme w8 --method gptq -o "$work/x"
+expect 2 '--method does not concern a network of convolutions' "$SKIFF" quantize $spec --scheme w8 --method gptq -o "$work/x"
+expect 2 '--correct does not' "$SKIFF" quantize $spec --scheme w8 --correct bias -o "$work/x"
+expect 2 '--activations does not' "$SKIFF" quantize $spec --scheme w8 --activations static-mse -o "$work/x"
+expect 2 '--importance does not' "$SKIFF" quantize $spec --scheme w8 --importance nowhere -o "$work/x"
+expect 2 '--device does not' "$SKIFF" bench $spec --device cuda
+expect 2 '--tune does not' "$SKIFF" bench $spec --tune
+expect 2 'expected 0 to 65536' "$SKIFF" bench $spec --batch -5
+expect 2 '--sort does not' "$SKIFF" prune $spec --pattern filters:0% --sort -o "$work/x"
+expect 2 'taps has none' "$SKIFF" prune $spec --pattern taps:5 --multiple 4 -o "$work/x"
+expect 2 'whole number' "$SKIFF" prune $spec --pattern taps:5.7 -o "$work/x"
+expect 2 'percentage' "$SKIFF" prune $spec --pattern taps:inf -o "$work/x"
+expect 2 '--calibration does not' "$SKIFF" factorize $spec --method svd --rank 4 --calibration nowhere -o "$work/x"
+expect 1 'is quantized' "$SKIFF" prune "$work/w8" --pattern filters:25% -o "$work/x"
+expect 1 'is quantized' "$SKIFF" factorize "$work/w8" --method svd --rank 4 -o "$work/x"
+expect 1 'skiff classify' "$SKIFF" run "$work/w8" -p a
+expect 0 'random ones answer' "$SKIFF" classify $spec --data digits:5 -t 1
 expect 1 'quantized already' "$SKIFF" quantize "$work/w8" --scheme w8 -o "$work/x"
 expect 2 'no network of convolutions' "$SKIFF" classify models/pocket --data digits:5
 expect 2 'expected digits:N' "$SKIFF" classify "$work/w8" --data digits:none
@@ -45,6 +60,8 @@ expect 5 'holds 3 numbers' "$SKIFF" classify "$work/w8" --data "$work/short.idx,
 [ ! -e "$work/x" ] && [ ! -e "$work/x.partial" ] || fail "an error left something behind"
 
 if [ -x "$(dirname "$SKIFF")/skiff-train" ]; then
+    expect 2 'there is none' "$SKIFF" train-net $spec --data digits:64 --kd-temp 9 -o "$work/x"
+    expect 2 'is no network of convolutions' "$SKIFF" train-net $spec --data digits:64 --teacher models/pocket -o "$work/x"
     expect 2 'give the images with --data' "$SKIFF" train-net $spec -o "$work/a"
     expect 0 '% right' "$SKIFF" train-net examples/structures/../digits/digits.json --data digits:256 --valid digits:64:9 --epochs 1 -o "$work/a" -t 1
     expect 0 'wrote' "$SKIFF" train-net "$work/taps" --teacher "$work/a" --data digits:128 --epochs 1 -o "$work/student" -t 1

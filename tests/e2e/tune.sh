@@ -2,11 +2,8 @@
 # bench --tune as users meet it: it prints what it found and keeps it, later runs use it, and the logits stay; damage is told and survived.
 # timeout: 200
 set -euo pipefail
-[ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+. "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
 export SKIFF_CACHE_DIR=$work/cache
-fail() { echo "FAILED: $*"; exit 1; }
 hash_of() { sed -n 's/.*logits \([0-9a-f]\{16\}\).*/\1/p'; }
 model=$SKIFF_SOURCE_DIR/models/pocket
 bench() { "$SKIFF" bench "$model" --scheme w4g32 -p 128 -n 0 -r 1 "$@" 2>>"$work/log"; }

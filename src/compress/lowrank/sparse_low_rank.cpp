@@ -128,7 +128,8 @@ private:
     std::int64_t rank_for(std::int64_t n_rows, std::int64_t n_columns) const {
         const std::int64_t full = std::min(n_rows, n_columns);
         const double wanted = step_.rule == FactorizeStep::Rule::share ? step_.amount * static_cast<double>(full) : step_.amount;
-        return std::clamp<std::int64_t>(static_cast<std::int64_t>(wanted), 1, full);
+        const auto rank = static_cast<std::int64_t>(std::min(wanted, static_cast<double>(full)));
+        return std::clamp<std::int64_t>(rank > step_.multiple_of ? rank / step_.multiple_of * step_.multiple_of : rank, 1, full);
     }
 
     // Linear weights that are one product with their input, in numbers that a sparse form holds.
@@ -180,6 +181,8 @@ private:
 Result<std::unique_ptr<StepWork>> begin_sparse_low_rank(const Checkpoint& parent, const FactorizeStep& step) {
     using Rule = FactorizeStep::Rule;
     if ((step.rule != Rule::rank && step.rule != Rule::share) || !(step.amount > 0) || (step.rule == Rule::share && step.amount > 1)) return usage_error("--method sparse-low-rank takes --rank: a number, or a share of the full rank");
+    if (!step.original.empty()) return usage_error("--original is for --method correction: sparse-low-rank splits the weights of the model itself");
+    if (step.multiple_of < 1) return usage_error("--multiple must be at least 1");
     SKIFF_TRY(const auto target, parse_prune_target(std::string_view(step.method).substr(sparse_low_rank_prefix.size())));
     SKIFF_TRY(const FactorMethod* factor, find_factor_method("svd-llm"));
     SKIFF_TRY(const PruneMethod* prune, find_prune_method("wanda"));

@@ -27,6 +27,8 @@ struct Changed {
 using OpNames = std::vector<std::string>;
 // An error names the first that the network does not have.
 Status check_names(const Net& net, const OpNames& names);
+// An error if a weight is codes: what is cut or factorized are numbers.
+Status check_plain(const Net& net);
 bool concerns(const OpNames& names, const std::string& op);
 
 // ---- channels: output filters go together with the inputs that read them, through everything in between.

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "compress/algebra/algebra.h"
 #include "compress/net/changes.h"
@@ -46,7 +47,7 @@ Conv pointwise(std::int64_t channels) {
 // How many of the descending singular values stay.
 std::int64_t rank_of(const NetFactorization& wish, const std::vector<double>& values) {
     const auto full = static_cast<std::int64_t>(values.size());
-    if (wish.rule == NetFactorization::Rule::rank) return std::min(full, static_cast<std::int64_t>(wish.amount));
+    if (wish.rule == NetFactorization::Rule::rank) return wish.amount >= static_cast<double>(full) ? full : static_cast<std::int64_t>(wish.amount);
     if (wish.rule == NetFactorization::Rule::share) return std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(wish.amount * static_cast<double>(full))), 1, full);
     double all = 0, sum = 0;
     for (const double value : values) all += value * value;
@@ -239,7 +240,10 @@ Result<Changed> factorize_net(const Net& net, const NetFactorization& wish) {
     SKIFF_CHECK(algebra_available());
     if (!(wish.amount > 0) || (wish.rule != NetFactorization::Rule::rank && wish.amount > 1) || (wish.rule == NetFactorization::Rule::rank && wish.amount < 1)) return usage_error("the rank is a number from 1, or a share above 0% up to 100%");
     SKIFF_CHECK(check_names(net, wish.layers));
+    SKIFF_CHECK(check_plain(net));
     SKIFF_TRY(const auto resolved, resolve(net.spec));
+    std::set<std::string> taken;
+    for (const Op& op : net.spec.ops) taken.insert(op.name);
     const MethodRow& row = methods[static_cast<std::size_t>(wish.method)];
     Changed result{net, {}, {}};
     result.net.spec.ops.clear();
@@ -263,7 +267,8 @@ Result<Changed> factorize_net(const Net& net, const NetFactorization& wish) {
         for (std::size_t part = 0; part < chain.parts.size(); ++part) {
             Part& made = chain.parts[part];
             const bool is_last = part + 1 == chain.parts.size();
-            const std::string name = is_last ? op.name : op.name + made.suffix;  // readers of the operator find what they read
+            std::string name = is_last ? op.name : op.name + made.suffix;  // readers of the operator find what they read
+            for (int n = 2; !is_last && !taken.insert(name).second; ++n) name = op.name + made.suffix + std::to_string(n);  // it may be a part itself
             if (auto* part_conv = std::get_if<Conv>(&made.detail)) {
                 if (is_last) part_conv->bias = conv->bias;
                 const auto columns = static_cast<std::int64_t>(made.weight.size()) / part_conv->channels;

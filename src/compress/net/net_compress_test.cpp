@@ -240,6 +240,18 @@ TEST(Factorize, WhatIsOfThatRankIsKeptExactly) {
         EXPECT_GT(one->changes.at(0).squared_error, 0.1);
         EXPECT_GT(difference(before, after), 0.01);
     }
+    // Any number is a rank, and what was factorized once may be again.
+    for (const Method method : {Method::depthwise, Method::tucker, Method::svd, Method::kronecker}) {
+        auto made = factorize_net(net, {method, Rule::rank, 1e300, {}});
+        ASSERT_TRUE(made.ok()) << made.error().to_string();
+        EXPECT_TRUE(made->changes.empty());
+    }
+    auto once = factorize_net(net, {Method::svd, Rule::rank, 4, {"l"}});
+    ASSERT_TRUE(once.ok());
+    auto twice = factorize_net(once->net, {Method::svd, Rule::rank, 2, {"l"}});
+    ASSERT_TRUE(twice.ok()) << twice.error().to_string();
+    EXPECT_LT(count(twice->net).weights, count(once->net).weights);
+    EXPECT_EQ(outputs(twice->net).size(), outputs(net).size());
     // Where nothing is saved, the layer stays, and that is said.
     for (const Method method : {Method::depthwise, Method::tucker, Method::svd, Method::kronecker}) {
         auto made = factorize_net(net, {method, Rule::share, 1, {}});
@@ -247,6 +259,18 @@ TEST(Factorize, WhatIsOfThatRankIsKeptExactly) {
         EXPECT_TRUE(made->changes.empty());
         EXPECT_EQ(made->remarks.size(), 1u);
         EXPECT_EQ(outputs(made->net), outputs(net));
+    }
+}
+
+TEST(QuantizedNets, AreNeitherPrunedNorFactorized) {
+    const Net net = net_of(image, branching);
+    ThreadPool pool(1);
+    auto made = quantize_net(net, default_wish(*parse_scheme("w8g32")), ScaleRule::min_max, pool);
+    ASSERT_TRUE(made.ok());
+    EXPECT_FALSE(prune_channels(made->net, {0.25, ChannelPruning::Judge::l2, 1, {}}).ok());
+    EXPECT_FALSE(prune_taps(made->net, {0, 0.25, {}}).ok());
+    if (algebra_available().ok()) {
+        EXPECT_FALSE(factorize_net(made->net, {NetFactorization::Method::svd, NetFactorization::Rule::rank, 2, {}}).ok());
     }
 }
 

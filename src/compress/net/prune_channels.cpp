@@ -231,6 +231,7 @@ private:
 Result<Changed> prune_channels(const Net& net, const ChannelPruning& pruning) {
     if (!(pruning.share >= 0 && pruning.share < 1) || pruning.multiple_of < 1) return usage_error("the share of channels that go is at least 0% and less than 100%");
     SKIFF_CHECK(check_names(net, pruning.layers));
+    SKIFF_CHECK(check_plain(net));
     SKIFF_TRY(auto resolved, resolve(net.spec));
     return ChannelPruner(net, pruning, std::move(resolved)).run();
 }

@@ -8,6 +8,7 @@ namespace skiff::net {
 Result<Changed> prune_taps(const Net& net, const TapPruning& pruning) {
     if (pruning.keep < 0 || !(pruning.share >= 0 && pruning.share < 1)) return usage_error("the positions that go are a share from 0% to less than 100%, or give how many stay");
     SKIFF_CHECK(check_names(net, pruning.layers));
+    SKIFF_CHECK(check_plain(net));
     SKIFF_TRY(const auto resolved, resolve(net.spec));
     Changed result{net, {}, {}};
     for (std::size_t i = 0; i < net.spec.ops.size(); ++i) {
@@ -36,7 +37,7 @@ Result<Changed> prune_taps(const Net& net, const TapPruning& pruning) {
         result.net.set_floats(op.name + ".weight", {conv->channels, static_cast<std::int64_t>(n_kept * inputs)}, std::move(small));
         result.changes.push_back({op.name, std::to_string(n_taps) + " positions", std::to_string(n_kept), 1 - kept / std::max(std::accumulate(squares.begin(), squares.end(), 0.0), 1e-30)});
     }
-    if (result.changes.empty()) result.remarks.push_back("no kernel has that many positions; the result is a copy");
+    if (result.changes.empty()) result.remarks.push_back("no kernel loses a position; the result is a copy");
     return result;
 }
 

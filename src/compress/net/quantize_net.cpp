@@ -1,6 +1,5 @@
-#include <algorithm>
-
 #include "compress/net/changes.h"
+#include "compress/survey.h"
 
 namespace skiff::net {
 
@@ -17,25 +16,11 @@ Result<Changed> quantize_net(const Net& net, const SchemeWish& schemes, ScaleRul
         const Scheme& scheme = given != nullptr ? *given->scheme : schemes.linear;
         const Weight& weight = net.weights.at(key);
         if (weight.plain() == nullptr) return unsupported("tensor " + key + " is quantized already (" + weight.encoding_name() + "); quantize the network that it was made from");
-        Weight made;
-        const std::vector<float> before = net.floats(key);
-        if (scheme.is_coded()) {
-            SKIFF_TRY(made, encode_nearest(weight, scheme, rule, {}, &pool));
-        } else {
-            std::vector<std::byte> bytes(static_cast<std::size_t>(*dtype_bytes(scheme.dtype, static_cast<std::int64_t>(before.size()))));
-            dtype_info(scheme.dtype).from_float(before.data(), static_cast<std::int64_t>(before.size()), bytes.data());
-            made = make_plain_weight(weight.shape, scheme.dtype, std::move(bytes));
-        }
+        SKIFF_TRY(auto made, encode_nearest(weight, scheme, rule, {}, &pool));
+        result.changes.push_back({op.name, weight.encoding_name(), made.encoding_name(), relative_squared_error(weight, made, pool)});
         result.net.weights.insert_or_assign(key, std::move(made));
-        const std::vector<float> after = result.net.floats(key);
-        double error = 0, squares = 0;
-        for (std::size_t j = 0; j < before.size(); ++j) {
-            const double difference = static_cast<double>(before[j]) - static_cast<double>(after[j]);
-            error += difference * difference;
-            squares += static_cast<double>(before[j]) * static_cast<double>(before[j]);
-        }
-        result.changes.push_back({op.name, weight.encoding_name(), result.net.weights.at(key).encoding_name(), error / std::max(squares, 1e-30)});
     }
+    if (result.changes.empty()) result.remarks.push_back("no weight becomes anything else; the result is a copy");
     return result;
 }
 

@@ -71,7 +71,11 @@ public:
         std::map<std::string, Weight> result;
         for (auto& [key, own] : learning_) {
             CodesBuilder builder(own.scheme, own.n_rows, own.n_columns);
-            for (std::int64_t row = 0; row < own.n_rows; ++row) builder.set_row(row, own.best[static_cast<std::size_t>(row)].codes, own.best[static_cast<std::size_t>(row)].params);
+            for (std::int64_t row = 0; row < own.n_rows; ++row) {
+                const RowChoice& choice = own.best[static_cast<std::size_t>(row)];
+                if (scales_are_lost(own.scheme, std::span<const float>(own.values).subspan(static_cast<std::size_t>(row * own.n_columns), static_cast<std::size_t>(own.n_columns)), choice)) return lost_scales_error(own.scheme).with_context("tensor " + key);
+                builder.set_row(row, choice.codes, choice.params);
+            }
             result[key] = builder.finish();
         }
         return result;

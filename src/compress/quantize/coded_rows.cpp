@@ -44,6 +44,18 @@ GroupParams stored_scale(const Grid& grid, const Scheme& scheme, float super_sca
     return stored;
 }
 
+bool scales_are_lost(const Scheme& scheme, std::span<const float> values, const RowChoice& choice) {
+    for (std::size_t group = 0; group < choice.params.groups.size(); ++group) {
+        const Range columns = columns_of_group(scheme, static_cast<std::int64_t>(group), static_cast<std::int64_t>(values.size()));
+        if (scale_is_lost(choice.params.groups[group], scheme, values.subspan(static_cast<std::size_t>(columns.begin), static_cast<std::size_t>(columns.end - columns.begin)))) return true;
+    }
+    return false;
+}
+
+Error lost_scales_error(const Scheme& scheme) {
+    return runtime_error("scales do not fit " + std::string(dtype_info(scheme.scale_dtype).name) + ", which the survey of the weights did not foresee; this is a bug, please report it");
+}
+
 Result<Weight> encode_tiles(const MethodInput& input, std::int64_t tile_rows, const std::function<void(RowTile&)>& choose) {
     const Weight& source = input.weight;
     const Scheme& scheme = input.scheme;
@@ -74,11 +86,7 @@ Result<Weight> encode_tiles(const MethodInput& input, std::int64_t tile_rows, co
             choose(tile);
             for (row = 0; row < tile.n_rows; ++row) {
                 const RowChoice& choice = tile.choices[static_cast<std::size_t>(row)];
-                for (std::size_t group = 0; group < choice.params.groups.size(); ++group) {
-                    const Range columns = columns_of_group(scheme, static_cast<std::int64_t>(group), n_columns);
-                    const auto values = tile.row(row).subspan(static_cast<std::size_t>(columns.begin), static_cast<std::size_t>(columns.end - columns.begin));
-                    if (scale_is_lost(choice.params.groups[group], scheme, values)) scales_lost = true;
-                }
+                if (scales_are_lost(scheme, tile.row(row), choice)) scales_lost = true;
                 builder.set_row(tile.first_row + row, choice.codes, choice.params);
             }
         }
@@ -94,7 +102,7 @@ Result<Weight> encode_tiles(const MethodInput& input, std::int64_t tile_rows, co
         }
         return non_finite_error(source, row);
     }
-    if (scales_lost) return runtime_error("scales do not fit " + std::string(dtype_info(scheme.scale_dtype).name) + ", which the survey of the weights did not foresee; this is a bug, please report it");
+    if (scales_lost) return lost_scales_error(scheme);
     return builder.finish();
 }
 

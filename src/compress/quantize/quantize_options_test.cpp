@@ -172,6 +172,8 @@ TEST_F(QuantizeOptionsTable, ImportanceByMethods) {
     ASSERT_TRUE(report.ok());
     EXPECT_EQ(report->manifest.steps[0]["found"]["importance"]["name"].text(), "importance.gguf");
     EXPECT_TRUE(report->method_remarks.empty());
+    step.transforms = {std::string(block_transforms()[0].name)};  // the file says what inputs were before it
+    EXPECT_FALSE(made(step));
 }
 
 // What is bad about a model is said, whatever the method: see also methods_test.cpp for what methods are given.

@@ -57,6 +57,7 @@ public:
     Status begin_block(std::size_t block, BlockWork& work, ThreadPool& pool) override {
         corrections_.begin_block(block);
         learnt_.clear();
+        not_learnt_.clear();
         input_scales_.clear();
         if (!work.is_decoder_block(block)) return {};
         const auto scheme_of = [this](const std::string& key) -> const Scheme* {
@@ -70,7 +71,7 @@ public:
             const auto wanted = [this](const std::string& key) { return fixed_.count(key) != 0; };
             SKIFF_TRY(input_scales_, measure_input_scales(parent_.spec, block, work, step_.inputs, wanted));
         }
-        return method_.name == "autoround" && step_.method_options.learning == MethodOptions::Learning::by_block ? learn(block, work, pool) : Status();
+        return learns_by_block(step_) ? learn(block, work, pool) : Status();
     }
 
     Result<MadeTensor> make(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>& remarks) override {
@@ -79,6 +80,9 @@ public:
         if (has_outliers(planned)) return make_with_outliers(planned, weights, {seen, inputs}, pool, remarks);
         std::vector<std::string> said;
         SKIFF_TRY(auto result, rounded(planned, weights, {seen, inputs}, pool, said));
+        const bool of_operator = operators_.count(planned.key) != 0 && planned.becomes_codes();
+        if (of_operator && !not_learnt_.empty()) said.push_back(not_learnt_);
+        if (of_operator && importance_ && seen == nullptr && method_.needs == StatisticsNeed::none) said.push_back("every weight counts the same: the importance file has nothing for it");
         // Tables are rounded without data by every method, as the guide says; the weights of operators should not be.
         if (planned.use == TensorUse::linear) remarks.insert(remarks.end(), said.begin(), said.end());
         if (step_.corrections.any() && planned.becomes_codes()) {
@@ -135,7 +139,8 @@ private:
         auto learnt = learn_block(rounding);
         if (learnt.ok()) learnt_ = std::move(*learnt);
         else if (learnt.error().code != ErrorCode::unsupported) return learnt.take_error();
-        return {};  // operator by operator then
+        else not_learnt_ = "learnt operator by operator: " + learnt.error().message;
+        return {};
     }
 
     bool has_fixed_inputs(const PlannedTensor& planned) const { return step_.inputs.kind == InputScaleRule::Kind::fixed && planned.use == TensorUse::linear && planned.scheme && can_fix_inputs(*planned.scheme) && !has_outliers(planned) && operators_.count(planned.key) != 0 && !planned.turn_source(); }
@@ -179,7 +184,7 @@ private:
         const DType dtype = planned.declarations[0].dtype;
         MadeTensor made{{}, corrected != nullptr ? *corrected : stored, true};
         if (made.effective.plain()->dtype != dtype) {
-            SKIFF_TRY(made.effective, encode_nearest(made.effective, *parse_scheme(dtype == DType::bf16 ? "bf16" : dtype == DType::f16 ? "fp16" : "fp32"), ScaleRule::min_max, {}, &pool));
+            SKIFF_TRY(made.effective, encode_nearest(made.effective, floating_scheme(dtype), ScaleRule::min_max, {}, &pool));
         }
         made.parts = {{planned.key, dtype, made.effective.shape, made.effective.plain()->data, made.effective.owner}};
         return made;
@@ -238,6 +243,7 @@ private:
     bool any_fixed_ = false;
     std::map<std::string, float> input_scales_;  // of the block
     std::map<std::string, Weight> learnt_;       // of the block
+    std::string not_learnt_;                     // why it has none, where it should
 };
 
 }  // namespace
@@ -252,6 +258,7 @@ Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const
     if (!step.importance.empty() && method->needs == StatisticsNeed::gram) return usage_error("--importance: " + step.method + " needs the products of all pairs of inputs, and such a file has the squares of each alone; take weighted, hqq or kmeans");
     if (!step.importance.empty() && method->name == "nearest") return usage_error("--importance: nearest looks at no data; take weighted, hqq or kmeans");
     if (!step.importance.empty() && step.target) return usage_error("--importance and a target: what the parts lose is measured on the calibration text; give one of them");
+    if (!step.importance.empty() && !step.transforms.empty()) return usage_error("--importance and --transform: a transform changes the inputs, and the file says what they were before; give one of them");
     auto work = std::make_unique<QuantizeWork>(parent, step, *method, std::move(transforms));
     SKIFF_CHECK(work->open_importance());
     return std::unique_ptr<StepWork>(std::move(work));

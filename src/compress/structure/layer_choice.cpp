@@ -87,7 +87,7 @@ constexpr LayerImportance importances[] = {
 std::vector<std::int64_t> elastic_layer_order(std::int64_t n_layers) {
     std::vector<std::uint8_t> out(static_cast<std::size_t>(n_layers), 0);
     std::vector<std::int64_t> order;
-    // Smaller is better: outer layers last, then the longest run, less distance, distance from the middle (doubled), earlier ones.
+    // Smaller is better: outer layers last, then the longest run, less distance, distance from the middle (doubled), later ones.
     const auto cost = [&](std::int64_t layer) {
         std::int64_t longest = 0, run = 0, distance = n_layers;
         for (std::int64_t i = 0; i < n_layers; ++i) {

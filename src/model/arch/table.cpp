@@ -49,6 +49,7 @@ Result<ModelSpec> build_spec(const Json& config_json) {
     if (row == nullptr) {
         std::string names;
         for (const Architecture& known : table) names += (names.empty() ? "" : ", ") + std::string(known.name);
+        if (model_type == "skiff-net") return unsupported("this is a network of convolutions: skiff classify asks it; inspect, bench, prune, factorize, quantize and train-net take it, too");
         return unsupported("config.json: model_type \"" + model_type.substr(0, 40) + "\" is not implemented; known: " + names);
     }
     HfConfig config(config_json);
