@@ -45,6 +45,11 @@ if foreign=$(grep -vE '^(libc|libm|libdl|libpthread|librt)\.so\.' "$stage/$name/
     echo "dist: these libraries are not glibc's, so that another machine may lack them: $foreign" >&2
     exit 1
 fi
+if [ -f "$stage/$name/bin/libskiff_cuda.so" ]; then
+    major=$("$(sed -n 's/^SKIFF_NVCC:[A-Z]*=//p' "$folder/CMakeCache.txt")" --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
+    case $major in 12) driver=525 ;; 13) driver=580 ;; *) driver= ;; esac
+    echo "for --device cuda: an NVIDIA driver of CUDA $major${driver:+ (version $driver)} or later" >>"$stage/$name/LIBRARIES"
+fi
 git archive --format=tar --prefix="skiff-$version/" HEAD | gzip -n9 >"$out/skiff-$version.tar.gz"
 tar -C "$stage" --sort=name --mtime="@$time" --owner=0 --group=0 --numeric-owner -cf - "$name" | gzip -n9 >"$out/$name.tar.gz"
 size=$(stat -c %s "$out/$name.tar.gz")

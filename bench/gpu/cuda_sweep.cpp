@@ -1,6 +1,8 @@
-// cuda_sweep [--small] [PART...]: kernels by themselves, one JSON line each, on stdout. Parts: limits, gemv, gemm, attention, prefill; none: all.
-// Figures are medians of runs between two events; a matrix is one of several that take turns, so that the L2 cache cannot hold it.
+// cuda_sweep [--small] [PART...] [NAME...]: kernels by themselves, one JSON line each, on stdout. Parts: limits, gemv, gemm, attention, prefill; none: all. Names: of schemes (of gemv and
+// gemm) and states (of attention and prefill); none: all.
+// Figures are medians of runs between two events; what is read (a matrix, keys and values of attention) is one of so many that take turns that the L2 cache cannot hold it.
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -18,6 +20,9 @@
 namespace skiff::cuda {
 namespace {
 
+constexpr std::array<const char*, 9> gemv_schemes = {"bf16", "e4m3", "w8", "w4g128", "w4g32r", "n4g32r", "w3g32r", "w2g32r", "ternary"};
+constexpr std::pair<StateForm, const char*> forms[] = {{StateForm::bf16, "bf16"}, {StateForm::fp8, "fp8"}, {StateForm::int8, "int8"}, {StateForm::int4, "int4"}};
+
 struct Sweep {
     Device& device;
     ThreadPool& pool;
@@ -29,7 +34,7 @@ struct Sweep {
         std::fflush(stdout);
     }
 
-    // Seconds of one call, the median; call(i) is the i-th.
+    // Seconds of one call, the median; call(i) is the i-th of all.
     Result<double> time(const std::function<int(int)>& call, const std::string& what) const {
         const Table& table = device.table();
         Event begin = nullptr, end = nullptr;
@@ -37,9 +42,10 @@ struct Sweep {
         SKIFF_CHECK(device.check(table.make_event(&end), "making an event"));
         std::vector<double> seconds;
         const int n_runs = small ? 2 : 15, n_calls = small ? 1 : 10;
+        int turn = 0;
         for (int run = -2; run < n_runs; ++run) {
             SKIFF_CHECK(device.check(table.record(begin, device.stream()), what));
-            for (int i = 0; i < n_calls; ++i) SKIFF_CHECK(device.check(call(i), what));
+            for (int i = 0; i < n_calls; ++i) SKIFF_CHECK(device.check(call(turn++), what));
             SKIFF_CHECK(device.check(table.record(end, device.stream()), what));
             SKIFF_CHECK(device.check(table.wait_event(end), what));
             float ms = 0;
@@ -50,6 +56,11 @@ struct Sweep {
         table.destroy_event(end);
         std::sort(seconds.begin(), seconds.end());
         return seconds[seconds.size() / 2];
+    }
+
+    // How many of `size_bytes` take turns: together twice the cache, so that each is gone from it when its turn comes again.
+    std::size_t copies_beyond_cache(std::size_t size_bytes) const {
+        return std::clamp<std::size_t>(2 * device.facts().l2_bytes / std::max<std::size_t>(1, size_bytes) + 1, 2, 1024);
     }
 
     Result<float*> floats(std::int64_t n, const std::string& what) const {
@@ -76,8 +87,7 @@ struct Sweep {
         read_gbps = static_cast<double>(size) / read * 1e-9;
         say(Json::object({{"part", "limits"}, {"what", "read"}, {"bytes", size}, {"us", read * 1e6}, {"gbps", read_gbps}}));
         say(Json::object({{"part", "limits"}, {"what", "copy (read and written)"}, {"bytes", size}, {"us", copy * 1e6}, {"gbps", 2 * static_cast<double>(size) / copy * 1e-9}}));
-        device.release(from);
-        device.release(to);
+        for (std::byte* address : {from, to, sink}) device.release(address);
         return {};
     }
 
@@ -92,7 +102,7 @@ struct Sweep {
         const RowSource source{&weight, RowMap::all(n_rows)};
         SKIFF_TRY(const auto packed, pack_gpu({&source, 1}, Interleave::none, &pool));
         size_bytes = packed.size_bytes();
-        const std::size_t n = small ? 1 : std::clamp<std::size_t>(2 * device.facts().l2_bytes / std::max<std::size_t>(1, size_bytes) + 1, 2, 8);
+        const std::size_t n = copies_beyond_cache(size_bytes);
         std::vector<GpuWeight> copies;
         for (std::size_t i = 0; i < n; ++i) {
             SKIFF_TRY(std::byte * address, device.allocate(size_bytes, "a matrix"));
@@ -149,7 +159,7 @@ struct Sweep {
             };
             SKIFF_TRY(const double seconds, time(call, part + " " + scheme));
             const double gbps = static_cast<double>(size_bytes) / seconds * 1e-9, tflops = 2e-12 * static_cast<double>(n_rows * n_columns * n) / seconds;
-            say(Json::object({{"part", part}, {"scheme", scheme}, {"rows", n_rows}, {"columns", n_columns}, {"tokens", n}, {"bytes", size_bytes}, {"us", seconds * 1e6}, {"gbps", gbps},
+            say(Json::object({{"part", part}, {"scheme", scheme}, {"rows", n_rows}, {"columns", n_columns}, {"tokens", n}, {"bytes", size_bytes}, {"copies", weights.size()}, {"us", seconds * 1e6}, {"gbps", gbps},
                               {"share_of_read", read_gbps > 0 ? Json(gbps / read_gbps) : Json()}, {"tflops", tflops}}));
             for (std::byte* address : {x, reinterpret_cast<std::byte*>(numbers), y, partials, arrivals}) device.release(address);
         }
@@ -164,9 +174,10 @@ struct Sweep {
         if (prefill && !table.prefill_attention_takes(head_dim, form)) return {};
         const std::int64_t n_pages = (length + page_positions - 1) / page_positions;
         const std::size_t page = table.state_page_bytes(form, n_kv_heads, head_dim), pool_bytes = page * static_cast<std::size_t>(n_pages);
+        const std::size_t n_pools = prefill ? 1 : copies_beyond_cache(2 * pool_bytes);  // prompts are bound by arithmetic
         AttentionCommon common;
-        SKIFF_TRY(std::byte * keys, zeros(pool_bytes, "keys"));
-        SKIFF_TRY(std::byte * values, zeros(pool_bytes, "values"));
+        SKIFF_TRY(std::byte * keys, zeros(n_pools * pool_bytes, "keys"));
+        SKIFF_TRY(std::byte * values, zeros(n_pools * pool_bytes, "values"));
         std::vector<std::int32_t> pages, positions, sequences;
         for (std::int64_t i = 0; i < n_pages; ++i) pages.push_back(static_cast<std::int32_t>(i));
         for (std::int64_t t = 0; t < n_new; ++t) positions.push_back(static_cast<std::int32_t>(length - n_new + t)), sequences.push_back(0);
@@ -198,11 +209,16 @@ struct Sweep {
             SKIFF_TRY(partials, zeros(static_cast<std::size_t>(table.decode_partial_floats(n_new, n_heads, head_dim, n_splits)) * 4, "partial results"));
             SKIFF_TRY(arrivals, zeros(static_cast<std::size_t>(n_new * n_kv_heads) * 4, "counters"));
             DecodeAttentionArgs args{common, n_splits, reinterpret_cast<float*>(partials), reinterpret_cast<std::int32_t*>(arrivals)};
-            SKIFF_TRY(seconds, time([&](int) { return table.decode_attention(args, device.launch()); }, "decode attention"));
+            const auto call = [&](int i) {
+                args.common.state.keys = keys + static_cast<std::size_t>(i) % n_pools * pool_bytes;
+                args.common.state.values = values + static_cast<std::size_t>(i) % n_pools * pool_bytes;
+                return table.decode_attention(args, device.launch());
+            };
+            SKIFF_TRY(seconds, time(call, "decode attention"));
         }
         const double bytes = 2.0 * static_cast<double>(pool_bytes), gbps = bytes / seconds * 1e-9;
         const double flops = 4.0 * static_cast<double>(width) * static_cast<double>(n_new) * (static_cast<double>(length) - static_cast<double>(n_new - 1) / 2);
-        say(Json::object({{"part", prefill ? "prefill" : "attention"}, {"state", form_name}, {"heads", n_heads}, {"kv_heads", n_kv_heads}, {"head_dim", head_dim}, {"length", length}, {"tokens", n_new}, {"splits", n_splits},
+        say(Json::object({{"part", prefill ? "prefill" : "attention"}, {"state", form_name}, {"heads", n_heads}, {"kv_heads", n_kv_heads}, {"head_dim", head_dim}, {"length", length}, {"tokens", n_new}, {"splits", n_splits}, {"copies", n_pools},
                           {"us", seconds * 1e6}, {"gbps", prefill ? Json() : Json(gbps)}, {"share_of_read", !prefill && read_gbps > 0 ? Json(gbps / read_gbps) : Json()}, {"tflops", flops / seconds * 1e-12}}));
         for (const void* address : {static_cast<const void*>(keys), static_cast<const void*>(values), static_cast<const void*>(page_table), static_cast<const void*>(position_row), static_cast<const void*>(sequence_row),
                                     static_cast<const void*>(q), static_cast<const void*>(y), static_cast<const void*>(partials), static_cast<const void*>(arrivals), static_cast<const void*>(tile_memory)})
@@ -210,46 +226,51 @@ struct Sweep {
         return {};
     }
 
-    Status run(const std::set<std::string>& parts) {
+    Status run(const std::set<std::string>& parts, const std::set<std::string>& names) {
         const auto wanted = [&](const char* part) { return parts.empty() || parts.count(part) != 0; };
+        const auto named = [&](const std::string& name) { return names.empty() || names.count(name) != 0; };
         say(Json::object({{"part", "device"}, {"name", device.facts().name}, {"arch", device.facts().arch}, {"multiprocessors", device.facts().n_multiprocessors}, {"memory_bytes", device.facts().memory_bytes},
                           {"l2_bytes", device.facts().l2_bytes}, {"plug_in", device.table().name}}));
         SKIFF_CHECK(limits());  // the denominator of all that follows
-        const std::vector<std::string> schemes = small ? std::vector<std::string>{"bf16", "w4g32"} : std::vector<std::string>{"bf16", "e4m3", "w8", "w4g128", "w4g32r", "n4g32r", "w3g32r", "w2g32r", "ternary"};
+        const std::vector<std::string> schemes = small ? std::vector<std::string>{"bf16", "w4g32"} : std::vector<std::string>{gemv_schemes.begin(), gemv_schemes.end()};
         const std::vector<std::pair<std::int64_t, std::int64_t>> shapes =
             small ? std::vector<std::pair<std::int64_t, std::int64_t>>{{64, 96}} : std::vector<std::pair<std::int64_t, std::int64_t>>{{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}};
         if (wanted("gemv"))
             for (const auto& scheme : schemes)
-                for (const auto& [rows, columns] : shapes) SKIFF_CHECK(linear("gemv", scheme, rows, columns, small ? std::vector<std::int64_t>{1, 3} : std::vector<std::int64_t>{1, 2, 4, 8}));
+                for (const auto& [rows, columns] : shapes)
+                    if (named(scheme)) SKIFF_CHECK(linear("gemv", scheme, rows, columns, small ? std::vector<std::int64_t>{1, 3} : std::vector<std::int64_t>{1, 2, 4, 8}));
         if (wanted("gemm"))
             for (const std::string& scheme : small ? schemes : std::vector<std::string>{"bf16", "w8", "w4g128"})
-                SKIFF_CHECK(linear("gemm", scheme, small ? 64 : 14336, small ? 96 : 4096, small ? std::vector<std::int64_t>{9} : std::vector<std::int64_t>{16, 32, 64, 256, 1024, 2048}));
-        const std::pair<StateForm, const char*> forms[] = {{StateForm::bf16, "bf16"}, {StateForm::fp8, "fp8"}, {StateForm::int8, "int8"}, {StateForm::int4, "int4"}};
+                if (named(scheme)) SKIFF_CHECK(linear("gemm", scheme, small ? 64 : 14336, small ? 96 : 4096, small ? std::vector<std::int64_t>{9} : std::vector<std::int64_t>{16, 32, 64, 256, 1024, 2048}));
         const std::int64_t heads = small ? 4 : 32, kv_heads = small ? 2 : 8, head_dim = small ? 32 : 128;
         if (wanted("attention"))
             for (const auto& [form, name] : forms)
                 for (const std::int64_t length : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{1024, 8192, 32768, 131072})
-                    for (const std::int64_t n : {1, 4}) SKIFF_CHECK(attention(form, name, heads, kv_heads, head_dim, length, n));
+                    for (const std::int64_t n : {1, 4})
+                        if (named(name)) SKIFF_CHECK(attention(form, name, heads, kv_heads, head_dim, length, n));
         if (wanted("prefill"))
             for (const auto& [form, name] : forms)
-                for (const std::int64_t length : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{2048, 8192}) SKIFF_CHECK(attention(form, name, heads, kv_heads, head_dim, length, small ? 20 : 2048));
+                for (const std::int64_t length : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{2048, 8192})
+                    if (named(name)) SKIFF_CHECK(attention(form, name, heads, kv_heads, head_dim, length, small ? 20 : 2048));
         return {};
     }
 };
 
 Status sweep(int argc, char** argv) {
     bool small = false;
-    std::set<std::string> parts;
+    std::set<std::string> parts, names;
+    const auto is_state = [](const std::string& word) { return std::any_of(std::begin(forms), std::end(forms), [&](const auto& form) { return word == form.second; }); };
     for (int i = 1; i < argc; ++i) {
         const std::string word = argv[i];
         if (word == "--small") small = true;
         else if (word == "limits" || word == "gemv" || word == "gemm" || word == "attention" || word == "prefill") parts.insert(word);
-        else return usage_error("cuda_sweep [--small] [limits|gemv|gemm|attention|prefill ...]");
+        else if (is_state(word) || std::find(gemv_schemes.begin(), gemv_schemes.end(), word) != gemv_schemes.end() || (small && word == "w4g32")) names.insert(word);
+        else return usage_error("cuda_sweep [--small] [limits|gemv|gemm|attention|prefill ...] [SCHEME|STATE ...]");
     }
     SKIFF_TRY(const auto plug_in, open_plug_in());
     SKIFF_TRY(const auto device, Device::open(*plug_in.table));
     ThreadPool pool(default_thread_count());
-    return Sweep{*device, pool, small}.run(parts);
+    return Sweep{*device, pool, small}.run(parts, names);
 }
 
 }  // namespace

@@ -32,7 +32,8 @@ Result<std::unique_ptr<Session>> make_device_session(const ModelSpec& spec, cons
         for (const NamedLibrary& library : probe_cuda_libraries())
             if (library.what == "cuBLASLt") options.cublaslt = library.path;
         if (!options.cublaslt.empty()) options.matmul = cuda::Matmul::cublaslt;
-        else if (request.choice.gemm == DeviceChoice::Gemm::cublaslt) return unsupported("--gemm cublaslt: libcublasLt was not found; name its folder in SKIFF_CUDA_LIBRARIES, or use --gemm own");
+        if (request.choice.gemm == DeviceChoice::Gemm::cublaslt) options.library = cuda::DeviceSessionOptions::Library::must;
+        if (options.cublaslt.empty() && request.choice.gemm == DeviceChoice::Gemm::cublaslt) return unsupported("--gemm cublaslt: libcublasLt was not found; name its folder in SKIFF_CUDA_LIBRARIES, or use --gemm own");
     }
     auto session = cuda::DeviceSession::create(*plug_in->table, spec, weights, options);
     if (!session.ok()) {

@@ -5,7 +5,7 @@ set -euo pipefail
 cuobjdump=${1:?} library=${2:?}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "$cuobjdump" --dump-resource-usage "$library" > "$work/usage" 2>/dev/null
-"$cuobjdump" -sass "$library" 2>/dev/null | awk '/Function : /{print} /LDGSTS|HMMA|LDSM|LDG\.E\.128|LDG\.E\.ENL2\.256/{print}' > "$work/sass"
+"$cuobjdump" -sass "$library" 2>/dev/null | awk '/^ *arch = sm_/{print} /Function : /{print} /LDGSTS|HMMA|LDSM|LDG\.E\.128|LDG\.E\.ENL2\.256/{print}' > "$work/sass"
 awk '
 # kernel (a part of its mangled name), most registers, most static shared bytes
 function limit(name, registers, shared_bytes) { ++n; of[n] = name; most_registers[n] = registers; most_shared[n] = shared_bytes }
@@ -19,7 +19,8 @@ BEGIN {
     limit("sample_kernel", 128, 2048)
     limit("", 128, 4096)                       # all others
 }
-FILENAME ~ /usage$/ && /^ *Function / { kernel = $2; sub(/:$/, "", kernel); next }
+/^ *arch = sm_/ { arch = $NF; next }
+FILENAME ~ /usage$/ && /^ *Function / { kernel = $2; sub(/:$/, "", kernel); kernel = arch " " kernel; used[kernel] = 1; next }
 FILENAME ~ /usage$/ && /REG:/ {
     split("", value)
     for (i = 1; i <= NF; ++i) { split($i, pair, ":"); value[pair[1]] = pair[2] }
@@ -32,7 +33,7 @@ FILENAME ~ /usage$/ && /REG:/ {
     next
 }
 function complain(text) { print text; ++problems }
-FILENAME ~ /sass$/ && /Function : / { kernel = $NF; functions[kernel] = 1; next }
+FILENAME ~ /sass$/ && /Function : / { kernel = arch " " $NF; functions[kernel] = 1; next }
 FILENAME ~ /sass$/ && /LDGSTS/ && /128/ { copies[kernel]++; next }
 FILENAME ~ /sass$/ && /HMMA\.16816\.F32\.BF16/ { products[kernel]++; next }
 FILENAME ~ /sass$/ && /LDSM/ { matrices[kernel]++; next }
@@ -47,6 +48,8 @@ END {
         if (attention && !copies[kernel] && !loads[kernel]) complain(kernel ": the state is not read 16 bytes at a time")
         if (index(kernel, "gather_kernel") && !loads[kernel]) complain(kernel ": weights are not read 16 bytes at a time")
     }
+    for (kernel in used) if (!(kernel in functions)) complain(kernel ": no machine code to look at")
+    if (n_kernels + 0 == 0) complain("no kernel at all")
     for (i = 1; i < n; ++i) if (!seen[of[i]]) complain("no kernel is called " of[i])
     if (problems) { printf "gates: %d problem(s) in %d kernels\n", problems, n_kernels; exit 1 }
     printf "gates: %d kernels in order\n", n_kernels

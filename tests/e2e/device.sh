@@ -49,4 +49,10 @@ if [ -f "$pocket/config.json" ]; then
     grep -q 'fake fake device' "$work/eval.json" || fail "eval does not name the device"
 fi
 [ ! -x "$SKIFF_BUILD_DIR/bin/cuda_sweep" ] || "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small >"$work/sweep" || fail "cuda_sweep on the fake device"
+if [ -f "$work/sweep" ]; then
+    # What is measured from memory must not fit the cache (1 MiB here).
+    awk -F'"(bytes|copies)":' '/"part": *"gemv"/ { ++n; if (int($2) * int($3) < 2 * 1048576) { print "too few copies: " $0; bad = 1 } } END { exit bad || n < 4 }' "$work/sweep" || fail "cuda_sweep measures what the cache holds"
+    "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small gemv w4g32 >"$work/sweep" && grep -q '"scheme": *"w4g32"' "$work/sweep" && ! grep -q '"scheme": *"bf16"' "$work/sweep" || fail "cuda_sweep takes other schemes than the one that was named"
+    expect 2 "cuda_sweep" "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small gemv w5
+fi
 echo "run, bench, eval and doctor with a device"

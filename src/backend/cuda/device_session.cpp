@@ -31,8 +31,6 @@ Result<StateForm> state_form(StateScheme scheme, bool fp8, std::vector<std::stri
     return StateForm::bf16;
 }
 
-class Sequencer;
-
 class CudaSession final : public DeviceSession {
 public:
     explicit CudaSession(const DeviceSessionOptions& options) : options_(options), pool_(options.session.n_threads), state_(*this) {}
@@ -101,6 +99,8 @@ private:
     Status feed_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output);
     Status run(Chunk& chunk);
     Result<Program*> program_for(const RunShape& shape);
+    Result<DeviceProgram> lay_out(const RunShape& shape);
+    Status leave_library(Status why);
     RunInputs inputs_of(const RunShape& shape) const;
     EmitOptions emit_options() const;
     RunShape shape_of(const Chunk& chunk, std::vector<PrefillTile>& tiles) const;
@@ -123,7 +123,8 @@ private:
         if (!status.ok() && broken_.ok()) broken_ = std::move(status);
     }
     std::size_t inputs_bytes() const;
-    bool may_take_runs(std::span<const BatchItem> items) const;
+    bool needs_backup(std::span<const BatchItem> items, const LogitsSink& sink) const;
+    Status undo_rings(const Status& failed, bool backed_up);
 
     DeviceSessionOptions options_;
     ThreadPool pool_;
@@ -155,6 +156,7 @@ private:
     bool takes_prompts_ = true;           // attention of prompts has a kernel for every state here
     std::uint64_t state_bytes_per_token_ = 0;
     bool recurrent_ = false;
+    bool rings_touched_ = false;          // since forward() began something was launched that may write them
     // Logits: on the device until somebody asks.
     mutable std::byte* host_rows_ = nullptr;  // pinned, (most_rows, output_width)
     mutable std::int64_t waiting_rows_ = 0;
@@ -187,7 +189,10 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     SKIFF_TRY(device_, Device::open(table));
     device_->set_dependence(device_->facts().arch >= 90 ? options_.dependence : Dependence::stream);
     if (options_.matmul == Matmul::cublaslt) {
-        SKIFF_CHECK(device_->check(table.open_cublaslt(options_.cublaslt.c_str()), "opening " + options_.cublaslt));
+        const int error = table.open_cublaslt(options_.cublaslt.c_str());
+        if (error != 0) SKIFF_CHECK(leave_library(device_->check(error, "opening " + options_.cublaslt)));
+    }
+    if (options_.matmul == Matmul::cublaslt) {
         SKIFF_TRY(workspace_, device_->allocate(workspace_bytes, "cuBLASLt's workspace"));
     }
     DeviceModelOptions model;
@@ -199,8 +204,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     model.progress = options_.progress;
     SKIFF_TRY(model_, build_device_model(spec, weights, *device_, model));
     if (options_.matmul == Matmul::cublaslt && !library_takes_all()) {
-        options_.matmul = Matmul::own;
-        model_.remarks.push_back("the matrices of this model have no form that cuBLASLt takes; the own kernels multiply them");
+        SKIFF_CHECK(leave_library(unsupported("the matrices of this model have no form that cuBLASLt takes")));
     }
     plan_.spec = spec;
     plan_.states = model_.states;
@@ -213,7 +217,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     plan_.decode_read_bytes = model_.decode_read_bytes;
     plan_.has_head = model_.output == spec.logits;
     plan_.isa = best_isa();
-    plan_.remarks = model_.remarks;
+    plan_.remarks.insert(plan_.remarks.end(), model_.remarks.begin(), model_.remarks.end());
     SKIFF_CHECK(make_state());
 
     most_rows_ = std::clamp<std::int64_t>(logits_bytes / (4 * std::max<std::int64_t>(1, model_.output_width)), std::min(max_gemv_tokens, session.max_batch), session.max_batch);
@@ -237,7 +241,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     SKIFF_TRY(std::byte * arrivals, device_->allocate(arrival_bytes, "counters"));
     arrivals_ = reinterpret_cast<std::int32_t*>(arrivals);
     SKIFF_CHECK(device_->check(table.fill(arrivals_, 0, arrival_bytes, device_->stream()), "clearing counters"));
-    // The largest runs of every kind, so that the scratch memory is placed once.
+    // The largest runs of every kind that gives one row of logits a sequence, so that the scratch memory is placed once for them.
     std::vector<RunShape> shapes = {{1, 1, RunShape::Selection::all, RunShape::Attention::decode, 0}};
     shapes.push_back({std::min(max_gemv_tokens, session.max_batch), std::min(max_gemv_tokens, session.max_batch), RunShape::Selection::all, RunShape::Attention::decode, 0});
     if (most_tokens_ > max_gemv_tokens) {
@@ -246,11 +250,29 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
         const std::int64_t alone = takes_prompts_ ? std::min({most_tokens_, graph_tokens, 4 * session.n_sequences}) : most_tokens_;
         if (alone > max_gemv_tokens) shapes.push_back({alone, std::min(alone, most_rows_), alone <= most_rows_ ? RunShape::Selection::all : RunShape::Selection::some, RunShape::Attention::decode, 0});
     }
-    for (const RunShape& shape : shapes) {
-        emit(model_, places_, shape, inputs_of(shape), emit_options(), *scratch_);
-    }
+    const auto measure = [&] {
+        for (const RunShape& shape : shapes) emit(model_, places_, shape, inputs_of(shape), emit_options(), *scratch_);
+    };
+    measure();
     SKIFF_CHECK(scratch_->place(*device_));
+    if (options_.matmul == Matmul::cublaslt) {
+        for (const RunShape& shape : shapes) {
+            SKIFF_TRY(const DeviceProgram program, lay_out(shape));  // whether the library has what it needs
+        }
+        if (options_.matmul == Matmul::own) {
+            measure();
+            SKIFF_CHECK(scratch_->place(*device_));
+        }
+    }
     return device_->wait();
+}
+
+// Where cuBLASLt may be left, the own kernels do what it would have done.
+Status CudaSession::leave_library(Status why) {
+    if (options_.library == DeviceSessionOptions::Library::must) return why;
+    options_.matmul = Matmul::own;
+    plan_.remarks.push_back("the own kernels multiply long prompts, not cuBLASLt: " + why.error().message);
+    return {};
 }
 
 // Rows in whole 16 bytes, and no factor behind a bias.
@@ -423,19 +445,33 @@ Status CudaSession::stage(const RunShape& shape, const Chunk& chunk, const std::
 
 // ---- running
 
+// The library says now whether it has an algorithm for each product: in the middle of a run it would be too late for another way.
+Result<DeviceProgram> CudaSession::lay_out(const RunShape& shape) {
+    DeviceProgram program = emit(model_, places_, shape, inputs_of(shape), emit_options(), *scratch_);
+    for (const DeviceStep& step : program.steps) {
+        const auto* product = std::get_if<MatmulArgs>(&step.args);
+        if (product == nullptr || !scratch_->fits()) continue;
+        const int error = device_->table().prepare_matmul(*product);
+        if (error == 0) continue;
+        SKIFF_CHECK(leave_library(device_->check(error, options_.cublaslt + " for " + step.name)));
+        return emit(model_, places_, shape, inputs_of(shape), emit_options(), *scratch_);
+    }
+    return program;
+}
+
 Result<CudaSession::Program*> CudaSession::program_for(const RunShape& shape) {
     if (const auto found = programs_.find(shape); found != programs_.end()) return &found->second;
     if (programs_.size() >= most_programs) {
         SKIFF_CHECK(device_->wait());
         forget_programs();
     }
-    DeviceProgram program = emit(model_, places_, shape, inputs_of(shape), emit_options(), *scratch_);
-    if (!scratch_->fits()) {
+    SKIFF_TRY(DeviceProgram program, lay_out(shape));
+    for (int n_placed = 0; !scratch_->fits(); ++n_placed) {
+        if (n_placed == 2) return runtime_error("a program does not fit the memory that it was measured for; please report this");  // twice: the library may have been left
         SKIFF_CHECK(device_->wait());
         forget_programs();
         SKIFF_CHECK(scratch_->place(*device_));
-        program = emit(model_, places_, shape, inputs_of(shape), emit_options(), *scratch_);
-        if (!scratch_->fits()) return runtime_error("a program does not fit the memory that it was measured for; please report this");
+        SKIFF_TRY(program, lay_out(shape));
     }
     return &programs_.emplace(shape, Program{std::move(program)}).first->second;
 }
@@ -448,10 +484,16 @@ Status CudaSession::execute(const RunShape& shape, Program& entry) {
             if (const int error = launch_step(table, step, launch); error != 0) return device_->check(error, std::string(step.kernel) + " of " + step.name);
         return {};
     };
-    if (profile_ != nullptr && shape.n_tokens == 1) return execute_profiled(entry.program);
+    if (profile_ != nullptr && shape.n_tokens == 1) {
+        rings_touched_ = true;
+        return execute_profiled(entry.program);
+    }
     const bool capture = options_.graphs == DeviceSessionOptions::Graphs::on && shape.attention == RunShape::Attention::decode && shape.n_tokens <= graph_tokens;
     // The first run is launched as it is: it loads the kernels, which a capture must not.
-    if (!capture || entry.runs++ == 0) return launch_all();
+    if (!capture || entry.runs++ == 0) {
+        rings_touched_ = true;
+        return launch_all();
+    }
     if (entry.graph == nullptr) {
         SKIFF_CHECK(device_->check(table.begin_capture(device_->stream()), "beginning a graph"));
         Status status = launch_all();
@@ -464,6 +506,7 @@ Status CudaSession::execute(const RunShape& shape, Program& entry) {
         }
         entry.graph = graph;
     }
+    rings_touched_ = true;
     return device_->check(table.launch_graph(entry.graph, device_->stream()), "launching a graph");
 }
 
@@ -534,17 +577,27 @@ Status CudaSession::check(std::span<const BatchItem> items) const {
     return {};
 }
 
-// Whether feed() may need more than one run, between which something may fail or be interrupted.
-bool CudaSession::may_take_runs(std::span<const BatchItem> items) const {
+// A convolution remembers its inputs in place: what is refused, interrupted or fails when tokens have gone through must be taken back. Only the plain step of decoding, a token for each
+// sequence and logits that wait on the device, has nothing to be refused by but a failed launch, and goes without the copy.
+bool CudaSession::needs_backup(std::span<const BatchItem> items, const LogitsSink& sink) const {
+    if (!recurrent_) return false;
+    if (sink) return true;
     std::int64_t n_tokens = 0;
     std::vector<bool> seen(static_cast<std::size_t>(pages_->n_sequences()), false);
     for (const BatchItem& item : items) {
         n_tokens += static_cast<std::int64_t>(item.tokens.size());
         const auto sequence = static_cast<std::size_t>(item.sequence);
-        if (seen[sequence]) return true;
+        if (seen[sequence] || item.tokens.size() > 1) return true;
         seen[sequence] = true;
     }
     return n_tokens > std::min(most_tokens_, most_rows_);
+}
+
+// Behind a forward that failed. Without a copy the state is not known any more, and the session says so from now on.
+Status CudaSession::undo_rings(const Status& failed, bool backed_up) {
+    if (!recurrent_ || !rings_touched_) return {};
+    if (backed_up) return copy_rings(ring_backup_, true);
+    return Error(failed.error());
 }
 
 Status CudaSession::forward(std::span<const BatchItem> items, const LogitsSink& sink) {
@@ -554,12 +607,13 @@ Status CudaSession::forward(std::span<const BatchItem> items, const LogitsSink& 
     SKIFF_CHECK(check(items));
     std::vector<std::int64_t> lengths;
     for (std::int64_t sequence = 0; sequence < pages_->n_sequences(); ++sequence) lengths.push_back(pages_->length(sequence));
-    const bool backs_up = recurrent_ && may_take_runs(items);
+    const bool backs_up = needs_backup(items, sink);
+    rings_touched_ = false;
     if (backs_up) SKIFF_CHECK(copy_rings(ring_backup_, false));
     Status status = feed(items, sink);
     if (status.ok()) return status;
     for (std::int64_t sequence = 0; sequence < pages_->n_sequences(); ++sequence) pages_->truncate(sequence, lengths[static_cast<std::size_t>(sequence)]);
-    if (backs_up) keep(copy_rings(ring_backup_, true));
+    keep(undo_rings(status, backs_up));
     return status;
 }
 
@@ -620,12 +674,13 @@ Status CudaSession::forward_hidden(std::int64_t sequence, std::span<const float>
     if (sequence < 0 || sequence >= pages_->n_sequences()) return usage_error("sequence " + std::to_string(sequence) + " is not in this session");
     if (pages_->length(sequence) + n_tokens > pages_->capacity()) return resource_error("the context of " + std::to_string(pages_->capacity()) + " tokens is full");
     const std::int64_t length = pages_->length(sequence);
-    const bool backs_up = recurrent_ && n_tokens > std::min(most_tokens_, most_rows_);
+    const bool backs_up = recurrent_ && n_tokens > 1;
+    rings_touched_ = false;
     if (backs_up) SKIFF_CHECK(copy_rings(ring_backup_, false));
     Status status = feed_hidden(sequence, input, output);
     if (status.ok()) return status;
     pages_->truncate(sequence, length);
-    if (backs_up) keep(copy_rings(ring_backup_, true));
+    keep(undo_rings(status, backs_up));
     return status;
 }
 

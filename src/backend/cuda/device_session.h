@@ -18,6 +18,7 @@ struct DeviceSessionOptions {
     DeviceModelOptions::Fuse fuse = DeviceModelOptions::Fuse::on;
     Matmul matmul = Matmul::own;
     std::string cublaslt;    // its path, of Matmul::cublaslt
+    enum class Library : std::uint8_t { may, must } library = Library::may;  // must: an error where cuBLASLt cannot be used; may: the own kernels then
     Dependence dependence = Dependence::stream;
     std::size_t first_block = 0, last_block = SIZE_MAX;
     ProgressSink progress;

@@ -579,6 +579,59 @@ TEST(DeviceSession, ConvolutionsAreRestoredWhenRowsCutTheRuns) {
     EXPECT_EQ(last[0], last[1]);
 }
 
+// The same where one run is all there is: its rows are refused, or a launch fails in its middle.
+TEST(DeviceSession, ConvolutionsAreRestoredBehindASingleRun) {
+    auto opened = Checkpoint::open(models_dir + "/lfm2");
+    ASSERT_TRUE(opened.ok());
+    const ModelSpec& spec = opened->spec;
+    const auto tokens = some_tokens(24, spec.n_vocab);
+    const auto part = [&](std::size_t begin, std::size_t n) { return std::span(tokens).subspan(begin, n); };
+    const auto undisturbed = device_session(spec, *opened->weights, small_options(64));
+    ASSERT_TRUE(undisturbed->forward(0, part(0, 5), BatchItem::Logits::none).ok());
+    ASSERT_TRUE(undisturbed->forward(0, part(15, 4), BatchItem::Logits::last).ok());
+    const std::vector<float> expected(undisturbed->logits().begin(), undisturbed->logits().end());
+    const auto expect_restored = [&](DeviceSession& session, const char* what) {
+        ASSERT_EQ(session.state().length(0), 5) << what;
+        const Status status = session.forward(0, part(15, 4), BatchItem::Logits::last);
+        ASSERT_TRUE(status.ok()) << what << ": " << status.error().to_string();
+        EXPECT_EQ(expected, std::vector<float>(session.logits().begin(), session.logits().end())) << what;
+    };
+    for (const std::size_t n : {10, 1}) {
+        const auto session = device_session(spec, *opened->weights, small_options(64));
+        ASSERT_TRUE(session->forward(0, part(0, 5), BatchItem::Logits::none).ok());
+        const BatchItem item{0, {tokens.begin() + 5, tokens.begin() + 5 + static_cast<std::ptrdiff_t>(n)}, BatchItem::Logits::all};
+        EXPECT_FALSE(session->forward(std::span(&item, 1), [](std::int64_t, std::span<const float>) -> Status { return runtime_error("no more"); }).ok());
+        expect_restored(*session, "rows that are refused");
+    }
+    const auto session = device_session(spec, *opened->weights, small_options(64));
+    ASSERT_TRUE(session->forward(0, part(0, 5), BatchItem::Logits::none).ok());
+    ::setenv("SKIFF_FAKE_FAILS_AT", "30", 1);
+    EXPECT_FALSE(session->forward(0, part(5, 10), BatchItem::Logits::last).ok());
+    ::unsetenv("SKIFF_FAKE_FAILS_AT");
+    expect_restored(*session, "a launch that fails");
+}
+
+// A step of decoding goes without a copy: what fails before a launch changes nothing, and behind one the session says from then on that it cannot be trusted.
+TEST(DeviceSession, ADecodeStepThatFailsIsNeverForgotten) {
+    auto opened = Checkpoint::open(models_dir + "/lfm2");
+    ASSERT_TRUE(opened.ok());
+    const auto tokens = some_tokens(6, opened->spec.n_vocab);
+    const auto one = [&](Session& session, std::size_t i) { return session.forward(0, std::span(tokens).subspan(i, 1), BatchItem::Logits::last); };
+    const auto session = device_session(opened->spec, *opened->weights, small_options(64)), undisturbed = device_session(opened->spec, *opened->weights, small_options(64));
+    for (DeviceSession* each : {session.get(), undisturbed.get()})
+        for (const std::size_t i : {0, 1}) ASSERT_TRUE(one(*each, i).ok());
+    ::setenv("SKIFF_FAKE_FAILS_AT", "0", 1);  // the tokens' copy
+    EXPECT_FALSE(one(*session, 2).ok());
+    ::unsetenv("SKIFF_FAKE_FAILS_AT");
+    for (DeviceSession* each : {session.get(), undisturbed.get()}) ASSERT_TRUE(one(*each, 3).ok());
+    EXPECT_EQ(std::vector<float>(session->logits().begin(), session->logits().end()), std::vector<float>(undisturbed->logits().begin(), undisturbed->logits().end()));
+    ::setenv("SKIFF_FAKE_FAILS_AT", "20", 1);
+    EXPECT_FALSE(one(*session, 4).ok());
+    ::unsetenv("SKIFF_FAKE_FAILS_AT");
+    EXPECT_FALSE(one(*session, 5).ok());
+    EXPECT_TRUE(one(*undisturbed, 5).ok());
+}
+
 // Logits that wait on the device outlive the programs.
 TEST(DeviceSession, LookingAtLaunchesKeepsWaitingLogits) {
     const Small small;
@@ -687,6 +740,51 @@ TEST(DeviceSession, LongPromptsByTheLibrary) {
     const auto found = all_logits(**session, {tokens.begin(), tokens.begin() + 80}, 80);
     EXPECT_LE(distance(found, std::span(expected).first(found.size())), 0.03);
 #endif
+}
+
+// A library that is found may still not be of use: then the own kernels multiply, and a remark says so; where it was asked for, that is an error.
+TEST(DeviceSession, ALibraryThatDoesNotWorkIsLeft) {
+    const Small small({{"intermediate_size", 184}});
+    auto options = small_options(300);
+    const auto tokens = some_tokens(200, 131);
+    const auto remarks_of = [](const Session& session) {
+        std::string all;
+        for (const std::string& remark : session.plan().remarks) all += remark + "\n";
+        return all;
+    };
+    const auto expect_own = [&](std::int64_t max_batch, std::size_t n_tokens, const char* path, bool at_the_start) {
+        options.session.max_batch = max_batch;
+        options.matmul = Matmul::cublaslt;
+        options.cublaslt = path;
+        const auto session = device_session(small.spec, *small.weights, options);
+        ASSERT_NE(session, nullptr);
+        EXPECT_EQ(remarks_of(*session).find("the own kernels multiply long prompts") != std::string::npos, at_the_start) << path << ": " << remarks_of(*session);
+        const auto found = all_logits(*session, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n_tokens)}, n_tokens);
+        EXPECT_NE(remarks_of(*session).find("the own kernels multiply long prompts"), std::string::npos) << path;
+        options.matmul = Matmul::own;
+        const auto own = device_session(small.spec, *small.weights, options);
+        EXPECT_EQ(found, all_logits(*own, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n_tokens)}, n_tokens)) << path;
+    };
+    expect_own(200, 200, "broken", true);
+    expect_own(199, 199, "picky", true);
+    expect_own(200, 121, "picky", false);  // the largest run has an algorithm, this one has none
+    options.library = DeviceSessionOptions::Library::must;
+    options.matmul = Matmul::cublaslt;
+    options.session.max_batch = 199;
+    for (const char* path : {"broken", "picky"}) {
+        options.cublaslt = path;
+        const auto session = DeviceSession::create(fake(), small.spec, *small.weights, options);
+        ASSERT_FALSE(session.ok()) << path;
+        EXPECT_NE(session.error().to_string().find(path), std::string::npos) << session.error().to_string();
+    }
+    options.cublaslt = "fake";
+    EXPECT_FALSE(DeviceSession::create(fake(), Small().spec, *Small().weights, options).ok());  // rows that are not whole 16 bytes
+    options.session.max_batch = 200;
+    options.cublaslt = "picky";
+    const auto session = device_session(small.spec, *small.weights, options);
+    EXPECT_FALSE(session->forward(0, std::span(tokens).first(121), BatchItem::Logits::last).ok());
+    EXPECT_EQ(session->state().length(0), 0);
+    EXPECT_TRUE(session->forward(0, std::span(tokens).first(122), BatchItem::Logits::last).ok());
 }
 
 TEST(DeviceSession, TooLittleMemoryIsSaid) {

@@ -2,12 +2,13 @@
 // runs without the plug-in; the plug-in links cudart statically and knows nothing of models. Everything that decides (device_*.h) stands on this side, so
 // that it is tested on the CPU against a table whose functions compute on the host (testing/fake_device.cpp).
 //
-// The table is found by skiff_cuda_table_v1(). A change of any structure here or in kernels/cuda/launch.h is noticed by `layout`; a change of meaning
-// takes a new version, and a new name of that function.
+// The table is found by skiff_cuda_table_v1(). `layout` notices another version of skiff and most changes of the structures here and in kernels/cuda/launch.h:
+// of their sizes, not of the order of fields or enumerators. A change of meaning within a version takes a new table_version, and a new name of that function.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/product_rows.h"
@@ -22,7 +23,8 @@ struct DeviceFacts {
     int memory_clock_khz, memory_bus_bits;  // 0: not told
 };
 
-// y = factor * x weight^T + bias (+ y): by cuBLASLt, for many tokens.
+// y = factor * x weight^T + bias (+ y): by cuBLASLt, for many tokens. The factor does not reach the bias; that of the own kernels does (GemmArgs), so that a session
+// never has both here.
 struct MatmulArgs {
     const void* weight = nullptr;  // (n_rows, n_columns) bf16, rows weight_stride elements apart
     const void* x = nullptr;       // (n_tokens, n_columns) bf16
@@ -103,8 +105,9 @@ struct Table {
     int (*pairs)(const PairsArgs& args, const Launch& launch);
     int (*read_all)(const void* data, std::size_t size_bytes, float* sink, const Launch& launch);  // reads it and keeps nothing: the bandwidth // sink: (1) f32
 
-    // ---- cuBLASLt, where the program has found it. Opened once; null opens nothing and tells whether it is open.
+    // ---- cuBLASLt, where the program has found it. Opened once, for the device chosen then.
     int (*open_cublaslt)(const char* path);
+    int (*prepare_matmul)(const MatmulArgs& args);  // finds its algorithm and launches nothing; an error where there is none
     int (*matmul)(const MatmulArgs& args, const Launch& launch);
 };
 
@@ -115,6 +118,7 @@ constexpr std::uint32_t table_layout() {
                              sizeof(DequantizeArgs), sizeof(EmbedArgs), sizeof(NormLaunchArgs), sizeof(RopeWriteArgs), sizeof(DecodeAttentionArgs), sizeof(PrefillAttentionArgs),
                              sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs)})
         hash = (hash ^ static_cast<std::uint32_t>(size)) * 16777619u;
+    for (const char character : std::string_view(SKIFF_VERSION)) hash = (hash ^ static_cast<unsigned char>(character)) * 16777619u;
     return hash;
 }
 

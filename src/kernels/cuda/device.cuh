@@ -150,11 +150,15 @@ int allow_shared(void (*kernel)(Params), std::size_t shared_bytes) {
     return shared_bytes + most_declared_shared > shared_without_asking ? ask_shared(kernel, shared_bytes) : static_cast<int>(cudaSuccess);
 }
 
+// What no GPU launches is refused here: a call of CUDA's that fails is an error to compute-sanitizer, whoever expects it.
+inline bool grid_can_be(dim3 grid) { return grid.y <= 65535 && grid.z <= 65535; }
+
 // Launches with the attribute that lets the kernel start while the one before ends.
 #if defined(SKIFF_EMULATED_GPU)
 template <class Params>
 int launch_kernel(void (*kernel)(Params), dim3 grid, dim3 block, std::size_t shared_bytes, const Launch&, const Params& params) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return 0;
+    if (!grid_can_be(grid)) return cudaErrorInvalidValue;
     if (const int error = allow_shared(kernel, shared_bytes)) return error;
     if (!emulation::can_launch(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, most_declared_shared)) return cudaErrorInvalidValue;
     emulation::run(grid, block, shared_bytes, [&] { kernel(params); });
@@ -178,6 +182,7 @@ bool waits_for_predecessor(void (*kernel)(Params)) {
 template <class Params>
 int launch_kernel(void (*kernel)(Params), dim3 grid, dim3 block, std::size_t shared_bytes, const Launch& launch, const Params& params) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return 0;
+    if (!grid_can_be(grid)) return cudaErrorInvalidValue;
     if (const int error = allow_shared(kernel, shared_bytes)) return error;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;

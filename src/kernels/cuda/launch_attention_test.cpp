@@ -256,6 +256,9 @@ TEST(CudaAttention, prefill) {
         SCOPED_TRACE(head_dim);
         ASSERT_NO_FATAL_FAILURE(expect_prefill(state_cases[0], {1, 1, head_dim}, variants[0], {{30, 40}}));
     }
+    // Coded rows that are padded, and those whose tiles have 32 keys.
+    ASSERT_NO_FATAL_FAILURE(expect_prefill(state_cases[1], {1, 1, 256}, variants[0], {{30, 40}}));
+    ASSERT_NO_FATAL_FAILURE(expect_prefill(state_cases[2], {2, 1, 80}, variants[0], {{30, 40}}));
     ASSERT_NO_FATAL_FAILURE(expect_prefill(state_cases[3], {1, 1, 256}, variants[0], {{30, 10}}));
 }
 

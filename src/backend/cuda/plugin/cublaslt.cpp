@@ -17,13 +17,15 @@ struct Library {
     decltype(&cublasLtCreate) create = nullptr;
     decltype(&cublasLtMatmul) matmul = nullptr;
     decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
+    decltype(&cublasLtMatmulDescDestroy) desc_destroy = nullptr;
     decltype(&cublasLtMatmulDescSetAttribute) desc_set = nullptr;
     decltype(&cublasLtMatrixLayoutCreate) layout_create = nullptr;
+    decltype(&cublasLtMatrixLayoutDestroy) layout_destroy = nullptr;
     decltype(&cublasLtMatmulPreferenceCreate) preference_create = nullptr;
     decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
     decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
     decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
-    cublasLtHandle_t handle = nullptr;
+    cublasLtHandle_t handle = nullptr;  // of the device that was chosen when it was opened
 };
 Library library;
 std::mutex lock;
@@ -43,6 +45,14 @@ struct Product {
 using Alignments = std::array<std::uint32_t, 3>;  // of weight, x and y, in bytes
 using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, Alignments>;
 std::map<Key, Product> products;
+constexpr std::size_t most_products = 4096;  // prompts come in many lengths
+
+void destroy(Product& product) {
+    if (product.desc != nullptr) library.desc_destroy(product.desc);
+    for (cublasLtMatrixLayout_t layout : {product.weight, product.x, product.y})
+        if (layout != nullptr) library.layout_destroy(layout);
+    product = {};
+}
 
 // What the addresses of a product are multiples of; the heuristics take it for granted that all are of 256. Columns of a wider product are not.
 Alignments alignments_of(const MatmulArgs& args) {
@@ -71,19 +81,41 @@ int make_product(const MatmulArgs& args, const Alignments& alignments, Product& 
     if (const int error = failed(library.layout_create(&product.y, CUDA_R_32F, rows, tokens, args.y_stride)); error != 0) return error;
     cublasLtMatmulPreference_t preference = nullptr;
     if (const int error = failed(library.preference_create(&preference)); error != 0) return error;
-    library.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &args.workspace_bytes, sizeof args.workspace_bytes);
+    cublasStatus_t status = library.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &args.workspace_bytes, sizeof args.workspace_bytes);
     const std::pair<cublasLtMatmulPreferenceAttributes_t, std::uint32_t> least[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments[0]},
                                                                                     {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments[1]},
                                                                                     {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments[2]},
                                                                                     {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments[2]}};
-    for (const auto& [attribute, bytes] : least) library.preference_set(preference, attribute, &bytes, sizeof bytes);
+    for (const auto& [attribute, bytes] : least)
+        if (status == CUBLAS_STATUS_SUCCESS) status = library.preference_set(preference, attribute, &bytes, sizeof bytes);
     cublasLtMatmulHeuristicResult_t result{};
     int n_found = 0;
-    const cublasStatus_t status = library.heuristic(library.handle, product.desc, product.weight, product.x, product.y, product.y, preference, 1, &result, &n_found);
+    if (status == CUBLAS_STATUS_SUCCESS) status = library.heuristic(library.handle, product.desc, product.weight, product.x, product.y, product.y, preference, 1, &result, &n_found);
     library.preference_destroy(preference);
     if (status != CUBLAS_STATUS_SUCCESS) return failed(status);
     if (n_found == 0) return cublaslt_errors + static_cast<int>(CUBLAS_STATUS_NOT_SUPPORTED);
     product.algorithm = result.algo;
+    return 0;
+}
+
+int find_product(const MatmulArgs& args, Product*& product) {
+    if (library.handle == nullptr) return cublaslt_not_opened;
+    const Alignments alignments = alignments_of(args);
+    const Key key = {args.n_tokens, args.n_rows, args.n_columns, args.weight_stride, args.x_stride, args.y_stride, args.bias != nullptr, alignments};
+    auto found = products.find(key);
+    if (found == products.end()) {
+        if (products.size() >= most_products) {
+            for (auto& [other, old] : products) destroy(old);
+            products.clear();
+        }
+        Product made;
+        if (const int error = make_product(args, alignments, made); error != 0) {
+            destroy(made);
+            return error;
+        }
+        found = products.emplace(key, made).first;
+    }
+    product = &found->second;
     return 0;
 }
 
@@ -95,24 +127,24 @@ int open_cublaslt(const char* path) {
     void* opened = path == nullptr ? nullptr : dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (opened == nullptr) return cublaslt_not_opened;
     const bool complete = bind(opened, "cublasLtCreate", library.create) && bind(opened, "cublasLtMatmul", library.matmul) && bind(opened, "cublasLtMatmulDescCreate", library.desc_create) &&
+                          bind(opened, "cublasLtMatmulDescDestroy", library.desc_destroy) && bind(opened, "cublasLtMatrixLayoutDestroy", library.layout_destroy) &&
                           bind(opened, "cublasLtMatmulDescSetAttribute", library.desc_set) && bind(opened, "cublasLtMatrixLayoutCreate", library.layout_create) &&
                           bind(opened, "cublasLtMatmulPreferenceCreate", library.preference_create) && bind(opened, "cublasLtMatmulPreferenceSetAttribute", library.preference_set) &&
                           bind(opened, "cublasLtMatmulPreferenceDestroy", library.preference_destroy) && bind(opened, "cublasLtMatmulAlgoGetHeuristic", library.heuristic);
     return complete ? failed(library.create(&library.handle)) : cublaslt_not_opened;
 }
 
+int prepare_cublaslt(const MatmulArgs& args) {
+    const std::lock_guard held(lock);
+    Product* product = nullptr;
+    return find_product(args, product);
+}
+
 int multiply_cublaslt(const MatmulArgs& args, const Launch& launch) {
     const std::lock_guard held(lock);
-    if (library.handle == nullptr) return cublaslt_not_opened;
-    const Alignments alignments = alignments_of(args);
-    const Key key = {args.n_tokens, args.n_rows, args.n_columns, args.weight_stride, args.x_stride, args.y_stride, args.bias != nullptr, alignments};
-    auto found = products.find(key);
-    if (found == products.end()) {
-        Product product;
-        if (const int error = make_product(args, alignments, product); error != 0) return error;
-        found = products.emplace(key, product).first;
-    }
-    const Product& product = found->second;
+    Product* found = nullptr;
+    if (const int error = find_product(args, found); error != 0) return error;
+    const Product& product = *found;
     if (args.bias != nullptr)
         if (const int error = failed(library.desc_set(product.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &args.bias, sizeof args.bias)); error != 0) return error;
     const float alpha = args.factor, beta = args.write == MatmulArgs::Write::add ? 1.0f : 0.0f;
@@ -125,6 +157,7 @@ int multiply_cublaslt(const MatmulArgs& args, const Launch& launch) {
 #else
 namespace skiff::cuda {
 int open_cublaslt(const char*) { return cublaslt_not_opened; }  // compiled without its header
+int prepare_cublaslt(const MatmulArgs&) { return cublaslt_not_opened; }
 int multiply_cublaslt(const MatmulArgs&, const Launch&) { return cublaslt_not_opened; }
 }  // namespace skiff::cuda
 #endif

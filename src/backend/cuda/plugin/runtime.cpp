@@ -47,6 +47,7 @@ int end_capture(Stream stream, Graph* graph) {
     cudaGraphDestroy(captured);
     if (error == cudaSuccess) error = cudaGraphUpload(executable, stream_of(stream));
     if (error == cudaSuccess) *graph = executable;
+    else if (executable != nullptr) cudaGraphExecDestroy(executable);
     return said(error);
 }
 

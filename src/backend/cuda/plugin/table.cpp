@@ -42,6 +42,7 @@ const Table* make_table() {
     table.pairs = launch_pairs;
     table.read_all = launch_read_all;
     table.open_cublaslt = open_cublaslt;
+    table.prepare_matmul = prepare_cublaslt;
     table.matmul = multiply_cublaslt;
     return &table;
 }

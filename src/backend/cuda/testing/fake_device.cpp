@@ -3,7 +3,8 @@
 //
 // It is stricter than a device. Memory comes filled with NaN; an address that no allocation holds is refused; work waits in the stream until somebody waits for
 // it, so that host memory which changes too early shows; a capture refuses what CUDA refuses. Operands are f32 here, whatever their form: only the kernels' own
-// tests know the fragments (kernels/cuda). SKIFF_FAKE_DEVICE_MIB is its memory; SKIFF_FAKE_CAPTURE_FAILS_AT the step of a capture that fails.
+// tests know the fragments (kernels/cuda). SKIFF_FAKE_DEVICE_MIB is its memory; SKIFF_FAKE_CAPTURE_FAILS_AT the step of a capture that fails, SKIFF_FAKE_FAILS_AT the
+// copy or launch that does, counted from when it was set.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -24,7 +25,7 @@
 namespace skiff::cuda {
 namespace {
 
-enum FakeError : int { good = 0, bad_value = 1, out_of_memory = 2, not_ready = 600, in_capture = 900, wrong_form = 901 };
+enum FakeError : int { good = 0, bad_value = 1, out_of_memory = 2, not_ready = 600, in_capture = 900, wrong_form = 901, not_supported = 10015 };
 
 using Task = std::function<int()>;
 struct FakeGraph {
@@ -88,6 +89,10 @@ int put(Stream stream, Task task) {
         fake->capture->tasks.push_back(std::move(task));
         return good;
     }
+    static std::uint64_t n_since = 0;
+    const char* at = std::getenv("SKIFF_FAKE_FAILS_AT");
+    if (at == nullptr) n_since = 0;
+    else if (n_since++ == std::strtoull(at, nullptr, 10)) return bad_value;
     fake->waiting.push_back(std::move(task));
     ++fake->n_put;
     return good;
@@ -174,6 +179,7 @@ const char* error_text(int error) {
         case not_ready: return "not ready";
         case in_capture: return "not allowed in a capture";
         case wrong_form: return "operand of the wrong width";
+        case not_supported: return "no algorithm";
         default: return "unknown error";
     }
 }
@@ -247,6 +253,20 @@ int destroy_graph(Graph graph) {
     return good;
 }
 
+// ---- what stands for cuBLASLt
+
+// "broken" cannot be opened; "picky" has no algorithm for odd numbers of tokens.
+bool picky = false;
+int open_cublaslt(const char* path) {
+    if (std::strcmp(path, "broken") == 0) return bad_value;
+    picky = std::strcmp(path, "picky") == 0;
+    return good;
+}
+int prepare_matmul(const MatmulArgs& args) {
+    if (args.workspace == nullptr || !here(args.weight, 2) || !here(args.x, 2) || !here(args.y, 4)) return bad_value;
+    return picky && args.n_tokens % 2 != 0 ? static_cast<int>(not_supported) : static_cast<int>(good);
+}
+
 #if defined(SKIFF_EMULATED_GPU)
 
 // The launches themselves, when their turn in the stream comes.
@@ -261,8 +281,6 @@ int read_later(const void* data, std::size_t size_bytes, float* sink, const Laun
     return put(launch.stream, [=]() -> int { return launch_read_all(data, size_bytes, sink, launch); });
 }
 bool takes(std::int64_t head_dim, StateForm form) { return state_takes(form, head_dim); }
-// Stands for cuBLASLt.
-int open_library(const char*) { return good; }
 int library_product(const MatmulArgs& args, const Launch& launch) {
     const auto here_rows = [](const void* address, std::int64_t n, std::int64_t width, std::int64_t stride, std::size_t size) { return here(address, static_cast<std::size_t>((n - 1) * stride + width) * size); };
     if (!here_rows(args.weight, args.n_rows, args.n_columns, args.weight_stride, 2) || !here_rows(args.x, args.n_tokens, args.n_columns, args.x_stride, 2) ||
@@ -290,7 +308,7 @@ constexpr Table table = {
     later<launch_gemv, GemvArgs>, later<launch_gemm, GemmArgs>, later<launch_dequantize, DequantizeArgs>, later<launch_embed, EmbedArgs>, later<launch_norm, NormLaunchArgs>,
     later<launch_rope_write, RopeWriteArgs>, later<launch_decode_attention, DecodeAttentionArgs>, later<launch_prefill_attention, PrefillAttentionArgs>, later<launch_elements, ElementLaunchArgs>,
     select_later, later<launch_route, RouteLaunchArgs>, later<launch_causal_conv, ConvLaunchArgs>, later<launch_sample, SampleArgs>, later<launch_pairs, PairsArgs>, read_later,
-    open_library, library_product,
+    open_cublaslt, prepare_matmul, library_product,
 };
 
 #else
@@ -414,7 +432,6 @@ int matmul(const MatmulArgs& args, const Launch& launch) {
         return good;
     });
 }
-int open_cublaslt(const char* path) { return path == nullptr ? good : good; }
 int pairs(const PairsArgs& args, const Launch& launch) {
     const std::int64_t stride = (args.n_pairs + 7) / 8 * 16;
     if (!floats(args.x, args.n_tokens * stride) || !floats(args.bias, stride) || !operand_here(args.operand, args.n_tokens)) return bad_value;
@@ -785,7 +802,7 @@ constexpr Table table = {
     make_stream, destroy_stream, wait_stream, make_event, destroy_event, record, wait_event, stream_waits, elapsed_ms, begin_capture, end_capture, launch_graph, destroy_graph,
     fake_operand_bytes, fake_page_bytes, fake_gemm_bytes, fake_gemm_arrivals, fake_splits, fake_partial_floats, fake_attention_takes, fake_prefill_takes, fake_sample_bytes,
     gemv, gemm, dequantize, embed, norm, rope_write, decode_attention, prefill_attention, elements, select_rows, route, causal_conv, sample, pairs, read_all,
-    open_cublaslt, matmul,
+    open_cublaslt, prepare_matmul, matmul,
 };
 
 #endif

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# tests/cuda/gates.sh finds each kind of fault that is planted in what cuobjdump would print, and accepts the listing without it.
+set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+kernels="gemv_kernel gemm_kernel decode_attention_kernel prefill_attention_kernel gather_kernel rope_write_kernel sample_kernel"
+architectures="sm_80 sm_90a"
+cat >"$work/cuobjdump" <<'END'
+#!/usr/bin/env bash
+case $1 in -sass) cat "${0%/*}/code" ;; *) cat "${0%/*}/resources" ;; esac
+END
+chmod +x "$work/cuobjdump"
+fresh() {
+    local arch kernel
+    : >"$work/code"
+    : >"$work/resources"
+    for arch in $architectures; do
+        printf '\nFatbin elf code:\n================\narch = %s\ncode version = [1,8]\n' "$arch" | tee -a "$work/code" >>"$work/resources"
+        printf 'Resource usage:\n Common:\n  GLOBAL:0\n' >>"$work/resources"
+        for kernel in $kernels; do
+            printf ' Function _Z%s:\n  REG:100 STACK:0 SHARED:1024 LOCAL:0 TEXTURE:0\n' "$kernel" >>"$work/resources"
+            printf '\t\tFunction : _Z%s\n' "$kernel" >>"$work/code"
+            printf '        /*0100*/   LDGSTS.E.BYPASS.128 [R1], [R2.64] ; // %s %s\n' "$arch" "$kernel" >>"$work/code"
+            printf '        /*0110*/   HMMA.16816.F32.BF16 R1, R2, R3 ; // %s %s\n' "$arch" "$kernel" >>"$work/code"
+            printf '        /*0120*/   LDSM.16.M88.4 R1, [R2] ; // %s %s\n' "$arch" "$kernel" >>"$work/code"
+            printf '        /*0130*/   LDG.E.128 R1, [R2] ; // %s %s\n' "$arch" "$kernel" >>"$work/code"
+        done
+    done
+}
+check() { bash "$SKIFF_SOURCE_DIR/tests/cuda/gates.sh" "$work/cuobjdump" library >"$work/log" 2>&1; }
+# plant FILE SED WORDS: with the listing changed, the gates must fail and say WORDS.
+plant() {
+    fresh
+    sed -i "$2" "$work/$1"
+    if check; then echo "FAILED: not noticed: $2 in $1"; exit 1; fi
+    grep -qF -- "$3" "$work/log" || { echo "FAILED: wrong message for $2 in $1:"; cat "$work/log"; exit 1; }
+}
+fresh
+check || { echo "FAILED: a listing in order was refused:"; cat "$work/log"; exit 1; }
+grep -q "14 kernels in order" "$work/log" || { cat "$work/log"; echo "FAILED: not every kernel was counted"; exit 1; }
+plant code '/HMMA.*sm_90a gemv_kernel/d' "sm_90a _Zgemv_kernel: no tensor-core products"
+plant code '/LDGSTS.*sm_80 gemm_kernel/d' "sm_80 _Zgemm_kernel: weights are not copied"
+plant code '/LDSM.*sm_90a decode_attention/d' "sm_90a _Zdecode_attention_kernel: no ldmatrix"
+plant code '/LDG\.E.*sm_80 gather/d' "sm_80 _Zgather_kernel: weights are not read"
+plant code '/Function : _Zsample/d' "_Zsample_kernel: no machine code"
+plant code 'd' "no machine code"
+plant resources 'd' "no kernel at all"
+plant resources '0,/STACK:0/s/STACK:0/STACK:8/' "bytes of stack or spilled"
+plant resources '/_Zgemv/{n;s/REG:100/REG:200/}' "200 registers"
+plant resources '/_Zrope/{n;s/SHARED:1024/SHARED:9000/}' "bytes of shared memory"
+echo "every planted fault was found"
