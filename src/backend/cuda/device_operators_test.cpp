@@ -1,0 +1,252 @@
+// Operators and how they are joined on the device: transforms, biases, gates, routers, products of the library, launches of a layer.
+#include "backend/cuda/device_session_testing.h"
+
+namespace skiff::cuda {
+namespace {
+
+// down_proj's input scaled (AWQ) or reordered (GPTQ by activation order): that needs the product of gate and up as numbers.
+TEST(DeviceSession, InputTransformsBehindAGatedProduct) {
+    for (const auto kind : {InputTransform::Kind::scale, InputTransform::Kind::permutation}) {
+        Small small;
+        const auto weights = std::make_shared<WithVectors>(small.weights);
+        for (Block& block : small.spec.blocks)
+            for (Op& op : block.ops) {
+                auto* linear = std::get_if<LinearOp>(&op.detail);
+                if (linear == nullptr || linear->terms.size() != 1) continue;
+                const std::string key = linear->terms[0].weight.key, vector = key + ".vector";
+                if (!key.ends_with("down_proj.weight") && !key.ends_with("o_proj.weight")) continue;
+                linear->transform = {kind, {vector, {}, false}};
+                small.spec.tensors.emplace(vector, TensorDecl{vector, {small.spec.tensors.at(key).dimensions[1]}, TensorDecl::Role::other, TensorDecl::Need::optional});
+                std::vector<float> numbers(static_cast<std::size_t>(small.spec.width(op.in[0])));
+                for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = kind == InputTransform::Kind::scale ? 0.5f + 0.01f * static_cast<float>(i) : static_cast<float>(numbers.size() - 1 - i);
+                weights->put(vector, std::move(numbers));
+            }
+        const auto tokens = some_tokens(40, 131);
+        for (const auto fuse : {DeviceModelOptions::Fuse::on, DeviceModelOptions::Fuse::off}) {
+            auto options = small_options(64);
+            options.fuse = fuse;
+            const auto expected = all_logits(*reference_session(small.spec, *weights, options.session), tokens, 40);
+            for (const std::size_t chunk : {40, 1}) EXPECT_LE(distance(all_logits(*device_session(small.spec, *weights, options), tokens, chunk), expected), 1e-4);
+        }
+    }
+}
+
+// A linear operator whose bias is scaled, too: never by the library, whose factor does not reach the bias.
+TEST(DeviceSession, AFactorBehindABias) {
+    Small small({{"intermediate_size", 184}});
+    const auto weights = std::make_shared<WithVectors>(small.weights);
+    for (Block& block : small.spec.blocks)
+        for (std::size_t i = 0; i < block.ops.size(); ++i) {
+            auto* linear = std::get_if<LinearOp>(&block.ops[i].detail);
+            if (linear == nullptr || !linear->terms[0].weight.key.ends_with("down_proj.weight")) continue;
+            const std::string key = linear->terms[0].weight.key, bias = key + ".bias";
+            linear->bias = {bias, {}, false};
+            small.spec.tensors.emplace(bias, TensorDecl{bias, {small.spec.tensors.at(key).dimensions[0]}, TensorDecl::Role::bias, TensorDecl::Need::optional});
+            std::vector<float> numbers(96);
+            for (std::size_t c = 0; c < numbers.size(); ++c) numbers[c] = 0.1f * static_cast<float>(c % 7);
+            weights->put(bias, std::move(numbers));
+            Op scale{block.ops[i].name + ".scaled", ScaleOp{0.22f}, {block.ops[i].out}, static_cast<ValueId>(small.spec.values.size())};
+            small.spec.values.push_back(small.spec.values[static_cast<std::size_t>(block.ops[i].out)]);
+            for (std::size_t j = i + 1; j < block.ops.size(); ++j)
+                for (ValueId& in : block.ops[j].in)
+                    if (in == block.ops[i].out) in = scale.out;
+            block.ops.insert(block.ops.begin() + static_cast<std::ptrdiff_t>(i) + 1, scale);
+            break;
+        }
+    const auto tokens = some_tokens(90, 131);
+    auto options = small_options(128);
+    options.session.max_batch = 90;
+    const auto expected = all_logits(*reference_session(small.spec, *weights, options.session), tokens, 90);
+    for (const Matmul matmul : {Matmul::own, Matmul::cublaslt}) {
+        options.matmul = matmul;
+        options.cublaslt = "fake";
+        for (const std::size_t chunk : {90, 1}) EXPECT_LE(distance(all_logits(*device_session(small.spec, *weights, options), tokens, chunk), expected), 1e-4);
+    }
+}
+
+#if defined(SKIFF_EMULATED_CUDA)
+TEST(DeviceSession, TheKernelsWithEveryStateAndManySchemes) {
+    static const auto emulated = open_plug_in(SKIFF_EMULATED_CUDA);
+    ASSERT_TRUE(emulated.ok()) << emulated.error().to_string();
+    const Small small;
+    const auto tokens = some_tokens(14, 131);
+    const auto compare = [&](const WeightSource& weights, const DeviceSessionOptions& options, double bound, const std::string& what) {
+        auto exact = options.session;
+        exact.state_scheme = StateScheme::f32;
+        const auto expected = all_logits(*reference_session(small.spec, weights, exact), tokens, tokens.size());
+        for (const std::size_t chunk : {std::size_t{14}, std::size_t{1}}) {
+            auto session = DeviceSession::create(*emulated->table, small.spec, weights, options);
+            ASSERT_TRUE(session.ok()) << session.error().to_string();
+            EXPECT_LE(distance(all_logits(**session, tokens, chunk), expected), bound) << what << ", " << chunk << " tokens at a time";
+        }
+    };
+    for (const char* name : {"w4g32a", "n4g32r", "e4m3"}) {
+        const Scheme scheme = *parse_scheme(name);
+        const auto weights = quantized_on_load(
+            small.spec, small.weights, [&](const std::string& key) { return small.spec.tensors.at(key).role == TensorDecl::Role::linear ? &scheme : nullptr; }, ScaleRule::min_max);
+        compare(*weights, small_options(64), 0.03, name);
+    }
+    for (const StateScheme scheme : {StateScheme::int8}) {
+        auto options = small_options(64);
+        options.session.state_scheme = scheme;
+        compare(*small.weights, options, 0.05, std::string(state_scheme_info(scheme).name));
+    }
+    auto options = small_options(64);
+    options.state_fp8 = true;
+    compare(*small.weights, options, 0.25, "fp8");
+    // The largest logits, by the kernel that samples.
+    auto session = DeviceSession::create(*emulated->table, small.spec, *small.weights, small_options(64));
+    const BatchItem item{0, tokens, BatchItem::Logits::last};
+    ASSERT_TRUE((*session)->forward_top(std::span(&item, 1), 20).ok());
+    const auto top = (*session)->top_row(0);
+    ASSERT_TRUE(top.ok() && top->size() == 20);
+    const auto logits = (*session)->logits();
+    EXPECT_EQ((*top)[0].score, *std::max_element(logits.begin(), logits.end()));
+    for (std::size_t i = 0; i < top->size(); ++i) EXPECT_EQ((*top)[i].score, logits[static_cast<std::size_t>((*top)[i].token)]);
+    // Of more rows, then of fewer, with one scratch memory.
+    for (const std::size_t n : {5, 1, 3}) {
+        ASSERT_TRUE((*session)->state().truncate(0, 0).ok());
+        const BatchItem several{0, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n)}, BatchItem::Logits::all};
+        ASSERT_TRUE((*session)->forward_top(std::span(&several, 1), 4).ok());
+        for (std::size_t row = 0; row < n; ++row) {
+            const auto first = (*session)->top_row(static_cast<std::int64_t>(row));
+            const auto numbers = (*session)->logits_row(static_cast<std::int64_t>(row));
+            ASSERT_TRUE(first.ok() && first->size() == 4);
+            EXPECT_EQ((*first)[0].score, *std::max_element(numbers.begin(), numbers.end())) << "row " << row << " of " << n;
+        }
+    }
+}
+#endif
+
+// x + W x: what the product writes for the norm behind it must not lie where it reads x.
+TEST(DeviceSession, AProductOfTheResidualStreamItself) {
+    Small small;
+    Block& block = small.spec.blocks[2];
+    const ValueId x = block.out, product = static_cast<ValueId>(small.spec.values.size()), sum = product + 1;
+    for (int i = 0; i < 2; ++i) small.spec.values.push_back(small.spec.values[static_cast<std::size_t>(x)]);
+    const auto& hidden = small.spec.tensors.at("model.layers.1.self_attn.o_proj.weight").dimensions[0];
+    small.spec.tensors.emplace("extra.weight", TensorDecl{"extra.weight", {hidden, hidden}, TensorDecl::Role::linear, TensorDecl::Need::required});
+    LinearOp linear;
+    linear.terms.push_back({LinearTerm::Kind::packed, {"extra.weight", {}, false}, {}});
+    block.ops.push_back({"extra", linear, {x}, product});
+    block.ops.push_back({"extra.add", AddOp{}, {x, product}, sum});
+    block.out = small.spec.blocks[3].in = sum;
+    for (Op& op : small.spec.blocks[3].ops)
+        for (ValueId& in : op.in)
+            if (in == x) in = sum;
+    small.weights = random_weights(small.spec, DType::bf16, 5);
+    const auto tokens = some_tokens(40, 131);
+    const auto options = small_options(64);
+    const auto expected = all_logits(*reference_session(small.spec, *small.weights, options.session), tokens, 40);
+    for (const std::size_t chunk : {40, 1}) EXPECT_LE(distance(all_logits(*device_session(small.spec, *small.weights, options), tokens, chunk), expected), 1e-4);
+}
+
+// A router whose logits are columns of a wider product.
+TEST(DeviceSession, ARouterBesideAnotherProduct) {
+    auto opened = Checkpoint::open(models_dir + "/mixtral");
+    ASSERT_TRUE(opened.ok());
+    ModelSpec spec = opened->spec;
+    int n_routers = 0;
+    for (Block& block : spec.blocks)
+        for (std::size_t i = 0; i + 1 < block.ops.size(); ++i) {
+            if (!std::holds_alternative<RouteOp>(block.ops[i + 1].detail) || !std::holds_alternative<LinearOp>(block.ops[i].detail)) continue;
+            Op other = block.ops[i];
+            other.name += ".beside";
+            other.out = static_cast<ValueId>(spec.values.size());
+            spec.values.push_back(spec.values[static_cast<std::size_t>(block.ops[i].out)]);
+            block.ops.insert(block.ops.begin() + static_cast<std::ptrdiff_t>(i), other);
+            ++n_routers;
+            break;
+        }
+    ASSERT_EQ(n_routers, 2);
+    const auto tokens = some_tokens(40, spec.n_vocab);
+    const auto options = small_options(64);
+    const auto expected = all_logits(*reference_session(spec, *opened->weights, options.session), tokens, 40);
+    for (const std::size_t chunk : {40, 7, 1}) EXPECT_LE(distance(all_logits(*device_session(spec, *opened->weights, options), tokens, chunk), expected), 1e-4);
+}
+
+TEST(DeviceSession, LongPromptsByTheLibrary) {
+    Small small;
+    Json config = *Json::parse(config_text);
+    config.set("intermediate_size", 184);  // rows in whole 16 bytes, as the library wants them, and pairs that fill no whole tile
+    small.spec = *build_spec(config);
+    small.weights = random_weights(small.spec, DType::bf16, 5);
+    auto options = small_options(300);
+    options.session.max_batch = 200;
+    const auto tokens = some_tokens(180, 131);
+    const auto expected = all_logits(*reference_session(small.spec, *small.weights, options.session), tokens, 180);
+    options.matmul = Matmul::cublaslt;
+    options.cublaslt = "fake";
+    const auto fake_session = device_session(small.spec, *small.weights, options);
+    for (const std::string& remark : fake_session->plan().remarks) EXPECT_EQ(remark.find("cuBLASLt"), std::string::npos) << remark;
+    EXPECT_LE(distance(all_logits(*fake_session, tokens, 180), expected), 1e-3);
+#if defined(SKIFF_EMULATED_CUDA)
+    // With the kernels that stand around the library's products.
+    const auto emulated = open_plug_in(SKIFF_EMULATED_CUDA);
+    ASSERT_TRUE(emulated.ok());
+    options.session.max_batch = 80;
+    auto session = DeviceSession::create(*emulated->table, small.spec, *small.weights, options);
+    ASSERT_TRUE(session.ok()) << session.error().to_string();
+    const auto found = all_logits(**session, {tokens.begin(), tokens.begin() + 80}, 80);
+    EXPECT_LE(distance(found, std::span(expected).first(found.size())), 0.03);
+#endif
+}
+
+// A library that is found may still not be of use: then the own kernels multiply, and a remark says so; where it was asked for, that is an error.
+TEST(DeviceSession, ALibraryThatDoesNotWorkIsLeft) {
+    const Small small({{"intermediate_size", 184}});
+    auto options = small_options(300);
+    const auto tokens = some_tokens(200, 131);
+    const auto remarks_of = [](const Session& session) {
+        std::string all;
+        for (const std::string& remark : session.plan().remarks) all += remark + "\n";
+        return all;
+    };
+    const auto expect_own = [&](std::int64_t max_batch, std::size_t n_tokens, const char* path, bool at_the_start) {
+        options.session.max_batch = max_batch;
+        options.matmul = Matmul::cublaslt;
+        options.cublaslt = path;
+        const auto session = device_session(small.spec, *small.weights, options);
+        ASSERT_NE(session, nullptr);
+        EXPECT_EQ(remarks_of(*session).find("the own kernels multiply long prompts") != std::string::npos, at_the_start) << path << ": " << remarks_of(*session);
+        const auto found = all_logits(*session, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n_tokens)}, n_tokens);
+        EXPECT_NE(remarks_of(*session).find("the own kernels multiply long prompts"), std::string::npos) << path;
+        options.matmul = Matmul::own;
+        const auto own = device_session(small.spec, *small.weights, options);
+        EXPECT_EQ(found, all_logits(*own, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n_tokens)}, n_tokens)) << path;
+    };
+    expect_own(200, 200, "broken", true);
+    expect_own(199, 199, "picky", true);
+    expect_own(200, 121, "picky", false);  // the largest run has an algorithm, this one has none
+    options.library = DeviceSessionOptions::Library::must;
+    options.matmul = Matmul::cublaslt;
+    options.session.max_batch = 199;
+    for (const char* path : {"broken", "picky"}) {
+        options.cublaslt = path;
+        const auto session = DeviceSession::create(fake(), small.spec, *small.weights, options);
+        ASSERT_FALSE(session.ok()) << path;
+        EXPECT_NE(session.error().to_string().find(path), std::string::npos) << session.error().to_string();
+    }
+    options.cublaslt = "fake";
+    EXPECT_FALSE(DeviceSession::create(fake(), Small().spec, *Small().weights, options).ok());  // rows that are not whole 16 bytes
+    options.session.max_batch = 200;
+    options.cublaslt = "picky";
+    const auto session = device_session(small.spec, *small.weights, options);
+    EXPECT_FALSE(session->forward(0, std::span(tokens).first(121), BatchItem::Logits::last).ok());
+    EXPECT_EQ(session->state().length(0), 0);
+    EXPECT_TRUE(session->forward(0, std::span(tokens).first(122), BatchItem::Logits::last).ok());
+}
+
+// What docs/fusion.md promises for a llama layer.
+TEST(DeviceSession, LaunchesOfALayer) {
+    const Small small;
+    auto options = small_options(64);
+    const auto count = [&] { return device_session(small.spec, *small.weights, options)->decode_launches(); };
+    const auto fused = count();
+    EXPECT_EQ(fused.size(), 1u + 3 * 6 + 1);
+    options.fuse = DeviceModelOptions::Fuse::off;
+    EXPECT_GE(count().size(), 1u + 3 * 15 + 2);
+}
+
+}  // namespace
+}  // namespace skiff::cuda

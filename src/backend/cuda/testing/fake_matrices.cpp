@@ -1,0 +1,163 @@
+// Operands and products of the fake device.
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "backend/cuda/testing/fake_kernels.h"
+#include "kernels/cuda/pack.h"
+#include "kernels/cuda/tuning.h"
+#include "kernels/ref/ref.h"
+
+namespace skiff::cuda::fake {
+
+std::size_t fake_operand_bytes(OperandForm, std::int64_t n_tokens, std::int64_t n_columns) { return static_cast<std::size_t>(n_tokens * n_columns) * sizeof(float); }
+bool operand_here(const Operand& operand, std::int64_t n_tokens) { return operand.data == nullptr || here(operand.data, fake_operand_bytes(operand.form, n_tokens, operand.n_columns)); }
+void write_operand(const Operand& operand, std::int64_t token, std::int64_t column, float value) {
+    if (operand.data != nullptr) static_cast<float*>(operand.data)[token * operand.n_columns + column] = value;
+}
+void write_next(const NextNorm& next, std::int64_t token, const float* row, std::int64_t width) {
+    for (std::int64_t c = 0; c < width; ++c) write_operand(next.operand, token, c, next.weight != nullptr ? row[c] * next.weight[c] : row[c]);
+    if (next.square_sums == nullptr) return;
+    float* sums = const_cast<float*>(next.square_sums) + token * pending_parts(width);
+    for (std::int64_t part = 0; part < pending_parts(width); ++part) {
+        double sum = 0;
+        for (std::int64_t c = part * 16; c < std::min(width, part * 16 + 16); ++c) sum += static_cast<double>(row[c]) * row[c];
+        sums[part] = static_cast<float>(sum);
+    }
+}
+bool next_here(const NextNorm& next, std::int64_t n_tokens, std::int64_t width) {
+    return floats(next.weight, width) && operand_here(next.operand, n_tokens) && floats(next.square_sums, n_tokens * pending_parts(width)) && (next.operand.data == nullptr || next.operand.n_columns == width);
+}
+float activated(Activation kind, float x) {
+    float y = 0;
+    activation_ref({&x, nullptr, &y, 1, kind}, {0, 1});
+    return y;
+}
+
+namespace {
+
+template <class Args>
+int multiply(const Args& args, const Launch& launch) {
+    const std::int64_t n = args.n_tokens, n_rows = args.weight.n_rows, n_columns = args.weight.n_columns;
+    const bool gate = args.write == GemvWrite::gate;
+    if (n < 1 || !here(args.weight.codes, 1) || args.next.operand.data == args.x || !here(args.x, fake_operand_bytes({}, n, n_columns)) || (!gate && (args.y == nullptr || !rows(args.y, n, n_rows, args.y_stride))) ||
+        !next_here(args.next, n, gate ? n_rows / 2 : n_rows) || !floats(args.bias, gate ? (n_rows / 2 + 7) / 8 * 16 : n_rows) || (args.rms.square_sums != nullptr && args.rms.width != n_columns))
+        return bad_value;
+    return put(launch.stream, [args, n, n_rows, n_columns, gate]() -> int {
+        const auto* x = static_cast<const float*>(args.x);
+        std::vector<double> scale(static_cast<std::size_t>(n), 1.0);
+        for (std::int64_t t = 0; t < n && args.rms.square_sums != nullptr; ++t) {
+            double sum = 0;
+            for (std::int64_t part = 0; part < args.rms.n_parts; ++part) sum += args.rms.square_sums[t * args.rms.n_parts + part];
+            scale[static_cast<std::size_t>(t)] = 1.0 / std::sqrt(sum / static_cast<double>(args.rms.width) + args.rms.eps);
+        }
+        std::vector<float> row(static_cast<std::size_t>(n_columns));
+        const std::int64_t n_packed = gate ? (n_rows / 2 + 7) / 8 * 16 : n_rows;
+        std::vector<float> product(static_cast<std::size_t>(n * n_packed));
+        for (std::int64_t r = 0; r < n_packed; ++r) {
+            packed_row(args.weight, r, row.data());
+            for (std::int64_t t = 0; t < n; ++t) {
+                double sum = 0;
+                for (std::int64_t c = 0; c < n_columns; ++c) sum += static_cast<double>(row[static_cast<std::size_t>(c)]) * x[t * n_columns + c];
+                auto value = static_cast<float>(sum * scale[static_cast<std::size_t>(t)]);
+                if (args.bias != nullptr) value += args.bias[r];
+                product[static_cast<std::size_t>(t * n_packed + r)] = value;
+            }
+        }
+        std::vector<float> result(static_cast<std::size_t>(gate ? n_rows / 2 : n_rows));
+        for (std::int64_t t = 0; t < n; ++t) {
+            const float* from = product.data() + t * n_packed;
+            if (gate) {
+                for (std::int64_t j = 0; j < n_rows / 2; ++j) {
+                    const std::int64_t at = j / 8 * 16 + j % 8;
+                    write_operand(args.next.operand, t, j, activated(args.activation, from[at]) * from[at + 8]);
+                }
+                continue;
+            }
+            float* y = args.y + t * args.y_stride;
+            for (std::int64_t r = 0; r < n_rows; ++r) {
+                float value = from[r] * args.factor;
+                if (args.softcap > 0) value = args.softcap * std::tanh(value / args.softcap);
+                y[r] = args.write == GemvWrite::add ? y[r] + value : value;
+            }
+            write_next(args.next, t, y, n_rows);
+        }
+        return good;
+    });
+}
+int gemv(const GemvArgs& args, const Launch& launch) { return args.n_tokens > max_gemv_tokens ? static_cast<int>(bad_value) : multiply(args, launch); }
+int gemm(const GemmArgs& args, const Launch& launch) {
+    if (args.partials != nullptr) {
+        if (!here(args.partials, static_cast<std::size_t>(args.weight.n_rows * args.n_tokens * 8)) || !floats(args.arrivals, args.weight.n_tiles)) return bad_value;
+        if (const int error = put(launch.stream, [args]() -> int {
+                for (std::int64_t i = 0; i < args.weight.n_tiles; ++i)
+                    if (args.arrivals[i] != 0) return bad_value;
+                std::memset(args.partials, 0xff, static_cast<std::size_t>(args.weight.n_rows * args.n_tokens * 8));  // nothing else may lie there
+                return good;
+            });
+            error != good)
+            return error;
+    }
+    return multiply(args, launch);
+}
+
+int dequantize(const DequantizeArgs& args, const Launch& launch) {
+    if (!here(args.target, static_cast<std::size_t>((args.n_rows - 1) * args.target_stride + args.weight.n_columns) * 2)) return bad_value;
+    return put(launch.stream, [args]() -> int {
+        std::vector<float> row(static_cast<std::size_t>(args.weight.n_columns));
+        for (std::int64_t r = 0; r < args.n_rows; ++r) {
+            packed_row(args.weight, args.first_row + r, row.data());
+            for (std::int64_t c = 0; c < args.weight.n_columns; ++c) static_cast<std::uint16_t*>(args.target)[r * args.target_stride + c] = float_to_bf16(row[static_cast<std::size_t>(c)]);
+        }
+        return good;
+    });
+}
+int matmul(const MatmulArgs& args, const Launch& launch) {
+    if (!here(args.weight, static_cast<std::size_t>((args.n_rows - 1) * args.weight_stride + args.n_columns) * 2) || !rows(args.y, args.n_tokens, args.n_rows, args.y_stride) || !floats(args.bias, args.n_rows) ||
+        !here(args.x, static_cast<std::size_t>((args.n_tokens - 1) * args.x_stride + args.n_columns) * sizeof(float)) || args.workspace == nullptr)
+        return bad_value;
+    return put(launch.stream, [args]() -> int {
+        for (std::int64_t t = 0; t < args.n_tokens; ++t)
+            for (std::int64_t r = 0; r < args.n_rows; ++r) {
+                double sum = 0;
+                for (std::int64_t c = 0; c < args.n_columns; ++c)
+                    sum += static_cast<double>(bf16_to_float(static_cast<const std::uint16_t*>(args.weight)[r * args.weight_stride + c])) * static_cast<const float*>(args.x)[t * args.x_stride + c];
+                const auto value = static_cast<float>(sum * args.factor) + (args.bias != nullptr ? args.bias[r] : 0.0f);
+                float& y = args.y[t * args.y_stride + r];
+                y = args.write == MatmulArgs::Write::add ? y + value : value;
+            }
+        return good;
+    });
+}
+int pairs(const PairsArgs& args, const Launch& launch) {
+    const std::int64_t stride = (args.n_pairs + 7) / 8 * 16;
+    if (!floats(args.x, args.n_tokens * stride) || !floats(args.bias, stride) || !operand_here(args.operand, args.n_tokens)) return bad_value;
+    return put(launch.stream, [args, stride]() -> int {
+        for (std::int64_t t = 0; t < args.n_tokens; ++t)
+            for (std::int64_t j = 0; j < args.n_pairs; ++j) {
+                const std::int64_t at = j / 8 * 16 + j % 8;
+                const float* x = args.x + t * stride;
+                const float gate = x[at] + (args.bias != nullptr ? args.bias[at] : 0.0f), up = x[at + 8] + (args.bias != nullptr ? args.bias[at + 8] : 0.0f);
+                write_operand(args.operand, t, j, activated(args.activation, gate) * up);
+            }
+        return good;
+    });
+}
+
+std::size_t fake_gemm_bytes(const GpuWeight& weight, std::int64_t n_tokens, const Launch&) { return n_tokens < 32 ? static_cast<std::size_t>(weight.n_rows * n_tokens * 8) : 0; }
+std::int64_t fake_gemm_arrivals(const GpuWeight& weight, std::int64_t) { return weight.n_tiles; }
+
+}  // namespace
+
+void add_matrices(Table& table) {
+    table.operand_bytes = fake_operand_bytes;
+    table.gemm_partial_bytes = fake_gemm_bytes;
+    table.gemm_arrivals = fake_gemm_arrivals;
+    table.gemv = gemv;
+    table.gemm = gemm;
+    table.dequantize = dequantize;
+    table.matmul = matmul;
+    table.pairs = pairs;
+}
+
+}  // namespace skiff::cuda::fake
