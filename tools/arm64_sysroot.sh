@@ -5,7 +5,7 @@
 set -euo pipefail
 folder=${1:?usage: arm64_sysroot.sh FOLDER}
 # The -dev packages hold the static libraries; the libraries that their CMake files name must exist too.
-packages=(libfmt-dev libfmt9 libpcre2-dev libpcre2-8-0 libutf8proc-dev libutf8proc2 libssl-dev libssl3 libgtest-dev nlohmann-json3-dev libcli11-dev)
+packages=(libfmt-dev libfmt9 libpcre2-dev libpcre2-8-0 libutf8proc-dev libutf8proc2 libzstd-dev libzstd1 libssl-dev libssl3 libgtest-dev nlohmann-json3-dev libcli11-dev)
 
 fail() { echo "arm64_sysroot: $*" >&2; exit 1; }
 

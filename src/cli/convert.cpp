@@ -6,6 +6,7 @@
 #include "base/mapped_file.h"
 #include "cli/format.h"
 #include "cli/verbs.h"
+#include "compress/export_coded.h"
 #include "compress/export_gguf.h"
 #include "compress/export_hf.h"
 #include "compress/export_quantized.h"
@@ -23,9 +24,10 @@ struct ConvertOptions {
 
     void fields(FieldVisitor& visitor) {
         visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
-        visitor.choice("--to", to, {"gguf", "hf", "onnx", "gptq", "awq"},
+        visitor.choice("--to", to, {"gguf", "hf", "onnx", "gptq", "awq", "coded", "uncoded"},
                        "gguf: one file for llama.cpp and its relatives; hf: a Hugging Face folder of plain weights; onnx: a graph with keys and values in and "
-                       "out, for onnxruntime and what is built on it; gptq, awq: a folder of integer codes as they are, for a model that is quantized already");
+                       "out, for onnxruntime and what is built on it; gptq, awq: a folder of integer codes as they are, for a model that is quantized already; coded: "
+                       "the same folder with its weight files entropy coded, without loss, decoded when the model is opened; uncoded: back again");
         visitor.option("-o,--output", output, "The file or folder to write; it appears when it is complete");
         visitor.option("--type", type,
                        "Type of the weights: auto (as they are, where the format can), F32, F16, BF16; GGUF also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, "
@@ -164,6 +166,45 @@ Status to_hf(const ConvertOptions& options, const Checkpoint& checkpoint, Termin
     return {};
 }
 
+Status to_recoded(const ConvertOptions& options, const Checkpoint& checkpoint, Terminal& terminal) {
+    if (options.type != "auto") return usage_error("--type is not for --to " + options.to + ": no number changes");
+    RecodeOptions recoding;
+    recoding.to = options.to == "coded" ? RecodeOptions::To::coded : RecodeOptions::To::plain;
+    recoding.n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
+    recoding.progress = terminal.progress("bytes");
+    RecodeReport made;
+    const auto write = [&](const std::string& folder) -> Status {
+        SKIFF_TRY(made, write_recoded(checkpoint, folder, recoding));
+        return {};
+    };
+    SKIFF_CHECK(options.dry_run ? write("") : write_folder(options, terminal, write));
+    terminal.end_progress();
+    const auto percent = [](const RecodeReport::Row& row) { return number_text(100 * static_cast<double>(row.stored_bytes) / static_cast<double>(std::max<std::uint64_t>(1, row.plain_bytes)), 1) + " %"; };
+    std::vector<std::vector<std::string>> rows = {{"type", "tensors", "bytes", "in the file", ""}};
+    Json types = Json::object();
+    for (const auto& [name, row] : made.by_type) {
+        rows.push_back({name, std::to_string(row.n_tensors), bytes_text(row.plain_bytes), bytes_text(row.stored_bytes), percent(row)});
+        types.set(name, Json::object({{"tensors", static_cast<std::uint64_t>(row.n_tensors)}, {"bytes", row.plain_bytes}, {"stored_bytes", row.stored_bytes}}));
+    }
+    terminal.print((options.dry_run ? "would write " : "wrote " + options.output + ", ") + bytes_text(made.total.stored_bytes) + " for " + bytes_text(made.total.plain_bytes) + " of weights (" + percent(made.total) + ")");
+    terminal.print(table_text(rows, TableStyle::plain));
+    const auto speed = [&](double seconds) { return seconds > 0 ? static_cast<double>(made.coded_plain_bytes) / seconds * 1e-9 : 0; };
+    if (made.n_coded > 0)
+        terminal.print(std::to_string(made.n_coded) + " tensors coded at " + number_text(speed(made.encode_seconds), 2) + " GB/s, decoded and compared at " + number_text(speed(made.decode_seconds), 2) +
+                       " GB/s on " + std::to_string(recoding.n_threads) + (recoding.n_threads == 1 ? " thread" : " threads"));
+    terminal.result(Json::object({{"output", options.dry_run ? "" : options.output},
+                                  {"format", options.to},
+                                  {"dry_run", options.dry_run},
+                                  {"weight_bytes", made.total.plain_bytes},
+                                  {"stored_bytes", made.total.stored_bytes},
+                                  {"coded_tensors", static_cast<std::uint64_t>(made.n_coded)},
+                                  {"threads", recoding.n_threads},
+                                  {"encode_gb_per_s", speed(made.encode_seconds)},
+                                  {"decode_gb_per_s", speed(made.decode_seconds)},
+                                  {"by_type", types}}));
+    return {};
+}
+
 Result<OnnxExportOptions> onnx_options(const ConvertOptions& options) {
     OnnxExportOptions chosen;
     if (options.type != "auto" && options.type != "F32" && options.type != "F16")
@@ -226,6 +267,7 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
     }
     SKIFF_TRY(auto checkpoint, Checkpoint::open(options.model));
     if (find_quantized_form(options.to) != nullptr) return to_quantized(options, checkpoint, terminal);
+    if (options.to == "coded" || options.to == "uncoded") return to_recoded(options, checkpoint, terminal);
     if (options.to == "onnx") return to_onnx(options, onnx, checkpoint, terminal);  // a graph reorders inputs, so that codes stay codes
     checkpoint = with_inputs_in_order(std::move(checkpoint));
     return options.to == "gguf" ? to_gguf(options, checkpoint, terminal) : to_hf(options, checkpoint, terminal);
@@ -237,7 +279,7 @@ std::unique_ptr<Verb> convert_verb_row() {
     return make_verb<ConvertOptions>(
         "convert", "Write a model in another file format",
         {"skiff convert models/pocket --to gguf --type Q4_K -o pocket-q4k.gguf", "skiff convert MODEL.gguf --to hf -o FOLDER",
-         "skiff convert MODEL --to onnx -o FOLDER", "skiff convert QUANTIZED --to gptq -o FOLDER"}, run_convert);
+         "skiff convert MODEL --to onnx -o FOLDER", "skiff convert QUANTIZED --to gptq -o FOLDER", "skiff convert MODEL --to coded -o FOLDER"}, run_convert);
 }
 
 }  // namespace skiff

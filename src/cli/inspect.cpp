@@ -1,9 +1,11 @@
 // skiff inspect: what a model is, what it weighs and costs, without running it.
 #include <map>
 
+#include "base/cpu_features.h"
 #include "cli/format.h"
 #include "cli/net_child.h"
 #include "cli/verbs.h"
+#include "formats/recode.h"
 #include "model/checkpoint.h"
 #include "plan/plan.h"
 
@@ -91,6 +93,25 @@ std::string tokenizer_text(const Checkpoint& checkpoint, Json& document) {
            (tokenizer->chat_template().empty() ? ", no chat template" : ", with a chat template");
 }
 
+// What entropy coding saves in the files, and how fast it is undone here; an empty text where nothing is coded.
+Result<std::string> coding_text(const Checkpoint& checkpoint, Json& document) {
+    if (checkpoint.kind != Checkpoint::Kind::folder) return std::string();
+    SKIFF_TRY(const auto files, CheckpointFiles::open(checkpoint.path));
+    const CodedTotals totals = files.coded_totals();
+    if (totals.n_tensors == 0) return std::string();
+    const int n_threads = default_thread_count();
+    SKIFF_TRY(const double seconds, decoding_seconds(files, n_threads));
+    const double speed = seconds > 0 ? static_cast<double>(totals.plain_bytes) / seconds * 1e-9 : 0, share = static_cast<double>(totals.stored_bytes) / static_cast<double>(totals.plain_bytes);
+    document.set("coded", Json::object({{"tensors", static_cast<std::uint64_t>(totals.n_tensors)},
+                                        {"bytes", totals.plain_bytes},
+                                        {"stored_bytes", totals.stored_bytes},
+                                        {"file_bytes", files.tensor_bytes()},
+                                        {"threads", n_threads},
+                                        {"decode_gb_per_s", speed}}));
+    return bytes_text(files.tensor_bytes()) + ", " + std::to_string(totals.n_tensors) + " tensors entropy coded to " + number_text(100 * share, 1) + " %, decoded at " + number_text(speed, 2) + " GB/s on " +
+           std::to_string(n_threads) + (n_threads == 1 ? " thread" : " threads");
+}
+
 Status run_inspect(InspectOptions& options, Terminal& terminal) {
     if (net::is_net(options.model)) return inspect_net(options.model, terminal);
     SKIFF_TRY(auto checkpoint, Checkpoint::open(options.model));
@@ -118,6 +139,7 @@ Status run_inspect(InspectOptions& options, Terminal& terminal) {
         kinds.set(name, Json::object({{"tensors", entry.n_tensors}, {"weights", entry.n_weights}, {"bytes", entry.bytes}}));
     }
     document.set("by_type", kinds);
+    SKIFF_TRY(const auto coding, coding_text(checkpoint, document));
     const std::string tokenizer = tokenizer_text(checkpoint, document);
     if (options.hash) {
         SKIFF_TRY(auto hash, checkpoint.content_hash());
@@ -127,6 +149,7 @@ Status run_inspect(InspectOptions& options, Terminal& terminal) {
                    std::to_string(spec.d_model) + ", vocabulary " + std::to_string(spec.n_vocab) + ", context " + std::to_string(spec.max_positions));
     terminal.print("parameters       " + count_text(parameters) + " (" + std::to_string(spec.n_parameters()) + ")");
     terminal.print("weights          " + bytes_text(inventory.bytes) + ", " + number_text(bits, 2) + " bits per weight");
+    if (!coding.empty()) terminal.print("in the files     " + coding);
     terminal.print("per token        " + count_text(static_cast<double>(spec.multiply_adds_per_token())) + " multiply-adds, " +
                    bytes_text(static_cast<std::uint64_t>(spec.state_elements_per_token()) * 2) + " of state in 16 bit");
     terminal.print("at context " + std::to_string(context) + "  " + bytes_text(inventory.bytes + state_bytes) + " (state " + bytes_text(state_bytes) +

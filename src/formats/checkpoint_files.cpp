@@ -2,7 +2,10 @@
 
 #include <dirent.h>
 
+#include <mutex>
+
 #include "base/checked.h"
+#include "base/cpu_features.h"
 #include "base/json.h"
 
 namespace skiff {
@@ -21,6 +24,16 @@ Status check_shard_name(const std::string& name) {
         return corrupt("weight_map names the shard \"" + name.substr(0, 80) + "\", which does not end in .safetensors");
     }
     return {};
+}
+
+// Whether its tensors of a certain name are coded ones.
+Result<bool> holds_coded(const SafetensorsFile& file) {
+    for (const auto& [key, value] : file.metadata()) {
+        if (key != coded_metadata_key) continue;
+        if (value != coded_metadata_value) return unsupported(file.path() + ": its tensors are coded in the form \"" + value.substr(0, 16) + "\", which a newer skiff reads");
+        return true;
+    }
+    return false;
 }
 
 // Shard name -> the tensors it must hold.
@@ -61,16 +74,37 @@ Error no_weights(const std::string& folder) {
 
 }  // namespace
 
+// Coded tensors that are in use.
+struct CheckpointFiles::Decoded {
+    std::mutex mutex;
+    std::map<std::string, std::weak_ptr<const std::byte[]>, std::less<>> alive;
+};
+
+CheckpointFiles::CheckpointFiles(std::string path) : path_(std::move(path)), decoded_(std::make_shared<Decoded>()) {}
+
 Status CheckpointFiles::add(SafetensorsFile file) {
     const std::size_t number = files_.size();
+    SKIFF_TRY(const bool has_coded, holds_coded(file));
     for (std::size_t i = 0; i < file.entries().size(); ++i) {
-        const auto [place, is_new] = places_.emplace(file.entries()[i].name, Place{number, i});
+        const TensorEntry& entry = file.entries()[i];
+        const bool is_coded = has_coded && entry.name.size() > coded_end.size() && entry.name.ends_with(coded_end);
+        const std::string name = is_coded ? entry.name.substr(0, entry.name.size() - coded_end.size()) : entry.name;
+        if (is_coded) SKIFF_CHECK(add_coded(file, entry, name));
+        const auto [place, is_new] = places_.emplace(name, Place{number, i});
         if (!is_new)
             return corrupt("tensor \"" + place->first + "\" is in two shards, " + base_name(files_[place->second.file].path()) + " and " +
                            base_name(file.path()))
                 .with_context(path_);
     }
     files_.push_back(std::move(file));
+    return {};
+}
+
+Status CheckpointFiles::add_coded(const SafetensorsFile& file, const TensorEntry& entry, const std::string& name) {
+    auto tensor = parse_coded_tensor(file.view(entry).data);
+    if (!tensor.ok()) return tensor.take_error().with_context("tensor " + entry.name).with_context(file.path());
+    TensorEntry plain{name, tensor->dtype, tensor->shape, entry.begin, entry.end};
+    coded_.emplace(name, Coded{std::move(*tensor), std::move(plain)});
     return {};
 }
 
@@ -120,14 +154,52 @@ std::vector<std::string> CheckpointFiles::names() const {
 
 const TensorEntry* CheckpointFiles::entry(std::string_view name) const {
     auto place = places_.find(name);
+    if (const auto found = coded_.find(name); found != coded_.end()) return &found->second.entry;
     return place == places_.end() ? nullptr : &files_[place->second.file].entries()[place->second.entry];
 }
 
 Result<FoundTensor> CheckpointFiles::tensor(std::string_view name) const {
     auto place = places_.find(name);
     if (place == places_.end()) return not_found(path_ + ": there is no tensor \"" + std::string(name) + "\"");
+    if (const auto found = coded_.find(name); found != coded_.end()) return decoded(name, found->second);
     const SafetensorsFile& file = files_[place->second.file];
     return FoundTensor{file.view(file.entries()[place->second.entry]), file.owner()};
+}
+
+Result<FoundTensor> CheckpointFiles::decoded(std::string_view name, const Coded& coded) const {
+    const std::lock_guard lock(decoded_->mutex);
+    std::weak_ptr<const std::byte[]>& alive = decoded_->alive[std::string(name)];
+    const auto size = static_cast<std::size_t>(coded.tensor.plain_bytes);
+    std::shared_ptr<const std::byte[]> bytes = alive.lock();
+    if (bytes == nullptr) {
+        const auto made = std::make_shared_for_overwrite<std::byte[]>(size);
+        auto status = decode_tensor(coded.tensor, {made.get(), size}, default_thread_count());
+        if (!status.ok()) return status.take_error().with_context("tensor " + std::string(name) + std::string(coded_end)).with_context(path_);
+        alive = bytes = made;
+    }
+    return FoundTensor{{coded.tensor.dtype, coded.tensor.shape, {bytes.get(), size}}, bytes};
+}
+
+std::vector<std::string> CheckpointFiles::names_in(std::size_t file) const {
+    std::vector<std::string> names;
+    for (const auto& [name, place] : places_)
+        if (place.file == file) names.push_back(name);
+    return names;
+}
+
+const CodedTensor* CheckpointFiles::coded(std::string_view name) const {
+    const auto found = coded_.find(name);
+    return found == coded_.end() ? nullptr : &found->second.tensor;
+}
+
+CodedTotals CheckpointFiles::coded_totals() const {
+    CodedTotals totals;
+    for (const auto& [name, coded] : coded_) {
+        ++totals.n_tensors;
+        totals.stored_bytes += coded.entry.end - coded.entry.begin;
+        totals.plain_bytes += coded.tensor.plain_bytes;
+    }
+    return totals;
 }
 
 std::uint64_t CheckpointFiles::tensor_bytes() const {

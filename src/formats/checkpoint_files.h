@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "formats/coded_tensor.h"
 #include "formats/safetensors.h"
 
 namespace skiff {
@@ -18,30 +19,50 @@ struct FoundTensor {
     std::shared_ptr<const void> owner;
 };
 
+// What entropy coding saves in some files.
+struct CodedTotals {
+    std::size_t n_tensors = 0;
+    std::uint64_t stored_bytes = 0, plain_bytes = 0;  // of these tensors
+};
+
 class CheckpointFiles {
 public:
-    // A folder, or one .safetensors file. Every shard is opened and checked: the index and the shards must agree on each tensor.
+    // A folder, or one .safetensors file. Every shard is opened and checked: the index and the shards must agree on each tensor. Coded tensors
+    // (coded_tensor.h) appear as what they decode to, under their own names.
     static Result<CheckpointFiles> open(const std::string& path);
 
     std::vector<std::string> names() const;  // sorted
     bool contains(std::string_view name) const { return places_.find(name) != places_.end(); }
     const TensorEntry* entry(std::string_view name) const;  // nullptr when absent
+    // A view into the file; of a coded tensor into memory, which lives as long as somebody holds it: whoever asks meanwhile gets the same.
     Result<FoundTensor> tensor(std::string_view name) const;
     const std::vector<SafetensorsFile>& files() const { return files_; }
-    std::uint64_t tensor_bytes() const;  // of all tensors
+    std::vector<std::string> names_in(std::size_t file) const;  // sorted
+    std::uint64_t tensor_bytes() const;  // of all tensors, as they are stored
+    const CodedTensor* coded(std::string_view name) const;  // nullptr: stored as it is
+    CodedTotals coded_totals() const;
 
 private:
     struct Place {
         std::size_t file;
         std::size_t entry;
     };
-    explicit CheckpointFiles(std::string path) : path_(std::move(path)) {}
+    struct Coded {
+        CodedTensor tensor;
+        TensorEntry entry;  // of what it decodes to; begin and end say where its code lies
+    };
+    struct Decoded;
+    explicit CheckpointFiles(std::string path);
     Status add(SafetensorsFile file);
+    Status add_coded(const SafetensorsFile& file, const TensorEntry& entry, const std::string& name);
     Status add_shards(const std::string& index_path);
+    Result<FoundTensor> decoded(std::string_view name, const Coded& coded) const;
 
     std::string path_;
     std::vector<SafetensorsFile> files_;
     std::map<std::string, Place, std::less<>> places_;
+    std::map<std::string, Coded, std::less<>> coded_;
+    std::shared_ptr<Decoded> decoded_;
 };
 
 // One file of a checkpoint that is to be written.

@@ -66,7 +66,7 @@ public:
         weight.shape = found.view.shape;
         weight.store = found.view;
         weight.owner = found.owner;
-        weight.file_backed = true;
+        weight.file_backed = in_files(found.view.data);
         return weight;
     }
 
