@@ -2,49 +2,17 @@
 # Structured pruning and low rank by strength on one model: makes each child, evaluates it against its parent, and prints tables with paired differences over
 # windows.
 #     tools/structure_table.sh SKIFF MODEL WORK [STRENGTH...]
-# Needs jq. MODEL has calib.txt and heldout.txt beside its weights. WORK keeps the evaluations; what is there already is not made again.
+# WINDOWS (64), THREADS (all) and IMPORTANCES choose less. See child_rows.bash.
 set -e
-skiff=$1 model=$2 work=$3
+source "$(dirname "$0")/child_rows.bash" "$1" "$2" "$3"
 shift 3
-strengths=${*:-10 25 50}
-windows=${WINDOWS:-64}
-mkdir -p "$work"
-parent=$work/parent$windows.logits
-[ -s "$parent" ] || "$skiff" eval "$model" --text "$model/heldout.txt" --max-windows "$windows" --save-logits "$parent" > /dev/null
-
-# row NAME VERB ARGUMENTS...: t_NAME.json and q_NAME.json
-row() {
-    local name=$1 verb=$2
-    shift 2
-    [ -s "$work/t_$name.json" ] && return
-    rm -rf "$work/child"
-    "$skiff" "$verb" "$model" -o "$work/child" --restart --calibration "$model/calib.txt" "$@" --json > "$work/q_$name.json"
-    "$skiff" eval "$work/child" --text "$model/heldout.txt" --max-windows "$windows" --against "$parent" --json > "$work/t.json"
-    mv "$work/t.json" "$work/t_$name.json"
-    rm -rf "$work/child"
-}
-# table BASE NAME...: the difference in KL is that of BASE less each
-table() {
-    local base=$1
-    shift
-    for name in "$@"; do
-        [ -s "$work/t_$name.json" ] || continue
-        jq -rn --arg name "$name" --arg base "$base" --slurpfile own "$work/t_$name.json" --slurpfile base_of "$work/t_$base.json" --slurpfile made "$work/q_$name.json" '
-            def fixed($n): . * pow(10; $n) | round / pow(10; $n) | tostring;
-            $own[0] as $o | ($o.against.window_kl) as $kl | [range($kl | length) | $base_of[0].against.window_kl[.] - $kl[.]] as $d
-            | ($d | add / length) as $mean | (1.96 * (($d | map((. - $mean) * (. - $mean)) | add) / (($d | length) - 1) / ($d | length) | sqrt)) as $half
-            | "| \($name | gsub("_"; " ")) | \($made[0].estimate.bytes_after) | \($o.perplexity.value | fixed(3)) ± \($o.perplexity.stderr | fixed(3)) | \($o.against.mean_kl | fixed(5)) | \(if $name == $base then "" else "\($mean | fixed(5)) ± \($half | fixed(5))" end) |"'
-    done
-}
-heading() {
-    echo
-    echo "| what goes | weights, bytes | perplexity | mean KL | less than the first, 95 % |"
-    echo "|---|---:|---:|---:|---:|"
-}
+strengths=${*:-10 25 50 75 90}
+importances=${IMPORTANCES:-l2 l1 activation apoz contribution snip taylor}
 for s in $strengths; do
-    for importance in l2 l1 activation apoz contribution; do row "neurons-${s}%_${importance}" prune --pattern "neurons:$s%" --importance $importance --compensation none; done
+    for importance in $importances; do row "neurons-${s}%_${importance}" prune --pattern "neurons:$s%" --importance $importance --compensation none; done
     row "neurons-${s}%_l2_least-squares" prune --pattern "neurons:$s%" --importance l2
     row "neurons-${s}%_contribution_least-squares" prune --pattern "neurons:$s%" --importance contribution
+    row "neurons-${s}%_taylor_least-squares" prune --pattern "neurons:$s%" --importance taylor
     row "neurons-${s}%_obs" prune --pattern "neurons:$s%" --importance obs --compensation none
     row "neurons-${s}%_obs_least-squares" prune --pattern "neurons:$s%"
     row "neurons-${s}%_obs_least-squares_spread" prune --pattern "neurons:$s%" --spread sensitivity
@@ -63,7 +31,7 @@ for c in none least-squares; do
 done
 for s in $strengths; do
     heading
-    table "neurons-${s}%_l2" "neurons-${s}%"_{l2,l1,activation,apoz,contribution,l2_least-squares,obs,contribution_least-squares,obs_least-squares,obs_least-squares_spread}
+    table "neurons-${s}%_l2" "neurons-${s}%"_{l2,l1,activation,apoz,contribution,snip,taylor,obs,l2_least-squares,contribution_least-squares,taylor_least-squares,obs_least-squares,obs_least-squares_spread}
 done
 for s in $strengths; do
     heading

@@ -2,6 +2,7 @@
 
 #include "base/thread_pool.h"
 #include "cli/format.h"
+#include "train/train.h"
 
 namespace skiff {
 namespace {
@@ -78,6 +79,7 @@ Status make_child(const ChildOptions& options, const Checkpoint& parent, const R
     compress.unfinished = options.restart ? CompressOptions::Unfinished::restart : CompressOptions::Unfinished::resume;
     compress.work = options.dry_run ? CompressOptions::Work::estimate_only : CompressOptions::Work::full;
     compress.n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
+    compress.gradients = train::gradient_source();
     compress.max_shard_bytes = static_cast<std::uint64_t>(options.max_shard_mb) * 1'000'000;
     compress.progress = terminal.progress("");
     compress.on_plan = [&](const TensorPlan& plan, const WorkEstimate& estimate) {

@@ -2,6 +2,7 @@
 // leaves an ordinary smaller model.
 #include "cli/make_child.h"
 #include "cli/net_child.h"
+#include "cli/train_options.h"
 #include "cli/verbs.h"
 #include "compress/prune/prune_method.h"
 #include "compress/structure/layer_choice.h"
@@ -33,7 +34,8 @@ struct PruneOptions {
                        "Of the structure, in each layer: neurons:25%, heads:2, kv_groups:1 (with their query heads); or layers:2, layers:25%; or hidden:10% of the hidden state. Of a network of convolutions: filters:25%, channels:25%, taps:5 (positions of each kernel that stay)");
         visitor.option("--method", method, method_help_.c_str());
         visitor.option("--scope", scope, "Weights: row or layer: where they compete, in their row (the default), so that all rows keep as many, or in the whole matrix");
-        visitor.option("--allocation", allocation, "Weights: uniform or global: how much each layer loses, all the same (the default), or by one threshold of magnitude for the whole model");
+        visitor.option("--allocation", allocation,
+                       "Weights: how much each layer loses: uniform (the default), all the same; global, by one threshold of magnitude for the whole model; owl, less where many weights times the size of their inputs stand out; sensitivity, less where it was measured to hurt");
         visitor.option("--scheme", scheme, "Weights: also round what stays, as quantize does: w8g32, w4g32r ...; default: the type that it has");
         visitor.option("--importance", importance, importance_help_.c_str());
         visitor.option("--compensation", compensation, "Structure: least-squares (the default): what stays of the operator that reads the units is solved anew, so that its output changes least; none (with --importance leading the default): it stays as it is");
@@ -94,10 +96,11 @@ Result<RecipeStep> weight_step_of(const PruneOptions& options) {
     SKIFF_CHECK(find_prune_method(step.method));
     SKIFF_TRY(step.target, parse_prune_target(options.pattern));
     SKIFF_TRY(const auto scope, choice_of("--scope", options.scope, {"row", "layer"}));
-    SKIFF_TRY(const auto allocation, choice_of("--allocation", options.allocation, {"uniform", "global"}));
+    SKIFF_TRY(const auto allocation, choice_of("--allocation", options.allocation, {"uniform", "global", "owl", "sensitivity"}));
     step.target.scope = scope == "layer" ? PruneTarget::Scope::layer : PruneTarget::Scope::row;
-    step.allocation = allocation == "global" ? PruneStep::Allocation::global : PruneStep::Allocation::uniform;
-    if (step.allocation == PruneStep::Allocation::global && step.target.pattern.m > 0) return usage_error("--allocation global: N:M keeps the same share everywhere");
+    for (const auto each : {PruneStep::Allocation::uniform, PruneStep::Allocation::global, PruneStep::Allocation::owl, PruneStep::Allocation::sensitivity})
+        if (allocation == allocation_name(each)) step.allocation = each;
+    if (step.allocation != PruneStep::Allocation::uniform && step.target.pattern.m > 0) return usage_error("--allocation " + allocation + ": N:M keeps the same share everywhere");
     step.damping = options.damping;
     step.calibration = options.common.calibration_options();
     if (!options.scheme.empty()) {
@@ -105,6 +108,18 @@ Result<RecipeStep> weight_step_of(const PruneOptions& options) {
         SKIFF_CHECK(sparse_defined_on(*step.scheme));
     }
     return RecipeStep(step);
+}
+
+// Of the loss by the weights: training computes them.
+Result<bool> asks_for_gradients(const RecipeStep& step) {
+    if (const auto* weights = std::get_if<PruneStep>(&step)) {
+        SKIFF_TRY(const PruneMethod* method, find_prune_method(weights->method));
+        return method->gradients != PruneMethod::Gradients::none;
+    }
+    const auto& structure = std::get<StructureStep>(step);
+    if (structure.units == UnitKind::layers || structure.units == UnitKind::hidden) return false;
+    SKIFF_TRY(const UnitImportance* importance, find_unit_importance(structure.importance));
+    return importance->gradients == UnitImportance::Gradients::yes;
 }
 
 Status prune(PruneOptions& options, Terminal& terminal) {
@@ -117,6 +132,8 @@ Status prune(PruneOptions& options, Terminal& terminal) {
     if (options.pattern.find(',') != std::string::npos) return usage_error("--pattern takes one kind of units; several are steps of a recipe, one after the other (skiff compress --recipe)");
     if (!(options.damping > 0 && options.damping <= 1)) return usage_error("--damping " + std::to_string(options.damping) + ": expected more than 0, at most 1");
     SKIFF_TRY(const auto step, is_structure_pattern(options.pattern) ? structure_step_of(options) : weight_step_of(options));
+    SKIFF_TRY(const bool with_gradients, asks_for_gradients(step));
+    if (with_gradients && !train::training_available()) return become_training_program();
     SKIFF_TRY(const auto parent, Checkpoint::open(options.common.model));
     Recipe recipe;
     recipe.steps.push_back(step);

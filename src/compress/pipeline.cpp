@@ -38,7 +38,7 @@ public:
     Result<CompressReport> run() {
         const double begin = monotonic_seconds();
         if (options_.work == CompressOptions::Work::full) SKIFF_CHECK(check_output(options_));
-        SKIFF_TRY(work_, make_step_work(parent_, step_));
+        SKIFF_TRY(work_, make_step_work(parent_, step_, options_.gradients));
         SKIFF_TRY(plan_, work_->plan(pool_, options_.progress));
         if (const Json found = work_->found(); !found.is_null()) report_.manifest.steps.back().set("found", found);
         if (parent_.kind == Checkpoint::Kind::gguf)
@@ -72,11 +72,17 @@ private:
 
     // A step that looks at the data works block by block.
     Status prepare_walk() {
-        if (work_->needs() == StatisticsNeed::none) return {};
+        const auto note = [&](const CalibrationText& text) {
+            plan_.remarks.insert(plan_.remarks.end(), text.remarks.begin(), text.remarks.end());
+            report_.manifest.steps.back().set("calibration", text.json());
+        };
+        if (work_->needs() == StatisticsNeed::none) {
+            if (work_->text() != nullptr) note(*work_->text());
+            return {};
+        }
         SKIFF_CHECK(algebra_available());
         SKIFF_TRY(auto text, load_calibration(parent_, work_->calibration()));
-        plan_.remarks.insert(plan_.remarks.end(), text.remarks.begin(), text.remarks.end());
-        report_.manifest.steps.back().set("calibration", text.json());
+        note(text);
         order_by_block(parent_.spec, plan_);
         block_work_.emplace(parent_, std::move(text), work_->needs(), pool_.n_threads());
         return {};

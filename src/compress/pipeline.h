@@ -8,6 +8,7 @@
 
 #include "base/atomic_file.h"
 #include "base/progress.h"
+#include "compress/calibrate/gradients.h"
 #include "compress/manifest.h"
 #include "compress/preflight.h"
 #include "compress/recipe.h"
@@ -23,6 +24,7 @@ struct CompressOptions {
     enum class Unfinished : std::uint8_t { resume, restart } unfinished = Unfinished::resume;
     enum class Work : std::uint8_t { full, estimate_only } work = Work::full;
     int n_threads = 1;
+    const GradientSource* gradients = nullptr;  // of the loss, for methods that ask for them; null: there is no training here
     std::uint64_t max_shard_bytes = CheckpointWriter::default_max_shard_bytes;
     std::string measurements;  // file where a search for schemes keeps what it measures; "": beside the output, until that is complete
     ProgressSink progress;

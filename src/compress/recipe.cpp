@@ -80,7 +80,7 @@ Json fields_of(const PruneStep& step) {
                               {"method", step.method},
                               {"pattern", step.target.name()},
                               {"scope", step.target.scope == PruneTarget::Scope::layer ? "layer" : "row"},
-                              {"allocation", step.allocation == PruneStep::Allocation::global ? "global" : "uniform"},
+                              {"allocation", allocation_name(step.allocation)},
                               {"scheme", scheme_json(step.scheme)}});
     if (step.method == "sparsegpt") json.set("damping", step.damping);
     return json;
@@ -95,6 +95,11 @@ Json fields_of(const FactorizeStep& step) { return factorize_step_json(step); }
 std::vector<std::string> default_ladder() { return {"n2g16t", "n3g16t", "n4g16t", "w5g32r", "w6g32r", "w8"}; }
 
 std::vector<std::string> default_public_ladder() { return {"w4g128", "w4g32", "w8g32"}; }
+
+const char* allocation_name(PruneStep::Allocation allocation) {
+    static constexpr const char* names[] = {"uniform", "global", "owl", "sensitivity"};
+    return names[static_cast<int>(allocation)];
+}
 
 Json step_json(const RecipeStep& step) {
     return std::visit([](const auto& fields) { return fields_of(fields); }, step);

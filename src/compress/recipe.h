@@ -68,11 +68,14 @@ struct RotateStep {
 struct PruneStep {
     std::string method = "magnitude";
     PruneTarget target;
-    enum class Allocation : std::uint8_t { uniform, global } allocation = Allocation::uniform;  // how much each layer loses
+    // How much each layer loses: all the same; what lies below one magnitude; less where outliers are many (OWL), or where losing was measured to hurt.
+    enum class Allocation : std::uint8_t { uniform, global, owl, sensitivity } allocation = Allocation::uniform;
     std::optional<Scheme> scheme;  // what stays is rounded to it, and tables as quantize does; nothing: all keep their types
     double damping = 0.01;
     CalibrationOptions calibration;
 };
+
+const char* allocation_name(PruneStep::Allocation allocation);  // "owl"
 
 using RecipeStep = std::variant<QuantizeStep, RotateStep, PruneStep, StructureStep, FactorizeStep>;
 

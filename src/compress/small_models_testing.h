@@ -11,6 +11,7 @@
 
 #include "base/rng.h"
 #include "compress/algebra/algebra.h"
+#include "compress/calibrate/gradients.h"
 #include "compress/calibrate/walk.h"
 
 namespace skiff::testing {
@@ -34,6 +35,23 @@ inline CalibrationText random_text(std::int64_t n_vocab) {
     text.sha256 = "some text";
     return text;
 }
+
+// Stands in for training: the gradients of half the sum of squares of all weights, which are the weights.
+class WeightsAsGradients final : public GradientSource {
+public:
+    Status for_each_sample(const ModelSpec&, const WeightSource& weights, const CalibrationText& text, const std::set<std::string>& keys, const Sink& sink) const override {
+        ThreadPool pool(1);
+        std::map<std::string, std::vector<float>> values;
+        SampleGradients gradients;
+        for (const std::string& key : keys) {
+            SKIFF_TRY(const auto weight, weights.load(key));
+            to_floats(*as_floats(weight, pool).plain(), values[key]);
+            gradients[key] = values[key];
+        }
+        for (std::size_t i = 0; i < text.samples.size(); ++i) SKIFF_CHECK(sink(gradients));
+        return {};
+    }
+};
 
 // Of all positions, with float activations.
 inline std::vector<float> logits_of(const ModelSpec& spec, const WeightSource& weights, const CalibrationText& text) {

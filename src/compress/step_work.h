@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "compress/calibrate/block_work.h"
+#include "compress/calibrate/gradients.h"
 #include "compress/recipe.h"
 #include "compress/tensor_plan.h"
 #include "formats/compressed_tensors.h"
@@ -34,6 +35,8 @@ public:
     // What it must know of the calibration text; none: tensors are made one by one in the order of their keys.
     virtual StatisticsNeed needs() const { return StatisticsNeed::none; }
     virtual CalibrationOptions calibration() const { return {}; }
+    // The calibration text, where plan() read it for what the walk does not do; null: it did not.
+    virtual const CalibrationText* text() const { return nullptr; }
     // Once before the tensors of a block, when its inputs have been measured: here weights of the block may be replaced before they are made.
     virtual Status begin_block(std::size_t block, BlockWork& work, ThreadPool& pool) {
         (void)block, (void)work, (void)pool;
@@ -47,14 +50,14 @@ public:
     virtual Result<double> seconds(const TensorPlan& plan, ThreadPool& pool) = 0;  // about, without the walk; 0: next to nothing
 };
 
-// The parent must outlive the work.
-Result<std::unique_ptr<StepWork>> make_step_work(const Checkpoint& parent, const RecipeStep& step);
+// Parent and gradients must outlive the work. Without gradients (null) steps that need them are refused.
+Result<std::unique_ptr<StepWork>> make_step_work(const Checkpoint& parent, const RecipeStep& step, const GradientSource* gradients = nullptr);
 
 // ---- the kinds, one file each
 Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const QuantizeStep& step);
 Result<std::unique_ptr<StepWork>> begin_rotate(const Checkpoint& parent, const RotateStep& step);
-Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const PruneStep& step);
-Result<std::unique_ptr<StepWork>> begin_structure(const Checkpoint& parent, const StructureStep& step);  // neurons, heads, KV groups
+Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const PruneStep& step, const GradientSource* gradients);
+Result<std::unique_ptr<StepWork>> begin_structure(const Checkpoint& parent, const StructureStep& step, const GradientSource* gradients);  // neurons, heads, KV groups
 Result<std::unique_ptr<StepWork>> begin_factorize(const Checkpoint& parent, const FactorizeStep& step);
 Result<std::unique_ptr<StepWork>> begin_hidden(const Checkpoint& parent, const StructureStep& step);
 Result<std::unique_ptr<StepWork>> begin_layers(const Checkpoint& parent, const StructureStep& step);

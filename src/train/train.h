@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/progress.h"
 #include "base/result.h"
+#include "compress/calibrate/gradients.h"
 #include "model/checkpoint.h"
 #include "model/scheme_choice.h"
 #include "train/schedule.h"
@@ -19,6 +20,8 @@ namespace skiff::train {
 bool training_available();         // false: this program was built without LibTorch
 std::string training_library();    // "LibTorch 1.13.1", or why there is none
 std::string training_ranks();      // what several ranks can meet through: "Gloo", "Gloo, NCCL"; empty: nothing
+
+const GradientSource* gradient_source();  // for the methods of compress that ask for gradients; null: without LibTorch
 
 struct DataOptions {
     std::vector<std::string> texts;    // .txt, .jsonl, or .tokens that were packed before

@@ -21,6 +21,7 @@ struct PruneInput {
     const InputStatistics* inputs = nullptr;  // of the operators that read it; null: not measured
     double damping = 0.01;                    // SparseGPT: added to the diagonal of the second moments, times its mean
     std::vector<std::string>* remarks = nullptr;  // what was done otherwise than asked, and why
+    std::span<const float> sensitivity = {};  // the sums over samples that PruneMethod::gradients asks for; empty: not measured // (outputs, inputs)
 };
 
 struct Pruned {
@@ -34,6 +35,8 @@ struct PruneMethod {
     Status (*defined_on)(const PruneTarget& target);  // an error that says why not
     Result<Pruned> (*prune)(const PruneInput& input);
     StatisticsNeed needs = StatisticsNeed::none;      // without inputs it does what `magnitude` does, and says so
+    // Of weight times gradient, what is summed over the samples of the calibration text; without it the same.
+    enum class Gradients : std::uint8_t { none, magnitudes, squares } gradients = Gradients::none;
 };
 
 std::span<const PruneMethod> prune_methods();
@@ -44,6 +47,7 @@ Status any_pattern(const PruneTarget& target);
 Result<Pruned> magnitude_prune(const PruneInput& input);          // |w|; of a unit the mean: L1
 Result<Pruned> magnitude_squared_prune(const PruneInput& input);  // w^2; of a unit the mean: L2
 Result<Pruned> wanda_prune(const PruneInput& input);
+Result<Pruned> sensitivity_prune(const PruneInput& input);        // by what was summed of weight times gradient
 Status sparsegpt_defined_on(const PruneTarget& target);
 Result<Pruned> sparsegpt_prune(const PruneInput& input);
 

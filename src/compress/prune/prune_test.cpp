@@ -13,6 +13,7 @@
 #include "compress/prune/allocate.h"
 #include "compress/prune/prune_method.h"
 #include "compress/small_models_testing.h"
+#include "compress/step_work.h"
 
 namespace skiff {
 namespace {
@@ -128,8 +129,9 @@ TEST(PruneMethods, KeepWhatTheTargetSays) {
             const PruneTarget target = parse_prune_target(text)->resolved(n_rows, n_columns);
             if (!method.defined_on(target).ok()) continue;
             std::vector<std::string> remarks;
+            const std::vector<float> sensitivity = wanda_scores(weight, inputs.mean_square, pool);
             for (const InputStatistics* given : {&inputs, static_cast<const InputStatistics*>(nullptr)}) {
-                const auto pruned = method.prune({weight, target, pool, given, 0.01, &remarks});
+                const auto pruned = method.prune({weight, target, pool, given, 0.01, &remarks, given != nullptr ? std::span<const float>(sensitivity) : std::span<const float>()});
                 ASSERT_TRUE(pruned.ok()) << pruned.error().to_string();
                 const auto sparse = make_sparse(pruned->weight, target.pattern, pruned->bitmask);
                 ASSERT_TRUE(sparse.ok()) << sparse.error().to_string();
@@ -138,7 +140,7 @@ TEST(PruneMethods, KeepWhatTheTargetSays) {
                     EXPECT_EQ(kept_rows(*pruned, target.pattern), kept_rows({weight, full_bitmask({}, n_rows, n_columns)}, {}));
                 }
             }
-            EXPECT_EQ(!remarks.empty(), method.needs != StatisticsNeed::none);
+            EXPECT_EQ(remarks.size(), method.needs != StatisticsNeed::none || method.gradients != PruneMethod::Gradients::none ? 1u : 0u);
         }
 }
 
@@ -160,7 +162,7 @@ TEST(Allocation, GlobalMagnitudeTakesOneThreshold) {
 }
 
 TEST(Allocation, OwlSparesLayersWithOutliers) {
-    const std::vector<float> scores = {1, 1, 1, 1, 1, 1, 1, 1, 1, 91};
+    const std::vector<std::vector<float>> scores = {{1, 1, 1, 1}, {1, 1, 1, 1, 1, 91}};
     EXPECT_DOUBLE_EQ(outlier_ratio(scores), 0.1);
     const std::vector<double> ratios = {0.01, 0.02, 0.05}, sizes = {1, 1, 2};
     const auto sparsities = owl_sparsities(ratios, sizes, 0.6);
@@ -169,6 +171,48 @@ TEST(Allocation, OwlSparesLayersWithOutliers) {
     EXPECT_GT(sparsities[0], sparsities[1]);
     EXPECT_GT(sparsities[1], sparsities[2]);
     EXPECT_EQ(owl_sparsities(std::vector<double>{0.1, 0.1}, std::vector<double>{1, 3}, 0.5), (std::vector<double>{0.5, 0.5}));
+    // Near the ends layers differ less, and the mean stays.
+    for (const double share : {0.0, 0.01, 0.97, 1.0}) {
+        const auto near = owl_sparsities(ratios, sizes, share);
+        EXPECT_NEAR((near[0] + near[1] + 2 * near[2]) / 4, share, 1e-12);
+        for (const double each : near) EXPECT_TRUE(each >= 0 && each <= 1) << each;
+    }
+}
+
+// By hand: the first layer's loss is a third of the second's at first, then steeper; of the third, with twice the weights, what bends down is taken at its hull.
+TEST(Allocation, LeastLossFollowsTheSlopes) {
+    const std::vector<double> levels = {0.4, 0.5, 0.6}, sizes = {1, 1, 2};
+    const std::vector<std::vector<double>> losses = {{0, 1, 7}, {0, 3, 8}, {0, 6, 8}};
+    // Costs of a weight: 10, 60; 30, 50; hull 20 all the way. 0.4 has 1.6 of 4 weights gone; every step brings 0.1, of the third layer 0.4.
+    EXPECT_EQ(least_loss_sparsities(levels, losses, sizes, 0.4), (std::vector<double>{0.4, 0.4, 0.4}));
+    const auto some = least_loss_sparsities(levels, losses, sizes, 0.475);  // 0.3 more: 0.1 of the first, 0.2 of the third
+    EXPECT_NEAR(some[0], 0.5, 1e-12);
+    EXPECT_NEAR(some[1], 0.4, 1e-12);
+    EXPECT_NEAR(some[2], 0.5, 1e-12);
+    const auto more = least_loss_sparsities(levels, losses, sizes, 0.575);  // 0.7: then 0.1 and 0.1 of the second
+    EXPECT_NEAR(more[0], 0.5, 1e-12);
+    EXPECT_NEAR(more[1], 0.6, 1e-12);
+    EXPECT_NEAR(more[2], 0.6, 1e-12);
+    for (const double each : least_loss_sparsities(levels, losses, sizes, 0.6)) EXPECT_NEAR(each, 0.6, 1e-12);
+}
+
+TEST(Allocation, WholeUnitsKeepTheSum) {
+    const std::vector<LayerUnits> layers = {{32, 64}, {32, 64}, {48, 32}, {10, 7}};
+    for (const double sparsity : {0.0, 0.3, 0.5, 0.77, 1.0})
+        for (const double spread : {0.0, 0.013, 0.11}) {
+            const double s = spread * std::min(1.0, 2 * std::min(sparsity, 1 - sparsity));
+            const std::vector<double> wanted = {sparsity + s, sparsity - s / 3, sparsity - s, sparsity + s / 2};
+            const auto whole = whole_units(wanted, layers, sparsity);
+            double kept = 0, uniform = 0;
+            for (std::size_t i = 0; i < layers.size(); ++i) {
+                const auto n = static_cast<double>(layers[i].n_units);
+                EXPECT_NEAR(whole[i] * n, std::nearbyint(whole[i] * n), 1e-9);
+                EXPECT_LE(std::fabs(whole[i] - wanted[i]), 2 / n);
+                kept += (1 - whole[i]) * n * static_cast<double>(layers[i].step_weights);
+                uniform += (n - std::nearbyint(n * sparsity)) * static_cast<double>(layers[i].step_weights);
+            }
+            EXPECT_LE(std::fabs(kept - uniform), 16) << sparsity << " " << spread;  // half a step of the second smallest
+        }
 }
 
 // ---- as a step
@@ -190,6 +234,8 @@ std::optional<Child> prune_folder(const std::string& parent_folder, const PruneS
     CompressOptions options;
     options.output = child.folder;
     options.n_threads = 2;
+    const testing::WeightsAsGradients gradients;
+    options.gradients = &gradients;
     auto report = run_recipe(*parent, recipe, options);
     EXPECT_TRUE(report.ok()) << report.error().to_string();
     if (!report.ok()) return std::nullopt;
@@ -279,6 +325,108 @@ TEST(PruneStepOnModels, GlobalMagnitudeGivesLayersTheirOwnShare) {
         kept += weight->sparse()->n_values(), all += element_count(weight->shape);
     }
     EXPECT_NEAR(static_cast<double>(kept) / static_cast<double>(all), 0.5, 0.01);
+    std::filesystem::remove_all(child->folder);
+}
+
+struct Kept {
+    std::map<std::string, std::vector<float>> values;  // of pruned matrices
+    std::int64_t n_values = 0;
+};
+Kept kept_of(const Checkpoint& child) {
+    Kept kept;
+    for (const auto& [key, declared] : child.spec.tensors) {
+        if (!child.weights->contains(key)) continue;
+        const auto weight = child.weights->load(key);
+        if (weight->sparse() == nullptr) continue;
+        kept.n_values += weight->sparse()->n_values();
+        std::vector<float>& values = kept.values[key];
+        values.resize(static_cast<std::size_t>(element_count(weight->shape)));
+        for (std::int64_t row = 0; row < weight->n_rows(); ++row) weight->row(row, values.data() + row * weight->n_columns());
+    }
+    return kept;
+}
+
+// Where the gradients are the weights, weight times gradient orders them as their magnitude does: also of matrices that are stored the other way round.
+TEST(PruneStepOnModels, WeightTimesGradientIsAskedOfEveryMatrix) {
+    for (const std::string& folder : testing::small_model_folders()) {
+        SCOPED_TRACE(folder);
+        const auto expected = prune_folder(folder, step_of("magnitude", "40%"));
+        ASSERT_TRUE(expected);
+        const Kept by_magnitude = kept_of(expected->checkpoint);
+        ASSERT_FALSE(by_magnitude.values.empty());
+        for (const char* method : {"snip", "taylor"}) {
+            const auto child = prune_folder(folder, step_of(method, "40%"));
+            ASSERT_TRUE(child);
+            EXPECT_EQ(kept_of(child->checkpoint).values, by_magnitude.values) << method;
+            EXPECT_EQ(child->report.method_remarks, std::vector<std::string>());
+            EXPECT_TRUE(child->checkpoint.manifest["steps"].items()[0]["calibration"].is_object());
+        }
+        std::filesystem::remove_all(expected->folder);
+    }
+}
+
+TEST(PruneStepOnModels, WithoutTrainingGradientsAreRefused) {
+    const auto parent = Checkpoint::open(testing::small_model_folders()[0]);
+    ASSERT_TRUE(parent.ok());
+    for (const char* method : {"snip", "taylor"}) {
+        const RecipeStep step = step_of(method, "50%");
+        const auto work = make_step_work(*parent, step);
+        ASSERT_FALSE(work.ok());
+        EXPECT_NE(work.error().to_string().find("built without LibTorch"), std::string::npos) << work.error().to_string();
+    }
+}
+
+// Layers may differ; the model keeps what it would with one share for all, and nothing changes at 0 %.
+TEST(PruneStepOnModels, MeasuredAllocationsKeepTheMean) {
+    if (!algebra_available().ok()) GTEST_SKIP() << "OpenBLAS cannot be opened here";
+    const auto folders = testing::small_model_folders();
+    for (const auto& [allocation, word] : {std::pair{PruneStep::Allocation::owl, "outlier_ratios"}, std::pair{PruneStep::Allocation::sensitivity, "mean_kl"}})
+        for (std::size_t i = 0; i < folders.size(); i += 5)
+            for (const char* text : {"magnitude 0%", "magnitude 50%", "wanda 60%", "taylor 30%"}) {
+                SCOPED_TRACE(folders[i] + " " + word + " " + text);
+                const std::string method = std::string(text).substr(0, std::string(text).find(' ')), pattern = std::string(text).substr(method.size() + 1);
+                const auto uniform = prune_folder(folders[i], step_of(method.c_str(), pattern.c_str()));
+                ASSERT_TRUE(uniform);
+                const Kept expected = kept_of(uniform->checkpoint);
+                PruneStep step = step_of(method.c_str(), pattern.c_str());
+                step.allocation = allocation;
+                const auto child = prune_folder(folders[i], step);
+                ASSERT_TRUE(child);
+                const Kept kept = kept_of(child->checkpoint);
+                std::int64_t smallest = INT64_MAX;  // matrices lose whole columns of a row each
+                for (const auto& [key, values] : kept.values) smallest = std::min(smallest, child->checkpoint.spec.shape(child->checkpoint.spec.tensors.at(key))[0]);
+                EXPECT_LE(std::llabs(kept.n_values - expected.n_values), smallest);
+                if (pattern == "0%") {
+                    EXPECT_EQ(kept.values, expected.values);
+                }
+                const Json& found = child->report.manifest.steps.back()["found"];
+                EXPECT_TRUE(found["sparsities"].is_object());
+                if (pattern != "0%") {
+                    EXPECT_EQ(found[word].size(), static_cast<std::size_t>(child->checkpoint.spec.n_layers));
+                }
+            }
+    PruneStep nm = step_of("magnitude", "2:4");
+    nm.allocation = PruneStep::Allocation::owl;
+    const auto parent = Checkpoint::open(folders[0]);
+    auto work = make_step_work(*parent, nm);
+    ASSERT_TRUE(work.ok());
+    ThreadPool pool(1);
+    EXPECT_FALSE((*work)->plan(pool, nullptr).ok());
+}
+
+// A block of much larger weights in one column has the outliers, and keeps more.
+TEST(PruneStepOnModels, OutliersKeepMore) {
+    if (!algebra_available().ok()) GTEST_SKIP() << "OpenBLAS cannot be opened here";
+    PruneStep step = step_of("wanda", "50%");
+    step.allocation = PruneStep::Allocation::owl;
+    const auto child = prune_folder(std::string(SKIFF_TEST_DATA_DIR) + "/models/llama", step);
+    ASSERT_TRUE(child);
+    const Json& found = child->report.manifest.steps.back()["found"];
+    for (const auto& a : found["outlier_ratios"].members())
+        for (const auto& b : found["outlier_ratios"].members())
+            if (a.second.number_or(0) > b.second.number_or(0)) {
+                EXPECT_LT(found["sparsities"][a.first].number_or(1), found["sparsities"][b.first].number_or(0));
+            }
     std::filesystem::remove_all(child->folder);
 }
 

@@ -1,8 +1,13 @@
 // Pruning as a step: linear weights keep what a method chooses and are stored sparse, in their own type or rounded to a scheme.
 #include <algorithm>
+#include <cmath>
+#include <optional>
+#include <set>
 
 #include "base/checked.h"
+#include "compress/algebra/algebra.h"
 #include "compress/prune/allocate.h"
+#include "compress/prune/layer_shares.h"
 #include "compress/prune/prune_method.h"
 #include "compress/quantize/coded_rows.h"
 #include "compress/step_work.h"
@@ -32,7 +37,8 @@ Weight with_scale_type(const Weight& weight, DType dtype) {
 
 class PruneWork final : public StepWork {
 public:
-    PruneWork(const Checkpoint& parent, const PruneStep& step, const PruneMethod& method) : parent_(parent), step_(step), method_(method), uses_(tensor_uses(parent.spec)), columns_(keys_stored_as_columns(parent.spec)) {
+    PruneWork(const Checkpoint& parent, const PruneStep& step, const PruneMethod& method, const GradientSource* gradients)
+        : parent_(parent), step_(step), method_(method), gradients_(gradients), uses_(tensor_uses(parent.spec)), columns_(keys_stored_as_columns(parent.spec)) {
         if (step.scheme) rounding_.schemes = default_wish(*step.scheme);
     }
 
@@ -47,10 +53,11 @@ public:
         for (PlannedTensor& planned : plan_.tensors)
             if (is_pruned(planned)) pruned.push_back(&planned);
         if (pruned.empty()) return usage_error("nothing would change: the model has no linear weights of plain numbers; prune the model before it is quantized");
-        std::vector<double> sparsities(pruned.size(), step_.target.sparsity);
-        if (step_.allocation == PruneStep::Allocation::global) {
-            SKIFF_TRY(sparsities, global_sparsities(pruned, pool));
+        for (const PlannedTensor* planned : pruned) matrices_.push_back({planned->key, planned->shape[0], planned->shape[1], planned->stored_as_columns});
+        if (method_.gradients != PruneMethod::Gradients::none || is_measured()) {
+            SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
         }
+        SKIFF_TRY(const auto sparsities, shares(pruned, pool));
         for (std::size_t i = 0; i < pruned.size(); ++i) {
             Status status = make_sparse_plan(*pruned[i], sparsities[i]);
             if (!status.ok()) return status.take_error().with_context("tensor " + pruned[i]->key);
@@ -60,8 +67,14 @@ public:
             plan_.bytes_after += planned.bytes_after;
             plan_.largest_working_set_bytes = std::max(plan_.largest_working_set_bytes, planned.bytes_before + planned.bytes_after + planned.n_elements * 8);  // scores, and values as floats
         }
+        if (method_.gradients != PruneMethod::Gradients::none) {
+            for (const PrunedMatrix& matrix : matrices_) plan_.largest_working_set_bytes += static_cast<std::uint64_t>(matrix.n_rows * matrix.n_columns) * sizeof(float);
+            plan_.largest_working_set_bytes += gradient_memory_bytes(parent_.spec, *text_);
+        }
         return plan_;
     }
+    Json found() const override { return found_; }
+    const CalibrationText* text() const override { return text_ ? &*text_ : nullptr; }
     StatisticsNeed needs() const override { return method_.needs; }
     CalibrationOptions calibration() const override { return step_.calibration; }
 
@@ -71,7 +84,8 @@ public:
         SKIFF_TRY(auto source, weights.load(planned.key));
         if (planned.stored_as_columns) source = transposed(source);
         std::vector<std::string> said;
-        SKIFF_TRY(auto pruned, method_.prune({source, found->second, pool, inputs, step_.damping, &said}));
+        SKIFF_TRY(const auto sensitivity, sensitivity_of(planned.key, planned.stored_as_columns));
+        SKIFF_TRY(auto pruned, method_.prune({source, found->second, pool, inputs, step_.damping, &said, sensitivity}));
         for (const std::string& text : said) remarks.push_back(planned.key + ": " + text);
         const SparsePattern& pattern = found->second.pattern;
         const DType dtype = types_.at(planned.key);
@@ -110,10 +124,80 @@ public:
                 seconds += n * 40e-9 / pool.n_threads();
                 if (method_.needs == StatisticsNeed::gram) seconds += (n * columns + columns * columns * columns) * 0.1e-9 / pool.n_threads();
             }
+        if (method_.gradients != PruneMethod::Gradients::none) seconds += gradient_seconds(parent_.spec, *text_);
         return seconds;
     }
 
 private:
+    bool is_measured() const { return step_.allocation == PruneStep::Allocation::owl || step_.allocation == PruneStep::Allocation::sensitivity; }
+
+    // What goes of each matrix.
+    Result<std::vector<double>> shares(const std::vector<PlannedTensor*>& pruned, ThreadPool& pool) {
+        if (step_.allocation == PruneStep::Allocation::uniform) return std::vector<double>(pruned.size(), step_.target.sparsity);
+        if (step_.target.pattern.m > 0) return usage_error(std::string("the allocation ") + allocation_name(step_.allocation) + ": N:M keeps the same share everywhere");
+        if (step_.allocation == PruneStep::Allocation::global) return global_sparsities(pruned, pool);
+        SKIFF_CHECK(algebra_available());
+        const auto try_pruning = [&](const PrunedMatrix& matrix, double share, const InputStatistics* inputs) -> Result<Weight> {
+            SKIFF_TRY(auto source, parent_.weights->load(matrix.key));
+            if (matrix.stored_as_columns) source = transposed(source);
+            SKIFF_TRY(const auto sensitivity, sensitivity_of(matrix.key, matrix.stored_as_columns));
+            const PruneTarget target = step_.target.with_sparsity(share).resolved(matrix.n_rows, matrix.n_columns);
+            SKIFF_CHECK(method_.defined_on(target));
+            SKIFF_TRY(auto tried, method_.prune({source, target, pool, inputs, step_.damping, nullptr, sensitivity}));
+            SKIFF_TRY(const auto kept, make_sparse(tried.weight, target.pattern, std::move(tried.bitmask)));
+            const Weight dense = as_floats(kept, pool);
+            return matrix.stored_as_columns ? transposed(dense) : dense;
+        };
+        const ShareQuestion question{parent_, step_, matrices_, *text_, method_.needs, try_pruning, pool};
+        SKIFF_TRY(auto found, step_.allocation == PruneStep::Allocation::owl ? shares_by_outliers(question) : shares_by_sensitivity(question));
+        found_ = std::move(found.found);
+        std::vector<LayerUnits> layers;
+        for (const PrunedMatrix& matrix : matrices_) {
+            const PruneTarget target = step_.target.resolved(matrix.n_rows, matrix.n_columns);
+            const std::int64_t rows = target.pattern.n_unit_rows(matrix.n_rows), columns = target.pattern.n_unit_columns(matrix.n_columns), values = target.pattern.unit_values();
+            layers.push_back(target.scope == PruneTarget::Scope::layer ? LayerUnits{rows * columns, values} : LayerUnits{columns, rows * values});
+        }
+        return whole_units(found.sparsities, layers, step_.target.sparsity);
+    }
+
+    // What the gradients say of a matrix, in (outputs, inputs); empty where the method does not ask. All matrices are measured at the first question.
+    Result<std::span<const float>> sensitivity_of(const std::string& key, bool stored_as_columns) {
+        if (method_.gradients == PruneMethod::Gradients::none) return std::span<const float>();
+        if (sensitivities_.empty()) SKIFF_CHECK(measure_sensitivities());
+        std::vector<float>& sums = sensitivities_.at(key);
+        if (stored_as_columns && turned_.insert(key).second) {
+            SKIFF_TRY(const auto stored, parent_.weights->load(key));
+            const Weight turned = transposed(make_float_weight(stored.shape, std::move(sums)));
+            to_floats(*turned.plain(), sums);
+        }
+        return std::span<const float>(sums);
+    }
+
+    Status measure_sensitivities() {
+        SKIFF_CHECK(check_gradients(gradients_, "the method " + std::string(method_.name)));
+        std::set<std::string> keys;
+        for (const PrunedMatrix& matrix : matrices_) keys.insert(matrix.key);
+        const bool squares = method_.gradients == PruneMethod::Gradients::squares;
+        return gradients_->for_each_sample(parent_.spec, *parent_.weights, *text_, keys, [&](const SampleGradients& gradients) -> Status {
+            if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
+            for (const auto& [key, gradient] : gradients) {
+                SKIFF_TRY(const auto weight, parent_.weights->load(key));
+                std::vector<float>& sums = sensitivities_[key];
+                sums.resize(gradient.size());
+                std::vector<float> row(static_cast<std::size_t>(weight.n_columns()));
+                for (std::int64_t r = 0; r < weight.n_rows(); ++r) {
+                    weight.row(r, row.data());
+                    const std::size_t begin = static_cast<std::size_t>(r) * row.size();
+                    for (std::size_t c = 0; c < row.size(); ++c) {
+                        const float product = row[c] * gradient[begin + c];
+                        sums[begin + c] += squares ? product * product : std::fabs(product);
+                    }
+                }
+            }
+            return {};
+        });
+    }
+
     bool is_pruned(const PlannedTensor& planned) const {
         return planned.use == TensorUse::linear && planned.parent_is_plain && planned.shape.size() == 2 && planned.key.ends_with(".weight") && (!step_.scheme || planned.becomes_codes());
     }
@@ -194,6 +278,12 @@ private:
     const Checkpoint& parent_;
     const PruneStep& step_;
     const PruneMethod& method_;
+    const GradientSource* gradients_;
+    std::optional<CalibrationText> text_;  // where the plan or gradients are measured on it
+    std::vector<PrunedMatrix> matrices_;
+    std::map<std::string, std::vector<float>> sensitivities_;  // in the checkpoint's shape, or turned
+    std::set<std::string> turned_;
+    Json found_;
     std::map<std::string, TensorUse> uses_;
     std::set<std::string> columns_;
     QuantizeStep rounding_;  // of the tensors that are rounded too
@@ -204,9 +294,10 @@ private:
 
 }  // namespace
 
-Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const PruneStep& step) {
+Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const PruneStep& step, const GradientSource* gradients) {
     SKIFF_TRY(const PruneMethod* method, find_prune_method(step.method));
-    return std::unique_ptr<StepWork>(new PruneWork(parent, step, *method));
+    if (method->gradients != PruneMethod::Gradients::none) SKIFF_CHECK(check_gradients(gradients, "the method " + std::string(method->name)));
+    return std::unique_ptr<StepWork>(new PruneWork(parent, step, *method, gradients));
 }
 
 }  // namespace skiff

@@ -1,4 +1,5 @@
-// Pruning by a score of each weight by itself: its size, or its size times that of its input (Wanda, Sun et al. 2023).
+// Pruning by a score of each weight by itself: its size, its size times that of its input (Wanda, Sun et al. 2023), or times the loss's gradient by it (SNIP, Lee
+// et al. 2019, equation 3 with the sum over samples outside; squared: the first-order Taylor score of Molchanov et al. 2019, equation 8).
 #include <cmath>
 
 #include "compress/prune/prune_method.h"
@@ -50,6 +51,14 @@ Result<Pruned> wanda_prune(const PruneInput& input) {
         return magnitude_prune(input);
     }
     return keep_best(input, wanda_scores(input.weight, input.inputs->mean_square, input.pool));
+}
+
+Result<Pruned> sensitivity_prune(const PruneInput& input) {
+    if (input.sensitivity.empty()) {
+        if (input.remarks != nullptr) input.remarks->push_back("pruned by magnitude: its gradients were not measured");
+        return magnitude_prune(input);
+    }
+    return Pruned{input.weight, choose_units(input.target, input.sensitivity, input.weight.n_rows(), input.weight.n_columns(), &input.pool)};
 }
 
 }  // namespace skiff

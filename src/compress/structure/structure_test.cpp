@@ -14,8 +14,10 @@
 #include "compress/pipeline.h"
 #include "compress/quantize/orthogonal.h"
 #include "compress/quantize/rotation.h"
+#include "compress/small_models_testing.h"
 #include "compress/structure/layer_choice.h"
 #include "compress/structure/structure_config.h"
+#include "compress/structure/unit_gradients.h"
 #include "compress/structure/unit_importance.h"
 #include "plan/session.h"
 
@@ -171,6 +173,28 @@ TEST_F(Structure, GroupsLoseEquallyMany) {
     EXPECT_EQ(keep_largest(axis, scores), (std::vector<std::int64_t>{2, 3, 4, 7, 8, 9}));
 }
 
+// Two readers of three units with two columns each, one stored the other way round: sums of weight times gradient by hand, squared, over two samples.
+TEST_F(Structure, TaylorScoresAreSquaresOfSums) {
+    class TwoReaders final : public WeightSource {
+    public:
+        bool contains(const std::string&) const override { return true; }
+        Result<Weight> load(const std::string& key) const override {
+            return key == "rows" ? make_float_weight({2, 6}, {1, 2, 3, 4, 5, 6, 1, 1, 1, 1, 1, 1}) : make_float_weight({6, 2}, {1, 1, 2, 1, 3, 1, 4, 1, 5, 1, 6, 1});
+        }
+        std::vector<std::string> keys() const override { return {"rows", "turned"}; }
+    };
+    std::vector<CutAxis> axes(2);
+    axes[0].axis = axes[0].reader = "rows";
+    axes[1].axis = axes[1].reader = "turned";
+    axes[1].transposed = true;
+    for (CutAxis& axis : axes) axis.n_units = axis.n_kept = 3, axis.unit_columns = 2;
+    const std::vector<float> rows = {1, 0, 1, 1, 0, -1, 2, 2, 0, 0, 1, 0}, turned = {1, 2, 0, 2, 1, 0, 1, 0, 0, 1, -1, 0};
+    UnitTaylorScores scores(axes);
+    EXPECT_EQ(scores.keys(), (std::set<std::string>{"rows", "turned"}));
+    for (int sample = 0; sample < 2; ++sample) ASSERT_TRUE(scores.add_sample({{"rows", rows}, {"turned", turned}}, TwoReaders()).ok());
+    for (const CutAxis& axis : axes) EXPECT_EQ(scores.of(axis.axis), (std::vector<double>{2 * 25, 2 * 49, 2 * 25})) << axis.axis;
+}
+
 TEST_F(Structure, PatternsAreReadAndRefused) {
     auto neurons = parse_structure_pattern("neurons:25%");
     ASSERT_TRUE(neurons.ok());
@@ -255,6 +279,8 @@ protected:
         CompressOptions options;
         options.output = join_path(folder_, name);
         options.n_threads = n_threads;
+        const testing::WeightsAsGradients gradients;
+        options.gradients = &gradients;
         SKIFF_TRY(const auto report, run_recipe(*model_, recipe, options));
         (void)report;
         return Checkpoint::open(options.output);
@@ -323,7 +349,7 @@ TEST_P(StructureModels, UnitsThatDoNothingGo) {
         const std::int64_t share = std::min<std::int64_t>(n, 4);
         silence(units, share);
         const auto before = logits_of(*model_);
-        for (const auto& [importance, compensation] : {std::pair{"obs", StructureStep::Compensation::least_squares}, std::pair{"contribution", StructureStep::Compensation::none}}) {
+        for (const auto& [importance, compensation] : {std::pair{"obs", StructureStep::Compensation::least_squares}, std::pair{"contribution", StructureStep::Compensation::none}, std::pair{"taylor", StructureStep::Compensation::none}}) {
             SCOPED_TRACE(importance);
             // As many of each as do nothing: n / share, where layers differ the least of them.
             StructureStep step = step_of(std::string(name) + ":" + std::to_string(n / share), importance);
@@ -449,7 +475,7 @@ TEST_P(StructureModels, SortedUnitsComputeTheSame) {
             ASSERT_TRUE(child.ok()) << child.error().to_string();
             ASSERT_EQ(child->spec, model_->spec);
             EXPECT_LT(difference(before, logits_of(*child)), 1e-5);
-            if (importance.needs != StatisticsNeed::none) continue;
+            if (importance.needs != StatisticsNeed::none || importance.gradients == UnitImportance::Gradients::yes) continue;
             ThreadPool pool(1);
             auto axes = find_cut_axes(child->spec, step.units);
             ASSERT_TRUE(axes.ok());

@@ -2,12 +2,14 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 
 #include "compress/algebra/algebra.h"
 #include "compress/step_work.h"
 #include "compress/structure/removal_probe.h"
 #include "compress/structure/structure_config.h"
 #include "compress/structure/tensor_copies.h"
+#include "compress/structure/unit_gradients.h"
 #include "compress/structure/unit_importance.h"
 #include "model/axes.h"
 
@@ -23,11 +25,14 @@ struct Choice {
 
 class StructureWork final : public StepWork {
 public:
-    StructureWork(const Checkpoint& parent, const StructureStep& step, const UnitImportance& importance, std::vector<CutAxis> axes)
-        : parent_(parent), step_(step), importance_(importance), axes_(std::move(axes)) {}
+    StructureWork(const Checkpoint& parent, const StructureStep& step, const UnitImportance& importance, std::vector<CutAxis> axes, const GradientSource* gradients)
+        : parent_(parent), step_(step), importance_(importance), axes_(std::move(axes)), gradients_(gradients) {}
 
     Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) override {
         SKIFF_CHECK(set_sizes(pool));
+        if (asks_for_gradients()) {
+            SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
+        }
         child_ = parent_.spec;
         for (const CutAxis& axis : axes_) {
             const auto kept = first_units(axis);
@@ -48,6 +53,7 @@ public:
         }
         plan.remarks.insert(plan.remarks.end(), remarks_.begin(), remarks_.end());
         remarks_.clear();
+        if (asks_for_gradients()) plan.largest_working_set_bytes += gradient_memory_bytes(parent_.spec, *text_);
         return plan;
     }
 
@@ -61,6 +67,7 @@ public:
 
     StatisticsNeed needs() const override { return compensates() ? StatisticsNeed::gram : importance_.needs; }
     CalibrationOptions calibration() const override { return step_.calibration; }
+    const CalibrationText* text() const override { return text_ ? &*text_ : nullptr; }
     Result<Json> config(const TensorPlan&) const override { return config_; }
 
     Status begin_block(std::size_t block, BlockWork& work, ThreadPool& pool) override {
@@ -128,10 +135,24 @@ public:
             if (importance_.name == "obs") seconds += static_cast<double>(axis.n_units - axis.n_kept) * static_cast<double>(axis.unit_columns) * n * (n + m) * 16 / bytes_per_second + n * n * n / multiply_adds_per_second;
             if (compensates()) seconds += (n * n * n / 3 + 2 * n * n * m) / multiply_adds_per_second / pool.n_threads();
         }
+        if (asks_for_gradients()) seconds += gradient_seconds(parent_.spec, *text_);
         return seconds;
     }
 
 private:
+    bool asks_for_gradients() const { return importance_.gradients == UnitImportance::Gradients::yes && (sorts() || step_.removal.amount > 0); }
+    // Of the axis; all are measured at the first question, in the parent as it is. Empty where the importance does not ask.
+    Result<std::span<const double>> taylor_of(const CutAxis& axis) {
+        if (!asks_for_gradients()) return std::span<const double>();
+        if (!taylor_) {
+            taylor_.emplace(axes_);
+            SKIFF_CHECK(gradients_->for_each_sample(parent_.spec, *parent_.weights, *text_, taylor_->keys(), [&](const SampleGradients& gradients) -> Status {
+                if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
+                return taylor_->add_sample(gradients, *parent_.weights);
+            }));
+        }
+        return std::span<const double>(taylor_->of(axis.axis));
+    }
     bool sorts() const { return step_.order == StructureStep::Order::by_importance; }
     bool compensates() const { return !sorts() && step_.compensation == StructureStep::Compensation::least_squares; }
 
@@ -219,13 +240,17 @@ private:
     Status choose(const CutAxis& axis, const WeightSource& weights, const InputStatistics* inputs, std::span<const double> near_zero, ThreadPool& pool) {
         Choice& choice = choices_[axis.axis];
         choice = {};
-        if (sorts()) return sort(axis, choice, {parent_.spec, axis, weights, inputs, near_zero, step_, pool});
+        if (sorts()) {
+            SKIFF_TRY(const auto taylor, taylor_of(axis));
+            return sort(axis, choice, {parent_.spec, axis, weights, inputs, near_zero, step_, pool, taylor});
+        }
         if (axis.n_kept == axis.n_units) {
             choice.kept = first_units(axis);
             return {};
         }
         if (inputs == nullptr && needs() != StatisticsNeed::none) return unsupported(axis.axis + ": the inputs of " + axis.reader + " were not measured");
-        SKIFF_TRY(choice.kept, importance_.keep({parent_.spec, axis, weights, inputs, near_zero, step_, pool}));
+        SKIFF_TRY(const auto taylor, taylor_of(axis));
+        SKIFF_TRY(choice.kept, importance_.keep({parent_.spec, axis, weights, inputs, near_zero, step_, pool, taylor}));
         if (!compensates()) return {};
         SKIFF_TRY(const auto weight, reader_matrix(axis, weights, pool));
         const auto intercept = axis.bias.empty() ? LeastSquares::Intercept::no : LeastSquares::Intercept::yes;
@@ -310,6 +335,9 @@ private:
     const StructureStep& step_;
     const UnitImportance& importance_;
     std::vector<CutAxis> axes_;
+    const GradientSource* gradients_;
+    std::optional<CalibrationText> text_;  // where gradients are measured on it
+    std::optional<UnitTaylorScores> taylor_;
     ModelSpec child_;
     Json config_, sensitivities_;
     std::map<std::string, const CutAxis*> axis_of_;  // by the name of each axis that a cut touches
@@ -319,14 +347,15 @@ private:
 
 }  // namespace
 
-Result<std::unique_ptr<StepWork>> begin_structure(const Checkpoint& parent, const StructureStep& step) {
+Result<std::unique_ptr<StepWork>> begin_structure(const Checkpoint& parent, const StructureStep& step, const GradientSource* gradients) {
     if (step.multiple_of < 1) return usage_error("widths must stay a multiple of at least 1");
     if (!(step.damping > 0)) return usage_error("the damping of the second moments must be above 0");
     if (step.order == StructureStep::Order::by_importance && step.removal.amount != 0)
         return usage_error("sorting units takes none away: give " + std::string(unit_kind_name(step.units)) + ":0%, and cut in a second step");
     SKIFF_TRY(const UnitImportance* importance, find_unit_importance(step.importance));
+    if (importance->gradients == UnitImportance::Gradients::yes) SKIFF_CHECK(check_gradients(gradients, "the importance " + std::string(importance->name)));
     SKIFF_TRY(auto axes, find_cut_axes(parent.spec, step.units));
-    return std::unique_ptr<StepWork>(new StructureWork(parent, step, *importance, std::move(axes)));
+    return std::unique_ptr<StepWork>(new StructureWork(parent, step, *importance, std::move(axes), gradients));
 }
 
 }  // namespace skiff

@@ -94,6 +94,8 @@ Scores by_zeros(const UnitData& data) {
     return scores;
 }
 
+Scores by_taylor(const UnitData& data) { return std::vector<double>(data.taylor.begin(), data.taylor.end()); }
+
 template <Scores (*score)(const UnitData&)>
 Result<std::vector<std::int64_t>> keep(const UnitData& data) {
     SKIFF_TRY(const auto scores, score(data));
@@ -133,6 +135,7 @@ Result<std::vector<std::int64_t>> rank_leading(const UnitData& data) {
 constexpr UnitImportance importances[] = {
     {"obs", "one by one the unit that costs least when all others make up for it; looks at the data", StatisticsNeed::gram, UnitImportance::Counts::no, keep_obs, rank_obs},
     {"contribution", "what the unit adds to the residual stream: its activation through the weights that read it", StatisticsNeed::gram, UnitImportance::Counts::no, keep<by_contribution>, rank<by_contribution>},
+    {"taylor", "how the loss answers to a factor on the unit, by its gradient, squared over the samples (needs LibTorch)", StatisticsNeed::none, UnitImportance::Counts::no, keep<by_taylor>, rank<by_taylor>, UnitImportance::Gradients::yes},
     {"activation", "the norm of the unit's values over the calibration text", StatisticsNeed::moments, UnitImportance::Counts::no, keep<by_activation>, rank<by_activation>},
     {"apoz", "how often the unit is not about zero", StatisticsNeed::moments, UnitImportance::Counts::yes, keep<by_zeros>, rank<by_zeros>},
     {"l2", "squares of all weights that go with the unit; needs no data", StatisticsNeed::none, UnitImportance::Counts::no, keep<by_l2>, rank<by_l2>},

@@ -19,6 +19,7 @@ struct UnitData {
     std::span<const double> near_zero;   // share of the tokens at which each of the reader's inputs is about zero; only where the row counts
     const StructureStep& step;
     ThreadPool& pool;
+    std::span<const double> taylor = {};  // UnitTaylorScores of the axis; only where the row asks for gradients
 };
 
 struct UnitImportance {
@@ -27,6 +28,7 @@ struct UnitImportance {
     enum class Counts : std::uint8_t { no, yes } counts = Counts::no;  // of values about zero: another pass over the block
     Result<std::vector<std::int64_t>> (*keep)(const UnitData& data) = nullptr;  // ascending, as many of each group as the axis says
     Result<std::vector<std::int64_t>> (*rank)(const UnitData& data) = nullptr;  // all units, group after group, in each the most important first
+    enum class Gradients : std::uint8_t { no, yes } gradients = Gradients::no;  // of the loss, which training computes
 };
 
 std::span<const UnitImportance> unit_importances();
