@@ -133,7 +133,7 @@ Status prune(PruneOptions& options, Terminal& terminal) {
     if (!(options.damping > 0 && options.damping <= 1)) return usage_error("--damping " + std::to_string(options.damping) + ": expected more than 0, at most 1");
     SKIFF_TRY(const auto step, is_structure_pattern(options.pattern) ? structure_step_of(options) : weight_step_of(options));
     SKIFF_TRY(const bool with_gradients, asks_for_gradients(step));
-    if (with_gradients && !train::training_available()) return become_training_program();
+    if (with_gradients && !train::training_available()) return become_training_program().take_error().with_context("the gradients that --method snip and taylor and --importance taylor ask for are computed by training");
     SKIFF_TRY(const auto parent, Checkpoint::open(options.common.model));
     Recipe recipe;
     recipe.steps.push_back(step);
