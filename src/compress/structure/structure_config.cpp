@@ -123,6 +123,12 @@ Result<Json> config_after_cut(const Json& config, const ModelSpec& parent, const
             if (kv_heads && (text.contains("num_key_value_heads") || n_heads != n_kv_heads)) set_layers(text, "num_key_value_heads", n_kv_heads);
             if (first != after.end()) text.set("head_dim", first->head_dim);  // it no longer follows from the other two
             if (key == "n_head" || text.contains("ffn_dim")) remarks.push_back("other programs do not read head_dim in a config of this architecture; they will not load the result");
+            // transformers 5 checks this of some families, although head_dim says how wide the heads are.
+            const std::string& type = text["model_type"].text();
+            const bool is_checked = type == "llama" || type == "gemma2" || type == "gemma3" || type == "gemma3_text";
+            if (is_checked && first != after.end() && child.d_model % first->n_heads != 0)
+                remarks.push_back("transformers refuses a " + type + " whose hidden size (" + std::to_string(child.d_model) + ") is no multiple of the number of heads (" + std::to_string(first->n_heads) + "); let as many stay as divide it" +
+                                  (type == "llama" ? ", or give model_type mistral and sliding_window null there, which computes the same" : ""));
         }
         if (width) {
             const std::string key = key_of(text, width_keys);
