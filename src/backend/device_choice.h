@@ -1,7 +1,8 @@
-// Where a model runs, as the command line says it, and the session that follows.
+// Where a model runs, as the command line says it, and the session that follows: on a device, or on a device and the processor (split_session.h).
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/progress.h"
@@ -18,6 +19,8 @@ struct DeviceChoice {
     enum class Graphs : std::uint8_t { on, off } graphs = Graphs::on;
     enum class Gemm : std::uint8_t { automatic, own, cublaslt } gemm = Gemm::automatic;  // of long prompts; automatic: cuBLASLt where it is found and works
     enum class Overlap : std::uint8_t { on, off } overlap = Overlap::off;  // kernels begin while the one before ends (sm_90 and later)
+    std::optional<std::int64_t> n_layers = {};  // that the device has; the last ones and the head are the processor's
+    enum class Fit : std::uint8_t { all, what_fits } fit = Fit::all;  // what_fits: as many layers as its free memory has room for
 };
 
 struct DeviceRequest {
@@ -25,8 +28,14 @@ struct DeviceRequest {
     SessionOptions session;
     FuseSet fuse = FuseSet::all();
     ProgressSink progress;
+    PlanOptions processor;  // of the layers that stay there
 };
-// On the device. Errors say what is missing.
+// Errors say what is missing.
 Result<std::unique_ptr<Session>> make_device_session(const ModelSpec& spec, const WeightSource& weights, const DeviceRequest& request);
+namespace cuda {
+struct Table;
+}
+// The same by a plug-in that is open.
+Result<std::unique_ptr<Session>> make_device_session(const cuda::Table& table, const ModelSpec& spec, const WeightSource& weights, const DeviceRequest& request);
 
 }  // namespace skiff

@@ -201,7 +201,10 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     const bool on_cpu = session.where().starts_with("cpu");
     const auto bandwidth = [&]() -> double {
         const auto of_device = session.read_gb_per_s();
-        return of_device ? *of_device : measure_read_bandwidth(engine_options.n_threads).gb_per_s;
+        const double share = of_device ? session.share_read_there() : 0;
+        if (share == 1) return *of_device;
+        const double of_processor = measure_read_bandwidth(engine_options.n_threads).gb_per_s;
+        return share == 0 ? of_processor : 1 / (share / *of_device + (1 - share) / of_processor);  // one behind the other
     };
     const double before = bandwidth();
     reset_peak_resident();  // of the measurement's own buffer

@@ -12,7 +12,8 @@ namespace skiff {
 struct ModelOptions {
     std::string model;
     std::string isa, kernels = "fastest", state = "f32", scheme, pack_cache = "on", prune, device = "cpu";
-    std::int64_t threads = 0, context = 0, batch = 0;
+    std::int64_t threads = 0, context = 0, batch = 0, device_layers = -1;
+    bool fit = false;
 
     void fields(FieldVisitor& visitor);
     void fields_without_context(FieldVisitor& visitor);  // for verbs that know how long their texts are

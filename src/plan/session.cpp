@@ -73,6 +73,7 @@ struct CpuSession::Chunk {
     std::vector<std::int32_t> tokens, positions, selected;
     std::vector<std::int64_t> sequences;
     const float* input = nullptr;  // hidden states of a stretch of blocks
+    std::vector<float> rows;       // those, where items bring them
 };
 
 CpuSession::CpuSession(std::shared_ptr<const Plan> plan, const SessionOptions& options, StateCache state)
@@ -127,6 +128,8 @@ Result<std::byte*> CpuSession::reserve(std::size_t size_bytes) {
 Status CpuSession::check(std::span<const BatchItem> items) const {
     std::vector<std::int64_t> added(static_cast<std::size_t>(state_.n_sequences()), 0);
     for (const BatchItem& item : items) {
+        const std::size_t wanted = plan_->input_buffer >= 0 ? item.tokens.size() * static_cast<std::size_t>(plan_->input_width) : 0;
+        if (item.hidden.size() != wanted) return usage_error(plan_->input_buffer >= 0 ? "this plan has no embedding; give it the hidden states of all tokens" : "this plan begins with the embedding; give it tokens alone");
         if (item.sequence < 0 || item.sequence >= state_.n_sequences())
             return usage_error("sequence " + std::to_string(item.sequence) + " is not in this session");
         for (std::int32_t token : item.tokens)
@@ -206,7 +209,6 @@ void CpuSession::run(const Chunk& chunk) {
 }
 
 Status CpuSession::forward(std::span<const BatchItem> items, const LogitsSink& sink) {
-    if (plan_->input_buffer >= 0) return usage_error("this plan has no embedding; give it hidden states");
     SKIFF_CHECK(check(items));
     // Recurrent rows are copied where more tokens come than their ring takes back.
     std::vector<std::int64_t> lengths;
@@ -235,6 +237,7 @@ Status CpuSession::feed(std::span<const BatchItem> items, const LogitsSink& sink
     auto flush = [&]() -> Status {
         if (chunk.tokens.empty()) return {};
         if (n_runs++ > 0 && interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
+        if (!chunk.rows.empty()) chunk.input = chunk.rows.data();
         run(chunk);
         if (top_limit_ > 0) {
             collect_top();
@@ -257,6 +260,10 @@ Status CpuSession::feed(std::span<const BatchItem> items, const LogitsSink& sink
             const bool wanted = item.logits == BatchItem::Logits::all || (item.logits == BatchItem::Logits::last && i + 1 == item.tokens.size());
             if (wanted) chunk.selected.push_back(static_cast<std::int32_t>(chunk.tokens.size()));
             chunk.tokens.push_back(item.tokens[i]);
+            if (!item.hidden.empty()) {
+                const auto row = item.hidden.subspan(i * static_cast<std::size_t>(plan_->input_width), static_cast<std::size_t>(plan_->input_width));
+                chunk.rows.insert(chunk.rows.end(), row.begin(), row.end());
+            }
             chunk.positions.push_back(static_cast<std::int32_t>(state_.length(item.sequence)));
             chunk.sequences.push_back(item.sequence);
             state_.append(item.sequence, 1);

@@ -30,6 +30,8 @@ struct BatchItem {
     std::int64_t sequence = 0;
     std::vector<std::int32_t> tokens;
     enum class Logits : std::uint8_t { none, last, all } logits = Logits::last;
+    // For a plan over a stretch of blocks, on the processor: what the blocks before it make of the tokens, which are still given. // (n_tokens, input_width)
+    std::span<const float> hidden = {};
 };
 
 // Who feeds a model sees only this: the same calls whether its layers run on the processor (create) or on a device (backend/).
@@ -68,6 +70,7 @@ public:
     virtual std::string where() const = 0;  // "cpu avx2", "cuda NVIDIA H200"
     // Bytes per second that its memory gives, where the session can tell better than a measurement on the processor: nothing on the CPU.
     virtual std::optional<double> read_gb_per_s() { return std::nullopt; }
+    virtual double share_read_there() const { return 1; }  // of what a token reads; the rest comes from the processor's memory
 
     virtual Status wait() { return {}; }  // until all that was fed is computed: for who takes the time
 

@@ -163,6 +163,17 @@ TEST(Session, StretchesOfBlocksGiveTheWholeModel) {
     ASSERT_EQ(hidden.size(), tokens.size() * 96);
     ASSERT_TRUE((*tail)->forward_hidden(0, hidden, logits).ok());
     EXPECT_TRUE(same_bits(expected, logits));
+    // The same as items, where the logits of some tokens alone are wanted, or the largest of them.
+    ASSERT_TRUE((*tail)->state().truncate(0, 0).ok());
+    BatchItem item{0, tokens, BatchItem::Logits::last, hidden};
+    ASSERT_TRUE((*tail)->forward(std::span(&item, 1)).ok());
+    EXPECT_TRUE(same_bits({expected.end() - 131, expected.end()}, {(*tail)->logits().begin(), (*tail)->logits().end()}));
+    ASSERT_TRUE((*tail)->state().truncate(0, 0).ok());
+    ASSERT_TRUE((*tail)->forward_top(std::span(&item, 1), 1).ok());
+    EXPECT_EQ((*(*tail)->top_row(0))[0].score, *std::max_element(expected.end() - 131, expected.end()));
+    item.hidden = item.hidden.subspan(96);
+    EXPECT_EQ((*tail)->forward(std::span(&item, 1)).error().code, ErrorCode::usage);
+    EXPECT_EQ((*head)->forward(std::span(&item, 1)).error().code, ErrorCode::usage);
 }
 
 TEST(Session, TapsShowValuesInside) {

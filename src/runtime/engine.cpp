@@ -43,20 +43,6 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     session_options.max_batch = options.max_batch;
     session_options.state_scheme = options.state_scheme;
     session_options.state_rules = options.state_rules;
-    if (options.device.kind != DeviceChoice::Kind::cpu) {
-        if (options.kernels == KernelChoice::reference) return usage_error("--kernels reference are the processor's; run with --device cpu");
-        DeviceRequest request{options.device, session_options, options.fuse, options.progress};
-        request.session.max_batch = options.max_batch > 0 ? options.max_batch : device_max_batch;
-        auto session = make_device_session(model.spec, *weights, request);
-        if (session.ok()) {
-            engine->session_ = std::move(*session);
-            SKIFF_CHECK(engine->start_stream(options));
-            return engine;
-        }
-        if (options.device.kind == DeviceChoice::Kind::cuda || session.error().code == ErrorCode::interrupted || session.error().code == ErrorCode::usage) return session.take_error();
-        engine->remarks_.push_back("runs on the processor: " + session.error().to_string());
-    }
-    session_options.max_batch = options.max_batch > 0 ? options.max_batch : cpu_max_batch;
     PlanOptions plan_options;
     plan_options.isa = options.isa;
     plan_options.kernels = options.kernels;
@@ -68,6 +54,20 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     plan_options.progress = options.progress;
     plan_options.pack_cache = options.pack_cache;
     plan_options.n_load_threads = options.n_threads;
+    if (options.device.kind != DeviceChoice::Kind::cpu) {
+        if (options.kernels == KernelChoice::reference) return usage_error("--kernels reference are the processor's; run with --device cpu");
+        DeviceRequest request{options.device, session_options, options.fuse, options.progress, plan_options};
+        request.session.max_batch = options.max_batch > 0 ? options.max_batch : device_max_batch;
+        auto session = make_device_session(model.spec, *weights, request);
+        if (session.ok()) {
+            engine->session_ = std::move(*session);
+            SKIFF_CHECK(engine->start_stream(options));
+            return engine;
+        }
+        if (options.device.kind == DeviceChoice::Kind::cuda || session.error().code == ErrorCode::interrupted || session.error().code == ErrorCode::usage) return session.take_error();
+        engine->remarks_.push_back("runs on the processor: " + session.error().to_string());
+    }
+    session_options.max_batch = options.max_batch > 0 ? options.max_batch : cpu_max_batch;
     SKIFF_TRY(auto plan, lower(model.spec, *weights, plan_options));
     SKIFF_TRY(engine->session_, Session::create(std::move(plan), session_options));
     SKIFF_CHECK(engine->start_stream(options));
@@ -112,6 +112,7 @@ Status Engine::start_stream(const EngineOptions& options) {
         EngineOptions small = options;
         small.speculation = {};
         small.state_rules.clear();  // they speak of the layers of the model
+        small.device.n_layers.reset();
         small.n_sequences = 1;
         small.n_context = session_->state().capacity();
         auto draft = Engine::load(speculation.draft_model, small);

@@ -48,6 +48,22 @@ if [ -f "$pocket/config.json" ]; then
     "$SKIFF" eval "$pocket" --device cuda --max-windows 1 --window 48 --json >"$work/eval.json" 2>"$work/err" || { cat "$work/err"; fail "eval --device cuda"; }
     grep -q 'fake fake device' "$work/eval.json" || fail "eval does not name the device"
 fi
+# Some layers on the device, the others on the processor.
+expect 2 "need --device cuda" "$SKIFF" bench "$model" --fit -p 8 -n 4
+expect 2 "give one of them" "$SKIFF" bench "$model" --device cuda --fit --device-layers 1 -p 8 -n 4
+expect 2 "layers" "$SKIFF" bench "$model" --device cuda --device-layers 99 -p 8 -n 4
+"$SKIFF" bench "$model" --device cuda --device-layers 1 -p 8,40 -n 6 -r 1 --sequences 1,2 --profile --json >"$work/bench.json" 2>"$work/remarks" || { cat "$work/remarks"; fail "bench --device-layers"; }
+grep -q '"device": *"fake fake device (1 of 2 layers), cpu' "$work/bench.json" || { cat "$work/bench.json"; fail "bench does not say how many layers are the device's"; }
+grep -q "1 of 2 layers run on the device" "$work/remarks" || fail "no remark says how many layers are the device's"
+if [ -f "$pocket/config.json" ]; then
+    one=$("$SKIFF" run "$pocket" --raw -p "Once upon a time" -n 12 --temp 0 -q)
+    two=$("$SKIFF" run "$pocket" --raw -p "Once upon a time" -n 12 --temp 0 -q --device cuda --device-layers 3 2>"$work/remarks")
+    [ "$one" = "$two" ] || fail "device and processor together write \"$two\", the processor \"$one\""
+    SKIFF_FAKE_DEVICE_MIB=24 "$SKIFF" bench "$pocket" --device cuda --fit --gemm own -p 8 -n 4 -r 1 --json >"$work/bench.json" 2>"$work/remarks" || { cat "$work/remarks"; fail "bench --fit"; }
+    grep -qE '"device": *"fake fake device \([1-9] of [0-9]+ layers\), cpu' "$work/bench.json" || { cat "$work/bench.json"; fail "--fit does not say how many layers are the device's"; }
+    SKIFF_FAKE_DEVICE_MIB=1 expect 4 "not one layer" "$SKIFF" bench "$pocket" --device cuda --fit -p 8 -n 4 -r 1
+    SKIFF_FAKE_DEVICE_MIB=1 expect 0 "runs on the processor" "$SKIFF" bench "$pocket" --device auto --fit -p 8 -n 4 -r 1
+fi
 [ ! -x "$SKIFF_BUILD_DIR/bin/cuda_sweep" ] || "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small >"$work/sweep" || fail "cuda_sweep on the fake device"
 if [ -f "$work/sweep" ]; then
     # What is measured from memory must not fit the cache (1 MiB here).

@@ -42,6 +42,7 @@ public:
     Status wait() override { return device_->wait(); }
     void set_profiling(std::vector<double>* seconds_by_step) override { profile_ = seconds_by_step; }
     std::vector<StepName> decode_steps() const override;
+    std::uint64_t device_bytes() const override { return device_->allocated_bytes(); }
     std::vector<std::pair<std::string, std::string>> decode_launches() override;
 
 private:

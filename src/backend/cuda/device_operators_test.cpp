@@ -216,6 +216,9 @@ TEST(DeviceSession, ALibraryThatDoesNotWorkIsLeft) {
         EXPECT_EQ(found, all_logits(*own, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(n_tokens)}, n_tokens)) << path;
     };
     expect_own(200, 200, "broken", true);
+    ::setenv("SKIFF_FAKE_DEVICE_MIB", "60", 1);
+    expect_own(200, 200, "fake", true);  // no room for its workspace
+    ::unsetenv("SKIFF_FAKE_DEVICE_MIB");
     expect_own(199, 199, "picky", true);
     expect_own(200, 121, "picky", false);  // the largest run has an algorithm, this one has none
     options.library = DeviceSessionOptions::Library::must;

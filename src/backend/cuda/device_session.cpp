@@ -50,7 +50,9 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
         if (error != 0) SKIFF_CHECK(leave_library(device_->check(error, "opening " + options_.cublaslt)));
     }
     if (options_.matmul == Matmul::cublaslt) {
-        SKIFF_TRY(workspace_, device_->allocate(workspace_bytes, "cuBLASLt's workspace"));
+        auto workspace = device_->allocate(workspace_bytes, "cuBLASLt's workspace");
+        if (workspace.ok()) workspace_ = *workspace;
+        else SKIFF_CHECK(leave_library(workspace.take_error()));
     }
     DeviceModelOptions model;
     model.first_block = options_.first_block;

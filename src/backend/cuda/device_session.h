@@ -30,6 +30,7 @@ public:
 
     // Launches of one token, by operator: what --fuse and docs/fusion.md count.
     virtual std::vector<std::pair<std::string, std::string>> decode_launches() = 0;  // (operators, kernel)
+    virtual std::uint64_t device_bytes() const = 0;  // that it has allocated there
 };
 
 }  // namespace skiff::cuda

@@ -229,6 +229,7 @@ Status CudaSession::copy_pages(const std::vector<PageCopy>& copies) {
 Status CudaSession::check(std::span<const BatchItem> items) const {
     std::vector<std::int64_t> added(static_cast<std::size_t>(pages_->n_sequences()), 0);
     for (const BatchItem& item : items) {
+        if (!item.hidden.empty()) return unsupported("a device takes hidden states one sequence at a time (forward_hidden)");
         if (item.sequence < 0 || item.sequence >= pages_->n_sequences()) return usage_error("sequence " + std::to_string(item.sequence) + " is not in this session");
         for (std::int32_t token : item.tokens)
             if (token < 0 || token >= plan_.spec.n_vocab)
