@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
 
     Decoder decoder[n_tiles];
     if constexpr (form == CodeForm::table8) {
+#pragma unroll 1  // unrolled, it takes what the loop below needs: sm_80 spilled
         for (int i = threadIdx.x; i < 256; i += n_threads) levels[i] = weight.table[i];
         GpuWeight near = weight;
         near.table = levels;
