@@ -36,3 +36,23 @@ heading() {
     echo "| what goes | weights, bytes | perplexity | mean KL | less than the first, 95 % |"
     echo "|---|---:|---:|---:|---:|"
 }
+# matrix "COLUMN..." NAME...: mean KL ± its standard error and perplexity of the rows COLUMN_NAME, a line for each name; bytes are those of the first name
+matrix() {
+    local columns=$1 line name column
+    shift
+    echo
+    line="| mean KL (perplexity) |"
+    for column in $columns; do line+=" ${column#*-} |"; done
+    echo "$line"
+    echo "|---|$(for column in $columns; do printf -- '---:|'; done)"
+    for name in "$@"; do
+        line="| ${name//_/ } |"
+        for column in $columns; do
+            line+=" $([ -s "$work/t_${column}_$name.json" ] && jq -r '[.against.mean_kl, .against.mean_kl_stderr, .perplexity.value] | @tsv' "$work/t_${column}_$name.json" | awk '{ d = $1 < 0.1 ? 5 : 3; printf "%.*f ± %.*f (%.1f)", d, $1, d, $2, $3 }') |"
+        done
+        echo "$line"
+    done
+    line="| bytes |"
+    for column in $columns; do line+=" $(jq .estimate.bytes_after "$work/q_${column}_$1.json") |"; done
+    echo "$line"
+}

@@ -2,27 +2,27 @@
 # Pruning of single weights by method and strength on one model, and what each layer loses (--allocation): makes each child, evaluates it against its parent,
 # and prints tables with paired differences over windows.
 #     tools/prune_table.sh SKIFF MODEL WORK [STRENGTH...]
-# WINDOWS (64), THREADS (all), METHODS choose less. See child_rows.bash.
+# WINDOWS (64), THREADS (all), METHODS and ALLOCATED (strengths at which layers differ: 50 70) choose less. See child_rows.bash.
 set -e
 source "$(dirname "$0")/child_rows.bash" "$1" "$2" "$3"
 shift 3
 strengths=${*:-10 25 50 75 90}
-methods=${METHODS:-magnitude wanda sparsegpt snip taylor}
-for s in $strengths; do
-    for method in $methods; do row "${s}%_$method" prune --pattern "$s%" --method "$method"; done
+methods=${METHODS:-magnitude wanda snip taylor sparsegpt}
+allocated=${ALLOCATED-50 70}
+patterns=$(for s in $strengths; do echo "$s%"; done; echo 2:4)
+for p in $patterns; do
+    for method in $methods; do row "${p}_$method" prune --pattern "$p" --method "$method"; done
 done
-for method in $methods; do row "2:4_$method" prune --pattern 2:4 --method "$method"; done
-for s in 50 70; do
-    for allocation in uniform owl sensitivity; do row "${s}%_wanda_$allocation" prune --pattern "$s%" --method wanda --allocation $allocation; done
+for s in $allocated; do
+    row "$s%_wanda" prune --pattern "$s%" --method wanda
+    for allocation in owl sensitivity; do row "$s%_wanda_$allocation" prune --pattern "$s%" --method wanda --allocation $allocation; done
 done
-for s in $strengths 2:4; do
-    s=${s/%[0-9]/&%} s=${s/2:4%/2:4}
+matrix "$(echo $patterns)" $methods
+for p in $patterns; do
     heading
-    for method in $methods; do names+=("${s}_$method"); done
-    table "${s}_magnitude" "${names[@]}"
-    names=()
+    for method in $methods; do table "${p}_${methods%% *}" "${p}_$method"; done
 done
-for s in 50 70; do
+for s in $allocated; do
     heading
-    table "${s}%_wanda_uniform" "${s}%_wanda"_{uniform,owl,sensitivity}
+    table "$s%_wanda" "$s%_wanda" "$s%_wanda"_{owl,sensitivity}
 done

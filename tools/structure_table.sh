@@ -7,7 +7,7 @@ set -e
 source "$(dirname "$0")/child_rows.bash" "$1" "$2" "$3"
 shift 3
 strengths=${*:-10 25 50 75 90}
-importances=${IMPORTANCES:-l2 l1 activation apoz contribution snip taylor}
+importances=${IMPORTANCES:-l2 l1 activation apoz contribution taylor}
 for s in $strengths; do
     for importance in $importances; do row "neurons-${s}%_${importance}" prune --pattern "neurons:$s%" --importance $importance --compensation none; done
     row "neurons-${s}%_l2_least-squares" prune --pattern "neurons:$s%" --importance l2
@@ -26,12 +26,15 @@ for n in 1 2; do
 done
 for c in none least-squares; do
     row "kv_groups-1_contribution_$c" prune --pattern kv_groups:1 --importance contribution --compensation $c
+    row "kv_groups-1_taylor_$c" prune --pattern kv_groups:1 --importance taylor --compensation $c
+    row "heads-25%_taylor_$c" prune --pattern heads:25% --importance taylor --compensation $c
     row "kv_groups-1_obs_$c" prune --pattern kv_groups:1 --importance obs --compensation $c
     row "heads-25%_obs_$c" prune --pattern heads:25% --importance obs --compensation $c
 done
+matrix "$(for s in $strengths; do echo -n "neurons-$s% "; done)" $importances obs {l2,contribution,taylor,obs}_least-squares obs_least-squares_spread
 for s in $strengths; do
     heading
-    table "neurons-${s}%_l2" "neurons-${s}%"_{l2,l1,activation,apoz,contribution,snip,taylor,obs,l2_least-squares,contribution_least-squares,taylor_least-squares,obs_least-squares,obs_least-squares_spread}
+    table "neurons-${s}%_l2" "neurons-${s}%"_{l2,l1,activation,apoz,contribution,taylor,obs,l2_least-squares,contribution_least-squares,taylor_least-squares,obs_least-squares,obs_least-squares_spread}
 done
 for s in $strengths; do
     heading
@@ -42,4 +45,4 @@ for n in 1 2; do
     table "layers-${n}_block-influence" "layers-${n}_block-influence" "layers-${n}_kl"
 done
 heading
-table "kv_groups-1_contribution_none" kv_groups-1_{contribution_none,contribution_least-squares,obs_none,obs_least-squares} "heads-25%_obs_none" "heads-25%_obs_least-squares"
+table "kv_groups-1_contribution_none" kv_groups-1_{contribution,taylor,obs}_none kv_groups-1_{contribution,taylor,obs}_least-squares "heads-25%"_{taylor,obs}_none "heads-25%"_{taylor,obs}_least-squares
