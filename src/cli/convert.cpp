@@ -12,6 +12,7 @@
 #include "compress/export_quantized.h"
 #include "compress/onnx/onnx_export.h"
 #include "model/input_order.h"
+#include "model/shared_layers.h"
 
 namespace skiff {
 namespace {
@@ -266,8 +267,12 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
         SKIFF_TRY(onnx, onnx_options(options));
     }
     SKIFF_TRY(auto checkpoint, Checkpoint::open(options.model));
-    if (find_quantized_form(options.to) != nullptr) return to_quantized(options, checkpoint, terminal);
     if (options.to == "coded" || options.to == "uncoded") return to_recoded(options, checkpoint, terminal);
+    if (checkpoint.config.contains(shared_layers_key)) {
+        SKIFF_TRY(checkpoint, without_sharing(checkpoint));
+        terminal.remark("note: layers that share their weights get copies of them");
+    }
+    if (find_quantized_form(options.to) != nullptr) return to_quantized(options, checkpoint, terminal);
     if (options.to == "onnx") return to_onnx(options, onnx, checkpoint, terminal);  // a graph reorders inputs, so that codes stay codes
     checkpoint = with_inputs_in_order(std::move(checkpoint));
     return options.to == "gguf" ? to_gguf(options, checkpoint, terminal) : to_hf(options, checkpoint, terminal);

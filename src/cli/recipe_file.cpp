@@ -19,6 +19,7 @@ constexpr StepVerb verbs_of_steps[] = {
     {"rotate", StepRole::makes},
     {"prune", StepRole::makes},
     {"factorize", StepRole::makes},
+    {"share", StepRole::makes},
     {"train", StepRole::makes},
     {"distill", StepRole::makes},
     {"recover", StepRole::makes},

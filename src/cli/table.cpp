@@ -11,6 +11,7 @@ std::vector<std::unique_ptr<Verb>> verb_table() {
     verbs.push_back(prune_verb_row());
     verbs.push_back(compress_verb_row());
     verbs.push_back(factorize_verb_row());
+    verbs.push_back(share_verb_row());
     verbs.push_back(convert_verb_row());
     verbs.push_back(eval_verb_row());
     verbs.push_back(bench_verb_row());

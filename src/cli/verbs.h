@@ -24,6 +24,7 @@ std::unique_ptr<Verb> recover_verb_row();
 std::unique_ptr<Verb> report_verb_row();
 std::unique_ptr<Verb> rotate_verb_row();
 std::unique_ptr<Verb> run_verb_row();
+std::unique_ptr<Verb> share_verb_row();
 std::unique_ptr<Verb> train_net_verb_row();
 std::unique_ptr<Verb> train_tokenizer_verb_row();
 std::unique_ptr<Verb> train_verb_row();

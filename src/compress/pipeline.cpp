@@ -231,7 +231,7 @@ private:
             on_done(planned);
         }
         if (block_work_) {
-            SKIFF_CHECK(context(block_work_->leave(block), "running " + block_name(block)));
+            SKIFF_CHECK(context(block_work_->leave(block, end < plan_.tensors.size() ? *plan_.tensors[end].block : block + 1), "running " + block_name(block)));
             if (end < plan_.tensors.size()) SKIFF_CHECK(block_work_->save(working_path_, *plan_.tensors[end].block));
         }
         for (std::size_t i = std::max(begin, n_done); i < end; ++i) {

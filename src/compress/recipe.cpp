@@ -88,6 +88,7 @@ Json fields_of(const PruneStep& step) {
 
 Json fields_of(const StructureStep& step) { return structure_step_json(step); }
 Json fields_of(const FactorizeStep& step) { return factorize_step_json(step); }
+Json fields_of(const ShareStep& step) { return share_step_json(step); }
 
 }  // namespace
 

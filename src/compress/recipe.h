@@ -14,6 +14,7 @@
 #include "compress/quantize/corrections.h"
 #include "compress/quantize/rotation.h"
 #include "compress/quantize/static_inputs.h"
+#include "compress/share/share_step.h"
 #include "compress/structure/structure_step.h"
 #include "model/scheme_choice.h"
 #include "tensor/prune_target.h"
@@ -77,7 +78,7 @@ struct PruneStep {
 
 const char* allocation_name(PruneStep::Allocation allocation);  // "owl"
 
-using RecipeStep = std::variant<QuantizeStep, RotateStep, PruneStep, StructureStep, FactorizeStep>;
+using RecipeStep = std::variant<QuantizeStep, RotateStep, PruneStep, StructureStep, FactorizeStep, ShareStep>;
 
 struct Recipe {
     std::vector<RecipeStep> steps;

@@ -6,6 +6,7 @@
 #include "model/arch/arch.h"
 #include "model/axes.h"
 #include "model/extra_terms.h"
+#include "model/shared_layers.h"
 
 namespace skiff {
 namespace {
@@ -115,6 +116,10 @@ Result<std::vector<std::int64_t>> parse_layers(std::string_view text, std::int64
 
 Result<Checkpoint> select_layers(const Checkpoint& parent, const std::vector<std::int64_t>& layers) {
     if (parent.kind == Checkpoint::Kind::gguf) return unsupported("layers are selected from a model folder, not from a GGUF file: the result needs a config.json");
+    if (parent.config.contains(shared_layers_key)) {  // layers that stay may have to part
+        SKIFF_TRY(const auto copied, without_sharing(parent));
+        return select_layers(copied, layers);
+    }
     Checkpoint child = parent;
     SKIFF_TRY(child.config, selected_config(parent, layers));
     auto spec = build_spec(child.config);

@@ -1,5 +1,7 @@
 #include "compress/calibrate/block_work.h"
 
+#include <algorithm>
+
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
 
@@ -13,7 +15,7 @@ std::string states_path(const std::string& folder, std::size_t next) { return jo
 Status BlockWork::enter(std::size_t block) {
     inputs_.clear();
     if (!is_decoder_block(block)) return {};
-    SKIFF_TRY(inputs_, walk_.observe(block, weights_, need_));
+    SKIFF_TRY(inputs_, walk_.observe(block, walk_.last_sharing(block), weights_, need_));
     return {};
 }
 
@@ -27,9 +29,10 @@ void BlockWork::replace(const std::string& key, const Weight& result, ThreadPool
     if (is_number && !result.shape.empty()) weights_.replace(key, as_floats(result, pool));
 }
 
-Status BlockWork::leave(std::size_t block) {
+Status BlockWork::leave(std::size_t block, std::size_t next) {
     if (block == 0) SKIFF_CHECK(walk_.embed(weights_));
-    if (is_decoder_block(block)) SKIFF_CHECK(walk_.advance(block, weights_));
+    for (std::size_t at = block; at < std::max(next, block + 1); ++at)
+        if (is_decoder_block(at)) SKIFF_CHECK(walk_.advance(at, weights_));
     weights_.clear();
     return {};
 }

@@ -16,7 +16,7 @@ public:
 
     const CalibrationText& text() const { return text_; }
 
-    // Measures what the block's operators are fed. The embedding and the head are not measured: their tables are rounded without data.
+    // Measures what the block's operators are fed, in the later blocks that share their weights as well. The embedding and the head are not measured: their tables are rounded without data.
     Status enter(std::size_t block);
     const InputStatistics* inputs(const std::string& key) const;  // null: not measured in this block
     // Another look at values of the block that was entered, with its weights as they are now; see CalibrationWalk::watch.
@@ -28,8 +28,8 @@ public:
     bool is_decoder_block(std::size_t block) const { return block > 0 && block + 1 < walk_.n_blocks(); }
     // What became of a weight of this block, as it is stored; a matrix that is stored as columns has been turned back. Later readers in the block see it.
     void replace(const std::string& key, const Weight& result, ThreadPool& pool);
-    // Sends the hidden states through the block as it is now.
-    Status leave(std::size_t block);
+    // Sends the hidden states through the block as it is now, and through those before `next` that have no tensors of their own.
+    Status leave(std::size_t block, std::size_t next);
 
     // Between two blocks: the states that enter `next`, in a file beside the journal. One file at a time stays.
     Status save(const std::string& folder, std::size_t next) const;

@@ -104,22 +104,43 @@ Status CalibrationWalk::run(std::size_t block, const WeightSource& weights, std:
     return {};
 }
 
-Result<BlockInputs> CalibrationWalk::observe(std::size_t block, const WeightSource& weights, StatisticsNeed need) {
+std::size_t CalibrationWalk::last_sharing(std::size_t block) const {
     const auto readers = linear_inputs(spec_.blocks.at(block));
-    std::vector<ValueId> ids;
-    std::vector<std::shared_ptr<InputObserver>> observers;
+    std::size_t last = block;
+    while (last + 2 < spec_.blocks.size()) {
+        const auto next = linear_inputs(spec_.blocks[last + 1]);
+        if (std::none_of(next.begin(), next.end(), [&](const auto& reader) { return readers.count(reader.first) != 0; })) break;
+        ++last;
+    }
+    return last;
+}
+
+Result<BlockInputs> CalibrationWalk::observe(std::size_t block, std::size_t last, const WeightSource& weights, StatisticsNeed need) {
+    const auto readers = linear_inputs(spec_.blocks.at(block));
+    // Of each value that is read, and a weight that reads it.
+    std::vector<std::pair<std::string, std::shared_ptr<InputObserver>>> observers;
     std::map<ValueId, std::size_t> place;
     for (const auto& [key, id] : readers)
-        if (place.emplace(id, ids.size()).second) {
-            ids.push_back(id);
-            observers.push_back(std::make_shared<InputObserver>(spec_.width(id), need));
-        }
-    SKIFF_CHECK(watch(block, weights, ids, [&](std::int64_t, std::span<const std::span<const float>> values, ThreadPool& pool) -> Status {
-        for (std::size_t i = 0; i < values.size(); ++i) observers[i]->add(values[i], pool);
-        return {};
-    }));
+        if (place.emplace(id, observers.size()).second) observers.emplace_back(key, std::make_shared<InputObserver>(spec_.width(id), need));
+    const std::vector<float> before = last > block ? hidden_ : std::vector<float>();
+    for (std::size_t at = block; at <= last; ++at) {
+        const auto mine = linear_inputs(spec_.blocks.at(at));
+        std::vector<ValueId> ids;
+        std::vector<InputObserver*> fed;
+        for (const auto& [key, observer] : observers)
+            if (const auto reader = mine.find(key); reader != mine.end()) {
+                ids.push_back(reader->second);
+                fed.push_back(observer.get());
+            }
+        SKIFF_CHECK(watch(at, weights, ids, [&](std::int64_t, std::span<const std::span<const float>> values, ThreadPool& pool) -> Status {
+            for (std::size_t i = 0; i < values.size(); ++i) fed[i]->add(values[i], pool);
+            return {};
+        }));
+        if (at < last) SKIFF_CHECK(advance(at, weights));
+    }
+    if (last > block) hidden_ = before;
     std::vector<std::shared_ptr<const InputStatistics>> finished;
-    for (const auto& observer : observers) finished.push_back(std::make_shared<InputStatistics>(observer->finish()));
+    for (const auto& [key, observer] : observers) finished.push_back(std::make_shared<InputStatistics>(observer->finish()));
     BlockInputs inputs;
     for (const auto& [key, id] : readers) inputs[key] = finished[place.at(id)];
     return inputs;

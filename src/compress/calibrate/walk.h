@@ -32,7 +32,11 @@ public:
     Status embed(const WeightSource& weights);
 
     // What the linear operators of a block are fed when the hidden states as they are now enter it.
-    Result<BlockInputs> observe(std::size_t block, const WeightSource& weights, StatisticsNeed need);
+    Result<BlockInputs> observe(std::size_t block, const WeightSource& weights, StatisticsNeed need) { return observe(block, block, weights, need); }
+    // What its weights are fed in all blocks up to `last`, which use the same tensors. The hidden states stay where they are.
+    Result<BlockInputs> observe(std::size_t block, std::size_t last, const WeightSource& weights, StatisticsNeed need);
+    // The last of the blocks from this one on that share tensors of linear operators with it.
+    std::size_t last_sharing(std::size_t block) const;
 
     // Lets the hidden states pass through a block.
     Status advance(std::size_t block, const WeightSource& weights);

@@ -1,5 +1,6 @@
 #include "model/arch/arch.h"
 #include "model/arch/families.h"
+#include "model/shared_layers.h"
 
 namespace skiff {
 namespace {
@@ -52,8 +53,17 @@ Result<ModelSpec> build_spec(const Json& config_json) {
         if (model_type == "skiff-net") return unsupported("this is a network of convolutions: skiff classify asks it; inspect, bench, prune, factorize, quantize and train-net take it, too");
         return unsupported("config.json: model_type \"" + model_type.substr(0, 40) + "\" is not implemented; known: " + names);
     }
-    HfConfig config(config_json);
-    return row->build(config);
+    SKIFF_TRY(const auto weights_of, shared_layers(config_json));
+    if (weights_of.empty()) {
+        HfConfig config(config_json);
+        return row->build(config);
+    }
+    Json of_family = config_json;  // which knows nothing of that key
+    of_family.erase(shared_layers_key);
+    HfConfig config(std::move(of_family));
+    SKIFF_TRY(auto spec, row->build(config));
+    SKIFF_CHECK(share_layers(spec, weights_of));
+    return spec;
 }
 
 Activation parse_activation(HfConfig& config, std::string_view key, std::string fallback) {
