@@ -281,8 +281,8 @@ VectorBooks train_books(const Weight& source, const Scheme& scheme, RowMetrics& 
         for (std::size_t i = 0; i < rows.size(); ++i) add_to_sample(scheme, rows[i], params[i], metrics, largest, sample);
         if (sample.n() == 0) return books;
         normalise(sample);
-        if (round == 0) books = make_books(sample, scheme, seed);
-        for (int step = 0; round > 0 && step < 4; ++step) lloyd_step(sample, books);
+        if (round == 0) books = make_books(sample, scheme, seed, pool);
+        for (int step = 0; round > 0 && step < 4; ++step) lloyd_step(sample, books, pool);
         if (interrupt_requested()) return books;
     }
     return books;

@@ -85,6 +85,24 @@ double cost_of(const VectorSample& sample, std::int64_t at, const float* value) 
     return cost;
 }
 
+// The best entries of each vector of the sample, whose weights are its metric; threads share the vectors. // chosen: (n)
+void choose_for_sample(const VectorSample& sample, const VectorBooks& books, ThreadPool* pool, std::vector<ChosenVector>& chosen) {
+    const int d = sample.vector;
+    const auto choose = [&](Range share) {
+        std::vector<float> norms(static_cast<std::size_t>(books.n_books * books.n_levels));
+        float metric[most_vector * most_vector], before[most_vector * most_vector] = {}, pull[most_vector];
+        for (std::int64_t at = share.begin; at < share.end; ++at) {
+            diagonal(sample, at, metric);
+            if (at == share.begin || !std::equal(metric, metric + d * d, before)) entry_norms(books, metric, norms.data());
+            std::copy_n(metric, d * d, before);
+            times_metric(d, metric, sample.values.data() + at * d, pull);
+            choose_vector(books, metric, norms.data(), pull, chosen[static_cast<std::size_t>(at)]);
+        }
+    };
+    if (pool == nullptr) return choose({0, sample.n()});
+    pool->run([&](int thread) { choose(share_of(sample.n(), thread, pool->n_threads())); });
+}
+
 // Weighted means of what the other book lacks. // chosen: (n)
 void move_means(const VectorSample& sample, const std::vector<ChosenVector>& chosen, int book, VectorBooks& books) {
     const int d = sample.vector;
@@ -218,22 +236,16 @@ void start_book(const VectorSample& sample, Rng& rng, int book, VectorBooks& boo
     }
 }
 
-double lloyd_step(const VectorSample& sample, VectorBooks& books) {
+double lloyd_step(const VectorSample& sample, VectorBooks& books, ThreadPool* pool) {
     const std::int64_t n = sample.n();
     const int d = sample.vector;
     std::vector<ChosenVector> chosen(static_cast<std::size_t>(n));
     std::vector<double> costs(static_cast<std::size_t>(n));
-    std::vector<float> norms(static_cast<std::size_t>(books.n_books * books.n_levels));
     std::vector<bool> taken(static_cast<std::size_t>(books.n_books * books.n_levels));
-    float metric[most_vector * most_vector], before[most_vector * most_vector] = {}, pull[most_vector];
+    choose_for_sample(sample, books, pool, chosen);
     double total = 0;
     for (std::int64_t at = 0; at < n; ++at) {
-        diagonal(sample, at, metric);
-        if (at == 0 || !std::equal(metric, metric + d * d, before)) entry_norms(books, metric, norms.data());
-        std::copy_n(metric, d * d, before);
-        ChosenVector& own = chosen[static_cast<std::size_t>(at)];
-        times_metric(d, metric, sample.values.data() + at * d, pull);
-        choose_vector(books, metric, norms.data(), pull, own);
+        const ChosenVector& own = chosen[static_cast<std::size_t>(at)];
         total += costs[static_cast<std::size_t>(at)] = cost_of(sample, at, own.value);
         for (int book = 0; book < books.n_books; ++book) taken[static_cast<std::size_t>(book * books.n_levels + own.codes[book])] = true;
     }
@@ -254,7 +266,7 @@ double lloyd_step(const VectorSample& sample, VectorBooks& books) {
     return total;
 }
 
-VectorBooks make_books(const VectorSample& sample, const Scheme& scheme, std::uint64_t seed) {
+VectorBooks make_books(const VectorSample& sample, const Scheme& scheme, std::uint64_t seed, ThreadPool* pool) {
     VectorBooks books(scheme);
     Rng rng(seed);
     Scheme alone = scheme;
@@ -265,24 +277,18 @@ VectorBooks make_books(const VectorSample& sample, const Scheme& scheme, std::ui
         start_book(rest, rng, 0, one);
         double before = std::numeric_limits<double>::infinity();
         for (int step = 0; step < most_steps; ++step) {
-            const double cost = lloyd_step(rest, one);
+            const double cost = lloyd_step(rest, one, pool);
             if (!(cost < before * (1 - little))) break;
             before = cost;
         }
         std::copy(one.entries.begin(), one.entries.end(), books.entries.begin() + book * static_cast<std::ptrdiff_t>(one.entries.size()));
         if (book + 1 == scheme.n_books) break;
-        std::vector<float> norms(static_cast<std::size_t>(one.n_levels));
-        float metric[most_vector * most_vector], pull[most_vector];
-        for (std::int64_t at = 0; at < rest.n(); ++at) {
-            diagonal(rest, at, metric);
-            entry_norms(one, metric, norms.data());
-            ChosenVector chosen;
-            times_metric(rest.vector, metric, rest.values.data() + at * rest.vector, pull);
-            choose_vector(one, metric, norms.data(), pull, chosen);
-            for (int i = 0; i < rest.vector; ++i) rest.values[static_cast<std::size_t>(at * rest.vector + i)] -= chosen.value[i];
-        }
+        std::vector<ChosenVector> chosen(static_cast<std::size_t>(rest.n()));
+        choose_for_sample(rest, one, pool, chosen);
+        for (std::size_t at = 0; at < chosen.size(); ++at)
+            for (int i = 0; i < rest.vector; ++i) rest.values[at * static_cast<std::size_t>(rest.vector) + static_cast<std::size_t>(i)] -= chosen[at].value[i];
     }
-    for (int step = 0; step < (scheme.n_books > 1 ? 6 : 0); ++step) lloyd_step(sample, books);
+    for (int step = 0; step < (scheme.n_books > 1 ? 6 : 0); ++step) lloyd_step(sample, books, pool);
     return books;
 }
 

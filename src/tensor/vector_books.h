@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "base/thread_pool.h"
 #include "tensor/scheme.h"
 
 namespace skiff {
@@ -58,9 +59,9 @@ struct VectorSample {
 // other one counts as zero.
 void start_book(const VectorSample& sample, Rng& rng, int book, VectorBooks& books);
 // One step of Lloyd's iteration over all books: each vector takes its best entries, then each entry is the weighted mean of what the vectors that took it lack (of two
-// books one after the other). An entry that none took becomes the vector that costs most. Returns the cost before the means moved.
-double lloyd_step(const VectorSample& sample, VectorBooks& books);
+// books one after the other). An entry that none took becomes the vector that costs most. Returns the cost before the means moved. The bits are the same for any pool, and for none.
+double lloyd_step(const VectorSample& sample, VectorBooks& books, ThreadPool* pool = nullptr);
 // Start and steps until little changes.
-VectorBooks make_books(const VectorSample& sample, const Scheme& scheme, std::uint64_t seed);
+VectorBooks make_books(const VectorSample& sample, const Scheme& scheme, std::uint64_t seed, ThreadPool* pool = nullptr);
 
 }  // namespace skiff

@@ -121,6 +121,22 @@ TEST(VectorBooks, FewVectorsAreKeptExactly) {
     }
 }
 
+TEST(VectorBooks, BitsDoNotDependOnTheNumberOfThreads) {
+    for (const char* name : {"v2k16", "v4k64x2", "v8k256"}) {
+        const Scheme scheme = *parse_scheme(name);
+        VectorSample sample;
+        sample.vector = scheme.vector;
+        sample.values = normal_values(1001 * scheme.vector, 3, 1);
+        sample.weights.assign(sample.values.size(), 1.0f);
+        for (std::size_t i = 0; i < sample.weights.size(); i += 5) sample.weights[i] = 2;
+        const VectorBooks alone = make_books(sample, scheme, 7);
+        for (const int n_threads : {1, 2, 5}) {
+            ThreadPool pool(n_threads);
+            EXPECT_EQ(make_books(sample, scheme, 7, &pool).entries, alone.entries) << name;
+        }
+    }
+}
+
 TEST(VectorBooks, SumsOfBytesAreBytes) {
     for (const char* name : {"v4k256", "v8k64x2"}) {
         const Scheme scheme = *parse_scheme(name);
