@@ -49,3 +49,20 @@ expect 1 "share their weights already" "$SKIFF" share "$work/five" --groups 2 -o
 expect 2 "expected 1 to 6" "$SKIFF" share $model --groups 7 -o "$work/x"
 expect 2 "such as 0-1,2-5" "$SKIFF" share $model --layers 1-0 -o "$work/x"
 expect 2 "--groups N" "$SKIFF" share $model -o "$work/x"
+
+# what is measured for a key that several layers use is measured once: the same ranks and importances as of the copies
+quietly "$SKIFF" factorize "$work/five" --method svd --energy 80% -o "$work/thin_shared"
+quietly "$SKIFF" factorize "$work/copies" --method svd --energy 80% -o "$work/thin_copies"
+[ "$(text "$work/thin_shared")" = "$(text "$work/thin_copies")" ] || fail "factors of the shared weights are others than of their copies"
+quietly "$SKIFF" calibrate "$work/five" --calibration-samples 2 --calibration-tokens 64 --to-imatrix "$work/five.imatrix"
+quietly "$SKIFF" calibrate "$work/copies" --calibration-samples 2 --calibration-tokens 64 --to-imatrix "$work/copies.imatrix"
+cmp "$work/five.imatrix" "$work/copies.imatrix" || fail "importances differ from those of the copies"
+
+# training keeps what is shared shared
+if [ -x "$(dirname "$SKIFF")/skiff-train" ]; then
+    quietly "$SKIFF" recover "$work/five" --parent $model --data $model/calib.txt --steps 2 --batch 2 --context 64 --warmup 1 -o "$work/recovered"
+    grep -q skiff_layer_weights "$work/recovered/config.json" || fail "the trained model no longer shares"
+    [ "$(bytes_of "$work/recovered")" = "$(bytes_of "$work/five")" ] || fail "training changed the size"
+    [ "$(hash_of "$work/recovered")" != "$(hash_of "$work/five")" ] || fail "training changed nothing"
+    [ -n "$(text "$work/recovered")" ] || fail "the trained model does not run"
+fi

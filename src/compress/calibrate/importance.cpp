@@ -7,6 +7,7 @@
 #include "base/mapped_file.h"
 #include "compress/quantize/coded_rows.h"
 #include "model/gguf_maps.h"
+#include "model/shared_layers.h"
 
 namespace skiff {
 namespace {
@@ -68,6 +69,10 @@ const InputStatistics* ImportanceFile::find(const std::string& key) const {
 Json ImportanceFile::json() const { return json_; }
 
 Result<Imatrix> measure_importance(const Checkpoint& model, const CalibrationText& text, int n_threads, const ProgressSink& progress) {
+    if (model.config.contains(shared_layers_key)) {  // a GGUF file of it has copies, and an entry for each
+        SKIFF_TRY(const auto copied, without_sharing(model));
+        return measure_importance(copied, text, n_threads, progress);
+    }
     SKIFF_TRY(const GgufMap* map, map_of(model));
     CalibrationWalk walk(model.spec, text, n_threads);
     SKIFF_CHECK(walk.embed(*model.weights));

@@ -192,16 +192,17 @@ private:
         CalibrationWalk walk(parent_.spec, text, pool.n_threads());
         SKIFF_CHECK(walk.embed(*parent_.weights));
         std::uint64_t done = 0;
+        std::set<std::string> measured;  // layers may share their weights
         for (std::size_t block = 1; block + 1 < walk.n_blocks(); ++block) {
             BlockInputs inputs;
             if (method_.needs != StatisticsNeed::none) {
-                SKIFF_TRY(inputs, walk.observe(block, *parent_.weights, method_.needs));
+                SKIFF_TRY(inputs, walk.observe(block, walk.last_sharing(block), *parent_.weights, method_.needs));
             }
             std::set<std::string> keys;
             for (Op op : parent_.spec.blocks[block].ops) for_each_tensor_ref(op, [&](const TensorRef& ref) { keys.insert(ref.key); });
             for (const std::string& key : keys) {
                 const auto found = place.find(key);
-                if (found == place.end()) continue;
+                if (found == place.end() || !measured.insert(key).second) continue;
                 RankCandidate& candidate = candidates[found->second];
                 const auto seen = inputs.find(key);
                 SKIFF_TRY(const auto w, target(key, *parent_.weights, pool));

@@ -29,7 +29,7 @@ public:
         std::size_t entered = 1;
         for (const auto& [block, matrices] : matrices_) {
             for (; entered < block; ++entered) SKIFF_CHECK(walk.advance(entered, *question_.parent.weights));
-            SKIFF_TRY(const auto inputs, walk.observe(block, *question_.parent.weights, need));
+            SKIFF_TRY(const auto inputs, walk.observe(block, walk.last_sharing(block), *question_.parent.weights, need));
             SKIFF_CHECK(visit(block, matrices, inputs));
         }
         return {};

@@ -263,7 +263,7 @@ private:
                 if (ladder_->units()[unit].block != block || !wanted(unit)) continue;
                 const bool is_decoder_block = block > 0 && block + 1 < walk.n_blocks();
                 if (!observed && is_decoder_block && need_ != StatisticsNeed::none) {
-                    SKIFF_TRY(inputs, walk.observe(block, *parent_.weights, need_));
+                    SKIFF_TRY(inputs, walk.observe(block, walk.last_sharing(block), *parent_.weights, need_));
                 }
                 observed = true;
                 SKIFF_CHECK(visit(unit, walk, inputs));
