@@ -38,7 +38,7 @@ std::vector<Finding> cuda_findings(const Json& facts) {
     const auto text = [&](const char* key) { return facts[key].text(); };
     std::vector<Finding> list;
     const bool has_driver = !facts["driver"].is_null();
-    list.push_back({"NVIDIA driver", has_driver ? "for CUDA " + text("driver") : "not found", has_driver ? text("driver_problem") : ""});
+    list.push_back({"NVIDIA driver", has_driver ? "for CUDA " + text("driver") : "not found", text("driver_problem")});
     for (const Json& device : facts["devices"].items())
         list.push_back({"GPU", device["name"].text() + ", compute capability " + device["capability"].text() + ", " + bytes_text(static_cast<std::uint64_t>(device["memory_bytes"].int_or(0))), ""});
     const bool has_plug_in = !facts["plug_in"].is_null(), usable = facts["usable"].bool_or(false);

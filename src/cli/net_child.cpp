@@ -80,7 +80,7 @@ Status finish(const net::Net& parent, net::Changed changed, Json step, const Net
 // Found before the work and not after it.
 Status check_output(const NetChildOptions& options) {
     if (options.output.empty() && !options.dry_run) return usage_error("give the folder to write with -o");
-    if (!options.force && !options.dry_run && file_exists(options.output)) return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
+    if (!options.force && !options.dry_run && (is_directory(options.output) || file_exists(options.output))) return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
     return {};
 }
 

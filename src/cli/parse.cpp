@@ -96,7 +96,11 @@ int run_command_line(int argc, char** argv) {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
         if (error.get_exit_code() == 0) return app.exit(error);
-        app.exit(error, std::cerr, std::cerr);
+        std::string where = "skiff", wrong = error.what();
+        for (const CLI::App* sub : subcommands)
+            if (sub->parsed()) where += " " + sub->get_name();
+        if (where == "skiff" && argc > 1 && argv[1][0] != '-') wrong = "\"" + std::string(argv[1]).substr(0, 60) + "\" is no verb";
+        std::cerr << where << ": error: " << wrong << "; " << where << " --help lists what there is" << std::endl;
         return 2;
     }
     for (std::size_t i = 0; i < verbs.size(); ++i)

@@ -24,7 +24,9 @@ struct ShareOptions {
 
 Status share(ShareOptions& options, Terminal& terminal) {
     SKIFF_CHECK(options.common.check());
-    if (options.layers.empty() == (options.groups == 0)) return usage_error("give --groups N, or --layers such as 0-1,2-5");
+    if (options.layers.empty() && options.groups == 0) return usage_error("give --groups N, or --layers such as 0-1,2-5");
+    if (!options.layers.empty() && options.groups != 0) return usage_error("--groups says how many sets stay, --layers which layers share one; give one of them");
+    if (!options.layers.empty() && options.choose != "measured") return usage_error("--choose " + options.choose + ": --layers names the groups already");
     ShareStep step;
     step.n_groups = options.groups;
     step.choice = options.choose == "even" ? ShareStep::Choice::even : options.choose == "similar" ? ShareStep::Choice::similar : ShareStep::Choice::measured;

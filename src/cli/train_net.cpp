@@ -39,7 +39,7 @@ Status check(const TrainNetOptions& options) {
     if (!net::is_net(options.model)) return usage_error(options.model + " is no network of convolutions; language models are trained with skiff train");
     if (options.data.empty()) return usage_error("give the images with --data");
     if (options.output.empty()) return usage_error("give the folder to write with -o");
-    if (!options.force && file_exists(options.output)) return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
+    if (!options.force && (is_directory(options.output) || file_exists(options.output))) return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
     if (train.n_epochs < 1 || train.n_epochs > 100000 || train.batch < 1 || train.batch > 65536) return usage_error("--epochs and --batch: expected 1 or more, at most 100000 and 65536");
     if (!(train.learning_rate > 0 && train.learning_rate < 10) || !(train.weight_decay >= 0 && train.weight_decay < 10)) return usage_error("--lr: expected more than 0; --weight-decay: 0 or more; both less than 10");
     if (!(train.temperature > 0 && train.temperature <= 100) || !(train.alpha >= 0 && train.alpha <= 1)) return usage_error("--kd-temp: expected more than 0, at most 100; --kd-alpha: 0 to 1");

@@ -75,6 +75,13 @@ const GgufType& GgufTypeChooser::keep(const ExportTensor& tensor) {
         const bool as_is = plain->dtype == DType::f16 || plain->dtype == DType::bf16 || plain->dtype == DType::f32;
         return as_is ? **gguf_type_of(plain->dtype) : type_named("F32");
     }
+    if (tensor.weight->codes() == nullptr) {  // pruned, or outliers beside: GGUF has no form for what is not there
+        const auto* sparse = tensor.weight->sparse();
+        const bool as_is = sparse != nullptr && sparse->scheme.kind == NumberKind::floating && (sparse->scheme.dtype == DType::f16 || sparse->scheme.dtype == DType::bf16);
+        const GgufType& type = as_is ? **gguf_type_of(sparse->scheme.dtype) : type_named("F32");
+        note("zeros are written out, as " + std::string(type.name) + ", because GGUF has no form that leaves them out", tensor.name);
+        return type;
+    }
     const Scheme& scheme = tensor.weight->codes()->scheme;
     const BlockType candidate = scheme.symmetric ? (scheme.bits <= 4   ? BlockType::q4_0
                                                     : scheme.bits == 5 ? BlockType::q5_0

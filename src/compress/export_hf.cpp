@@ -20,13 +20,18 @@ Result<HfExport> plan_hf_export(const Checkpoint& checkpoint, const HfExportOpti
     SKIFF_TRY(const auto wanted, parse_type(options.type));
     HfExport plan;
     std::map<DType, std::int64_t> weights_by_type;
+    for (const Block& block : checkpoint.spec.blocks)
+        for (const Op& op : block.ops)
+            if (const auto* linear = std::get_if<LinearOp>(&op.detail); linear != nullptr && (linear->terms.size() > 1 || linear->terms[0].kind != LinearTerm::Kind::packed))
+                return unsupported("operator " + op.name + " is a product or a sum of several matrices, for which other programs have no words; this model runs as it is, in skiff");
     std::int64_t n_rounded = 0;
     for (const auto& [key, tensor] : checkpoint.spec.tensors) {
         DType stored = DType::bf16;
         if (checkpoint.kind != Checkpoint::Kind::random) {
             if (!checkpoint.weights->contains(key) && tensor.need == TensorDecl::Need::optional) continue;
             SKIFF_TRY(const auto weight, checkpoint.weights->load(key));
-            stored = weight.plain() != nullptr ? weight.plain()->dtype : DType::i8;
+            const auto* sparse = weight.sparse();
+            stored = weight.plain() != nullptr ? weight.plain()->dtype : sparse != nullptr && sparse->scheme.kind == NumberKind::floating ? sparse->scheme.dtype : DType::i8;
         }
         const DType dtype = wanted ? *wanted : is_float_type(stored) ? stored : DType::f16;
         n_rounded += !is_float_type(stored) && dtype != DType::f32;

@@ -151,8 +151,10 @@ private:
         planned.stored_as_columns = columns_.count(key) != 0;
         SKIFF_TRY(auto weight, parent_.weights->load(key));
         planned.from = weight.encoding_name();
-        if (weight.plain() == nullptr && step_.quantized == QuantizeStep::Quantized::refuse)
+        if (weight.plain() == nullptr && step_.quantized == QuantizeStep::Quantized::refuse) {
+            if (weight.sparse() != nullptr) return unsupported("is pruned (" + planned.from + "); prune and round in one step with prune --scheme, or add --allow-requantize to write the zeros out as codes");
             return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
+        }
         SKIFF_TRY(planned.scheme, choose(planned, weight));
         planned.shape = weight.shape;
         planned.parent_is_plain = weight.plain() != nullptr;

@@ -89,8 +89,11 @@ Status CheckpointFiles::add(SafetensorsFile file) {
         const TensorEntry& entry = file.entries()[i];
         const bool is_coded = has_coded && entry.name.size() > coded_end.size() && entry.name.ends_with(coded_end);
         const std::string name = is_coded ? entry.name.substr(0, entry.name.size() - coded_end.size()) : entry.name;
+        if (is_coded && entry.dtype != DType::u8) return corrupt("is " + std::string(dtype_info(entry.dtype).name) + ", expected U8, which holds code").with_context("tensor " + entry.name.substr(0, 80)).with_context(file.path());
         if (is_coded) SKIFF_CHECK(add_coded(file, entry, name));
         const auto [place, is_new] = places_.emplace(name, Place{number, i});
+        if (!is_new && place->second.file == number)
+            return corrupt("tensor \"" + name.substr(0, 80) + "\" is in it twice, as it is and coded; fetch or write the file again").with_context(file.path());
         if (!is_new)
             return corrupt("tensor \"" + place->first + "\" is in two shards, " + base_name(files_[place->second.file].path()) + " and " +
                            base_name(file.path()))
@@ -172,7 +175,7 @@ Result<FoundTensor> CheckpointFiles::decoded(std::string_view name, const Coded&
     const auto size = static_cast<std::size_t>(coded.tensor.plain_bytes);
     std::shared_ptr<const std::byte[]> bytes = alive.lock();
     if (bytes == nullptr) {
-        const auto made = std::make_shared_for_overwrite<std::byte[]>(size);
+        const std::shared_ptr<std::byte[]> made(new std::byte[size]);  // not make_shared: its bytes would live as long as the weak pointer to them
         auto status = decode_tensor(coded.tensor, {made.get(), size}, default_thread_count());
         if (!status.ok()) return status.take_error().with_context("tensor " + std::string(name) + std::string(coded_end)).with_context(path_);
         alive = bytes = made;

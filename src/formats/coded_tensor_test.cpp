@@ -193,6 +193,7 @@ protected:
     }
     static void expect_refused(const std::vector<std::byte>& code, const std::string& words) {
         const std::string said = refusal(code);
+        EXPECT_FALSE(said.empty()) << "accepted";
         EXPECT_NE(said.find(words), std::string::npos) << words << ": " << said;
     }
 };
@@ -210,14 +211,14 @@ TEST_F(CodedBytes, WhatIsWrongIsNamed) {
     expect_refused(with<std::int64_t>(shape_at, 0), "cannot hold");
     expect_refused(with<std::int64_t>(shape_at, std::int64_t{1} << 40), "cannot hold");
     expect_refused(with<std::int64_t>(shape_at, std::int64_t{1} << 62), "cannot hold");
-    expect_refused(with<std::int64_t>(shape_at, 300'000), "");  // fits the rule of expansion, but not its blocks
+    expect_refused(with<std::int64_t>(shape_at, 30'000), "blocks take");  // fits the rule of expansion, but not its blocks
     expect_refused(with<std::uint32_t>(blocks_at, 0), "block 0 of 3 is damaged");
     expect_refused(with<std::uint32_t>(blocks_at + 4, 0xffffffff), "blocks take");
     expect_refused(with<std::uint8_t>(code_.size() - 1, std::to_integer<std::uint8_t>(code_.back()) ^ 1), "block 2 of 3 is damaged");
     auto shorter = code_;
     shorter.pop_back();
     expect_refused(shorter, "blocks take");
-    expect_refused({code_.begin(), code_.begin() + 60}, "");
+    expect_refused({code_.begin(), code_.begin() + 60}, "cannot hold");
 }
 
 // Any damage is found, and nothing outside of the target is written (a sanitizer build sees that).

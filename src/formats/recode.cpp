@@ -17,7 +17,9 @@ public:
     Result<RecodeReport> run() {
         std::map<std::string, std::string, std::less<>> file_of;
         for (std::size_t i = 0; i < files_.files().size(); ++i) SKIFF_CHECK(write_file(i, file_of));
-        if (!folder_.empty() && files_.files().size() > 1) SKIFF_CHECK(write_shard_index(folder_, file_of, report_.total.stored_bytes));
+        // A folder may have an index for a single shard.
+        const bool has_index = files_.files().size() > 1 || base_name(files_.files()[0].path()) != "model.safetensors";
+        if (!folder_.empty() && has_index) SKIFF_CHECK(write_shard_index(folder_, file_of, report_.total.stored_bytes));
         return std::move(report_);
     }
 

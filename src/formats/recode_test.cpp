@@ -147,6 +147,58 @@ TEST_F(Recode, FilesThatLieAreRefused) {
     EXPECT_EQ(report.error().code, ErrorCode::unsupported);
 }
 
+// A name may be there as it is and coded: in one file as wrong as in two.
+TEST_F(Recode, ATensorThatIsThereTwiceIsRefused) {
+    write_model(std::uint64_t{1} << 30);
+    (void)recoded("plain", "coded", {});
+    auto coded = CheckpointFiles::open(at("coded"));
+    ASSERT_TRUE(coded.ok());
+    const SafetensorsFile& file = coded->files()[0];
+    std::string name;
+    for (const TensorEntry& entry : file.entries())
+        if (entry.name == "a.weight.coded") name = "a.weight";
+    ASSERT_FALSE(name.empty());
+    const std::span<const std::byte> code = file.view(*file.find(name + ".coded")).data;
+    auto writer = SafetensorsWriter::create(at("twice.safetensors"), {{name, DType::u8, {8}}, {name + ".coded", DType::u8, {static_cast<std::int64_t>(code.size())}}}, {{std::string(coded_metadata_key), "1"}});
+    ASSERT_TRUE(writer.ok());
+    ASSERT_TRUE(writer->write(name, std::vector<std::byte>(8)).ok());
+    ASSERT_TRUE(writer->write(name + ".coded", code).ok());
+    ASSERT_TRUE(writer->commit().ok());
+    const auto files = CheckpointFiles::open(at("twice.safetensors"));
+    ASSERT_FALSE(files.ok());
+    EXPECT_NE(files.error().to_string().find("twice, as it is and coded"), std::string::npos) << files.error().to_string();
+}
+
+// Some have an index for a single shard.
+TEST_F(Recode, OneShardKeepsItsIndex) {
+    write_model(std::uint64_t{1} << 30);
+    ASSERT_EQ(::rename(at("plain/model.safetensors").c_str(), at("plain/model-00001-of-00001.safetensors").c_str()), 0);
+    std::ofstream(at("plain/model.safetensors.index.json")) << R"({"weight_map": {"a.weight": "model-00001-of-00001.safetensors", "b.weight": "model-00001-of-00001.safetensors",
+        "norm.bias": "model-00001-of-00001.safetensors", "noise": "model-00001-of-00001.safetensors", "empty": "model-00001-of-00001.safetensors"}})";
+    (void)recoded("plain", "coded", {});
+    expect_same_tensors("plain", "coded");
+    RecodeOptions back;
+    back.to = RecodeOptions::To::plain;
+    (void)recoded("coded", "again", back);
+    expect_same_tensors("plain", "again");
+}
+
+// Who asks for one tensor after the other does not hold them all.
+TEST_F(Recode, DecodedBytesAreGivenBack) {
+    write_model(std::uint64_t{1} << 30);
+    (void)recoded("plain", "coded", {});
+    auto files = CheckpointFiles::open(at("coded"));
+    ASSERT_TRUE(files.ok());
+    std::weak_ptr<const void> seen;
+    {
+        auto found = files->tensor("a.weight");
+        ASSERT_TRUE(found.ok());
+        seen = found->owner;
+        EXPECT_EQ(files->tensor("a.weight")->view.data.data(), found->view.data.data());
+    }
+    EXPECT_TRUE(seen.expired());
+}
+
 TEST_F(Recode, DamageInAFileIsNamedWithItsTensor) {
     write_model(CheckpointWriter::default_max_shard_bytes);
     (void)recoded("plain", "coded", {});

@@ -140,8 +140,8 @@ Status share_layers(ModelSpec& spec, std::span<const std::int64_t> weights_of) {
 }
 
 Result<Checkpoint> without_sharing(const Checkpoint& checkpoint) {
+    if (!checkpoint.config.contains(shared_layers_key)) return checkpoint;
     SKIFF_TRY(auto weights_of, shared_layers(checkpoint.config));
-    if (weights_of.empty()) return checkpoint;
     Checkpoint copied = checkpoint;
     copied.config.erase(shared_layers_key);
     SKIFF_TRY(copied.spec, build_spec(copied.config));

@@ -33,7 +33,8 @@ std::int64_t ModelSpec::multiply_adds_per_token() const {
     std::int64_t total = 0;
     for (const Block& block : blocks)
         for (const Op& op : block.ops)
-            if (std::get_if<LinearOp>(&op.detail)) total += width(op.in[0]) * width(op.out);
+            if (const auto* linear = std::get_if<LinearOp>(&op.detail))
+                for (const LinearTerm& term : linear->terms) total += term.kind == LinearTerm::Kind::low_rank ? shape(tensors.at(term.down.key))[0] * (width(op.in[0]) + width(op.out)) : width(op.in[0]) * width(op.out);
             else if (const auto* conv = std::get_if<CausalConvOp>(&op.detail)) total += conv->kernel * width(op.out);
     return total;
 }

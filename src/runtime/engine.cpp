@@ -33,6 +33,14 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
         auto use = uses.find(key);
         return !wish || use == uses.end() ? nullptr : scheme_for(*wish, use->second);
     };
+    if ((options.prune || options.scheme) && model.kind != Checkpoint::Kind::random) {
+        const auto uses = tensor_uses(model.spec);
+        const auto first = std::find_if(uses.begin(), uses.end(), [&](const auto& use) { return use.second == TensorUse::linear && weights->contains(use.first); });
+        if (first != uses.end()) {
+            SKIFF_TRY(const auto weight, weights->load(first->first));
+            if (weight.plain() == nullptr) return usage_error(std::string(options.prune ? "--prune" : "--scheme") + " is for plain weights, those of this model are " + weight.encoding_name() + " already; give the model that it was made from");
+        }
+    }
     if (options.prune) weights = pruned_on_load(model.spec, weights, *options.prune, std::move(choose), ScaleRule::min_max);
     else if (options.scheme) weights = quantized_on_load(model.spec, weights, std::move(choose), ScaleRule::min_max);
     SessionOptions session_options;

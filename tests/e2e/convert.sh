@@ -88,3 +88,19 @@ for arguments in "$work/w8 --to awq" "$work/w4r --to gptq" "$model --to gptq" "$
     grep -q -- "--scheme\|--type" "$work/err" || fail "no way out in: $(cat "$work/err")"
 done
 [ ! -e "$work/x" ] || fail "left-overs"
+
+# pruned weights: zeros are written out, numbers stay; what is a product of matrices has no plain form; what is pruned is not called quantized
+"$SKIFF" prune "$model" --pattern 50% -o "$work/sparse" > /dev/null
+"$SKIFF" convert "$work/sparse" --to gguf -o "$work/sparse.gguf" > "$work/out"
+grep -q "zeros are written out" "$work/out" || fail "no word of zeros"
+"$SKIFF" convert "$work/sparse" --to hf -o "$work/sparse_hf" > "$work/out"
+[ "$(text "$work/sparse")" = "$(text "$work/sparse.gguf")" ] || fail "the GGUF file of the pruned model continues differently"
+[ "$(text "$work/sparse")" = "$(text "$work/sparse_hf")" ] || fail "the folder of the pruned model continues differently"
+"$SKIFF" factorize "$model" --method svd --rank 64 -o "$work/thin" > /dev/null
+if "$SKIFF" convert "$work/thin" --to hf -o "$work/x" 2> "$work/err"; then fail "factors were called plain weights"; fi
+grep -q "product" "$work/err" || fail "no reason in: $(cat "$work/err")"
+if "$SKIFF" bench "$work/w4" --scheme w8 -p 0 -n 1 -r 1 2> "$work/err"; then fail "a scheme was accepted that changes nothing"; fi
+grep -q "w4g32" "$work/err" || fail "no scheme named in: $(cat "$work/err")"
+if "$SKIFF" quantize "$work/sparse" --scheme w4g32 -o "$work/x" 2> "$work/err"; then fail "pruned weights were rounded without being asked to"; fi
+grep -q "is pruned" "$work/err" || fail "not called pruned: $(cat "$work/err")"
+[ ! -e "$work/x" ] || fail "left-overs"

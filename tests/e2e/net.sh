@@ -60,6 +60,8 @@ expect 5 'holds 3 numbers' "$SKIFF" classify "$work/w8" --data "$work/short.idx,
 [ ! -e "$work/x" ] && [ ! -e "$work/x.partial" ] || fail "an error left something behind"
 
 if [ -x "$(dirname "$SKIFF")/skiff-train" ]; then
+    expect 2 'already exists' "$SKIFF" train-net $spec --data digits:64 -o "$work/w8"
+    grep -q epoch "$work/stdout" && fail "an existing folder was found after the work"
     expect 2 'there is none' "$SKIFF" train-net $spec --data digits:64 --kd-temp 9 -o "$work/x"
     expect 2 'is no network of convolutions' "$SKIFF" train-net $spec --data digits:64 --teacher models/pocket -o "$work/x"
     expect 2 'give the images with --data' "$SKIFF" train-net $spec -o "$work/a"

@@ -58,6 +58,14 @@ quietly "$SKIFF" calibrate "$work/five" --calibration-samples 2 --calibration-to
 quietly "$SKIFF" calibrate "$work/copies" --calibration-samples 2 --calibration-tokens 64 --to-imatrix "$work/copies.imatrix"
 cmp "$work/five.imatrix" "$work/copies.imatrix" || fail "importances differ from those of the copies"
 
+# heads are rotated once, whatever number of layers uses them
+quietly "$SKIFF" rotate "$work/five" --what heads -o "$work/turned"
+[ "$(text "$work/five")" = "$(text "$work/turned")" ] || fail "rotated heads of shared layers tell another text"
+expect 1 "use the same weights" "$SKIFF" quantize "$work/five" --scheme w8 --activations static-minmax --calibration-samples 2 --calibration-tokens 64 -o "$work/x"
+expect 0 "learnt operator by operator" "$SKIFF" quantize "$work/five" --scheme w3g32r --method autoround --iterations 2 --calibration-samples 2 --calibration-tokens 64 -o "$work/learnt"
+expect 2 "give one of them" "$SKIFF" share $model --groups 5 --layers 3-4 -o "$work/x"
+expect 2 "names the groups already" "$SKIFF" share $model --layers 3-4 --choose even -o "$work/x"
+
 # training keeps what is shared shared
 if [ -x "$(dirname "$SKIFF")/skiff-train" ]; then
     quietly "$SKIFF" recover "$work/five" --parent $model --data $model/calib.txt --steps 2 --batch 2 --context 64 --warmup 1 -o "$work/recovered"

@@ -25,6 +25,7 @@ public:
     const WeightSource& weights() const { return weights_; }
     // For what edits the weights of a block together with the statistics of their inputs.
     ScaledBlock editable(ThreadPool& pool) { return {weights_, inputs_, pool}; }
+    bool shares_weights(std::size_t block) const { return walk_.last_sharing(block) != block; }  // with later blocks
     bool is_decoder_block(std::size_t block) const { return block > 0 && block + 1 < walk_.n_blocks(); }
     // What became of a weight of this block, as it is stored; a matrix that is stored as columns has been turned back. Later readers in the block see it.
     void replace(const std::string& key, const Weight& result, ThreadPool& pool);

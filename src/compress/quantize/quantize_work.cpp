@@ -133,6 +133,10 @@ private:
     }
 
     Status learn(std::size_t block, BlockWork& work, ThreadPool& pool) {
+        if (work.shares_weights(block)) {  // what a block gives says nothing of the others that use its weights
+            not_learnt_ = "learnt operator by operator: later layers use the same weights";
+            return {};
+        }
         BlockRounding rounding{parent_.spec, block, work, {}, step_.scale_rule, step_.method_options, pool};
         for (const auto& [key, scheme] : schemes_)
             if (scheme.is_coded() && autoround_defined_on(scheme).ok() && operators_.count(key) != 0) rounding.wanted[key] = scheme;

@@ -158,6 +158,7 @@ private:
 
     Status rotate_heads() {
         std::size_t n_rotated = 0;
+        std::set<std::string> turned_values;
         for (const auto& [out, op] : producer_) {
             const auto* attention = std::get_if<AttentionOp>(&op->detail);
             if (attention == nullptr) continue;
@@ -166,8 +167,10 @@ private:
             const auto& after = readers_[op->out];
             const LinearOp* o = after.size() == 1 ? plain_linear(*after[0]) : nullptr;
             if (v == nullptr || o == nullptr || readers_[op->in[2]].size() != 1) continue;
-            add_outputs(v->terms[0].weight, attention->head_dim, false);
-            if (!v->bias.empty()) add_outputs(v->bias, attention->head_dim, true);
+            // Layers may share their weights: what has been turned for one is turned for all.
+            const bool turned = !turned_values.insert(v->terms[0].weight.key).second;
+            if (!turned) add_outputs(v->terms[0].weight, attention->head_dim, false);
+            if (!turned && !v->bias.empty()) add_outputs(v->bias, attention->head_dim, true);
             SKIFF_CHECK(set_inputs(o->terms[0].weight, attention->head_dim, "", 0));
             ++n_rotated;
         }

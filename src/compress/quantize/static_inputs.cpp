@@ -20,6 +20,7 @@ Result<std::map<std::string, float>> measure_input_scales(const ModelSpec& spec,
     for (const auto& [key, id] : readers)
         if (wanted(key) && place.emplace(id, ids.size()).second) ids.push_back(id);
     if (ids.empty()) return scales;
+    if (work.shares_weights(block)) return unsupported("--activations static-...: layers that use the same weights have inputs of different sizes, and such a weight has one scale for them; take dynamic, or convert --to hf first, which writes copies");
     std::vector<RangeObserver> observers(ids.size());
     SKIFF_CHECK(work.watch(block, ids, [&](std::int64_t, std::span<const std::span<const float>> values, ThreadPool& pool) -> Status {
         pool.run([&](int thread) {

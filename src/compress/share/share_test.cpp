@@ -229,6 +229,7 @@ TEST(SharedLayers, ListsThatSayNothingSensibleAreRefused) {
     };
     std::string rest;
     for (std::int64_t layer = 2; layer < plain->n_layers; ++layer) rest += ", " + std::to_string(layer);
+    EXPECT_FALSE(with("[]").ok());
     ASSERT_TRUE(with("[0, 0" + rest + "]").ok());
     EXPECT_LT(with("[0, 0" + rest + "]")->n_parameters(), plain->n_parameters());
     EXPECT_EQ(*with("[0, 1" + rest + "]"), *plain);

@@ -53,11 +53,11 @@ Result<ModelSpec> build_spec(const Json& config_json) {
         if (model_type == "skiff-net") return unsupported("this is a network of convolutions: skiff classify asks it; inspect, bench, prune, factorize, quantize and train-net take it, too");
         return unsupported("config.json: model_type \"" + model_type.substr(0, 40) + "\" is not implemented; known: " + names);
     }
-    SKIFF_TRY(const auto weights_of, shared_layers(config_json));
-    if (weights_of.empty()) {
+    if (!config_json.contains(shared_layers_key)) {
         HfConfig config(config_json);
         return row->build(config);
     }
+    SKIFF_TRY(const auto weights_of, shared_layers(config_json));
     Json of_family = config_json;  // which knows nothing of that key
     of_family.erase(shared_layers_key);
     HfConfig config(std::move(of_family));
