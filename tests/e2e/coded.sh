@@ -3,10 +3,6 @@
 model=models/pocket
 [ -f $model/model.safetensors ] || { echo "skipped: models/pocket is not here"; exit 77; }
 
-hash_of() { "$SKIFF" inspect "$1" --hash --json | sed -n 's/.*"hash": *"\([0-9a-f]*\)".*/\1/p'; }
-text() { "$SKIFF" run "$1" --raw -p "Once upon a time" -n 16 --temp 0 -q --kernels reference; }
-bytes_of() { stat -c %s "$1/model.safetensors"; }
-
 quietly "$SKIFF" quantize $model --scheme w4g32 -o "$work/w4"
 quietly "$SKIFF" prune $model --pattern 2:4 --scheme w8 -o "$work/sparse"
 for plain in $model "$work/w4" "$work/sparse"; do

@@ -22,3 +22,7 @@ expect() {
     fail "no \"$words\" in: $(cd "$work" && cat $said_in)"
 }
 below() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b) }'; }
+# Of a model folder: the hash of its contents; what it tells; the size of its weight file.
+hash_of() { "$SKIFF" inspect "$1" --hash --json | sed -n 's/.*"hash": *"\([0-9a-f]*\)".*/\1/p'; }
+text() { "$SKIFF" run "$1" --raw -p "Once upon a time" -n 16 --temp 0 -q --kernels reference; }
+bytes_of() { stat -c %s "$1/model.safetensors"; }

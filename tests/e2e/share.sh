@@ -4,10 +4,6 @@
 model=models/pocket
 [ -f $model/model.safetensors ] || { echo "skipped: models/pocket is not here"; exit 77; }
 
-hash_of() { "$SKIFF" inspect "$1" --hash --json | sed -n 's/.*"hash": *"\([0-9a-f]*\)".*/\1/p'; }
-text() { "$SKIFF" run "$1" --raw -p "Once upon a time" -n 16 --temp 0 -q --kernels reference; }
-bytes_of() { stat -c %s "$1/model.safetensors"; }
-
 quietly "$SKIFF" share $model --groups 5 --calibration-samples 2 --calibration-tokens 128 -o "$work/five" -t 1
 quietly "$SKIFF" share $model --groups 5 --calibration-samples 2 --calibration-tokens 128 -o "$work/five2" -t 2
 cmp "$work/five/model.safetensors" "$work/five2/model.safetensors" || fail "the result depends on the threads"
