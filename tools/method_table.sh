@@ -1,58 +1,82 @@
 #!/bin/bash
 # Methods by schemes on one model: makes each child, evaluates it against its parent, and prints a table with paired differences over windows.
 #     tools/method_table.sh SKIFF MODEL WORK [SCHEME...]
-# Needs jq. MODEL has calib.txt and heldout.txt beside its weights. WORK keeps the evaluations; what is there already is not made again.
-set -e
+# Needs jq. MODEL has calib.txt and heldout.txt beside its weights. WORK keeps the evaluations; what is there already is not made again. In the environment:
+#   WINDOWS     of heldout.txt (64)
+#   METHODS     names of the rows below, with blanks (all but the learnt ones, which take minutes each: autoround autoround-operator)
+#   THREADS     (all physical cores)
+#   QUIET       a command that waits for a quiet machine; decoding is timed under it
+#   PLOT        an SVG file to write: mean KL against bytes, a line for each plain method; its children stay in WORK/plot
+# "made in" is processor time, of all threads together.
+set -euo pipefail
+[ $# -ge 3 ] || { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
 skiff=$1 model=$2 work=$3
 shift 3
-schemes=${*:-n4g32r w4g32 w4g128 n3g32r w3g32r n2g16r w2g32r ternary}
-windows=${WINDOWS:-64}
+schemes=${*:-w8 n4g32r w4g32 w4g128 n4g16t n3g32r w3g32r n3g16t n2g16r w2g32r n2g16t ternary}
+windows=${WINDOWS:-64} threads=${THREADS:-0}
+all="nearest hqq weighted awq gptq gptq-by-inputs gptq-as-stored awq-gptq awq-unclipped-gptq heads-gptq turned-nearest turned-gptq awq-unclipped nearest-corrected gptq-corrected"
+methods=${METHODS:-$all}
+plain=" nearest weighted awq gptq "  # the lines of the plot
 mkdir -p "$work"
 parent=$work/parent$windows.logits
-[ -s "$parent" ] || "$skiff" eval "$model" --max-windows "$windows" --save-logits "$parent" > /dev/null
+[ -s "$parent" ] || "$skiff" eval "$model" --max-windows "$windows" --save-logits "$parent" >/dev/null
 
-# row SCHEME NAME MODEL ARGUMENTS...
-row() {
-    local scheme=$1 name=$2 source=$3
-    shift 3
-    [ -s "$work/t_$scheme.$name.json" ] && return
-    rm -rf "$work/child"
-    "$skiff" quantize "$source" -o "$work/child" --restart --calibration "$model/calib.txt" --scheme "$scheme" "$@" --json > "$work/q_$scheme.$name.json"
-    "$skiff" eval "$work/child" --text "$model/heldout.txt" --max-windows "$windows" --against "$parent" --json > "$work/t.json"
-    mv "$work/t.json" "$work/t_$scheme.$name.json"
-    rm -rf "$work/child"
+options_of() {
+    case $1 in
+    nearest | hqq | weighted | gptq | autoround) echo "--method $1" ;;
+    awq) echo "--method nearest --transform awq" ;;
+    awq-unclipped) echo "--method nearest --transform awq --clip none" ;;
+    gptq-by-inputs | gptq-as-stored) echo "--method gptq --column-order ${1#gptq-}" ;;
+    awq-gptq) echo "--method gptq --transform awq" ;;
+    awq-unclipped-gptq) echo "--method gptq --transform awq --clip none" ;;
+    heads-gptq | turned-gptq) echo "--method gptq" ;;
+    turned-nearest) echo "--method nearest" ;;
+    nearest-corrected | gptq-corrected) echo "--method ${1%-corrected} --correct bias,norm" ;;
+    autoround-operator) echo "--method autoround --learn-by operator" ;;
+    *) echo "method_table.sh: no row is called $1" >&2; return 1 ;;
+    esac
 }
-for turned in heads all; do
-    [ -d "$work/turned-$turned" ] || "$skiff" rotate "$model" -o "$work/turned-$turned" --what $turned
-done
+# row SCHEME NAME: t_SCHEME.NAME.json is the evaluation, q_... what quantize says, s_... its seconds.
+row() {
+    local scheme=$1 name=$2 source=$model at=$2 child=$work/child options
+    at=$work/t_$scheme.$name.json
+    [[ $name != heads-* ]] || source=$work/turned-heads
+    [[ $name != turned-* ]] || source=$work/turned-all
+    [[ -z ${PLOT:-} || $plain != *" $name "* ]] || child=$work/plot/$scheme.$name
+    [ -s "$at" ] && { [ "$child" = "$work/child" ] || [ -d "$child" ]; } && return
+    options=$(options_of "$name")
+    if [ "$source" != "$model" ] && [ ! -d "$source" ]; then "$skiff" rotate "$model" -o "$source" --what "${source##*-}" >/dev/null; fi
+    rm -rf "$child"
+    mkdir -p "$(dirname "$child")"
+    TIMEFORMAT=%U
+    if ! { time "$skiff" quantize "$source" -o "$child" --restart --calibration "$model/calib.txt" --scheme "$scheme" $options -t "$threads" --json >"$work/q_$scheme.$name.json" 2>"$work/log"; } 2>"$work/s_$scheme.$name"; then
+        if grep -q "not defined\|is for\|looks at no data" "$work/log"; then rm -f "$work/q_$scheme.$name.json"; return 0; fi
+        cat "$work/log" >&2
+        return 1
+    fi
+    "$skiff" eval "$child" --text "$model/heldout.txt" --max-windows "$windows" --against "$parent" -t "$threads" --json >"$work/t.json"
+    mv "$work/t.json" "$at"
+    [ "$child" != "$work/child" ] || rm -rf "$child"
+}
 for scheme in $schemes; do
-    row "$scheme" nearest "$model" --method nearest
-    row "$scheme" hqq "$model" --method hqq
-    row "$scheme" weighted "$model" --method weighted
-    row "$scheme" awq "$model" --method nearest --transform awq
-    row "$scheme" gptq "$model" --method gptq
-    row "$scheme" gptq-by-inputs "$model" --method gptq --column-order by-inputs
-    row "$scheme" gptq-as-stored "$model" --method gptq --column-order as-stored
-    row "$scheme" awq-gptq "$model" --method gptq --transform awq
-    row "$scheme" heads-gptq "$work/turned-heads" --method gptq
-    row "$scheme" turned-gptq "$work/turned-all" --method gptq
-    row "$scheme" turned-nearest "$work/turned-all" --method nearest
-    row "$scheme" awq-unclipped "$model" --method nearest --transform awq --clip none
-    row "$scheme" nearest-corrected "$model" --method nearest --correct bias,norm
-    row "$scheme" gptq-corrected "$model" --method gptq --correct bias,norm
-    [ -z "$AUTOROUND" ] || row "$scheme" autoround "$model" --method autoround
-    [ -z "$AUTOROUND" ] || row "$scheme" autoround-operator "$model" --method autoround --learn-by operator
+    for name in $methods; do row "$scheme" "$name"; done
+    [ -s "$work/b_$scheme.json" ] || ${QUIET:-} "$skiff" bench "$model" --scheme "$scheme" -t "$threads" -p 0 -n 128 -r 5 --json >"$work/b_$scheme.json"
 done
-echo "| scheme | method | weights, bytes | perplexity | mean KL | less than nearest, 95 % | same top-1 |"
-echo "|---|---|---:|---:|---:|---:|---:|"
+echo "| scheme | method | weights, bytes | bits/weight | perplexity | mean KL | less than nearest, 95 % | same top-1 | decode, tok/s | made in, s |"
+echo "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
 for scheme in $schemes; do
-    for name in nearest hqq weighted awq gptq gptq-by-inputs gptq-as-stored awq-gptq heads-gptq turned-nearest turned-gptq awq-unclipped nearest-corrected gptq-corrected autoround autoround-operator; do
+    for name in $methods; do
         own=$work/t_$scheme.$name.json
         [ -s "$own" ] || continue
-        jq -rn --arg scheme "$scheme" --arg name "$name" --slurpfile own "$own" --slurpfile base "$work/t_$scheme.nearest.json" --slurpfile made "$work/q_$scheme.$name.json" '
+        jq -rn --arg scheme "$scheme" --arg name "$name" --slurpfile own "$own" --slurpfile base "$work/t_$scheme.nearest.json" --slurpfile made "$work/q_$scheme.$name.json" \
+            --slurpfile speed "$work/b_$scheme.json" --arg seconds "$(cat "$work/s_$scheme.$name")" '
             def fixed($n): . * pow(10; $n) | round / pow(10; $n) | tostring;
             $own[0] as $o | ($o.against.window_kl) as $kl | [range($kl | length) | $base[0].against.window_kl[.] - $kl[.]] as $d
             | ($d | add / length) as $mean | (1.96 * (($d | map((. - $mean) * (. - $mean)) | add) / (($d | length) - 1) / ($d | length) | sqrt)) as $half
-            | "| \($scheme) | \($name) | \($made[0].estimate.bytes_after) | \($o.perplexity.value | fixed(3)) ± \($o.perplexity.stderr | fixed(3)) | \($o.against.mean_kl | fixed(5)) | \(if $name == "nearest" then "" else "\($mean | fixed(5)) ± \($half | fixed(5))" end) | \($o.against.top1_agreement * 100 | fixed(2)) % |"'
+            | "| \($scheme) | \($name) | \($made[0].estimate.bytes_after) | \($made[0].estimate.bits_per_weight | fixed(2)) | \($o.perplexity.value | fixed(3)) ± \($o.perplexity.stderr | fixed(3)) | \($o.against.mean_kl | fixed(5)) | \(if $name == "nearest" then "" else "\($mean | fixed(5)) ± \($half | fixed(5))" end) | \($o.against.top1_agreement * 100 | fixed(2)) % | \(if $name == "nearest" then ($speed[0].results[0].tokens_per_s.median | fixed(0)) else "" end) | \($seconds | tonumber | fixed(1)) |"'
     done
 done
+if [ -n "${PLOT:-}" ]; then
+    "$skiff" report "$work"/plot/* --against "$model" --max-windows "$windows" --no-speed -t "$threads" -o "$work/report" --title "Schemes and methods" >/dev/null
+    cp "$work/report/kl_bytes.svg" "$PLOT"
+fi
