@@ -3,6 +3,7 @@
 
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
+#include "base/output_place.h"
 #include "base/progress.h"
 #include "cli/format.h"
 #include "cli/recipe_file.h"
@@ -114,6 +115,7 @@ Status compress(CompressVerbOptions& options, Terminal& terminal) {
         terminal.result(Json::object({{"commands", list}}));
         return {};
     }
+    SKIFF_CHECK(check_output_apart(options.output, options.model));
     std::string parent_hash;
     {
         SKIFF_TRY(const auto parent, Checkpoint::open(options.model));

@@ -4,6 +4,7 @@
 #include "base/atomic_file.h"
 #include "base/cpu_features.h"
 #include "base/mapped_file.h"
+#include "base/output_place.h"
 #include "cli/format.h"
 #include "cli/verbs.h"
 #include "compress/export_coded.h"
@@ -192,7 +193,7 @@ Status to_recoded(const ConvertOptions& options, const Checkpoint& checkpoint, T
     const auto speed = [&](double seconds) { return seconds > 0 ? static_cast<double>(made.coded_plain_bytes) / seconds * 1e-9 : 0; };
     if (made.n_coded > 0)
         terminal.print(std::to_string(made.n_coded) + " tensors coded at " + number_text(speed(made.encode_seconds), 2) + " GB/s, decoded and compared at " + number_text(speed(made.decode_seconds), 2) +
-                       " GB/s on " + std::to_string(recoding.n_threads) + (recoding.n_threads == 1 ? " thread" : " threads"));
+                       " GB/s on " + counted(recoding.n_threads, "threads"));
     terminal.result(Json::object({{"output", options.dry_run ? "" : options.output},
                                   {"format", options.to},
                                   {"dry_run", options.dry_run},
@@ -262,6 +263,7 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
     if (exists && !options.force && !options.dry_run) return usage_error(options.output + " exists; --force replaces it");
     if (exists && is_folder != (options.to != "gguf"))
         return usage_error(options.output + (is_folder ? " is a folder, but a file is to be written" : " is a file, but a folder is to be written"));
+    if (!options.dry_run) SKIFF_CHECK(check_output_apart(options.output, options.model));
     OnnxExportOptions onnx;
     if (options.to == "onnx") {
         SKIFF_TRY(onnx, onnx_options(options));

@@ -29,6 +29,8 @@ bool is_number(const std::string& text) { return !text.empty() && (text[0] == '-
 
 }  // namespace
 
+std::string counted(std::int64_t n, std::string_view things) { return std::to_string(n) + " " + std::string(n == 1 ? things.substr(0, things.size() - 1) : things); }
+
 std::string number_text(double value, int decimals) {
     char buffer[64];
     std::snprintf(buffer, sizeof buffer, "%.*f", decimals, value);

@@ -6,6 +6,7 @@
 
 #include "base/cpu_features.h"
 #include "base/mapped_file.h"
+#include "base/output_place.h"
 #include "cli/format.h"
 #include "net/comparison.h"
 
@@ -81,7 +82,7 @@ Status finish(const net::Net& parent, net::Changed changed, Json step, const Net
 Status check_output(const NetChildOptions& options) {
     if (options.output.empty() && !options.dry_run) return usage_error("give the folder to write with -o");
     if (!options.force && !options.dry_run && (is_directory(options.output) || file_exists(options.output))) return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
-    return {};
+    return options.dry_run ? Status() : check_output_apart(options.output, options.model);
 }
 
 struct NamedMethod {
@@ -125,7 +126,7 @@ Status inspect_net(const std::string& path, Terminal& terminal) {
     terminal.print((net.spec.name.empty() ? path : net.spec.name) + ": a network of " + count(static_cast<std::int64_t>(net.spec.ops.size())) + " operators on images of " + shape(net.spec.input));
     terminal.print("parameters       " + count(all.weights + all.others) + " (" + count(all.weights) + " weights, " + count(all.others) + " biases and norms)");
     terminal.print("bytes            " + bytes_text(net.stored_bytes()));
-    terminal.print("an image         " + count(all.multiply_adds) + " multiply-adds, " + count(resolved.shapes.back().n_positions()) + " positions");
+    terminal.print("an image         " + count(all.multiply_adds) + " multiply-adds, " + counted(resolved.shapes.back().n_positions(), "positions") + " of the output");
     for (const Json& step : net.steps) terminal.print("made by          " + step.dump());
     terminal.print("");
     terminal.print(table_text(rows, TableStyle::plain));
@@ -156,8 +157,8 @@ Status bench_net(const ModelOptions& options, std::int64_t repeats, Terminal& te
     const double us = net::image_us(*session, images, static_cast<int>(repeats) * 4);
     const net::OpCount all = count_of(net);
     const double positions = static_cast<double>(session->output().n_positions());
-    terminal.print(number_text(us, 1) + " µs an image, " + number_text(1e6 / us * positions, 0) + " positions/s, " + number_text(static_cast<double>(all.multiply_adds) / us / 1000, 2) + " GMAC/s (" + std::to_string(session_options.n_threads) +
-                   " threads, " + std::to_string(session_options.batch) + " images at a time)");
+    terminal.print(number_text(us, 1) + " µs an image, " + number_text(1e6 / us * positions, 0) + " positions/s, " + number_text(static_cast<double>(all.multiply_adds) / us / 1000, 2) + " GMAC/s (" + counted(session_options.n_threads, "threads") + ", " +
+                   counted(session_options.batch, "images") + " at a time)");
     double total = 0;
     for (const double seconds : session->seconds()) total += seconds;
     std::vector<std::vector<std::string>> rows = {{"operator", "kernel", "share", "µs an image"}};

@@ -1,5 +1,8 @@
 // skiff train-net: a network of convolutions learns from images, or from images and a teacher.
+#include <algorithm>
+
 #include "base/mapped_file.h"
+#include "base/output_place.h"
 #include "cli/format.h"
 #include "cli/net_child.h"
 #include "cli/train_options.h"
@@ -40,6 +43,8 @@ Status check(const TrainNetOptions& options) {
     if (options.data.empty()) return usage_error("give the images with --data");
     if (options.output.empty()) return usage_error("give the folder to write with -o");
     if (!options.force && (is_directory(options.output) || file_exists(options.output))) return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
+    SKIFF_CHECK(check_output_apart(options.output, options.model));
+    if (!options.teacher.empty()) SKIFF_CHECK(check_output_apart(options.output, options.teacher));
     if (train.n_epochs < 1 || train.n_epochs > 100000 || train.batch < 1 || train.batch > 65536) return usage_error("--epochs and --batch: expected 1 or more, at most 100000 and 65536");
     if (!(train.learning_rate > 0 && train.learning_rate < 10) || !(train.weight_decay >= 0 && train.weight_decay < 10)) return usage_error("--lr: expected more than 0; --weight-decay: 0 or more; both less than 10");
     if (!(train.temperature > 0 && train.temperature <= 100) || !(train.alpha >= 0 && train.alpha <= 1)) return usage_error("--kd-temp: expected more than 0, at most 100; --kd-alpha: 0 to 1");
@@ -61,6 +66,8 @@ Status run_train_net(TrainNetOptions& options, Terminal& terminal) {
         SKIFF_TRY(teacher, net::open_net(options.teacher));
         options.train.teacher = &teacher;
     }
+    if (const auto quantized = std::find_if(net.weights.begin(), net.weights.end(), [](const auto& weight) { return weight.second.codes() != nullptr; }); quantized != net.weights.end())
+        terminal.remark("note: the codes of " + quantized->first + " and the others (" + quantized->second.encoding_name() + ") become floats; quantize the result again");
     SKIFF_TRY(const auto images, net::load_images(options.data));
     net::LabelledImages others;
     if (!options.validation.empty()) {

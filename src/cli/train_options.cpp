@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "base/cpu_features.h"
+#include "base/output_place.h"
 #include "cli/format.h"
 #include "cli/rank_processes.h"
 #include "cli/subprocess.h"
@@ -218,6 +219,8 @@ Status become_training_program() {
 
 
 Status run_training_verb(const Checkpoint& parent, TrainVerbOptions& options, Terminal& terminal) {
+    SKIFF_CHECK(check_output_apart(options.train.output, parent.path));
+    if (!options.train.distill.teacher.empty()) SKIFF_CHECK(check_output_apart(options.train.output, options.train.distill.teacher));
     std::vector<std::string> for_others;  // the share of the threads here, unless --threads says it
     if (options.threads == 0) for_others = {"--threads", std::to_string(options.train.n_threads)};
     SKIFF_TRY(const auto others, start_other_ranks(options.train, options.rank, for_others));
