@@ -7,13 +7,19 @@ mkdir -p "$work"
 parent=$work/parent$windows.logits
 [ -s "$parent" ] || "$skiff" eval "$model" "${threads[@]}" --text "$model/heldout.txt" --max-windows "$windows" --save-logits "$parent" > /dev/null
 
+# with_text VERB ARGUMENTS...: shown the calibration text, which what looks at none refuses
+with_text() {
+    if "$skiff" "$@" --calibration "$model/calib.txt" > "$work/made" 2> "$work/said"; then cat "$work/made"; return; fi
+    grep -q 'error: --calibration: ' "$work/said" || { cat "$work/said" >&2; return 1; }
+    "$skiff" "$@"
+}
 # row NAME VERB ARGUMENTS...: t_NAME.json and q_NAME.json
 row() {
     local name=$1 verb=$2
     shift 2
     [ -s "$work/t_$name.json" ] && return
     rm -rf "$work/child"
-    "$skiff" "$verb" "$model" "${threads[@]}" -o "$work/child" --restart --calibration "$model/calib.txt" "$@" --json > "$work/q_$name.json"
+    with_text "$verb" "$model" "${threads[@]}" -o "$work/child" --restart "$@" --json > "$work/q_$name.json"
     "$skiff" eval "$work/child" "${threads[@]}" --text "$model/heldout.txt" --max-windows "$windows" --against "$parent" --json > "$work/t.json"
     mv "$work/t.json" "$work/t_$name.json"
     rm -rf "$work/child"

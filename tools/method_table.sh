@@ -45,11 +45,12 @@ row() {
     [[ -z ${PLOT:-} || $plain != *" $name "* ]] || child=$work/plot/$scheme.$name
     [ -s "$at" ] && { [ "$child" = "$work/child" ] || [ -d "$child" ]; } && return
     options=$(options_of "$name")
+    case $name in nearest | hqq | turned-nearest) ;; *) options+=" --calibration $model/calib.txt" ;; esac  # those look at no text, and refuse one
     if [ "$source" != "$model" ] && [ ! -d "$source" ]; then "$skiff" rotate "$model" -o "$source" --what "${source##*-}" >/dev/null; fi
     rm -rf "$child"
     mkdir -p "$(dirname "$child")"
     TIMEFORMAT=%U
-    if ! { time "$skiff" quantize "$source" -o "$child" --restart --calibration "$model/calib.txt" --scheme "$scheme" $options -t "$threads" --json >"$work/q_$scheme.$name.json" 2>"$work/log"; } 2>"$work/s_$scheme.$name"; then
+    if ! { time "$skiff" quantize "$source" -o "$child" --restart --scheme "$scheme" $options -t "$threads" --json >"$work/q_$scheme.$name.json" 2>"$work/log"; } 2>"$work/s_$scheme.$name"; then
         if grep -q "not defined\|is for\|looks at no data" "$work/log"; then rm -f "$work/q_$scheme.$name.json"; return 0; fi
         cat "$work/log" >&2
         return 1

@@ -13,10 +13,8 @@ struct FactorizeOptions {
     ChildOptions common;
     std::string method = "svd-llm", rank, remove, energy, budget, original, layers, pattern;
     std::int64_t multiple = 16;
-    std::vector<std::string> typed;
 
     void fields(FieldVisitor& visitor) {
-        visitor.typed(typed);
         std::vector<std::string> methods;
         help_ = "What is best:";
         for (const FactorMethod& row : factor_methods()) {
@@ -76,7 +74,7 @@ Status factorize(FactorizeOptions& options, Terminal& terminal) {
     }
     if (n_rules > 1) return usage_error("give one of --remove, --rank, --energy and --budget");
     if (net::is_net(options.common.model)) {
-        SKIFF_CHECK(only_for_nets(options.typed, {"--method", "--rank", "--energy", "--layers", "--output", "--force", "--dry-run", "--threads"}));
+        SKIFF_CHECK(only_for_nets(options.common.typed, {"--method", "--rank", "--energy", "--layers", "--output", "--force", "--dry-run", "--threads"}));
         if (!is_net_factorization(step.method)) return usage_error("--method: a network of convolutions is factorized by depthwise, tucker, svd or kronecker");
         if (n_rules == 0) {
             step.rule = Rule::rank, step.amount = 1;

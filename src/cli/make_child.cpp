@@ -1,5 +1,7 @@
 #include "cli/make_child.h"
 
+#include <iterator>
+
 #include "base/thread_pool.h"
 #include "cli/format.h"
 #include "train/train.h"
@@ -22,7 +24,8 @@ std::string estimate_text(const WorkEstimate& estimate) {
            bytes_text(estimate.disk_bytes) + " of " + bytes_text(estimate.free_disk_bytes) + " free · about " + duration_text(estimate.seconds);
 }
 
-std::string table_of(const Manifest& manifest) {
+// n_stored: of all numbers, those that stand in the files where zeros are left out; 0: all.
+std::string table_of(const Manifest& manifest, std::uint64_t n_stored) {
     std::uint64_t n_elements = 0, bytes = 0, n_changed = 0;
     double largest = 0;
     std::string worst;
@@ -33,18 +36,26 @@ std::string table_of(const Manifest& manifest) {
         if (tensor.relative_squared_error > largest) largest = tensor.relative_squared_error, worst = tensor.key;
     }
     const auto share = [](double part, double whole) { return number_text(whole > 0 ? 100 * part / whole : 0, 1) + " %"; };
-    return table_text({{"", "before", "after", ""},
-                       {"parameters", count_text(static_cast<double>(manifest.parent.n_elements)), count_text(static_cast<double>(n_elements)),
-                        share(static_cast<double>(n_elements), static_cast<double>(manifest.parent.n_elements))},
-                       {"bytes", bytes_text(manifest.parent.bytes), bytes_text(bytes), share(static_cast<double>(bytes), static_cast<double>(manifest.parent.bytes))}},
-                      TableStyle::plain) +
-           std::to_string(manifest.tensors.size()) + " tensors, " + std::to_string(n_changed) + " changed" +
+    const auto n_before = static_cast<double>(manifest.parent.n_elements);
+    const auto counts = [&](const char* what, std::uint64_t n) { return std::vector<std::string>{what, count_text(n_before), count_text(static_cast<double>(n)), share(static_cast<double>(n), n_before)}; };
+    std::vector<std::vector<std::string>> rows = {{"", "before", "after", ""}, counts("parameters", n_elements)};
+    if (n_stored != 0 && n_stored != n_elements) rows.push_back(counts("of them stored", n_stored));
+    rows.push_back({"bytes", bytes_text(manifest.parent.bytes), bytes_text(bytes), share(static_cast<double>(bytes), static_cast<double>(manifest.parent.bytes))});
+    return table_text(rows, TableStyle::plain) +
+           counted(static_cast<std::int64_t>(manifest.tensors.size()), "tensors") + ", " + std::to_string(n_changed) + " changed" +
            (worst.empty() ? "" : "; largest squared error " + number_text(largest * 100, 2) + " % in " + worst);
 }
 
 }  // namespace
 
+std::vector<std::string> text_options(const std::vector<std::string>& typed) {
+    std::vector<std::string> names;
+    std::copy_if(typed.begin(), typed.end(), std::back_inserter(names), [](const std::string& name) { return name.starts_with("--calibration"); });
+    return names;
+}
+
 void ChildOptions::model_and_output(FieldVisitor& visitor) {
+    visitor.typed(typed);
     visitor.positional("MODEL", model, "A Hugging Face folder, or random:CONFIG.json", FieldVisitor::Need::required);
     visitor.option("-o,--output", output, "Folder to write; it appears when it is complete");
 }
@@ -73,6 +84,7 @@ Status ChildOptions::check() const {
 
 Status make_child(const ChildOptions& options, const Checkpoint& parent, const Recipe& recipe, Terminal& terminal) {
     std::vector<std::string> printed;  // before the work
+    std::uint64_t n_stored = 0;
     CompressOptions compress;
     compress.output = options.output.empty() ? "." : options.output;
     compress.if_exists = options.force ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse;
@@ -81,10 +93,12 @@ Status make_child(const ChildOptions& options, const Checkpoint& parent, const R
     compress.n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
     compress.gradients = train::gradient_source();
     compress.max_shard_bytes = static_cast<std::uint64_t>(options.max_shard_mb) * 1'000'000;
+    compress.text_options = text_options(options.typed);
     compress.progress = terminal.progress("");
     compress.on_plan = [&](const TensorPlan& plan, const WorkEstimate& estimate) {
         terminal.end_progress();
         compress.progress = terminal.progress(" MiB");  // the clock of the work itself
+        for (const PlannedTensor& tensor : plan.tensors) n_stored += tensor.n_stored > 0 ? tensor.n_stored : tensor.n_elements;
         for (const std::string& remark : plan.remarks) terminal.remark("note: " + remark);
         printed.insert(printed.end(), plan.remarks.begin(), plan.remarks.end());
         if (options.dry_run) terminal.print(estimate_text(estimate));
@@ -101,7 +115,7 @@ Status make_child(const ChildOptions& options, const Checkpoint& parent, const R
     Json document = Json::object({{"estimate", estimate_json(report.estimate)}});
     if (!options.dry_run) {
         if (report.n_resumed > 0) terminal.remark("went on with an unfinished run: " + std::to_string(report.n_resumed) + " tensors were done");
-        terminal.print(table_of(report.manifest));
+        terminal.print(table_of(report.manifest, n_stored));
         terminal.print("wrote " + options.output + " in " + duration_text(report.seconds) + "; try: skiff run " + options.output);
         document.set("output", options.output);
         document.set("seconds", report.seconds);

@@ -19,10 +19,8 @@ struct PruneOptions {
     std::int64_t multiple = 0;
     double damping = 0.01;
     bool sort = false;
-    std::vector<std::string> typed;
 
     void fields(FieldVisitor& visitor) {
-        visitor.typed(typed);
         method_help_ = "Which weights stay; default: magnitude.";
         for (const PruneMethod& row : prune_methods()) method_help_ += " " + std::string(row.name) + ": " + std::string(row.summary) + ".";
         importance_help_ = "How units are judged; default: obs, and kl for layers.";
@@ -31,7 +29,7 @@ struct PruneOptions {
         common.model_and_output(visitor);
         visitor.option("--pattern", pattern,
                        "What goes. Of the weights: 50% (single ones), 2:4 (2 of every 4 inputs stay), block16x32:50% (blocks of outputs x inputs; these save the most time), 4x1:50%, 1xchannel:50% (outputs), channelx1:50% (inputs). "
-                       "Of the structure, in each layer: neurons:25%, heads:2, kv_groups:1 (with their query heads); or layers:2, layers:25%; or hidden:10% of the hidden state. Of a network of convolutions: filters:25%, channels:25%, taps:5 (positions of each kernel that stay)");
+                       "Of the structure, in each layer: neurons:25%, heads:2 (of each KV group), kv_groups:1 (with their query heads); or layers:2, layers:25%; or hidden:10% of the hidden state. Of a network of convolutions: filters:25%, channels:25%, taps:5 (positions of each kernel that stay)");
         visitor.option("--method", method, method_help_.c_str());
         visitor.option("--scope", scope, "Weights: row or layer: where they compete, in their row (the default), so that all rows keep as many, or in the whole matrix");
         visitor.option("--allocation", allocation,
@@ -63,7 +61,11 @@ Result<std::string> choice_of(const char* flag, const std::string& value, std::i
 
 Status refuse(const PruneOptions& options, std::initializer_list<std::pair<const char*, bool>> given) {
     for (const auto& [flag, is_given] : given)
-        if (is_given) return usage_error(std::string(flag) + " does not concern the pattern " + options.pattern);
+        if (is_given) {
+            const std::string_view name = flag;
+            const char* instead = name == "--method" ? "; give --importance, by which units are judged" : name == "--importance" ? "; give --method, by which weights are judged" : "";
+            return usage_error(std::string(flag) + " does not concern the pattern " + options.pattern + instead);
+        }
     return {};
 }
 
@@ -93,8 +95,14 @@ Result<RecipeStep> weight_step_of(const PruneOptions& options) {
     SKIFF_CHECK(refuse(options, {{"--importance", !options.importance.empty()}, {"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}, {"--multiple", options.multiple != 0}, {"--sort", options.sort}}));
     PruneStep step;
     if (!options.method.empty()) step.method = options.method;
-    SKIFF_CHECK(find_prune_method(step.method));
-    SKIFF_TRY(step.target, parse_prune_target(options.pattern));
+    SKIFF_TRY(const PruneMethod* method, find_prune_method(step.method));
+    if (options.common.is_typed("--damping") && method->needs != StatisticsNeed::gram) return usage_error("--damping: " + step.method + " inverts no second moments; sparsegpt does");
+    auto target = parse_prune_target(options.pattern);
+    if (!target.ok()) {
+        const std::string first = target.error().message;
+        return usage_error(first + "; of the structure: neurons:25%, heads:2 (of each KV group), kv_groups:1, layers:2, hidden:10%; of networks of convolutions alone: filters:25%, channels:25%, taps:5");
+    }
+    step.target = *target;
     SKIFF_TRY(const auto scope, choice_of("--scope", options.scope, {"row", "layer"}));
     SKIFF_TRY(const auto allocation, choice_of("--allocation", options.allocation, {"uniform", "global", "owl", "sensitivity"}));
     step.target.scope = scope == "layer" ? PruneTarget::Scope::layer : PruneTarget::Scope::row;
@@ -125,7 +133,7 @@ Result<bool> asks_for_gradients(const RecipeStep& step) {
 Status prune(PruneOptions& options, Terminal& terminal) {
     SKIFF_CHECK(options.common.check());
     if (net::is_net(options.common.model)) {
-        SKIFF_CHECK(only_for_nets(options.typed, {"--pattern", "--importance", "--multiple", "--layers", "--output", "--force", "--dry-run", "--threads"}));
+        SKIFF_CHECK(only_for_nets(options.common.typed, {"--pattern", "--importance", "--multiple", "--layers", "--output", "--force", "--dry-run", "--threads"}));
         return prune_net(NetChildOptions(options.common, options.layers), options.pattern, options.importance, options.multiple, terminal);
     }
     if (!options.layers.empty()) return usage_error("--layers is for networks of convolutions");

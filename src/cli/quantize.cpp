@@ -314,6 +314,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     compress.n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
     compress.max_shard_bytes = static_cast<std::uint64_t>(options.max_shard_mb) * 1'000'000;
     compress.measurements = options.measurements;
+    compress.text_options = text_options(options.typed);
     compress.progress = terminal.progress(has_target(options) ? "" : " MiB");
     compress.on_search = [&](const SchemeSearchEstimate& search) { terminal.print(search_text(search)); };
     compress.on_plan = [&](const TensorPlan& plan, const WorkEstimate& estimate) {
@@ -336,7 +337,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
         if (report.n_resumed > 0) terminal.remark("went on with an unfinished run: " + std::to_string(report.n_resumed) + " tensors were done");
         for (const std::string& remark : report.method_remarks) terminal.remark("note: " + remark);
         const Json& found = report.manifest.steps.back()["found"];
-        if (!found.is_null()) terminal.print(units_table(found));
+        if (found.contains("units")) terminal.print(units_table(found));  // of a search for schemes
         terminal.print(table_of(report.manifest));
         terminal.print("wrote " + options.output + " in " + duration_text(report.seconds) + "; try: skiff run " + options.output);
         document.set("output", options.output);

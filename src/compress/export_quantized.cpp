@@ -90,7 +90,7 @@ public:
         plan_.config.set("quantization_config", std::move(quantization));
         plan_.files = files_to_copy(checkpoint_);
         if (n_rounded_ > 0)
-            plan_.notes.push_back(std::to_string(n_rounded_) + " embeddings and heads are rounded to 16 bits; quantize with --compat to leave them in 16 bits from the start");
+            plan_.notes.push_back((n_rounded_ == 1 ? std::string("an embedding or head is") : std::to_string(n_rounded_) + " embeddings and heads are") + " rounded to 16 bits; quantize with --compat to leave them in 16 bits from the start");
         if (checkpoint_.kind == Checkpoint::Kind::gguf) plan_.notes.push_back("the tokenizer stays in the GGUF file; copy the tokenizer.json of the model that it was made from");
         return std::move(plan_);
     }

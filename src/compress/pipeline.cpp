@@ -4,12 +4,14 @@
 
 #include "base/hash.h"
 #include "base/mapped_file.h"
+#include "base/output_place.h"
 #include "compress/algebra/algebra.h"
 #include "compress/calibrate/block_work.h"
 #include "compress/journal.h"
 #include "compress/parent_files.h"
 #include "compress/step_work.h"
 #include "compress/survey.h"
+#include "compress/text_options.h"
 #include "formats/compressed_tensors.h"
 #include "formats/staged_checkpoint.h"
 
@@ -19,8 +21,9 @@ namespace {
 constexpr const char* journal_file_name = "journal";
 
 // Before anything that takes time.
-Status check_output(const CompressOptions& options) {
+Status check_output(const CompressOptions& options, const Checkpoint& parent) {
     if (options.output.empty()) return usage_error("give the folder to write with -o");
+    SKIFF_CHECK(check_output_apart(options.output, parent.path));
     if (options.if_exists == AtomicDirectory::IfExists::refuse && (is_directory(options.output) || file_exists(options.output)))
         return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
     return {};
@@ -35,11 +38,14 @@ public:
         report_.manifest.steps.push_back(step_json(step));
     }
 
+    void text_was_read() { text_was_read_ = true; }  // by the search for what the step left open
+
     Result<CompressReport> run() {
         const double begin = monotonic_seconds();
-        if (options_.work == CompressOptions::Work::full) SKIFF_CHECK(check_output(options_));
+        if (options_.work == CompressOptions::Work::full) SKIFF_CHECK(check_output(options_, parent_));
         SKIFF_TRY(work_, make_step_work(parent_, step_, options_.gradients));
         SKIFF_TRY(plan_, work_->plan(pool_, options_.progress));
+        if (!text_was_read_ && !work_->reads_text()) SKIFF_CHECK(refuse_text_options(step_, options_.text_options));
         if (const Json found = work_->found(); !found.is_null()) report_.manifest.steps.back().set("found", found);
         if (parent_.kind == Checkpoint::Kind::gguf)
             plan_.remarks.push_back("the tokenizer of a GGUF file is not written; put the tokenizer.json of the model that it was made from into the folder");
@@ -291,7 +297,7 @@ private:
     std::optional<StagedCheckpoint> staged_;
     std::optional<Journal> journal_;
     std::optional<BlockWork> block_work_;
-    bool complete_ = false;
+    bool complete_ = false, text_was_read_ = false;
 };
 
 std::string measurements_path(const CompressOptions& options) { return options.measurements.empty() ? options.output + ".measurements" : options.measurements; }
@@ -308,7 +314,7 @@ Result<RecipeStep> settled(const Checkpoint& parent, const RecipeStep& step, con
         if (options.on_search) options.on_search(estimate);
         return RecipeStep(std::move(uniform));
     }
-    SKIFF_CHECK(check_output(options));
+    SKIFF_CHECK(check_output(options, parent));
     SKIFF_TRY(auto found, find_schemes(parent, *quantize, search, remarks));
     return RecipeStep(std::move(found));
 }
@@ -321,7 +327,9 @@ Result<CompressReport> run_one(const Checkpoint& parent, const RecipeStep& step,
     if (const auto* quantize = std::get_if<QuantizeStep>(&whole); quantize != nullptr && quantize->corrections.bias) {
         SKIFF_TRY(widened, with_new_biases(parent));
     }
-    SKIFF_TRY(auto report, Run(parent, widened ? *widened : parent, whole, seed, options).run());
+    Run one(parent, widened ? *widened : parent, whole, seed, options);
+    if (const auto* quantize = std::get_if<QuantizeStep>(&step); quantize != nullptr && quantize->target) one.text_was_read();
+    SKIFF_TRY(auto report, one.run());
     report.remarks.insert(report.remarks.end(), remarks.begin(), remarks.end());
     report.seconds = monotonic_seconds() - begin;
     if (options.measurements.empty() && file_exists(measurements_path(options))) SKIFF_CHECK(remove_all(measurements_path(options)));

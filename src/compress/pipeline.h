@@ -26,6 +26,7 @@ struct CompressOptions {
     int n_threads = 1;
     const GradientSource* gradients = nullptr;  // of the loss, for methods that ask for them; null: there is no training here
     std::uint64_t max_shard_bytes = CheckpointWriter::default_max_shard_bytes;
+    std::vector<std::string> text_options;      // the options about the calibration text that were given, "--calibration" ...: refused where nothing looks at one
     std::string measurements;  // file where a search for schemes keeps what it measures; "": beside the output, until that is complete
     ProgressSink progress;
     std::function<void(const ManifestTensor&)> on_tensor;    // after each one

@@ -37,6 +37,8 @@ public:
     virtual CalibrationOptions calibration() const { return {}; }
     // The calibration text, where plan() read it for what the walk does not do; null: it did not.
     virtual const CalibrationText* text() const { return nullptr; }
+    // Whether it looks at the calibration text at all; known after plan().
+    virtual bool reads_text() const { return needs() != StatisticsNeed::none || text() != nullptr; }
     // Once before the tensors of a block, when its inputs have been measured: here weights of the block may be replaced before they are made.
     virtual Status begin_block(std::size_t block, BlockWork& work, ThreadPool& pool) {
         (void)block, (void)work, (void)pool;

@@ -23,6 +23,7 @@ struct PlannedTensor {
     bool stored_as_columns = false; // the parent holds (inputs, outputs); codes are (outputs, inputs)
     Shape shape;                    // of the result
     std::uint64_t n_elements = 0, bytes_before = 0, bytes_after = 0;
+    std::uint64_t n_stored = 0;  // numbers that stand for them where zeros are left out; 0: all
     std::uint64_t n_elements_before = 0;  // where a step changes shapes; 0: as many as of the result
     std::string stored_as;          // its name in the result; "": its key
     std::vector<TensorDeclaration> declarations;

@@ -43,7 +43,7 @@ for rule in uniform fair sandwich; do
     [ "$(wc -l < "$work/$rule/elastic.csv")" = 9 ] || fail "$rule: elastic.csv has not a line for each of 8 sub-networks: $(cat "$work/$rule/elastic.csv")"
     grep -q "\"rule\": \"$rule\"" "$work/$rule/skiff.json" || fail "the manifest does not say $rule"
 done
-prune() { "$SKIFF" prune "$@" --calibration-samples 1; }
+prune() { "$SKIFF" prune "$@"; }
 quietly prune "$work/sandwich" -o "$work/a" --pattern neurons:50% --importance leading
 quietly prune "$work/a" -o "$work/b" --pattern kv_groups:1 --importance leading
 quietly prune "$work/b" -o "$work/smallest" --pattern layers:1 --importance elastic-order

@@ -97,6 +97,7 @@ Result<Imatrix> measure_importance(const Checkpoint& model, const CalibrationTex
         SKIFF_CHECK(walk.advance(block, *model.weights));
         if (progress) progress({"calibrate", model.spec.blocks[block].name, block, walk.n_blocks() - 2});
     }
+    if (imatrix.entries.empty()) return usage_error("the model has no matrix whose inputs are measured: its linear weights are products of factors; calibrate the model that it was made from");
     return imatrix;
 }
 

@@ -1,6 +1,7 @@
 // Low rank as a step: linear weights become two thin matrices, or get two beside what quantization left of them.
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "compress/algebra/algebra.h"
 #include "compress/lowrank/factor.h"
@@ -42,6 +43,7 @@ public:
             if (rank != ranks_.end() && rank->second > 0) add_factors(*planned, weight, rank->second);
             add_tensor(plan, std::move(*planned));
         }
+        plan.remarks = remarks_;
         if (n_whole > 0)
             plan.remarks.push_back(std::to_string(n_whole) + " of " + std::to_string(ranks_.size()) + " weights stay whole: factors of the rank that they would need are not smaller");
         if (n_whole == static_cast<std::int64_t>(ranks_.size())) plan.remarks.push_back("no weight becomes smaller by factors; the result is a copy");
@@ -53,11 +55,14 @@ public:
         for (const auto& [key, rank] : ranks_) ranks.set(key, rank);
         Json found = Json::object({{"ranks", ranks}});
         if (!original_hash_.empty()) found.set("original", original_hash_);
+        if (measured_tokens_ > 0) found.set("tokens", measured_tokens_);
         return found;
     }
 
     StatisticsNeed needs() const override { return method_.needs; }
     CalibrationOptions calibration() const override { return step_.calibration; }
+    const CalibrationText* text() const override { return text_ ? &*text_ : nullptr; }
+    bool reads_text() const override { return method_.needs != StatisticsNeed::none || (step_.rule == FactorizeStep::Rule::budget && step_.amount > 0); }
     Result<Json> config(const TensorPlan&) const override { return parent_.config; }
 
     Result<MadeTensor> make(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>&) override {
@@ -181,16 +186,22 @@ private:
     // The singular values of all weights in the parent, and for a budget what each costs the model: the mean KL when it alone has the rank of the budget, over
     // the energy that is lost then.
     Status look(std::vector<RankCandidate>& candidates, const std::map<std::string, std::size_t>& place, ThreadPool& pool, const ProgressSink& progress) {
-        SKIFF_TRY(const auto text, load_calibration(parent_, step_.calibration));
+        CalibrationText text;
+        if (reads_text()) {
+            SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
+            text = *text_;
+        }
         std::optional<RemovalProbe> probe;
         if (step_.rule == FactorizeStep::Rule::budget) {
             SKIFF_TRY(auto made, RemovalProbe::create(parent_, text, pool.n_threads(), std::uint64_t{64} << 20));
             probe.emplace(std::move(made));
+            measured_tokens_ = probe->n_tokens();
+            remarks_ = probe->remarks(text);
         }
         FactorizeStep alike = step_;
         alike.rule = FactorizeStep::Rule::remove;
         CalibrationWalk walk(parent_.spec, text, pool.n_threads());
-        SKIFF_CHECK(walk.embed(*parent_.weights));
+        if (method_.needs != StatisticsNeed::none) SKIFF_CHECK(walk.embed(*parent_.weights));
         std::uint64_t done = 0;
         std::set<std::string> measured;  // layers may share their weights
         for (std::size_t block = 1; block + 1 < walk.n_blocks(); ++block) {
@@ -248,6 +259,9 @@ private:
     const FactorMethod& method_;
     std::optional<Checkpoint> original_;
     std::string original_hash_;
+    std::optional<CalibrationText> text_;  // where singular values or the costs of ranks are measured on it
+    std::int64_t measured_tokens_ = 0;     // that the costs were measured on
+    std::vector<std::string> remarks_;
     std::set<std::string> columns_;
     std::map<std::string, std::int64_t> ranks_;  // of each weight that may become factors; 0: it stays whole
 };

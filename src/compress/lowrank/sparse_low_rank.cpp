@@ -156,7 +156,10 @@ private:
         const PruneTarget target = target_.resolved(n_rows, n_columns);
         SKIFF_CHECK(prune_.defined_on(target));
         const std::string base = base_of(planned.key);
-        planned.declarations = sparse_tensors(base, target.pattern, scheme, {n_rows, n_columns}, target.n_kept_units(n_rows, n_columns) * target.pattern.unit_values());
+        const std::int64_t n_values = target.n_kept_units(n_rows, n_columns) * target.pattern.unit_values(), n_factors = rank * (n_rows + n_columns);
+        planned.n_elements += static_cast<std::uint64_t>(n_factors);
+        planned.n_stored = static_cast<std::uint64_t>(n_values + n_factors);
+        planned.declarations = sparse_tensors(base, target.pattern, scheme, {n_rows, n_columns}, n_values);
         planned.declarations.push_back({base + ".low_rank_up", dtype, {n_rows, rank}});
         planned.declarations.push_back({base + ".low_rank_down", dtype, {rank, n_columns}});
         planned.bytes_after = 0;

@@ -1,6 +1,7 @@
 #include "compress/prune/layer_shares.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "compress/calibrate/walk.h"
@@ -68,6 +69,23 @@ const InputStatistics* find(const BlockInputs& inputs, const std::string& key) {
 
 }  // namespace
 
+std::string lost_by_blocks(const ModelSpec& spec, const std::vector<PrunedMatrix>& matrices, const std::vector<double>& sparsities) {
+    std::map<std::string, std::size_t> block_of;
+    for (std::size_t block = 1; block + 1 < spec.blocks.size(); ++block)
+        for (const auto& [key, value] : linear_inputs(spec.blocks[block])) block_of.emplace(key, block);
+    std::map<std::size_t, std::pair<double, double>> sums;  // what goes of each block, of how much
+    for (std::size_t i = 0; i < matrices.size(); ++i) {
+        const auto found = block_of.find(matrices[i].key);
+        if (found == block_of.end()) continue;
+        const auto n = static_cast<double>(matrices[i].n_rows * matrices[i].n_columns);
+        sums[found->second].first += n * sparsities[i];
+        sums[found->second].second += n;
+    }
+    std::string text;
+    for (const auto& [block, sum] : sums) text += (text.empty() ? "blocks lose " : ", ") + std::to_string(static_cast<int>(std::lround(100 * sum.first / sum.second)));
+    return text + " %";
+}
+
 Result<LayerShares> shares_by_outliers(const ShareQuestion& question) {
     const PrunedBlocks blocks(question);
     std::vector<double> ratios;
@@ -123,6 +141,8 @@ Result<LayerShares> shares_by_sensitivity(const ShareQuestion& question) {
     for (const double level : levels) at.push_back(level);
     shares.found.set("levels", std::move(at));
     shares.found.set("mean_kl", std::move(measured));
+    shares.found.set("tokens", probe.n_tokens());
+    shares.remarks = probe.remarks(question.text);
     return shares;
 }
 

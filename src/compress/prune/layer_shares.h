@@ -21,6 +21,7 @@ struct PrunedMatrix {
 struct LayerShares {
     std::vector<double> sparsities;  // of each matrix
     Json found;                      // for the manifest: what was measured, and the share of each block
+    std::vector<std::string> remarks = {};
 };
 
 struct ShareQuestion {
@@ -33,6 +34,9 @@ struct ShareQuestion {
     std::function<Result<Weight>(const PrunedMatrix& matrix, double share, const InputStatistics* inputs)> try_pruning;
     ThreadPool& pool;
 };
+
+// What each block loses, for people: "blocks lose 52, 51, 67 %".
+std::string lost_by_blocks(const ModelSpec& spec, const std::vector<PrunedMatrix>& matrices, const std::vector<double>& sparsities);
 
 // Blocks whose weights times the size of their inputs have many outliers lose less (allocate.h: owl_sparsities). A walk through the model.
 Result<LayerShares> shares_by_outliers(const ShareQuestion& question);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -11,9 +12,11 @@
 #include "compress/algebra/algebra.h"
 #include "compress/pipeline.h"
 #include "compress/prune/allocate.h"
+#include "compress/prune/layer_shares.h"
 #include "compress/prune/prune_method.h"
 #include "compress/small_models_testing.h"
 #include "compress/step_work.h"
+#include "compress/structure/removal_probe.h"
 
 namespace skiff {
 namespace {
@@ -403,6 +406,11 @@ TEST(PruneStepOnModels, MeasuredAllocationsKeepTheMean) {
                 EXPECT_TRUE(found["sparsities"].is_object());
                 if (pattern != "0%") {
                     EXPECT_EQ(found[word].size(), static_cast<std::size_t>(child->checkpoint.spec.n_layers));
+                    const auto& remarks = child->report.remarks;
+                    EXPECT_TRUE(std::any_of(remarks.begin(), remarks.end(), [](const std::string& remark) { return remark.starts_with("blocks lose "); }));
+                    if (allocation == PruneStep::Allocation::sensitivity) {
+                        EXPECT_EQ(found["tokens"].int_or(0), child->report.manifest.steps.back()["calibration"]["tokens"].int_or(-1));
+                    }
                 }
             }
     PruneStep nm = step_of("magnitude", "2:4");
@@ -412,6 +420,33 @@ TEST(PruneStepOnModels, MeasuredAllocationsKeepTheMean) {
     ASSERT_TRUE(work.ok());
     ThreadPool pool(1);
     EXPECT_FALSE((*work)->plan(pool, nullptr).ok());
+}
+
+TEST(Allocation, IsToldByBlocks) {
+    const auto parent = Checkpoint::open(std::string(SKIFF_TEST_DATA_DIR) + "/models/llama");
+    ASSERT_TRUE(parent.ok());
+    std::vector<PrunedMatrix> matrices;
+    std::vector<double> shares;
+    for (const auto& [key, share] : {std::pair{"model.layers.0.mlp.up_proj.weight", 0.5}, {"model.layers.0.mlp.gate_proj.weight", 0.25}, {"model.layers.1.mlp.up_proj.weight", 0.1}, {"lm_head.weight", 0.9}}) {
+        const Shape shape = parent->spec.shape(parent->spec.tensors.at(key));
+        matrices.push_back({key, shape[0], shape[1]});
+        shares.push_back(share);
+    }
+    EXPECT_EQ(lost_by_blocks(parent->spec, matrices, shares), "blocks lose 38, 10 %");
+}
+
+// The logits of some of the text fit: the figure is of those, and says so.
+TEST(PruneStepOnModels, ProbesSayHowMuchTextTheySaw) {
+    const auto parent = Checkpoint::open(std::string(SKIFF_TEST_DATA_DIR) + "/models/llama");
+    ASSERT_TRUE(parent.ok());
+    const auto text = testing::random_text(parent->spec.n_vocab);
+    const auto whole = RemovalProbe::create(*parent, text, 1), part = RemovalProbe::create(*parent, text, 1, std::uint64_t(20 * parent->spec.n_vocab) * sizeof(float));
+    ASSERT_TRUE(whole.ok() && part.ok());
+    EXPECT_EQ(whole->n_tokens(), text.n_tokens());
+    EXPECT_TRUE(whole->remarks(text).empty());
+    EXPECT_EQ(part->n_tokens(), 9);
+    ASSERT_EQ(part->remarks(text).size(), 1u);
+    EXPECT_NE(part->remarks(text)[0].find("measured on 9 of the 43 tokens"), std::string::npos) << part->remarks(text)[0];
 }
 
 // A block of much larger weights in one column has the outliers, and keeps more.

@@ -58,6 +58,7 @@ public:
             SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
         }
         SKIFF_TRY(const auto sparsities, shares(pruned, pool));
+        if (step_.allocation != PruneStep::Allocation::uniform) plan_.remarks.push_back(lost_by_blocks(parent_.spec, matrices_, sparsities));
         for (std::size_t i = 0; i < pruned.size(); ++i) {
             Status status = make_sparse_plan(*pruned[i], sparsities[i]);
             if (!status.ok()) return status.take_error().with_context("tensor " + pruned[i]->key);
@@ -67,6 +68,8 @@ public:
             plan_.bytes_after += planned.bytes_after;
             plan_.largest_working_set_bytes = std::max(plan_.largest_working_set_bytes, planned.bytes_before + planned.bytes_after + planned.n_elements * 8);  // scores, and values as floats
         }
+        if (plan_.bytes_after > plan_.bytes_before)
+            plan_.remarks.push_back("the result takes more bytes than the model does: to say which weights stay costs more than " + step_.target.name() + " saves");
         if (method_.gradients != PruneMethod::Gradients::none) {
             for (const PrunedMatrix& matrix : matrices_) plan_.largest_working_set_bytes += static_cast<std::uint64_t>(matrix.n_rows * matrix.n_columns) * sizeof(float);
             plan_.largest_working_set_bytes += gradient_memory_bytes(parent_.spec, *text_);
@@ -151,6 +154,7 @@ private:
         const ShareQuestion question{parent_, step_, matrices_, *text_, method_.needs, try_pruning, pool};
         SKIFF_TRY(auto found, step_.allocation == PruneStep::Allocation::owl ? shares_by_outliers(question) : shares_by_sensitivity(question));
         found_ = std::move(found.found);
+        plan_.remarks.insert(plan_.remarks.end(), found.remarks.begin(), found.remarks.end());
         std::vector<LayerUnits> layers;
         for (const PrunedMatrix& matrix : matrices_) {
             const PruneTarget target = step_.target.resolved(matrix.n_rows, matrix.n_columns);
@@ -253,6 +257,7 @@ private:
         SKIFF_CHECK(sparse_defined_on(scheme));
         const std::int64_t n_values = target.n_kept_units(n_rows, n_columns) * target.pattern.unit_values();
         planned.sparse = target.pattern;
+        planned.n_stored = static_cast<std::uint64_t>(n_values);
         planned.form = scheme.name() + " of " + target.pattern.name();
         planned.declarations = sparse_tensors(module_of_key(planned.key), target.pattern, scheme, planned.shape, n_values);
         planned.bytes_after = 0;

@@ -15,7 +15,7 @@ public:
         for (const auto& [key, declared] : parent_.spec.tensors) {
             if (!parent_.weights->contains(key) && declared.need == TensorDecl::Need::optional) continue;
             SKIFF_TRY(const auto weight, parent_.weights->load(key));
-            if (weight.plain() == nullptr) return unsupported(key + ": is quantized already (" + weight.encoding_name() + "); rotate the model that it was made from").with_context("tensor " + key);
+            if (weight.plain() == nullptr) return unsupported("is quantized already (" + weight.encoding_name() + "); rotate the model that it was made from").with_context("tensor " + key);
             PlannedTensor planned;
             planned.key = key;
             planned.use = uses_.at(key);

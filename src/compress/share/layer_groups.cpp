@@ -29,6 +29,38 @@ std::vector<std::string> matrices_of(const ModelSpec& spec, std::int64_t layer) 
     return keys;
 }
 
+// Of matrices of one shape, between each two the sum of squared differences; in the diagonal the sum of squares. Half above the diagonal. Sums of each row
+// apart, added in the order of the rows, so that the bits do not depend on the threads; a stretch of rows at a time, for there are many where layers are many.
+std::vector<double> squared_distances(const std::vector<Weight>& weights, ThreadPool& pool) {
+    constexpr std::int64_t stretch_rows = 256;
+    const std::size_t m = weights.size(), n_sums = m * m, n_columns = static_cast<std::size_t>(weights[0].n_columns());
+    const std::int64_t n_rows = weights[0].n_rows();
+    std::vector<double> sums(static_cast<std::size_t>(std::min(n_rows, stretch_rows)) * n_sums), totals(n_sums);
+    for (std::int64_t begin = 0; begin < n_rows; begin += stretch_rows) {
+        const std::int64_t n_now = std::min(stretch_rows, n_rows - begin);
+        pool.run([&](int thread) {
+            std::vector<float> rows(m * n_columns);
+            const Range mine = share_of(n_now, thread, pool.n_threads());
+            for (std::int64_t row = mine.begin; row < mine.end; ++row) {
+                for (std::size_t i = 0; i < m; ++i) weights[i].row(begin + row, rows.data() + i * n_columns);
+                for (std::size_t i = 0; i < m; ++i)
+                    for (std::size_t j = i; j < m; ++j) {
+                        double sum = 0;
+                        const float *a = rows.data() + i * n_columns, *b = rows.data() + j * n_columns;
+                        for (std::size_t c = 0; c < n_columns; ++c) {
+                            const double difference = i == j ? static_cast<double>(a[c]) : static_cast<double>(a[c]) - static_cast<double>(b[c]);
+                            sum += difference * difference;
+                        }
+                        sums[static_cast<std::size_t>(row) * n_sums + i * m + j] = sum;
+                    }
+            }
+        });
+        for (std::size_t row = 0; row < static_cast<std::size_t>(n_now); ++row)
+            for (std::size_t i = 0; i < n_sums; ++i) totals[i] += sums[row * n_sums + i];
+    }
+    return totals;
+}
+
 }  // namespace
 
 Result<std::vector<std::pair<std::int64_t, std::int64_t>>> parse_layer_groups(const std::string& text) {
@@ -104,31 +136,9 @@ Result<std::vector<double>> layer_distances(const Checkpoint& parent, ThreadPool
             SKIFF_TRY(auto weight, parent.weights->load(key));
             weights.push_back(std::move(weight));
         }
-        // Sums of each row apart, so that their order does not depend on the threads.
-        const auto n_rows = static_cast<std::size_t>(weights[0].n_rows()), n_columns = static_cast<std::size_t>(weights[0].n_columns());
         if (std::any_of(weights.begin(), weights.end(), [&](const Weight& weight) { return weight.shape != weights[0].shape; })) continue;  // may_share says so
-        const std::size_t m = weights.size(), n_sums = m * m;
-        std::vector<double> sums(n_rows * n_sums);
-        pool.run([&](int thread) {
-            std::vector<float> rows(m * n_columns);
-            const Range mine = share_of(static_cast<std::int64_t>(n_rows), thread, pool.n_threads());
-            for (std::int64_t row = mine.begin; row < mine.end; ++row) {
-                for (std::size_t i = 0; i < m; ++i) weights[i].row(row, rows.data() + i * n_columns);
-                for (std::size_t i = 0; i < m; ++i)
-                    for (std::size_t j = i; j < m; ++j) {
-                        double sum = 0;
-                        const float *a = rows.data() + i * n_columns, *b = rows.data() + j * n_columns;
-                        for (std::size_t c = 0; c < n_columns; ++c) {
-                            const double difference = i == j ? static_cast<double>(a[c]) : static_cast<double>(a[c]) - static_cast<double>(b[c]);
-                            sum += difference * difference;
-                        }
-                        sums[static_cast<std::size_t>(row) * n_sums + i * m + j] = sum;
-                    }
-            }
-        });
-        std::vector<double> totals(n_sums);
-        for (std::size_t row = 0; row < n_rows; ++row)
-            for (std::size_t i = 0; i < n_sums; ++i) totals[i] += sums[row * n_sums + i];
+        const std::size_t m = weights.size();
+        const std::vector<double> totals = squared_distances(weights, pool);
         double norm = 0;
         for (std::size_t i = 0; i < m; ++i) norm += totals[i * m + i] / static_cast<double>(m);
         for (std::size_t i = 0; i < m; ++i)

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/atomic_file.h"
+#include "base/cpu_features.h"
 #include "base/mapped_file.h"
 #include "compress/export_hf.h"
 #include "compress/pipeline.h"
@@ -67,6 +68,65 @@ TEST(LayerGroups, TheCheapestOnesAreFound) {
             EXPECT_NEAR(sum, least, 1e-12);
         }
     }
+}
+
+class Distances : public ::testing::Test {
+protected:
+    Checkpoint random_model(const std::string& config) {
+        EXPECT_TRUE(make_directories(folder_).ok());
+        EXPECT_TRUE(write_file_atomic(join_path(folder_, "c.json"), config).ok());
+        auto opened = Checkpoint::open("random:" + join_path(folder_, "c.json"));
+        EXPECT_TRUE(opened.ok());
+        return *opened;
+    }
+    ~Distances() override { (void)remove_all(folder_); }
+    const std::string folder_ = (std::filesystem::temp_directory_path() / ("skiff_distances_" + std::to_string(::getpid()))).string();
+};
+
+// More rows than are looked at together, and no whole number of stretches: the same sums, in the order of the rows, for any number of threads.
+TEST_F(Distances, AreTheSameBitsForAnyThreads) {
+    const Checkpoint model = random_model(R"({"model_type": "llama", "hidden_size": 32, "intermediate_size": 600, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 64, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "hidden_act": "silu"})");
+    std::vector<double> expected(9), n_shared(9);
+    for (const char* name : {"mlp.down_proj", "mlp.gate_proj", "mlp.up_proj", "self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj"}) {
+        std::vector<Weight> weights;
+        for (int layer = 0; layer < 3; ++layer) weights.push_back(*model.weights->load("model.layers." + std::to_string(layer) + "." + name + ".weight"));
+        std::vector<double> totals(9);
+        std::vector<float> a(static_cast<std::size_t>(weights[0].n_columns())), b(a.size());
+        for (std::int64_t row = 0; row < weights[0].n_rows(); ++row)
+            for (std::size_t i = 0; i < 3; ++i)
+                for (std::size_t j = i; j < 3; ++j) {
+                    weights[i].row(row, a.data()), weights[j].row(row, b.data());
+                    double sum = 0;
+                    for (std::size_t c = 0; c < a.size(); ++c) {
+                        const double difference = i == j ? static_cast<double>(a[c]) : static_cast<double>(a[c]) - static_cast<double>(b[c]);
+                        sum += difference * difference;
+                    }
+                    totals[i * 3 + j] += sum;
+                }
+        double norm = 0;
+        for (std::size_t i = 0; i < 3; ++i) norm += totals[i * 3 + i] / 3;
+        for (std::size_t i = 0; i < 3; ++i)
+            for (std::size_t j = i + 1; j < 3; ++j)
+                for (const std::size_t place : {i * 3 + j, j * 3 + i}) expected[place] += totals[i * 3 + j] / norm, n_shared[place] += 1;
+    }
+    for (std::size_t i = 0; i < 9; ++i) expected[i] = n_shared[i] > 0 ? expected[i] / n_shared[i] : 0;
+    for (const int n_threads : {1, 3}) {
+        ThreadPool pool(n_threads);
+        const auto distances = layer_distances(model, pool);
+        ASSERT_TRUE(distances.ok());
+        EXPECT_EQ(*distances, expected);
+    }
+}
+
+// Many layers of many rows: sums of all rows would be 92 MiB here.
+TEST_F(Distances, TakeMemoryForSomeRows) {
+    const Checkpoint model = random_model(R"({"model_type": "llama", "hidden_size": 8, "intermediate_size": 20000, "num_hidden_layers": 24, "num_attention_heads": 1, "vocab_size": 64, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "hidden_act": "silu"})");
+    ThreadPool pool(2);
+    reset_peak_resident();
+    const std::size_t before = resident_bytes();
+    if (peak_resident_bytes() > before + (std::size_t{8} << 20)) GTEST_SKIP() << "the peak of memory cannot be set back here";
+    ASSERT_TRUE(layer_distances(model, pool).ok());
+    EXPECT_LT(peak_resident_bytes(), before + (std::size_t{64} << 20));
 }
 
 TEST(SharedLayers, NamesOfTensors) {

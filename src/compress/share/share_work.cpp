@@ -1,6 +1,8 @@
 // Sharing as a step: the first layer of each group keeps its tensors, or gets the mean of the group's; the others' are not written.
 #include <cmath>
+#include <cstdio>
 #include <limits>
+#include <optional>
 #include <set>
 
 #include "base/mapped_file.h"
@@ -22,6 +24,7 @@ public:
 
     Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) override {
         if (static_cast<std::int64_t>(parent_.spec.blocks.size()) != parent_.spec.n_layers + 2) return unsupported("the model's layers are not one block each");
+        SKIFF_CHECK(check_plain());
         TensorPlan plan;
         SKIFF_TRY(groups_, choose(pool, progress, plan.remarks));
         for (std::size_t layer = 0; layer < groups_.size(); ++layer) {
@@ -47,7 +50,8 @@ public:
         }
         plan.bytes_before = bytes_before_;
         plan.n_elements_before = n_before_;
-        plan.remarks.push_back("of " + std::to_string(groups_.size()) + " layers, numbered from 0, these share their weights: " + text_of_groups());
+        if (members_.size() == groups_.size()) plan.remarks.push_back("every layer keeps weights of its own; the result is a copy");
+        else plan.remarks.push_back("of " + std::to_string(groups_.size()) + " layers, numbered from 0, these share their weights: " + text_of_groups());
         return plan;
     }
 
@@ -57,9 +61,14 @@ public:
         for (const std::int64_t first : groups_) list.push_back(first);
         json.set("layer_weights", list);
         if (!neighbours_.is_null()) json.set("neighbour_distances", neighbours_);
-        if (!measured_.is_null()) json.set("measured", measured_);
+        if (!measured_.is_null()) {
+            json.set("measured", measured_);
+            json.set("tokens", measured_tokens_);
+        }
         return json;
     }
+    const CalibrationText* text() const override { return text_ ? &*text_ : nullptr; }
+    bool reads_text() const override { return step_.groups.empty() && step_.choice == ShareStep::Choice::measured; }
 
     Result<Json> config(const TensorPlan&) const override {
         Json config = parent_.config;
@@ -82,6 +91,26 @@ public:
     }
 
 private:
+    // Where any layers may have to share, those that cannot are found before groups are measured; else plan() looks at the layers of the groups.
+    Status check_plain() const {
+        if (!step_.groups.empty() || step_.choice == ShareStep::Choice::even || step_.n_groups >= parent_.spec.n_layers) return {};
+        for (std::int64_t layer = 0; layer < parent_.spec.n_layers; ++layer)
+            for (const std::string& key : keys_of_layer(layer)) {
+                if (!parent_.weights->contains(key)) continue;
+                SKIFF_TRY(const auto weight, parent_.weights->load(key));
+                if (weight.plain() == nullptr) return quantized(key, weight);
+            }
+        return {};
+    }
+
+    static Error quantized(const std::string& key, const Weight& weight) { return unsupported("tensor " + key + " is quantized (" + weight.encoding_name() + "); let layers share before the model is quantized"); }
+
+    std::set<std::string> keys_of_layer(std::int64_t layer) const {
+        std::set<std::string> keys;
+        for (Op op : parent_.spec.blocks[static_cast<std::size_t>(layer) + 1].ops) for_each_tensor_ref(op, [&](const TensorRef& ref) { keys.insert(ref.key); });
+        return keys;
+    }
+
     struct Mean {
         DType dtype;
         std::vector<float> values;
@@ -89,7 +118,7 @@ private:
     // Equal weights stay what they are: their sum and its quotient are exact.
     Result<Mean> mean_of(const std::string& key, const std::vector<std::int64_t>& members, const WeightSource& weights) const {
         SKIFF_TRY(const auto own, weights.load(key));
-        if (own.plain() == nullptr) return unsupported("tensor " + key + " is quantized (" + own.encoding_name() + "); let layers share before the model is quantized");
+        if (own.plain() == nullptr) return quantized(key, own);
         std::vector<double> sums(static_cast<std::size_t>(element_count(own.shape)));
         std::vector<float> row(static_cast<std::size_t>(own.n_columns()));
         for (const std::int64_t member : members) {
@@ -110,9 +139,10 @@ private:
     Result<LayerGroups> measure(ThreadPool& pool, const ProgressSink& progress, std::vector<std::string>& remarks) {
         const std::int64_t n = parent_.spec.n_layers, longest = n - step_.n_groups + 1;
         if (step_.n_groups < 1 || longest < 2) return even_groups(step_.n_groups, n);  // says what is wrong; or nothing is shared
-        SKIFF_TRY(const auto text, load_calibration(parent_, step_.calibration));
-        remarks.insert(remarks.end(), text.remarks.begin(), text.remarks.end());
-        SKIFF_TRY(const auto probe, RemovalProbe::create(parent_, text, pool.n_threads(), std::uint64_t{64} << 20));
+        SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
+        SKIFF_TRY(const auto probe, RemovalProbe::create(parent_, *text_, pool.n_threads(), std::uint64_t{64} << 20));
+        measured_tokens_ = probe.n_tokens();
+        for (std::string& remark : probe.remarks(*text_)) remarks.push_back(std::move(remark));
         std::map<std::pair<std::int64_t, std::int64_t>, double> costs;
         std::uint64_t n_trials = 0;
         for (std::int64_t size = 2; size <= longest; ++size) n_trials += static_cast<std::uint64_t>(n - size + 1);
@@ -140,9 +170,7 @@ private:
     Status replace_by_means(std::int64_t first, std::int64_t last, EditedWeights& weights) const {
         std::vector<std::int64_t> members;
         for (std::int64_t layer = first; layer <= last; ++layer) members.push_back(layer);
-        std::set<std::string> keys;
-        for (Op op : parent_.spec.blocks[static_cast<std::size_t>(first) + 1].ops) for_each_tensor_ref(op, [&](const TensorRef& ref) { keys.insert(ref.key); });
-        for (const std::string& key : keys) {
+        for (const std::string& key : keys_of_layer(first)) {
             if (!parent_.weights->contains(key)) continue;
             SKIFF_TRY(auto mean, mean_of(key, members, *parent_.weights));
             weights.replace(key, make_float_weight(parent_.spec.shape(parent_.spec.tensors.at(key)), std::move(mean.values)));
@@ -169,11 +197,22 @@ private:
         });
     }
 
+    // What was measured of a group; "": nothing was.
+    std::string kl_text(std::int64_t first, std::int64_t last) const {
+        for (const Json& row : measured_.items())
+            if (row["first"].int_or(-1) == first && row["last"].int_or(-1) == last) {
+                char kl[32];
+                std::snprintf(kl, sizeof kl, "%.3g", row["mean_kl"].number_or(0));
+                return " (KL of it alone " + std::string(kl) + ")";
+            }
+        return {};
+    }
+
     std::string text_of_groups() const {
         std::string text;
         for (const auto& [first, members] : members_)
-            if (members.size() > 1) text += (text.empty() ? "" : ", ") + std::to_string(first) + "-" + std::to_string(members.back());
-        return text.empty() ? "none" : text;
+            if (members.size() > 1) text += (text.empty() ? "" : ", ") + std::to_string(first) + "-" + std::to_string(members.back()) + kl_text(first, members.back());
+        return text;
     }
 
     const Checkpoint& parent_;
@@ -183,6 +222,8 @@ private:
     std::map<std::string, std::int64_t> layer_of_;               // of each layer's tensors
     std::uint64_t bytes_before_ = 0, n_before_ = 0;
     Json neighbours_, measured_;
+    std::optional<CalibrationText> text_;  // that groups were measured on
+    std::int64_t measured_tokens_ = 0;
 };
 
 }  // namespace

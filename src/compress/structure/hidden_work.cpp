@@ -26,12 +26,15 @@ public:
         SKIFF_TRY(n_kept_, units_kept(step_.removal, width, step_.multiple_of));
         cuts_ = n_kept_ < width;
         TensorPlan plan;
+        std::vector<std::string> rounding;
+        note_rounding(step_, width, n_kept_, step_.multiple_of, rounding);
         before_ = parent_.spec;
         child_ = parent_.spec;
         config_ = parent_.config;
         if (cuts_) {
             SKIFF_CHECK(find_directions(pool, progress));
             plan.remarks = rotation_.remarks();
+            plan.remarks.insert(plan.remarks.end(), rounding.begin(), rounding.end());
             for (std::int64_t i = 0; i < n_kept_; ++i) kept_.push_back(i);
             if (!rotation_.new_head().empty()) {
                 SKIFF_TRY(before_, build_spec(rotation_.config(parent_.config)));
@@ -57,6 +60,7 @@ public:
         if (cuts_) found.set("energy_kept", energy_kept_);
         return found;
     }
+    bool reads_text() const override { return true; }
     Result<Json> config(const TensorPlan&) const override { return config_; }
     Result<double> seconds(const TensorPlan& plan, ThreadPool& pool) override {
         return cuts_ ? static_cast<double>(plan.n_elements) * static_cast<double>(parent_.spec.d_model) / 2e10 / pool.n_threads() : 0.0;

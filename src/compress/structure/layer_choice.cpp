@@ -68,6 +68,7 @@ Result<LayerChoice> by_kl(const LayerData& data) {
         rounds.push_back(Json::object({{"layer", best}, {"mean_kl", least}}));
     }
     choice.found = Json::object({{"removed_one_by_one", rounds}, {"tokens", probe.n_tokens()}});
+    choice.remarks = probe.remarks(data.text);
     return choice;
 }
 

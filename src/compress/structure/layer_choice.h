@@ -24,6 +24,7 @@ struct LayerData {
 struct LayerChoice {
     std::set<std::int64_t> dropped;  // numbered from 0
     Json found;                      // the figures that it rests on, for the manifest
+    std::vector<std::string> remarks = {};
 };
 
 struct LayerImportance {

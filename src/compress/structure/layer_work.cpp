@@ -30,6 +30,7 @@ public:
             }
             SKIFF_TRY(choice, importance_.choose({parent_, text, n_layers - n_kept, pool.n_threads(), progress}));
             plan.remarks = text.remarks;
+            plan.remarks.insert(plan.remarks.end(), choice.remarks.begin(), choice.remarks.end());
             found_ = choice.found;
             std::string names;
             Json list = Json::array();
@@ -79,6 +80,7 @@ public:
     }
 
     Json found() const override { return found_; }
+    bool reads_text() const override { return importance_.reads == LayerImportance::Reads::text; }
     Result<Json> config(const TensorPlan&) const override { return config_; }
     Result<double> seconds(const TensorPlan&, ThreadPool&) override { return 0.0; }
 

@@ -12,6 +12,7 @@ Result<RemovalProbe> RemovalProbe::create(const Checkpoint& model, const Calibra
     RemovalProbe probe;
     probe.n_vocab_ = model.spec.n_vocab;
     probe.n_threads_ = n_threads;
+    probe.max_logit_bytes_ = max_logit_bytes;
     std::uint64_t bytes = 0;
     for (const auto& sample : text.samples) {
         bytes += sample.size() * static_cast<std::uint64_t>(probe.n_vocab_) * sizeof(float);
@@ -24,6 +25,11 @@ Result<RemovalProbe> RemovalProbe::create(const Checkpoint& model, const Calibra
         return {};
     }));
     return probe;
+}
+
+std::vector<std::string> RemovalProbe::remarks(const CalibrationText& text) const {
+    if (n_tokens_ >= text.n_tokens()) return {};
+    return {"measured on " + std::to_string(n_tokens_) + " of the " + std::to_string(text.n_tokens()) + " tokens of the calibration text: the logits of more would take more than " + std::to_string(max_logit_bytes_ >> 20) + " MiB"};
 }
 
 Status RemovalProbe::run(const ModelSpec& spec, const WeightSource& weights, const Sink& sink) const {

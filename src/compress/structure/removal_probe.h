@@ -2,6 +2,7 @@
 #pragma once
 
 #include <set>
+#include <string>
 #include <vector>
 
 #include "compress/calibrate/calibration_text.h"
@@ -16,6 +17,8 @@ public:
 
     Result<double> mean_kl(const ModelSpec& spec, const WeightSource& weights) const;  // KL(model || changed), nats
     std::int64_t n_tokens() const { return n_tokens_; }
+    // What to say where it runs over less than all of the text; nothing where over all.
+    std::vector<std::string> remarks(const CalibrationText& text) const;
 
 private:
     using Sink = std::function<Status(std::size_t sample, std::span<const float> logits)>;
@@ -24,6 +27,7 @@ private:
     std::vector<std::vector<std::int32_t>> samples_;
     std::vector<std::vector<float>> logits_;  // of each sample // (n_tokens, n_vocab) f32
     std::int64_t n_vocab_ = 0, n_tokens_ = 0;
+    std::uint64_t max_logit_bytes_ = 0;
     int n_threads_ = 1;
 };
 

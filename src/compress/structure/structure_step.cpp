@@ -61,6 +61,14 @@ Result<std::int64_t> units_kept(const Removal& removal, std::int64_t n, std::int
     return kept;
 }
 
+void note_rounding(const StructureStep& step, std::int64_t n, std::int64_t n_kept, std::int64_t multiple_of, std::vector<std::string>& remarks) {
+    const double asked = step.removal.by == Removal::By::share ? static_cast<double>(n) * step.removal.amount : step.removal.amount;
+    if (n_kept == n || std::fabs(static_cast<double>(n - n_kept) - asked) < 1) return;
+    const std::string of = step.units == UnitKind::hidden ? "directions of the hidden state" : std::string(kind_names[static_cast<int>(step.units)]) + " of each layer";
+    remarks.push_back(std::to_string(n - n_kept) + " of the " + std::to_string(n) + " " + of + " go where " + step.removal.text() + (step.removal.by == Removal::By::share ? " would be " + number(std::round(asked * 10) / 10) : " were asked for") +
+                      ": widths stay a multiple of " + std::to_string(multiple_of) + " (--multiple)");
+}
+
 Json structure_step_json(const StructureStep& step) {
     Json json = Json::object({{"kind", "structure"},
                               {"units", unit_kind_name(step.units)},

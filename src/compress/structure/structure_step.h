@@ -46,6 +46,9 @@ bool is_structure_pattern(const std::string& text);  // begins with the name of 
 // Units that stay of `n`; a multiple of `multiple_of` where n is one itself. Zero strength keeps all. An error where none would stay.
 Result<std::int64_t> units_kept(const Removal& removal, std::int64_t n, std::int64_t multiple_of);
 
+// A remark where that is another number than was asked for, and some go all the same.
+void note_rounding(const StructureStep& step, std::int64_t n, std::int64_t n_kept, std::int64_t multiple_of, std::vector<std::string>& remarks);
+
 Json structure_step_json(const StructureStep& step);
 
 }  // namespace skiff

@@ -213,6 +213,23 @@ TEST_F(Structure, PatternsAreReadAndRefused) {
     EXPECT_FALSE(units_kept({Removal::By::count, 4}, 4, 1).ok());
 }
 
+TEST_F(Structure, RoundedWidthsAreSaid) {
+    struct Case {
+        const char *pattern, *words;  // "": nothing to say
+    };
+    for (const Case& it : {Case{"neurons:25", "32 of the 768 neurons of each layer go where 25 were asked for"}, {"neurons:10%", "64 of the 768 neurons of each layer go where 10% would be 76.8"}, {"hidden:10%", "directions of the hidden state"},
+                           {"neurons:25%", ""}, {"neurons:0%", ""}, {"neurons:1", ""}}) {
+        const auto step = parse_structure_pattern(it.pattern);
+        ASSERT_TRUE(step.ok());
+        std::vector<std::string> remarks;
+        note_rounding(*step, 768, *units_kept(step->removal, 768, 32), 32, remarks);
+        EXPECT_EQ(remarks.size(), *it.words == '\0' ? 0u : 1u) << it.pattern;
+        if (!remarks.empty()) {
+            EXPECT_NE(remarks[0].find(it.words), std::string::npos) << remarks[0];
+        }
+    }
+}
+
 TEST_F(Structure, NamesOfLayersAreMovedOnce) {
     EXPECT_EQ(key_in_layer("model.layers.3.mlp.experts.3.w1.weight", 3, 12), "model.layers.12.mlp.experts.3.w1.weight");
     EXPECT_EQ(key_in_layer("h.10.attn.bias", 10, 9), "h.9.attn.bias");

@@ -30,7 +30,7 @@ public:
 
     Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) override {
         SKIFF_CHECK(set_sizes(pool));
-        if (asks_for_gradients()) {
+        if (asks_for_gradients() && !text_) {
             SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
         }
         child_ = parent_.spec;
@@ -61,7 +61,10 @@ public:
         Json sizes = Json::object();
         for (const CutAxis& axis : axes_) sizes.set(axis.axis, Json::object({{"before", axis.n_units}, {"after", axis.n_kept}}));
         Json found = Json::object({{"sizes", sizes}});
-        if (!sensitivities_.is_null()) found.set("sensitivities", sensitivities_);
+        if (!sensitivities_.is_null()) {
+            found.set("sensitivities", sensitivities_);
+            found.set("tokens", sensitivity_tokens_);
+        }
         return found;
     }
 
@@ -166,7 +169,10 @@ private:
         for (CutAxis& axis : axes_) {
             const std::int64_t n = axis.n_units / axis.n_groups, multiple = step_.units == UnitKind::neurons ? step_.multiple_of : 1;
             auto kept = units_kept(step_.removal, n, multiple);
+            if (!kept.ok() && step_.units == UnitKind::heads)
+                return usage_error("heads:" + step_.removal.text() + ": each KV group has " + std::to_string(n) + " query heads, of which at most " + std::to_string(n - 1) + " can go").with_context(axis.axis);
             if (!kept.ok()) return kept.take_error().with_context(axis.axis);
+            if (&axis == axes_.data()) note_rounding(step_, n, *kept, multiple, remarks_);
             axis.n_kept = *kept * axis.n_groups;
         }
         if (step_.spread == StructureStep::Spread::sensitivity && step_.removal.amount > 0) SKIFF_CHECK(spread_by_sensitivity(pool));
@@ -180,8 +186,11 @@ private:
     // the square of its share and layers add up, least is lost with shares as the inverse of these figures.
     Status spread_by_sensitivity(ThreadPool& pool) {
         SKIFF_CHECK(algebra_available());
-        SKIFF_TRY(const auto text, load_calibration(parent_, step_.calibration));
+        SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
+        const CalibrationText& text = *text_;
         SKIFF_TRY(const auto probe, RemovalProbe::create(parent_, text, pool.n_threads()));
+        sensitivity_tokens_ = probe.n_tokens();
+        for (std::string& remark : probe.remarks(text)) remarks_.push_back(std::move(remark));
         SKIFF_TRY(const auto* by_contribution, find_unit_importance("contribution"));
         CalibrationWalk walk(parent_.spec, text, pool.n_threads());
         SKIFF_CHECK(walk.embed(*parent_.weights));
@@ -336,10 +345,11 @@ private:
     const UnitImportance& importance_;
     std::vector<CutAxis> axes_;
     const GradientSource* gradients_;
-    std::optional<CalibrationText> text_;  // where gradients are measured on it
+    std::optional<CalibrationText> text_;  // where gradients or what layers lose are measured on it
     std::optional<UnitTaylorScores> taylor_;
     ModelSpec child_;
     Json config_, sensitivities_;
+    std::int64_t sensitivity_tokens_ = 0;
     std::map<std::string, const CutAxis*> axis_of_;  // by the name of each axis that a cut touches
     std::map<std::string, Choice> choices_;
     std::vector<std::string> remarks_;
