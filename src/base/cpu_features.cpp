@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <set>
@@ -18,6 +19,7 @@
 #include <utility>
 
 #include "base/mapped_file.h"
+#include "base/thread_limit.h"
 #include "base/topology.h"
 
 namespace skiff {
@@ -212,7 +214,14 @@ CpuInfo read_cpu_info() {
     return info;
 }
 
+namespace {
+std::atomic<int> asked_threads = 0;
+}  // namespace
+
+void set_default_thread_count(int n_threads) { asked_threads = n_threads; }
+
 int default_thread_count() {
+    if (const int asked = asked_threads; asked > 0) return asked;
     CpuInfo info = read_cpu_info();
     int n = info.n_physical;
     if (info.cgroup_cpus > 0) n = std::min(n, std::max(1, static_cast<int>(info.cgroup_cpus)));

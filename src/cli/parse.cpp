@@ -2,10 +2,12 @@
 #include "cli/parse.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <new>
 #include <stdexcept>
 
+#include "base/thread_limit.h"
 #include "cli/verb.h"
 
 namespace skiff {
@@ -75,6 +77,23 @@ int run_verb(Verb& verb) {
     }
 }
 
+// An option that there is not, before what its being there hides.
+std::string what_is_wrong(const CLI::App& app, const CLI::ParseError& error) {
+    for (const std::string& rest : app.remaining(true))
+        if (rest.size() > 1 && rest[0] == '-') return "there is no option " + rest.substr(0, rest.find('=')).substr(0, 60);
+    if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr)
+        if (const auto rest = app.remaining(true); !rest.empty()) return "\"" + rest.front().substr(0, 60) + "\" is one argument too many";
+    return error.what();
+}
+
+// --threads holds for all work, also where nobody hands the number on. What is out of range, the verb refuses.
+void limit_threads(const CLI::App& app) {
+    const CLI::Option* option = app.get_option_no_throw("--threads");
+    if (option == nullptr || option->count() == 0) return;
+    const auto n = option->as<std::int64_t>();
+    if (n > 0 && n <= 1024) set_default_thread_count(static_cast<int>(n));
+}
+
 }  // namespace
 
 int run_command_line(int argc, char** argv) {
@@ -92,20 +111,22 @@ int run_command_line(int argc, char** argv) {
         sub->add_flag("--json", verb->json, "Print one JSON document with stable keys instead of text");
         subcommands.push_back(sub);
     }
+    const Verb* verb = nullptr;
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
         if (error.get_exit_code() == 0) return app.exit(error);
-        std::string where = "skiff", wrong = error.what();
-        for (const CLI::App* sub : subcommands)
-            if (sub->parsed()) where += " " + sub->get_name();
-        if (where == "skiff" && argc > 1 && argv[1][0] != '-') wrong = "\"" + std::string(argv[1]).substr(0, 60) + "\" is no verb";
-        std::cerr << where << ": error: " << wrong << "; " << where << " --help lists what there is" << std::endl;
-        return 2;
+        for (std::size_t i = 0; i < verbs.size(); ++i)
+            if (subcommands[i]->parsed()) verb = verbs[i].get();
+        const bool json = std::any_of(argv, argv + argc, [](const char* argument) { return std::string_view(argument) == "--json"; });
+        const std::string first = argc > 1 ? std::string(argv[1]).substr(0, 60) : "";
+        const std::string wrong = verb == nullptr && !first.empty() && first[0] != '-' ? "\"" + first + "\" is no verb" : what_is_wrong(app, error);
+        return report(usage_error(wrong + "; skiff" + (verb != nullptr ? " " + verb->name : "") + " --help lists what there is"), verb, json);
     }
     for (std::size_t i = 0; i < verbs.size(); ++i)
         if (subcommands[i]->parsed()) {
             visitors[i].tell_typed();
+            limit_threads(*subcommands[i]);
             return run_verb(*verbs[i]);
         }
     return 2;

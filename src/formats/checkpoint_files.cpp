@@ -177,7 +177,7 @@ Result<FoundTensor> CheckpointFiles::decoded(std::string_view name, const Coded&
     if (bytes == nullptr) {
         const std::shared_ptr<std::byte[]> made(new std::byte[size]);  // not make_shared: its bytes would live as long as the weak pointer to them
         auto status = decode_tensor(coded.tensor, {made.get(), size}, default_thread_count());
-        if (!status.ok()) return status.take_error().with_context("tensor " + std::string(name) + std::string(coded_end)).with_context(path_);
+        if (!status.ok()) return status.take_error().with_context("tensor " + std::string(name) + std::string(coded_end)).with_context(files_[places_.find(name)->second.file].path());
         alive = bytes = made;
     }
     return FoundTensor{{coded.tensor.dtype, coded.tensor.shape, {bytes.get(), size}}, bytes};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "model/plain_only.h"
 #include "model/pruned_on_load.h"
 #include "model/scheme_choice.h"
 #include "runtime/draft_proposer.h"
@@ -38,8 +39,10 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
         const auto first = std::find_if(uses.begin(), uses.end(), [&](const auto& use) { return use.second == TensorUse::linear && weights->contains(use.first); });
         if (first != uses.end()) {
             SKIFF_TRY(const auto weight, weights->load(first->first));
-            if (weight.plain() == nullptr) return usage_error(std::string(options.prune ? "--prune" : "--scheme") + " is for plain weights, those of this model are " + weight.encoding_name() + " already; give the model that it was made from");
+            if (weight.plain() == nullptr)  // all of them, most likely
+                return usage_error(std::string(options.prune ? "--prune" : "--scheme") + " is for plain weights, those of this model are " + weight.encoding_name() + " already; give the model that it was made from");
         }
+        weights = plain_linear_only(model.spec, weights, options.prune ? "--prune" : "--scheme");
     }
     if (options.prune) weights = pruned_on_load(model.spec, weights, *options.prune, std::move(choose), ScaleRule::min_max);
     else if (options.scheme) weights = quantized_on_load(model.spec, weights, std::move(choose), ScaleRule::min_max);

@@ -15,8 +15,9 @@ struct SpeculationStats {
     double seconds = 0;        // of all passes and of guessing
     double plain_seconds = 0;  // of a pass without guesses; 0: none was timed
     double tokens_per_pass() const { return passes > 0 ? static_cast<double>(tokens) / static_cast<double>(passes) : 0; }
-    // Against passes of one token each.
-    double speed_up() const { return seconds > 0 && plain_seconds > 0 ? static_cast<double>(tokens) * plain_seconds / seconds : 0; }
+    static constexpr std::int64_t fewest_passes = 20;  // that say anything about the speed
+    // Against passes of one token each; 0: too few were timed.
+    double speed_up() const { return passes >= fewest_passes && seconds > 0 && plain_seconds > 0 ? static_cast<double>(tokens) * plain_seconds / seconds : 0; }
 };
 
 class SpeculationPolicy {

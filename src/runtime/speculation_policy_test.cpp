@@ -26,6 +26,15 @@ struct World {
     double noise = 0.05;                 // of every time that the policy sees; the outcome is counted without it
 };
 
+TEST(SpeculationStats, AFewPassesAreNoSpeed) {
+    SpeculationStats stats;
+    stats.tokens = 40, stats.seconds = 2, stats.plain_seconds = 0.1;
+    stats.passes = 19;
+    EXPECT_EQ(stats.speed_up(), 0);
+    stats.passes = 20;
+    EXPECT_DOUBLE_EQ(stats.speed_up(), 2);
+}
+
 struct Outcome {
     double speed_up, tokens_per_pass;
 };
