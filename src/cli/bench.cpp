@@ -248,7 +248,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     }
     terminal.print(table_text(rows, TableStyle::markdown));
     terminal.print("read bandwidth " + number_text(before, 1) + " GB/s before, " + number_text(after, 1) + " after, " +
-                   std::to_string(engine_options.n_threads) + " threads · peak memory " + bytes_text(peak_bytes) + " · logits " + hex64(hash));
+                   counted(engine_options.n_threads, "threads") + " · peak memory " + bytes_text(peak_bytes) + " · logits " + hex64(hash));
     const Json energy = options.energy ? energy_report(meter, idle_watts, results, terminal) : Json();
     if (options.profile) print_profile(engine->session().decode_steps(), seconds, terminal);
     engine->session().set_profiling(nullptr);

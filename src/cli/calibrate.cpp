@@ -1,4 +1,5 @@
 // skiff calibrate: what a model's operators are fed over a text, for other programs.
+#include "base/mapped_file.h"
 #include "cli/format.h"
 #include "cli/verbs.h"
 #include "compress/calibrate/importance.h"
@@ -9,6 +10,7 @@ namespace {
 struct CalibrateOptions {
     std::string model, to_imatrix, calibration;
     std::int64_t threads = 0, calibration_samples = 32, calibration_tokens = 512;
+    bool force = false;
 
     void fields(FieldVisitor& visitor) {
         visitor.positional("MODEL", model, "A Hugging Face folder or a .gguf file", FieldVisitor::Need::required);
@@ -16,6 +18,7 @@ struct CalibrateOptions {
         visitor.option("--calibration", calibration, "Text, .txt or .jsonl; default: a few pages that the program holds. Never the text of an evaluation");
         visitor.option("--calibration-samples", calibration_samples, "Stretches of that text");
         visitor.option("--calibration-tokens", calibration_tokens, "Tokens of each");
+        visitor.flag("--force", force, "Replace the file if it exists");
         visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use. The result does not depend on it");
     }
 };
@@ -23,6 +26,8 @@ struct CalibrateOptions {
 Status calibrate(CalibrateOptions& options, Terminal& terminal) {
     if (options.threads < 0 || options.threads > 1024) return usage_error("--threads " + std::to_string(options.threads) + ": expected 0 to 1024");
     if (options.to_imatrix.empty()) return usage_error("give the file to write with --to-imatrix");
+    if (is_directory(options.to_imatrix)) return usage_error(options.to_imatrix + ": is a folder, but a file is to be written");
+    if (!options.force && file_exists(options.to_imatrix)) return usage_error(options.to_imatrix + ": already exists; give another file, remove it, or add --force");
     SKIFF_TRY(const auto model, Checkpoint::open(options.model));
     SKIFF_TRY(const auto text, load_calibration(model, {options.calibration, options.calibration_samples, options.calibration_tokens}));
     for (const std::string& remark : text.remarks) terminal.remark("note: " + remark);
@@ -30,7 +35,7 @@ Status calibrate(CalibrateOptions& options, Terminal& terminal) {
     SKIFF_TRY(const auto imatrix, measure_importance(model, text, n_threads, terminal.progress(" blocks")));
     terminal.end_progress();
     SKIFF_CHECK(imatrix.write(options.to_imatrix, text.longest()));
-    terminal.print("wrote " + options.to_imatrix + ": the mean squares of the inputs of " + std::to_string(imatrix.entries.size()) + " tensors over " + std::to_string(text.n_tokens()) + " tokens");
+    terminal.print("wrote " + options.to_imatrix + ": the mean squares of the inputs of " + counted(static_cast<std::int64_t>(imatrix.entries.size()), "tensors") + " over " + counted(text.n_tokens(), "tokens"));
     terminal.result(Json::object({{"output", options.to_imatrix}, {"tensors", static_cast<std::uint64_t>(imatrix.entries.size())}, {"calibration", text.json()}}));
     return {};
 }

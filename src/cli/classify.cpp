@@ -15,7 +15,7 @@ struct ClassifyOptions {
     std::int64_t threads = 0, show = 0;
 
     void fields(FieldVisitor& visitor) {
-        visitor.positional("NET", model, "A folder that train-net, prune, factorize or quantize wrote", FieldVisitor::Need::required);
+        visitor.positional("NET", model, "A folder that train-net, prune, factorize or quantize wrote; or a spec, whose random weights answer", FieldVisitor::Need::required);
         visitor.option("--data", data, "IMAGES,LABELS: two IDX files, as MNIST's; or digits:N[:SEED], drawn by the program");
         visitor.option("--against", against, "Another network: both answer, and how often they differ is said");
         visitor.option("--show", show, "Print this many of the images, with the answers");

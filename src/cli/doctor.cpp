@@ -39,7 +39,7 @@ Finding pack_cache_finding() {
     std::uint64_t total = 0;
     const auto entries = list_pack_cache(cache.folder);
     for (const PackCacheEntry& entry : entries) total += entry.size_bytes;
-    std::string state = std::to_string(entries.size()) + " models, " + bytes_text(total) + " of at most " + bytes_text(cache.max_bytes) + ", in " + cache.folder;
+    std::string state = counted(static_cast<std::int64_t>(entries.size()), "models") + ", " + bytes_text(total) + " of at most " + bytes_text(cache.max_bytes) + ", in " + cache.folder;
     if (Status status = make_directories(cache.folder); !status.ok() || ::access(cache.folder.c_str(), W_OK) != 0)
         return {"packed weights", state, "the folder cannot be written, so every start packs them again; set SKIFF_CACHE_DIR to another"};
     return {"packed weights", state, entries.empty() ? "" : "skiff doctor --clear-cache removes them"};
@@ -110,7 +110,7 @@ Status run_doctor(DoctorOptions& options, Terminal& terminal) {
                    " logical), " + cpu.feature_list);
     terminal.print("caches      L1 " + bytes_text(cpu.l1d_bytes) + ", L2 " + bytes_text(cpu.l2_bytes) + ", L3 " + bytes_text(cpu.l3_bytes));
     terminal.print("memory      " + bytes_text(cpu.memory_bytes) + ", " + bytes_text(cpu.available_memory_bytes) + " free for use");
-    terminal.print("kernels     " + std::string(isa_name(best_isa())) + ", " + std::to_string(default_thread_count()) + " threads");
+    terminal.print("kernels     " + std::string(isa_name(best_isa())) + ", " + counted(default_thread_count(), "threads"));
     if (!options.no_measure) {
         const ReadBandwidth one = measure_read_bandwidth(1), all = measure_read_bandwidth(default_thread_count());
         terminal.print("bandwidth   " + number_text(one.gb_per_s, 1) + " GB/s with one thread, " + number_text(all.gb_per_s, 1) + " with " +

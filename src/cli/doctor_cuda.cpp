@@ -47,7 +47,7 @@ std::vector<Finding> cuda_findings(const Json& facts) {
         return list;
     }
     list.push_back({"CUDA plug-in", has_plug_in ? text("plug_in") + " (" + text("plug_in_version") + ")" : "not found", has_plug_in ? "" : text("plug_in_problem")});
-    list.push_back({"models on the GPU", usable ? "yes: --device cuda" : "no", usable ? "" : text("problem") + (has_driver && has_plug_in ? "; a driver that is older than the plug-in's CUDA must be updated" : "")});
+    list.push_back({"models on the GPU", usable ? "yes: --device cuda" : "no", usable ? "" : !has_driver ? text("driver_problem") : text("problem") + (has_plug_in ? "; a driver that is older than the plug-in's CUDA must be updated" : "")});
     for (const Json& library : facts["libraries"].items())
         list.push_back({library["name"].text(), library["path"].is_null() ? "not found" : library["path"].text(),
                         library["path"].is_null() ? library["use"].text() + "; its folder can be named in SKIFF_CUDA_LIBRARIES" : ""});

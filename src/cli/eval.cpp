@@ -84,7 +84,7 @@ using Rows = std::vector<std::vector<std::string>>;
 void add_text_rows(const EvalReport& report, Rows& rows) {
     const PerplexityReport& text = *report.perplexity;
     rows.push_back({"perplexity", with_error(text.perplexity, 4)});
-    rows.push_back({"protocol", text.protocol + ", " + std::to_string(text.windows) + " windows of " + std::to_string(text.window) + ", " +
+    rows.push_back({"protocol", text.protocol + ", " + counted(text.windows, "windows") + " of " + std::to_string(text.window) + ", " +
                                     std::to_string(text.tokens) + " tokens scored (of " + std::to_string(text.tokens_in_text) +
                                     "; full windows only)"});
     rows.push_back({"text", report.text_path + "  sha256 " + report.text_sha256.substr(0, 12)});
@@ -107,7 +107,7 @@ std::string paired_text(const PairedFigure& figure) {
     const double low = figure.difference.value - figure.interval, high = figure.difference.value + figure.interval;
     const std::string share = figure.second != 0 ? " (" + number_text(100 * figure.difference.value / std::abs(figure.second), 1) + " %)" : "";
     return scientific(figure.first) + " against " + scientific(figure.second) + ", difference " + scientific(figure.difference.value) + share + ", 95 % from " + scientific(low) + " to " + scientific(high) +
-           " over " + std::to_string(figure.windows) + " windows" + (figure.differs() ? "" : ": none that these windows show");
+           " over " + counted(figure.windows, "windows") + (figure.differs() ? "" : ": none that these windows show");
 }
 
 void add_paired_rows(const PairedReport& paired, Rows& rows) {
@@ -149,7 +149,7 @@ Status print_estimate(const EvalEstimate& estimate, Terminal& terminal) {
         rows.push_back({"parent", bytes_text(estimate.parent_weight_bytes) +
                                       (estimate.parent_logits == "beside" ? ", both in memory" : ", first the parent, then the model")});
     if (estimate.windows > 0)
-        rows.push_back({"text", std::to_string(estimate.tokens_in_text) + " tokens, " + std::to_string(estimate.windows) + " windows of " +
+        rows.push_back({"text", std::to_string(estimate.tokens_in_text) + " tokens, " + counted(estimate.windows, "windows") + " of " +
                                     std::to_string(estimate.window) + ", " + std::to_string(estimate.tokens_scored) + " scored"});
     if (!estimate.logits_path.empty())
         rows.push_back({"logits", estimate.logits_path + ": " + bytes_text(estimate.logits_file_bytes) + ", free there " +

@@ -7,6 +7,7 @@
 #include "cli/verbs.h"
 #include "formats/recode.h"
 #include "model/checkpoint.h"
+#include "model/shared_layers.h"
 #include "plan/plan.h"
 
 namespace skiff {
@@ -109,7 +110,23 @@ Result<std::string> coding_text(const Checkpoint& checkpoint, Json& document) {
                                         {"threads", n_threads},
                                         {"decode_gb_per_s", speed}}));
     return bytes_text(files.tensor_bytes()) + ", " + std::to_string(totals.n_tensors) + " tensors entropy coded to " + number_text(100 * share, 1) + " %, decoded at " + number_text(speed, 2) + " GB/s on " +
-           std::to_string(n_threads) + (n_threads == 1 ? " thread" : " threads");
+           counted(n_threads, "threads");
+}
+
+// Which layers use one set of weights: " (5 sets of weights: 3-4 share one)"; an empty text where each has its own.
+Result<std::string> sharing_text(const Checkpoint& checkpoint, Json& document) {
+    SKIFF_TRY(const auto weights_of, shared_layers(checkpoint.config));
+    if (weights_of.empty()) return std::string();
+    Json list = Json::array();
+    std::string groups;
+    std::size_t n_sets = 0;
+    for (std::size_t first = 0, last; first < weights_of.size(); first = last + 1, ++n_sets) {
+        for (last = first; last + 1 < weights_of.size() && weights_of[last + 1] == weights_of[first];) ++last;
+        if (last > first) groups += (groups.empty() ? "" : ", ") + std::to_string(first) + "-" + std::to_string(last);
+        for (std::size_t layer = first; layer <= last; ++layer) list.push_back(weights_of[layer]);
+    }
+    document.set("layer_weights", list);
+    return groups.empty() ? std::string() : " (" + counted(static_cast<std::int64_t>(n_sets), "sets") + " of weights: layers " + groups + " share one)";
 }
 
 Status run_inspect(InspectOptions& options, Terminal& terminal) {
@@ -140,19 +157,22 @@ Status run_inspect(InspectOptions& options, Terminal& terminal) {
     }
     document.set("by_type", kinds);
     SKIFF_TRY(const auto coding, coding_text(checkpoint, document));
+    SKIFF_TRY(const auto sharing, sharing_text(checkpoint, document));
     const std::string tokenizer = tokenizer_text(checkpoint, document);
     if (options.hash) {
         SKIFF_TRY(auto hash, checkpoint.content_hash());
         document.set("hash", hash);
     }
-    terminal.print(checkpoint.name + ": " + spec.architecture + ", " + std::to_string(spec.n_layers) + " layers, width " +
+    terminal.print(checkpoint.name + ": " + spec.architecture + ", " + std::to_string(spec.n_layers) + " layers" + sharing + ", width " +
                    std::to_string(spec.d_model) + ", vocabulary " + std::to_string(spec.n_vocab) + ", context " + std::to_string(spec.max_positions));
     terminal.print("parameters       " + count_text(parameters) + " (" + std::to_string(spec.n_parameters()) + ")");
     terminal.print("weights          " + bytes_text(inventory.bytes) + ", " + number_text(bits, 2) + " bits per weight");
     if (!coding.empty()) terminal.print("in the files     " + coding);
     terminal.print("per token        " + count_text(static_cast<double>(spec.multiply_adds_per_token())) + " multiply-adds, " +
                    bytes_text(static_cast<std::uint64_t>(spec.state_elements_per_token()) * 2) + " of state in 16 bit");
-    terminal.print("at context " + std::to_string(context) + "  " + bytes_text(inventory.bytes + state_bytes) + " (state " + bytes_text(state_bytes) +
+    std::string at_context = "at context " + std::to_string(context);
+    at_context.resize(std::max<std::size_t>(17, at_context.size() + 1), ' ');
+    terminal.print(at_context + bytes_text(inventory.bytes + state_bytes) + " (state " + bytes_text(state_bytes) +
                    ")");
     terminal.print("tokenizer        " + tokenizer);
     if (options.hash) terminal.print("hash             " + document["hash"].text());

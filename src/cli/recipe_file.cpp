@@ -123,7 +123,7 @@ private:
             has_output = has_output || name == "output";
             SKIFF_CHECK(add_option(name, *option, entry.second, line));
         }
-        if (line.role == StepRole::exports && !has_output) return at(step, line.verb + " needs \"output\"");
+        if (line.role == StepRole::exports && !has_output) return at(step, line.verb + " needs \"output\": it writes beside the result, which is the model of the step before");
         return line;
     }
 

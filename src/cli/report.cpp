@@ -65,7 +65,7 @@ private:
 std::string machine_of(const Json& bench) {
     if (bench.is_null()) return {};
     const Json& machine = bench["machine"];
-    return machine["cpu"].text() + ", " + machine["isa"].text() + ", " + std::to_string(machine["threads"].int_or(0)) + " threads, read bandwidth " + number_text(machine["read_gbps"].number_or(0), 1) + " GB/s";
+    return machine["cpu"].text() + ", " + machine["isa"].text() + ", " + counted(machine["threads"].int_or(0), "threads") + ", read bandwidth " + number_text(machine["read_gbps"].number_or(0), 1) + " GB/s";
 }
 
 std::vector<std::string> plus(std::vector<std::string> arguments, const std::string& option, const std::string& value) {
@@ -97,7 +97,7 @@ Status report(ReportOptions& options, Terminal& terminal) {
             auto arguments = plus(plus({"eval", path, "--text", text}, "--max-windows", std::to_string(options.max_windows)), "-t", std::to_string(options.threads));
             if (path != options.parent) arguments = plus(arguments, "--against", options.parent);
             SKIFF_TRY(eval, measurements.get(arguments, hash));
-            page.text = base_name(text) + ", sha256 " + eval["text"]["sha256"].text().substr(0, 12) + ", " + std::to_string(eval["perplexity"]["windows"].int_or(0)) + " windows of " + std::to_string(eval["perplexity"]["window"].int_or(0)) + " tokens";
+            page.text = base_name(text) + ", sha256 " + eval["text"]["sha256"].text().substr(0, 12) + ", " + counted(eval["perplexity"]["windows"].int_or(0), "windows") + " of " + std::to_string(eval["perplexity"]["window"].int_or(0)) + " tokens";
         }
         if (!options.no_speed) {
             const auto arguments = plus({"bench", path, "-p", std::to_string(options.prompt), "-n", std::to_string(options.generate), "-r", std::to_string(options.repeats)}, "-t", std::to_string(options.threads));
@@ -114,7 +114,7 @@ Status report(ReportOptions& options, Terminal& terminal) {
     for (const ReportPlot& plot : plots) SKIFF_CHECK(write_file_atomic(join_path(options.output, plot.file_name), plot.svg));
     SKIFF_CHECK(write_file_atomic(join_path(options.output, "report.md"), report_markdown(page, plots)));
     SKIFF_CHECK(write_file_atomic(join_path(options.output, "report.html"), report_html(page, plots)));
-    terminal.print("wrote " + join_path(options.output, "report.html") + " and report.md: " + std::to_string(page.models.size()) + " models, " + std::to_string(plots.size()) + " plots");
+    terminal.print("wrote " + join_path(options.output, "report.html") + " and report.md: " + counted(static_cast<std::int64_t>(page.models.size()), "models") + ", " + counted(static_cast<std::int64_t>(plots.size()), "plots"));
     terminal.result(Json::object({{"output", options.output}, {"models", static_cast<std::uint64_t>(page.models.size())}, {"plots", static_cast<std::uint64_t>(plots.size())}}));
     return {};
 }

@@ -47,9 +47,10 @@ struct RunOptions {
 void report_speed(const GenerateResult& result, Terminal& terminal) {
     const auto n = static_cast<double>(result.tokens.size());
     const auto n_prompt = static_cast<double>(result.n_prompt_tokens - result.n_reused_tokens);
-    std::string line = "\n[prompt " + count_text(n_prompt) + " tokens";
+    const auto tokens = [](double count) { return count_text(count) + (count == 1 ? " token" : " tokens"); };
+    std::string line = "\n[prompt " + tokens(n_prompt);
     if (result.prompt_seconds > 0) line += ", " + number_text(n_prompt / result.prompt_seconds, 1) + " tokens/s";
-    line += " · generated " + count_text(n) + " tokens";
+    line += " · generated " + tokens(n);
     // The first token comes from the prompt's run, so n - 1 runs were timed.
     if (result.decode_seconds > 0 && n > 1) line += ", " + number_text((n - 1) / result.decode_seconds, 1) + " tokens/s";
     const SpeculationStats& guessed = result.speculation;

@@ -79,7 +79,7 @@ Status train_tokenizer(TrainTokenizerOptions& options, Terminal& terminal) {
                         std::to_string(options.min_frequency) + " times");
     const double bytes_per_token = static_cast<double>(words.n_text_bytes) / static_cast<double>(trained.n_text_tokens);
     const double seconds = monotonic_seconds() - begin;
-    terminal.print(bytes_text(words.n_text_bytes) + " of text in " + count_text(static_cast<double>(words.n_documents)) + " documents, " +
+    terminal.print(bytes_text(words.n_text_bytes) + " of text in " + count_text(static_cast<double>(words.n_documents)) + (words.n_documents == 1 ? " document, " : " documents, ") +
                    count_text(static_cast<double>(words.words.size())) + " different words: " + std::to_string(n_tokens) + " tokens, " +
                    std::to_string(trained.merges.size()) + " merges, " + number_text(bytes_per_token, 3) + " bytes per token");
     terminal.print("wrote " + options.output + " in " + duration_text(seconds) + " (" + duration_text(counted - begin) + " to count words)");
