@@ -4,7 +4,7 @@
 set -euo pipefail
 . "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
 model=tests/data/models/llama
-net=examples/digits/digits.json
+reader=models/pocket-student  # which has a tokenizer
 x="$work/x"
 nowhere="$work/nowhere.txt"
 
@@ -43,26 +43,26 @@ expect 0 "w4g32" "$SKIFF" bench $model --scheme w4g32 -p 0 -n 1 -r 1 -t 1 --pack
 
 # Errors name a tensor once.
 expect 1 "is quantized already" "$SKIFF" rotate "$work/later" -o "$x"
-[ "$(grep -o 'model.layers.1.*weight' "$work/stderr" | grep -o 'model.layers' | wc -l)" = 1 ] || fail "named twice: $(cat "$work/stderr")"
+[ "$(grep -o '\.weight' "$work/stderr" | wc -l)" = 1 ] || fail "named twice: $(cat "$work/stderr")"
 
 # An importance matrix of nothing is an error, and takes no file's place unasked.
-quietly "$SKIFF" factorize $model --method svd --rank 4 -o "$work/thin" -t 1
+quietly "$SKIFF" factorize $reader --method svd --rank 4 -o "$work/thin" -t 1
 expect 2 "products of factors" "$SKIFF" calibrate "$work/thin" --to-imatrix "$work/nothing.imatrix" --calibration-samples 1 --calibration-tokens 64 -t 1
 [ ! -e "$work/nothing.imatrix" ] || fail "an empty importance matrix was written"
-quietly "$SKIFF" calibrate $model --to-imatrix "$work/m.imatrix" --calibration-samples 1 --calibration-tokens 64 -t 1
+quietly "$SKIFF" calibrate $reader --to-imatrix "$work/m.imatrix" --calibration-samples 1 --calibration-tokens 64 -t 1
 before=$(sha256sum "$work/m.imatrix")
-expect 2 "already exists" "$SKIFF" calibrate $model --to-imatrix "$work/m.imatrix" --calibration-samples 2 --calibration-tokens 64 -t 1
+expect 2 "already exists" "$SKIFF" calibrate $reader --to-imatrix "$work/m.imatrix" --calibration-samples 2 --calibration-tokens 64 -t 1
 [ "$before" = "$(sha256sum "$work/m.imatrix")" ] || fail "the file changed"
-quietly "$SKIFF" calibrate $model --to-imatrix "$work/m.imatrix" --calibration-samples 2 --calibration-tokens 64 -t 1 --force
+quietly "$SKIFF" calibrate $reader --to-imatrix "$work/m.imatrix" --calibration-samples 2 --calibration-tokens 64 -t 1 --force
 [ "$before" != "$(sha256sum "$work/m.imatrix")" ] || fail "--force did not replace the file"
-quietly "$SKIFF" quantize $model --scheme w4g32 --method weighted --importance "$work/m.imatrix" -o "$work/weighted" -t 1
+quietly "$SKIFF" quantize $reader --scheme w4g32 --method weighted --importance "$work/m.imatrix" -o "$work/weighted" -t 1
 if grep -q "KL of it alone" "$work/log"; then fail "a table of parts without parts: $(cat "$work/log")"; fi
-expect 2 "is a folder" "$SKIFF" calibrate $model --to-imatrix "$work" --force
+expect 2 "is a folder" "$SKIFF" calibrate $reader --to-imatrix "$work" --force
 
 # What a result is is told: numbers that are stored, more bytes than before, nothing shared.
 expect 0 "of them stored" "$SKIFF" prune $model --pattern 50% -o "$work/half" -t 1
 expect 0 "takes more bytes than the model does" "$SKIFF" prune $model --pattern 1% -o "$work/one" -t 1
-expect 0 "of them stored" "$SKIFF" factorize $model --method sparse-low-rank --rank 2 --calibration-samples 1 --calibration-tokens 64 -o "$work/both" -t 1
+expect 0 "of them stored" "$SKIFF" factorize $reader --method sparse-low-rank --rank 2 --calibration-samples 1 --calibration-tokens 64 -o "$work/both" -t 1
 expect 0 "every layer keeps weights of its own" "$SKIFF" share $model --groups 2 -o "$work/two" -t 1
 parameters() { "$SKIFF" inspect "$1" --json | sed -n 's/.*"parameters": *\([0-9]*\).*/\1/p' | head -1; }
 grep -q "\"elements\": $(parameters "$work/both")" "$work/both/skiff.json" || fail "the manifest counts other parameters than inspect: $(parameters "$work/both")"
