@@ -42,7 +42,7 @@ expect 2 "--scheme is for plain weights" "$SKIFF" bench "$work/later" --scheme w
 expect 0 "w4g32" "$SKIFF" bench $model --scheme w4g32 -p 0 -n 1 -r 1 -t 1 --pack-cache off
 
 # Errors name a tensor once.
-expect 1 "is quantized already" "$SKIFF" rotate "$work/later" -o "$x"
+expect 1 "is quantized (w8)" "$SKIFF" rotate "$work/later" -o "$x"
 [ "$(grep -o '\.weight' "$work/stderr" | wc -l)" = 1 ] || fail "named twice: $(cat "$work/stderr")"
 
 # An importance matrix of nothing is an error, and takes no file's place unasked.
@@ -61,6 +61,11 @@ expect 2 "is a folder" "$SKIFF" calibrate $reader --to-imatrix "$work" --force
 
 # What a result is is told: numbers that are stored, more bytes than before, nothing shared.
 expect 0 "of them stored" "$SKIFF" prune $model --pattern 50% -o "$work/half" -t 1
+# what is pruned is not called quantized
+for verb in "rotate" "prune --pattern 50%" "prune --pattern neurons:25% --importance l2 --compensation none" "factorize --method svd" "share --layers 0-1" "quantize --scheme w8"; do
+    set -- $verb
+    expect 1 "is pruned (" "$SKIFF" $1 "$work/half" "${@:2}" -o "$x" -t 1
+done
 expect 0 "takes more bytes than the model does" "$SKIFF" prune $model --pattern 1% -o "$work/one" -t 1
 expect 0 "of them stored" "$SKIFF" factorize $reader --method sparse-low-rank --rank 2 --calibration-samples 1 --calibration-tokens 64 -o "$work/both" -t 1
 expect 0 "every layer keeps weights of its own" "$SKIFF" share $model --groups 2 -o "$work/two" -t 1

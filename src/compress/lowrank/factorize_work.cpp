@@ -11,6 +11,7 @@
 #include "compress/structure/removal_probe.h"
 #include "compress/structure/tensor_copies.h"
 #include "compress/survey.h"
+#include "compress/weight_state.h"
 #include "model/axes.h"
 
 namespace skiff {
@@ -135,7 +136,7 @@ private:
                 SKIFF_TRY(const auto weight, parent_.weights->load(key));
                 if (corrects() ? weight.plain() != nullptr : weight.plain() == nullptr) {
                     if (corrects()) continue;
-                    return unsupported("tensor " + key + " is quantized (" + weight.encoding_name() + "); factorize the model before quantizing it, or add factors to it with --method correction --original MODEL");
+                    return unsupported("tensor " + key + " " + state_of(weight) + (weight.sparse() != nullptr ? "; factorize the model before pruning it, or by --method sparse-low-rank, which does both" : "; factorize the model before quantizing it, or add factors to it with --method correction --original MODEL"));
                 }
                 ranks_[key] = 0;
             }

@@ -12,6 +12,7 @@
 #include "compress/quantize/coded_rows.h"
 #include "compress/step_work.h"
 #include "compress/survey.h"
+#include "compress/weight_state.h"
 #include "formats/sparse_weights.h"
 
 namespace skiff {
@@ -213,7 +214,7 @@ private:
             if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted before any work was done", {}};
             if (!parent_.weights->contains(key) && declared.need == TensorDecl::Need::optional) continue;
             SKIFF_TRY(const auto weight, parent_.weights->load(key));
-            if (weight.plain() == nullptr) return unsupported("tensor " + key + " is quantized already (" + weight.encoding_name() + "); prune the model that it was made from");
+            if (weight.plain() == nullptr) return unsupported("tensor " + key + " " + state_of(weight) + "; prune the model that it was made from");
             if (dtype_info(weight.plain()->dtype).is_float) {
                 auto survey = survey_weight(weight, nullptr, pool);
                 if (!survey.ok()) return survey.take_error().with_context("tensor " + key);

@@ -1,6 +1,7 @@
 // Rotation as a step: every tensor keeps its type and shape; a head that shared the embedding's tensor gets its own.
 #include "base/checked.h"
 #include "compress/step_work.h"
+#include "compress/weight_state.h"
 
 namespace skiff {
 namespace {
@@ -15,7 +16,7 @@ public:
         for (const auto& [key, declared] : parent_.spec.tensors) {
             if (!parent_.weights->contains(key) && declared.need == TensorDecl::Need::optional) continue;
             SKIFF_TRY(const auto weight, parent_.weights->load(key));
-            if (weight.plain() == nullptr) return unsupported("is quantized already (" + weight.encoding_name() + "); rotate the model that it was made from").with_context("tensor " + key);
+            if (weight.plain() == nullptr) return unsupported(state_of(weight) + "; rotate the model that it was made from").with_context("tensor " + key);
             PlannedTensor planned;
             planned.key = key;
             planned.use = uses_.at(key);

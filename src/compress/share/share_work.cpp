@@ -11,6 +11,7 @@
 #include "compress/step_work.h"
 #include "compress/structure/removal_probe.h"
 #include "compress/structure/tensor_copies.h"
+#include "compress/weight_state.h"
 #include "model/arch/arch.h"
 #include "model/axes.h"
 #include "model/shared_layers.h"
@@ -42,7 +43,10 @@ public:
             const bool in_group = layer != layer_of_.end() && members_.at(groups_[static_cast<std::size_t>(layer->second)]).size() > 1;
             auto planned = plan_copy(parent_, key, key, parent_.spec.shape(declared), pool);
             if (!planned.ok()) return planned.take_error().with_context("tensor " + key);
-            if (in_group && !planned->parent_is_plain) return unsupported("tensor " + key + " is quantized (" + planned->from + "); let layers share before the model is quantized");
+            if (in_group && !planned->parent_is_plain) {
+                SKIFF_TRY(const auto weight, parent_.weights->load(key));
+                return not_plain(key, weight);
+            }
             bytes_before_ += planned->bytes_before;
             n_before_ += planned->n_elements;
             if (in_group && groups_[static_cast<std::size_t>(layer->second)] != layer->second) continue;
@@ -98,12 +102,12 @@ private:
             for (const std::string& key : keys_of_layer(layer)) {
                 if (!parent_.weights->contains(key)) continue;
                 SKIFF_TRY(const auto weight, parent_.weights->load(key));
-                if (weight.plain() == nullptr) return quantized(key, weight);
+                if (weight.plain() == nullptr) return not_plain(key, weight);
             }
         return {};
     }
 
-    static Error quantized(const std::string& key, const Weight& weight) { return unsupported("tensor " + key + " is quantized (" + weight.encoding_name() + "); let layers share before the model is quantized"); }
+    static Error not_plain(const std::string& key, const Weight& weight) { return unsupported("tensor " + key + " " + state_of(weight) + "; let layers share before the model is pruned or quantized"); }
 
     std::set<std::string> keys_of_layer(std::int64_t layer) const {
         std::set<std::string> keys;
@@ -118,7 +122,7 @@ private:
     // Equal weights stay what they are: their sum and its quotient are exact.
     Result<Mean> mean_of(const std::string& key, const std::vector<std::int64_t>& members, const WeightSource& weights) const {
         SKIFF_TRY(const auto own, weights.load(key));
-        if (own.plain() == nullptr) return quantized(key, own);
+        if (own.plain() == nullptr) return not_plain(key, own);
         std::vector<double> sums(static_cast<std::size_t>(element_count(own.shape)));
         std::vector<float> row(static_cast<std::size_t>(own.n_columns()));
         for (const std::int64_t member : members) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "compress/survey.h"
+#include "compress/weight_state.h"
 
 namespace skiff {
 
@@ -24,7 +25,7 @@ Result<PlannedTensor> plan_copy(const Checkpoint& parent, const std::string& key
     } else if (weight.codes() != nullptr && shape == weight.shape) {
         planned.declarations = code_tensors(module_of_key(name), weight.codes()->scheme, shape);
     } else {
-        return unsupported("is quantized (" + planned.from + "); change the shape of the model before quantizing it" + (weight.blocks() != nullptr ? " (skiff convert writes a GGUF file as a folder)" : ""));
+        return unsupported(state_of(weight) + "; change the shape of the model before " + (weight.sparse() != nullptr ? "weights are pruned" : "quantizing it") + (weight.blocks() != nullptr ? " (skiff convert writes a GGUF file as a folder)" : ""));
     }
     for (const auto& part : planned.declarations) {
         const auto size = dtype_bytes(part.dtype, element_count(part.shape));

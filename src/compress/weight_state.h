@@ -1,0 +1,13 @@
+// In what state weights are that a step cannot begin with, as errors say it.
+#pragma once
+
+#include <string>
+
+#include "tensor/weight.h"
+
+namespace skiff {
+
+// "is quantized (w8)", "is pruned (bf16 of single weights)"; of a weight that is not plain.
+inline std::string state_of(const Weight& weight) { return std::string(weight.sparse() != nullptr ? "is pruned (" : "is quantized (") + weight.encoding_name() + ")"; }
+
+}  // namespace skiff
