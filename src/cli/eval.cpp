@@ -19,7 +19,7 @@ struct EvalVerbOptions {
 
     void fields(FieldVisitor& visitor) {
         model.fields_without_context(visitor);
-        visitor.option("--text", text, "Text to predict; default: heldout.txt in the model's folder");
+        visitor.option("--text", text, "Text to predict; default: heldout.txt in the model's folder, or in that of --against");
         visitor.option("--window", window, "Tokens of a window; 0: 512, or the model's positions if they are fewer");
         visitor.option("--max-windows", max_windows, "Take only the first windows; 0: all. A last one that is not full is always left out");
         visitor.choice("--protocol", protocol, {"windows", "llamacpp"},

@@ -18,7 +18,7 @@ namespace skiff {
 struct EvalOptions {
     std::string model;
     EngineOptions engine;             // context, sequences and batch are set by the evaluation; schemes of weights and state apply to the model, not to its parent
-    std::string text_path;            // "": MODEL/heldout.txt when it is there and no tasks are asked for
+    std::string text_path;            // "": heldout.txt of the model, or of what it is held against, when it is there and no tasks are asked for
     std::int64_t window = 0;          // 0: 512, or the model's positions if they are fewer; with a file of logits: that file's
     std::int64_t max_windows = 0;     // 0: all; with a file of logits: as many as that file has
     Protocol protocol = Protocol::windows;

@@ -18,8 +18,9 @@ constexpr std::int64_t default_window = 512;
 
 std::string text_path_of(const EvalOptions& options) {
     if (!options.text_path.empty() || !options.tasks.empty()) return options.text_path;
-    const std::string heldout = join_path(options.model, "heldout.txt");
-    return file_exists(heldout) ? heldout : "";
+    for (const std::string& folder : {options.model, options.against})
+        if (const std::string heldout = join_path(folder, "heldout.txt"); !folder.empty() && file_exists(heldout)) return heldout;
+    return "";
 }
 
 Result<TextWindows> cut_text(const EvalOptions& options, const Checkpoint& model, const Tokenizer& tokenizer, const std::string& text) {
@@ -127,7 +128,7 @@ Result<EvaluationInputs> open_inputs(const EvalOptions& given) {
     SKIFF_TRY(inputs.tokenizer, inputs.model.load_tokenizer());
     inputs.text_path = text_path_of(options);
     if (inputs.text_path.empty() && options.tasks.empty())
-        return usage_error("nothing to evaluate on: give a text with --text FILE, or tasks with --tasks LIST --tasks-dir DIR");
+        return usage_error("nothing to evaluate on: give a text with --text FILE, or tasks with --tasks LIST --tasks-dir DIR; else heldout.txt is taken, which is neither in the folder of the model nor in that of --against");
     if (!inputs.text_path.empty()) {
         SKIFF_TRY(const std::string text, read_text_file(inputs.text_path, max_text_bytes));
         inputs.text_sha256 = sha256_hex(std::as_bytes(std::span(text)));

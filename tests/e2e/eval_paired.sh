@@ -24,6 +24,11 @@ eval_json "$work/w3" --text "$work/text.txt" --paired-with "$work/w3" >"$work/sa
 [ "$(number "$work/same" difference)" = 0.0 ] || [ "$(number "$work/same" difference)" = 0 ] || fail "a model differs from itself by $(number "$work/same" difference)"
 "$SKIFF" eval "$work/w3" --text "$work/text.txt" --window 128 --max-windows 6 --against $model --paired-with "$work/w4" >"$work/table"
 grep -q 'over 6 windows' "$work/table" || fail "$(cat "$work/table")"
+# A child has no text of its own: its parent's is taken, and without one the error says what was looked for.
+"$SKIFF" eval "$work/w3" --against $model --window 128 --max-windows 6 >"$work/table" || fail "no text in the parent's folder"
+grep -q "$model/heldout.txt" "$work/table" || fail "$(cat "$work/table")"
+rc=0; "$SKIFF" eval "$work/w3" 2>"$work/err" || rc=$?
+[ $rc = 2 ] && grep -q 'else heldout.txt is taken' "$work/err" || fail "without a text: $rc, $(cat "$work/err")"
 rc=0; "$SKIFF" eval $model --tasks piqa --tasks-dir tests/data/tasks --paired-with "$work/w4" 2>"$work/err" || rc=$?
 [ $rc = 2 ] || fail "pairing without a text gives $rc"
 
