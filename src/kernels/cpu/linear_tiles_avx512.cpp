@@ -1,17 +1,25 @@
 // Linear kernels over tiles with int8 activations (i8_b32) for AVX-512 with VNNI.
-#include "kernels/cpu/tile_512.h"
+#include "kernels/cpu/tile_512_pairs.h"
 
 namespace skiff {
 namespace {
+
+// Pairs of tiles for the widths in common use; each is some 20 functions.
+template <int Bits, int Levels>
+struct Few : Avx512Pairs<Bits, Levels> {};
+template <int Levels>
+struct Few<1, Levels> : Avx512<1, Levels> {};
+template <int Levels>
+struct Few<5, Levels> : Avx512<5, Levels> {};
 
 template <int Bits>
 void linear(const LinearArgs& args, Range rows) {
     if constexpr (Bits <= 4) {
         const TileFormat format = tile_format(*args.weight);
         if (format.row_levels) return linear_tiles<Avx512<Bits, 2>>(args, rows);
-        if (format.has_levels) return linear_tiles<Avx512<Bits, 1>>(args, rows);
+        if (format.has_levels) return linear_tiles<Few<Bits, 1>>(args, rows);
     }
-    linear_tiles<Avx512<Bits, 0>>(args, rows);
+    linear_tiles<Few<Bits, 0>>(args, rows);
 }
 
 }  // namespace

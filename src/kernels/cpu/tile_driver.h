@@ -10,6 +10,8 @@
 //     direct             sums of some tokens += blocks straight from the stored codes
 //     expand             blocks to levels, one byte each
 //     multiply           sums of some tokens += expanded blocks of one or two tiles
+// where it is worth while, min_pairs and max_pairs, from how many tokens to how many `pair` works from the stored codes of two tiles whose blocks
+//     have one scale each, half of tokens_of_pair to tokens_of_pair of them at a time;
 // and for pruned weights what tile_sparse.h names. A stretch may say which blocks of a row it holds (places); direct and multiply of one tile heed it.
 //
 // For one unit of columns (a block of 32, or half of one): y += float(sum of (level - offset) * code of the activation) * (scale * activation scale)
@@ -249,6 +251,46 @@ void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, c
     }
 }
 
+// What is fetched while a block of one of two tiles is worked on: the block blocks_at_once further on, which is one of the tile two further on behind the tile's end.
+struct FetchAhead {
+    std::int64_t n_near;     // blocks of the stretch for which that is in the same tile; may be negative
+    std::int64_t near, far;  // bytes from the block to it, in the same tile and beyond
+};
+
+// few_tokens() for two tiles at once and as many tokens as M::pair takes, part by part while a stretch is in the cache; a tile that is left over goes alone.
+template <class M>
+void few_tokens_by_pairs(const LinearArgs& args, Range rows, const TileFormat& format, const Tokens& x, float* scratch) {
+    constexpr std::int64_t width = 2 * tile_rows;
+    alignas(64) float sums[M::max_pairs * width];
+    Stretch stretches[2];
+    const auto* data = reinterpret_cast<const Byte*>(args.weight->data);
+    const std::int64_t n_parts = (args.n_tokens + M::tokens_of_pair - 1) / M::tokens_of_pair;
+    std::int64_t row = rows.begin;
+    for (; rows.end - row > tile_rows; row += width) {
+        const Byte* tile = data + row / tile_rows * format.tile_bytes;
+        for (std::int64_t i = 0; i < args.n_tokens * width; ++i) sums[i] = 0;
+        for (std::int64_t block = 0; block < format.n_blocks; block += blocks_at_once) {
+            const std::int64_t n = format.n_blocks - block < blocks_at_once ? format.n_blocks - block : blocks_at_once;
+            for (std::int64_t i = 0; i < 2; ++i) {
+                load_scales<M>(tile + i * format.tile_bytes, format, block, n, stretches[i]);
+                stretches[i].codes = tile + i * format.tile_bytes + format.codes_at + block * format.block_bytes;
+            }
+            const FetchAhead fetch = {format.n_blocks - blocks_at_once - block, blocks_at_once * format.block_bytes, 2 * format.tile_bytes + (blocks_at_once - format.n_blocks) * format.block_bytes};
+            for (std::int64_t part = 0; part < n_parts; ++part) {  // of sizes that differ by one at the most
+                const std::int64_t token = args.n_tokens * part / n_parts, n_tokens = args.n_tokens * (part + 1) / n_parts - token;
+                M::pair(stretches, fetch, from(x, token, block, 1), n_tokens, sums + token * width);
+            }
+        }
+        for (std::int64_t i = 0; i < 2; ++i) {
+            const std::int64_t first = row + i * tile_rows;
+            write_rows<M>(args, first, rows.end - first < tile_rows ? rows.end - first : tile_rows, 0, args.n_tokens, sums + i * tile_rows, width);
+        }
+    }
+    if (row == rows.end) return;
+    if (args.n_tokens <= M::max_direct) few_tokens<M>(args, {row, rows.end}, format, x);
+    else many_tokens<M>(args, {row, rows.end}, format, DenseTiles<M>{data, format}, x, scratch);
+}
+
 }  // namespace
 }  // namespace skiff
 
@@ -266,6 +308,8 @@ void linear_tiles(const LinearArgs& args, Range rows) {
         if (args.weight->tiles == TileForm::skip) return skip_tokens<M>(args, rows, format, x, scratch);
     if constexpr (M::masked)
         if (args.weight->tiles == TileForm::mask) return masked_tokens<M>(args, rows, format, x, scratch);
+    if constexpr (requires { M::max_pairs; })
+        if (args.n_tokens >= M::min_pairs && args.n_tokens <= M::max_pairs && format.units_per_block() == 1) return few_tokens_by_pairs<M>(args, rows, format, x, scratch);
     if constexpr (M::max_direct > 0)
         if (args.n_tokens <= M::max_direct) return few_tokens<M>(args, rows, format, x);
     many_tokens<M>(args, rows, format, DenseTiles<M>{reinterpret_cast<const Byte*>(args.weight->data), format}, x, scratch);
