@@ -1,11 +1,13 @@
-// What leaving out zeros is worth: a pruned weight against the dense one of the same scheme, in turns, on two threads, with copies that no cache holds.
+// What leaving out zeros is worth, and what sharing blocks: a pruned or hashed weight against the dense one of the same scheme, in turns, on two threads, with
+// copies that no cache holds.
 //
-//     pruned_bench [TOKENS] [ISA]      alone on the machine
+//     pruned_bench [TOKENS] [ISA] [pruned|hashed]      alone on the machine
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 
 #include "base/rng.h"
 #include "kernels/kernels.h"
@@ -47,6 +49,21 @@ double median(std::vector<double> values) {
     return values[values.size() / 2];
 }
 
+void take_turns(const char* scheme_name, const char* form, const Weight& dense, const Weight& less, Isa isa, PreparedInput& activation, ThreadPool& pool) {
+    const Layout *dense_layout = choose_layout(dense, isa, KernelChoice::fastest), *layout = choose_layout(less, isa, KernelChoice::fastest);
+    std::vector<PackedWeight> all, kept;
+    for (int i = 0; i < n_copies; ++i) all.push_back(pack_weight(*dense_layout, dense, RowMap::all(n_rows))), kept.push_back(pack_weight(*layout, less, RowMap::all(n_rows)));
+    std::vector<double> ratios, seconds;
+    for (int i = 0; i < (activation.n_tokens > 8 ? 5 : 21); ++i) {
+        const double before = seconds_of(all, isa, activation, pool), after = seconds_of(kept, isa, activation, pool);
+        if (i > 0) ratios.push_back(before / after), seconds.push_back(after);
+    }
+    const double bound = static_cast<double>(all[0].read_bytes) / static_cast<double>(kept[0].read_bytes), gain = median(ratios);
+    std::printf("%-8s %-16s %-12s bytes %5.3f of dense, bound %.2fx, %.2fx, %.2f of the bound, %.1f GB/s\n", scheme_name, form, std::string(layout->name).c_str(), 1 / bound, bound, gain, gain / bound,
+                static_cast<double>(kept[0].read_bytes) * n_copies / median(seconds) / 1e9);
+    std::fflush(stdout);
+}
+
 void compare(const char* scheme_name, const char* target_text, Isa isa, PreparedInput& activation, ThreadPool& pool) {
     Rng rng(1);
     std::vector<float> values(static_cast<std::size_t>(n_rows * n_columns)), scores;
@@ -55,22 +72,25 @@ void compare(const char* scheme_name, const char* target_text, Isa isa, Prepared
     const PruneTarget target = parse_prune_target(target_text)->resolved(n_rows, n_columns);
     const Weight dense = *encode_nearest(make_float_weight({n_rows, n_columns}, values), *parse_scheme(scheme_name), ScaleRule::min_max, {}, &pool);
     const Weight sparse = *make_sparse(dense, target.pattern, choose_units(target, scores, n_rows, n_columns, &pool));
-    const Layout *dense_layout = choose_layout(dense, isa, KernelChoice::fastest), *layout = choose_layout(sparse, isa, KernelChoice::fastest);
-    if (layout->name == "sparse_rows") {
+    if (choose_layout(sparse, isa, KernelChoice::fastest)->name == "sparse_rows") {
         std::printf("%-8s %-16s its zeros are written out\n", scheme_name, target_text);
         return;
     }
-    std::vector<PackedWeight> all, kept;
-    for (int i = 0; i < n_copies; ++i) all.push_back(pack_weight(*dense_layout, dense, RowMap::all(n_rows))), kept.push_back(pack_weight(*layout, sparse, RowMap::all(n_rows)));
-    std::vector<double> ratios, seconds;
-    for (int i = 0; i < (activation.n_tokens > 8 ? 5 : 21); ++i) {
-        const double before = seconds_of(all, isa, activation, pool), after = seconds_of(kept, isa, activation, pool);
-        if (i > 0) ratios.push_back(before / after), seconds.push_back(after);
-    }
-    const double bound = static_cast<double>(all[0].read_bytes) / static_cast<double>(kept[0].read_bytes), gain = median(ratios);
-    std::printf("%-8s %-16s %-12s bytes %5.3f of dense, bound %.2fx, %.2fx, %.2f of the bound, %.1f GB/s\n", scheme_name, target_text, std::string(layout->name).c_str(), 1 / bound, bound, gain, gain / bound,
-                static_cast<double>(kept[0].read_bytes) * n_copies / median(seconds) / 1e9);
-    std::fflush(stdout);
+    take_turns(scheme_name, target_text, dense, sparse, isa, activation, pool);
+}
+
+// The bank has random numbers, the dense weight its own.
+void compare_hashed(const char* scheme_name, std::int64_t shared, Isa isa, PreparedInput& activation, ThreadPool& pool) {
+    Rng rng(1);
+    const Scheme scheme = *parse_scheme(scheme_name);
+    const auto random_weight = [&](const Shape& shape) {
+        std::vector<float> values(static_cast<std::size_t>(element_count(shape)));
+        for (float& value : values) value = 0.02f * rng.normal();
+        return *encode_nearest(make_float_weight(shape, std::move(values)), scheme, ScaleRule::min_max, {}, &pool);
+    };
+    const BlockHash hash = {n_rows, n_columns, shared, 1};
+    const Weight dense = random_weight({n_rows, n_columns}), hashed = *make_hashed(hash, random_weight(hash.bank_shape()));
+    take_turns(scheme_name, ("hashed 1:" + std::to_string(shared)).c_str(), dense, hashed, isa, activation, pool);
 }
 
 }  // namespace
@@ -83,6 +103,11 @@ int main(int argc, char** argv) {
     if (!isa.ok()) return std::fprintf(stderr, "%s\n", isa.error().to_string().c_str()), 2;
     ThreadPool pool(n_threads);
     PreparedInput activation(n_tokens);
+    const std::string which = argc > 3 ? argv[3] : "";
+    for (const char* scheme : {"w8g32", "w4g32", "w4g32r", "bf16"})
+        for (const std::int64_t shared : {1, 2, 4, 8})
+            if (which != "pruned") compare_hashed(scheme, shared, *isa, activation, pool);
+    if (which == "hashed") return 0;
     for (const char* scheme : {"w8g32", "w4g32r"})
         for (const char* target : {"block16x32:50%", "25%", "50%", "75%", "2:4", "4x1:25%", "4x1:50%", "4x1:75%", "16x1:50%"}) compare(scheme, target, *isa, activation, pool);
     return 0;

@@ -36,6 +36,14 @@ struct Inventory {
     std::map<std::string, Encoding> by_encoding;
     std::vector<std::vector<std::string>> rows = {{"tensor", "shape", "type", "bytes"}};
     std::uint64_t bytes = 0;
+    // Of hashed weights: what they would be with every block written out.
+    std::int64_t n_hashed = 0, n_hashed_weights = 0, n_bank_weights = 0;
+    std::uint64_t hashed_bytes = 0, written_out_bytes = 0;
+    void note_hashed(const Hashed& hashed, std::uint64_t stored_bytes) {
+        const std::int64_t n = hashed.hash.n_rows * hashed.hash.n_columns, n_bank = element_count(hashed.bank->shape);
+        ++n_hashed, n_hashed_weights += n, n_bank_weights += n_bank, hashed_bytes += stored_bytes;
+        written_out_bytes += static_cast<std::uint64_t>(static_cast<double>(hashed.bank->stored_bytes()) * static_cast<double>(n) / static_cast<double>(n_bank));
+    }
 };
 
 Result<Inventory> take_inventory(const Checkpoint& checkpoint) {
@@ -48,6 +56,7 @@ Result<Inventory> take_inventory(const Checkpoint& checkpoint) {
             SKIFF_TRY(auto weight, checkpoint.weights->load(key));
             encoding = weight.encoding_name();
             bytes = weight.stored_bytes();
+            if (const Hashed* hashed = weight.hashed()) inventory.note_hashed(*hashed, bytes);
         }
         Encoding& entry = inventory.by_encoding[encoding];
         ++entry.n_tensors;
@@ -167,6 +176,11 @@ Status run_inspect(InspectOptions& options, Terminal& terminal) {
                    std::to_string(spec.d_model) + ", vocabulary " + std::to_string(spec.n_vocab) + ", context " + std::to_string(spec.max_positions));
     terminal.print("parameters       " + count_text(parameters) + " (" + std::to_string(spec.n_parameters()) + ")");
     terminal.print("weights          " + bytes_text(inventory.bytes) + ", " + number_text(bits, 2) + " bits per weight");
+    if (inventory.n_hashed > 0) {
+        document.set("hashed", Json::object({{"tensors", inventory.n_hashed}, {"weights", inventory.n_hashed_weights}, {"bank_weights", inventory.n_bank_weights}, {"bytes", inventory.hashed_bytes}, {"written_out_bytes", inventory.written_out_bytes}}));
+        terminal.print("hashed           " + std::to_string(inventory.n_hashed) + " tensors, whose " + count_text(static_cast<double>(inventory.n_hashed_weights)) + " weights are " + count_text(static_cast<double>(inventory.n_bank_weights)) + " of banks, " + bytes_text(inventory.hashed_bytes) + " instead of " +
+                       bytes_text(inventory.written_out_bytes));
+    }
     if (!coding.empty()) terminal.print("in the files     " + coding);
     terminal.print("per token        " + count_text(static_cast<double>(spec.multiply_adds_per_token())) + " multiply-adds, " +
                    bytes_text(static_cast<std::uint64_t>(spec.state_elements_per_token()) * 2) + " of state in 16 bit");

@@ -75,6 +75,11 @@ const GgufType& GgufTypeChooser::keep(const ExportTensor& tensor) {
         const bool as_is = plain->dtype == DType::f16 || plain->dtype == DType::bf16 || plain->dtype == DType::f32;
         return as_is ? **gguf_type_of(plain->dtype) : type_named("F32");
     }
+    if (const Hashed* hashed = tensor.weight->hashed()) {
+        const GgufType& type = hashed->bank->plain() != nullptr ? **gguf_type_of(hashed->bank->plain()->dtype) : type_named("F32");
+        note("shared blocks are written out, as " + std::string(type.name) + ", because GGUF has no form for a bank of them", tensor.name);
+        return type;
+    }
     if (tensor.weight->codes() == nullptr) {  // pruned, or outliers beside: GGUF has no form for what is not there
         const auto* sparse = tensor.weight->sparse();
         const bool as_is = sparse != nullptr && sparse->scheme.kind == NumberKind::floating && (sparse->scheme.dtype == DType::f16 || sparse->scheme.dtype == DType::bf16);

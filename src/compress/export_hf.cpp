@@ -31,7 +31,8 @@ Result<HfExport> plan_hf_export(const Checkpoint& checkpoint, const HfExportOpti
             if (!checkpoint.weights->contains(key) && tensor.need == TensorDecl::Need::optional) continue;
             SKIFF_TRY(const auto weight, checkpoint.weights->load(key));
             const auto* sparse = weight.sparse();
-            stored = weight.plain() != nullptr ? weight.plain()->dtype : sparse != nullptr && sparse->scheme.kind == NumberKind::floating ? sparse->scheme.dtype : DType::i8;
+            const Weight* numbers = weight.hashed() != nullptr ? weight.hashed()->bank.get() : &weight;  // hashed blocks are written out
+            stored = numbers->plain() != nullptr ? numbers->plain()->dtype : sparse != nullptr && sparse->scheme.kind == NumberKind::floating ? sparse->scheme.dtype : DType::i8;
         }
         const DType dtype = wanted ? *wanted : is_float_type(stored) ? stored : DType::f16;
         n_rounded += !is_float_type(stored) && dtype != DType::f32;

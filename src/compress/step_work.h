@@ -62,6 +62,7 @@ Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const Pr
 Result<std::unique_ptr<StepWork>> begin_structure(const Checkpoint& parent, const StructureStep& step, const GradientSource* gradients);  // neurons, heads, KV groups
 Result<std::unique_ptr<StepWork>> begin_factorize(const Checkpoint& parent, const FactorizeStep& step);
 Result<std::unique_ptr<StepWork>> begin_share(const Checkpoint& parent, const ShareStep& step);
+Result<std::unique_ptr<StepWork>> begin_hash(const Checkpoint& parent, const ShareStep& step);  // with step.hash
 Result<std::unique_ptr<StepWork>> begin_hidden(const Checkpoint& parent, const StructureStep& step);
 Result<std::unique_ptr<StepWork>> begin_layers(const Checkpoint& parent, const StructureStep& step);
 

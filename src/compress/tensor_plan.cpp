@@ -7,6 +7,7 @@
 #include "compress/method.h"
 #include "compress/survey.h"
 #include "formats/compressed_tensors.h"
+#include "formats/hashed_weights.h"
 #include "model/axes.h"
 
 namespace skiff {
@@ -144,6 +145,36 @@ private:
         return {};
     }
 
+    // Of hashed weights the bank is rounded, by itself: no method knows what inputs its blocks meet.
+    Status plan_bank(PlannedTensor& planned, const Weight& weight) {
+        const Hashed& hashed = *weight.hashed();
+        planned.stored_as_columns = false;  // held as codes are
+        planned.parent_is_plain = false;
+        planned.shape = weight.shape;
+        planned.hash = hashed.hash;
+        const Scheme* wanted = wanted_for(planned);
+        const bool coded = hashed.bank->codes() != nullptr, rounds = wanted != nullptr && wanted->is_coded();
+        if (coded && rounds && step_.quantized == QuantizeStep::Quantized::refuse) return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
+        if (rounds) {
+            SKIFF_CHECK(hash_defined_on(*wanted));
+            const bool plain_rounding = step_.method == "nearest" && step_.outliers == 0 && step_.transforms.empty() && !step_.corrections.any() && step_.inputs.kind != InputScaleRule::Kind::fixed && !elsewhere();
+            if (!plain_rounding) return unsupported("is hashed (" + planned.from + "): each of its stored blocks meets several inputs, so that it can only be rounded to nearest, in a form of our own; take --method nearest without transforms, outliers, corrections and --compat, or first write the blocks out with skiff convert --to hf");
+            planned.scheme = *wanted;
+            SKIFF_TRY(const auto survey, survey_weight(*hashed.bank, &*planned.scheme, pool_));
+            SKIFF_CHECK(check_survey(planned, survey));
+            planned.declarations = hashed_tensors(module_of_key(planned.key), hashed.hash, *planned.scheme);
+            planned.form = planned.scheme->name() + " hashed 1:" + std::to_string(hashed.hash.shared);
+        } else {
+            const bool other = wanted != nullptr && (coded || hashed.bank->plain()->dtype != wanted->dtype);
+            if (other) return unsupported("is hashed (" + planned.from + "); skiff convert --to hf --type writes its blocks out in another type");
+            planned.declarations = coded ? hashed_tensors(module_of_key(planned.key), hashed.hash, hashed.bank->codes()->scheme) : hashed_tensors(module_of_key(planned.key), hashed.hash, hashed.bank->plain()->dtype);
+            if (coded) planned.scheme = hashed.bank->codes()->scheme;  // for the config
+            planned.form = planned.from;
+        }
+        n_changed_ += rounds;
+        return take(planned, weight);
+    }
+
     Status add(const std::string& key) {
         PlannedTensor planned;
         planned.key = key;
@@ -151,6 +182,7 @@ private:
         planned.stored_as_columns = columns_.count(key) != 0;
         SKIFF_TRY(auto weight, parent_.weights->load(key));
         planned.from = weight.encoding_name();
+        if (weight.hashed() != nullptr) return plan_bank(planned, weight);
         if (weight.plain() == nullptr && step_.quantized == QuantizeStep::Quantized::refuse) {
             if (weight.sparse() != nullptr) return unsupported("is pruned (" + planned.from + "); prune and round in one step with prune --scheme, or add --allow-requantize to write the zeros out as codes");
             return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
@@ -163,6 +195,12 @@ private:
         SKIFF_CHECK(check_survey(planned, survey));
 
         planned.declarations = declare(planned, weight.plain() != nullptr ? weight.plain()->dtype : DType::f16);
+        n_changed_ += planned.scheme.has_value();
+        return take(planned, weight);
+    }
+
+    // Sizes, and into the plan.
+    Status take(PlannedTensor& planned, const Weight& weight) {
         for (const auto& part : planned.declarations) {
             auto n_elements = checked_product(part.shape);
             auto size = n_elements ? dtype_bytes(part.dtype, *n_elements) : std::nullopt;
@@ -171,7 +209,6 @@ private:
         }
         planned.bytes_before = weight.stored_bytes();
         planned.n_elements = static_cast<std::uint64_t>(element_count(weight.shape));
-        n_changed_ += planned.scheme.has_value();
         plan_.bytes_before += planned.bytes_before;
         plan_.bytes_after += planned.bytes_after;
         plan_.n_elements += planned.n_elements;
@@ -226,6 +263,12 @@ Result<Weight> load_as_rows(const WeightSource& weights, const PlannedTensor& pl
 Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& planned, const MakeOptions& options) {
     const QuantizeStep& step = options.step;
     SKIFF_TRY(const auto source, load_as_rows(weights, planned));
+    if (planned.hash) {
+        const Weight& bank = *source.hashed()->bank;
+        if (!planned.scheme || (bank.codes() != nullptr && bank.codes()->scheme == *planned.scheme)) return source;
+        SKIFF_TRY(auto rounded, encode_nearest(bank, *planned.scheme, step.scale_rule, {}, &options.pool));
+        return make_hashed(*planned.hash, std::move(rounded));
+    }
     if (!planned.scheme) {
         // Transforms edit tensors as f32; they are kept in the parent's type.
         const DType kept = planned.declarations[0].dtype;
@@ -256,7 +299,9 @@ Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, co
     for (const PlannedTensor& tensor : plan.tensors) {
         const bool is_embedding = tensor.use == TensorUse::embedding || tensor.use == TensorUse::tied_embedding;
         const bool is_linear = tensor.use == TensorUse::linear || tensor.use == TensorUse::head || tensor.use == TensorUse::router;
-        if (tensor.scheme && tensor.scheme->is_coded()) modules[module_of_key(tensor.key)] = {*tensor.scheme, tensor.shape[1], !is_embedding, tensor.sparse.has_value(), tensor.inputs};
+        const std::string codes_of = module_of_key(tensor.key) + std::string(tensor.hash ? hash_bank_end : "");
+        if (tensor.hash && tensor.scheme) modules[codes_of] = {*tensor.scheme, tensor.hash->n_bank_columns(), true, true, tensor.inputs};
+        else if (tensor.scheme && tensor.scheme->is_coded()) modules[codes_of] = {*tensor.scheme, tensor.shape[1], !is_embedding, tensor.sparse.has_value(), tensor.inputs};
         else if (is_linear && tensor.key.ends_with(weight_end)) ignore.push_back(module_of_key(tensor.key));
         // Loaders make a head of the tied table, a linear layer of its own name.
         if (tensor.use == TensorUse::tied_embedding) ignore.push_back("lm_head");

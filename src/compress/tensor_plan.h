@@ -30,6 +30,7 @@ struct PlannedTensor {
     bool parent_is_plain = true;
     std::optional<std::size_t> block;  // of the spec, where a method that looks at the data works block by block: the first that reads the tensor
     std::optional<SparsePattern> sparse;  // of what is stored of it
+    std::optional<BlockHash> hash;        // `scheme` is that of the bank
     std::string form;                     // what it becomes, where the scheme alone does not say it
     QuantizedModule::Inputs inputs = QuantizedModule::Inputs::floating;
     std::string name() const { return !form.empty() ? form : scheme ? scheme->name() : from; }

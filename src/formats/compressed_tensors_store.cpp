@@ -3,6 +3,7 @@
 
 #include "base/checked.h"
 #include "formats/compressed_tensors.h"
+#include "formats/hashed_weights.h"
 #include "formats/sparse_weights.h"
 
 namespace skiff {
@@ -107,6 +108,7 @@ Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, cons
         return std::vector<StoredTensor>{{module + ".weight", view->dtype, weight.shape, view->data, weight.owner}};
     if (weight.sparse() != nullptr) return sparse_weight_tensors(module, weight);
     if (weight.outliers() != nullptr) return outlier_weight_tensors(module, weight);
+    if (weight.hashed() != nullptr) return hashed_weight_tensors(module, weight);
     if (weight.blocks() != nullptr)
         return unsupported("module " + module + ": " + weight.encoding_name() + " blocks cannot be stored as compressed-tensors; quantize it to a scheme of codes");
     const Codes& codes = *weight.codes();

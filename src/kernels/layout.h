@@ -24,8 +24,9 @@ struct RowMap {
 struct Layout;
 class ThreadPool;
 
-// What a tile layout does with weights that pruning dropped (sparse_tiles.h): nothing, blocks are left out, or a bit says what is there.
-enum class TileForm : std::uint8_t { dense, skip, mask };
+// What a tile layout does with weights that pruning dropped (sparse_tiles.h): nothing, blocks are left out, or a bit says what is there. hashed: the tiles are
+// those of a bank (hash_tiles.h).
+enum class TileForm : std::uint8_t { dense, skip, mask, hashed };
 
 struct PackedWeight {
     const Layout* layout = nullptr;

@@ -398,7 +398,7 @@ struct StoredRows {
     RowMap map;
 };
 
-bool accepts_rows(const Weight& weight) { return weight.sparse() != nullptr || weight.outliers() != nullptr; }
+bool accepts_rows(const Weight& weight) { return weight.sparse() != nullptr || weight.outliers() != nullptr || weight.hashed() != nullptr; }
 
 void pack_rows(const Weight& weight, const RowMap& map, PackedWeight& packed) {
     const auto stored = std::make_shared<StoredRows>(StoredRows{weight, map});

@@ -144,6 +144,22 @@ inline constexpr SparseCase sparse_cases[] = {
     {"50%", "w8g32rs256"},       {"10%", "w4g32"},              {"50%", "bf16"},              {"block16x32:50%", "fp32"},       {"50%", "w5g32"},
 };
 
+// A bank of random codes or numbers.
+inline Weight random_hashed(std::int64_t n_rows, std::int64_t n_columns, std::int64_t shared, const Scheme& scheme, std::uint64_t seed) {
+    BlockHash hash = {n_rows, n_columns, 1, seed};
+    hash.shared = std::min(shared, hash.n_block_rows());
+    const Shape shape = hash.bank_shape();
+    return *make_hashed(hash, scheme.is_coded() ? random_codes(shape[0], shape[1], scheme, seed + 1) : random_plain(shape[0], shape[1], scheme.dtype, seed + 1));
+}
+
+// Every number of bits, groups of half a block, of blocks, of several and of rows, scales of every kind.
+struct HashedCase {
+    std::int64_t shared;
+    const char* scheme;
+};
+inline constexpr HashedCase hashed_cases[] = {{1, "w8g32"}, {2, "w8g32"}, {4, "w8g16"}, {3, "w8"}, {2, "w8g32rs256"}, {2, "w7g32"}, {4, "w4g32"}, {2, "w4g32r"}, {3, "w4g16"}, {2, "w4g128"}, {4, "w1g32"},
+                                              {2, "w2g32"}, {3, "w3g64"}, {2, "w5g32r"}, {2, "w6g16"}, {2, "bf16"}, {3, "fp16"}, {4, "fp32"}};
+
 inline const Scheme all_schemes[] = {
     {NumberKind::integer, DType::bf16, 4, true, 32, DType::f16},   {NumberKind::integer, DType::bf16, 4, false, 32, DType::f16},
     {NumberKind::integer, DType::bf16, 4, true, 64, DType::f32},   {NumberKind::integer, DType::bf16, 4, false, 128, DType::bf16},
@@ -175,6 +191,7 @@ inline std::vector<Weight> weights_of_all_kinds(std::int64_t n_rows, std::int64_
         if (block_format(type).encode != nullptr) weights.push_back(random_blocks(n_rows, n_columns, type, 60));
     for (const SparseCase& each : sparse_cases) weights.push_back(random_sparse(n_rows, n_columns, each.target, *parse_scheme(each.scheme), 65));
     for (DType dtype : {DType::f16, DType::f32}) weights.push_back(random_outliers(n_rows, n_columns, dtype, 66));
+    for (const HashedCase& each : hashed_cases) weights.push_back(random_hashed(n_rows, n_columns, each.shared, *parse_scheme(each.scheme), 67));
     return weights;
 }
 

@@ -27,7 +27,7 @@ constexpr std::int64_t any_tokens = INT64_MAX;
 #endif
 
 const Layout* const layouts[] = {&w1_r16, &w2_r16, &w3_r16, &w4_r16, &w5_r16, &w6_r16, &w8_r16, &w1_r16_skip, &w2_r16_skip, &w3_r16_skip, &w4_r16_skip, &w5_r16_skip, &w6_r16_skip, &w8_r16_skip,
-                                 &w4_r16_mask, &w8_r16_mask, &vectors_r16, &lut_rows, &plain_rows, &codes_rows, &blocks_rows, &outlier_rows, &sparse_rows};
+                                 &w4_r16_mask, &w8_r16_mask, &w1_r16_hash, &w2_r16_hash, &w3_r16_hash, &w4_r16_hash, &w5_r16_hash, &w6_r16_hash, &w8_r16_hash, &vectors_r16, &lut_rows, &plain_rows, &codes_rows, &blocks_rows, &outlier_rows, &sparse_rows};
 
 constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2) SKIFF_NEON("norm_neon", norm_neon)};
 constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2) SKIFF_NEON("rope_neon", rope_neon)};
@@ -47,12 +47,14 @@ constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic
     SKIFF_TILE_ROW(1, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(2, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(3, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(4, isa_name, isa, suffix, instruction) \
     SKIFF_TILE_ROW(5, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(6, isa_name, isa, suffix, instruction) SKIFF_TILE_ROW(8, isa_name, isa, suffix, instruction)
 
-// Of pruned weights: the kernels of the dense tiles see by the weight what it leaves out.
+// Of pruned and hashed weights: the kernels of the dense tiles see by the weight what it leaves out, or where its blocks are.
 #define SKIFF_PRUNED_ROW(bits, form, isa_name, isa, suffix, instruction) {"linear_w" #bits "_r16_" #form "_" isa_name, "w" #bits "_r16_" #form, isa, ActivationForm::i8_b32, 1, any_tokens, linear_w##bits##_r16_##suffix, instruction},
 #define SKIFF_PRUNED_ROWS(isa_name, isa, suffix, instruction)                                                                                                                                                    \
     SKIFF_PRUNED_ROW(1, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(2, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(3, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(4, skip, isa_name, isa, suffix, instruction) \
     SKIFF_PRUNED_ROW(5, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(6, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(8, skip, isa_name, isa, suffix, instruction) \
-    SKIFF_PRUNED_ROW(4, mask, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(8, mask, isa_name, isa, suffix, instruction)
+    SKIFF_PRUNED_ROW(4, mask, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(8, mask, isa_name, isa, suffix, instruction) \
+    SKIFF_PRUNED_ROW(1, hash, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(2, hash, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(3, hash, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(4, hash, isa_name, isa, suffix, instruction) \
+    SKIFF_PRUNED_ROW(5, hash, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(6, hash, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(8, hash, isa_name, isa, suffix, instruction)
 
 constexpr LinearKernel linear_rows[] = {
     {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},

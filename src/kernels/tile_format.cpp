@@ -63,7 +63,8 @@ void set_clusters(const PackedWeight& packed, TileFormat& format) {
 
 TileFormat tile_format(const PackedWeight& packed) {
     const Scheme& scheme = packed.scheme;
-    const std::int64_t n_columns = packed.n_columns;
+    // Every block of a bank is whole: it may stand anywhere in a row.
+    const std::int64_t n_columns = packed.tiles == TileForm::hashed ? round_up(packed.n_columns, tile_block) : packed.n_columns;
     TileFormat format = {};
     format.bits = scheme.bits == 7 ? 8 : scheme.bits;
     format.n_blocks = ceil_div(n_columns, tile_block);

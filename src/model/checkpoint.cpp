@@ -82,6 +82,12 @@ Result<std::string> Checkpoint::content_hash() const {
             for (const TensorView* part : {&sparse->bitmask, &sparse->values, &sparse->scales, &sparse->super_scales}) add(part->data);
         if (auto* outliers = weight.outliers())
             for (const TensorView* part : {&outliers->values, &outliers->columns, &outliers->rows}) add(part->data);
+        if (auto* hashed = weight.hashed()) {
+            add(std::as_bytes(std::span(&hashed->hash.seed, 1)));
+            if (auto* plain = hashed->bank->plain()) add(plain->data);
+            if (auto* codes = hashed->bank->codes())
+                for (const TensorView* part : {&codes->packed, &codes->scales, &codes->super_scales}) add(part->data);
+        }
         release_pages(weight);
     }
     return hash.hex();

@@ -5,6 +5,7 @@
 #include "base/hash.h"
 #include "base/mapped_file.h"
 #include "formats/checkpoint_files.h"
+#include "formats/hashed_weights.h"
 #include "formats/quantized_reader.h"
 #include "formats/sparse_weights.h"
 #include "model/arch/arch.h"
@@ -54,6 +55,10 @@ public:
         const std::string name = name_of(key), module = module_of(name);
         if (name.empty()) return not_found("tensor " + key + " is not in the checkpoint, though config.json implies it");
         if (const std::string outliers = outliers_of(name); !outliers.empty()) return read_outliers(outliers, lookup_in(files_));
+        if (is_hashed(name)) {
+            SKIFF_TRY(auto hashed, read_hashed_weight(module, lookup_in(files_), *reader_));
+            return hashed;
+        }
         if (module != name || (is_factor(name) && !files_.contains(name))) {
             SKIFF_TRY(auto quantized, reader_->read(module, lookup_in(files_)));
             if (quantized) {
@@ -89,6 +94,7 @@ private:
     }
     // Factors of a weight may be codes, as modules of their own names.
     static bool is_factor(const std::string& name) { return name.ends_with(".low_rank_up") || name.ends_with(".low_rank_down"); }
+    bool is_hashed(const std::string& name) const { return module_of(name) != name && files_.contains(module_of(name) + std::string(hash_map_end)); }
     bool in_files(std::span<const std::byte> bytes) const {
         return std::any_of(files_.files().begin(), files_.files().end(), [&](const SafetensorsFile& file) {
             const auto mapped = file.owner()->bytes();
@@ -96,7 +102,7 @@ private:
         });
     }
     bool has(const std::string& name) const {
-        if (files_.contains(name)) return true;
+        if (files_.contains(name) || is_hashed(name)) return true;
         if (const std::string module = outliers_of(name); !module.empty()) return files_.contains(module + ".outliers_values");
         return (module_of(name) != name || is_factor(name)) && (files_.contains(module_of(name) + std::string(reader_->marker())) || files_.contains(module_of(name) + ".weight_bitmask"));
     }

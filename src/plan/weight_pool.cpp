@@ -63,9 +63,14 @@ Result<std::vector<float>> vector_of(const Weight& weight, const TensorRef& ref,
     return values;
 }
 
-// A sparse weight that no kernel reads faster than its dense form gets its zeros back.
+// A sparse weight that no kernel reads faster than its dense form gets its zeros back, and a hashed one its blocks.
 const Layout* WeightPool::layout_for(Weight& weight) {
     const Layout* layout = choose_layout(weight, options_.isa, options_.kernels);
+    if (layout == &sparse_rows && weight.hashed() != nullptr && options_.kernels == KernelChoice::fastest) {
+        ++written_out_[weight.encoding_name() + " run with their blocks written out: kernels gather blocks of codes (skiff quantize --scheme w8g32), not of plain numbers"];
+        weight = written_out(weight);
+        return choose_layout(weight, options_.isa, options_.kernels);
+    }
     if (layout == nullptr || weight.sparse() == nullptr || options_.kernels == KernelChoice::reference) return layout;
     const MaskMeasurement* masks = layout->name.ends_with("_mask") ? measured_masks(weight, options_.isa) : nullptr;
     if (layout != &sparse_rows && (masks == nullptr || masks_pay(*masks))) return layout;

@@ -22,6 +22,8 @@ void Weight::row(std::int64_t row, float* target) const {
         decode_sparse_row(*kept, row, n, target);
     } else if (const auto* listed = outliers()) {
         decode_outlier_row(*listed, row, n, target);
+    } else if (const auto* shared = hashed()) {
+        decode_hashed_row(*shared, row, target);
     }
 }
 
@@ -30,6 +32,7 @@ std::uint64_t Weight::stored_bytes() const {
     if (const auto* packed = blocks()) return packed->data.size();
     if (const auto* kept = sparse()) return kept->stored_bytes();
     if (const auto* listed = outliers()) return listed->values.data.size() + listed->columns.data.size() + listed->rows.data.size();
+    if (const auto* shared = hashed()) return shared->bank->stored_bytes() + 32;  // and four numbers that are the hash
     const Codes& quantized = *codes();
     std::uint64_t bytes = 0;
     for (const TensorView* part : {&quantized.packed, &quantized.scales, &quantized.zeros, &quantized.super_scales, &quantized.minimums, &quantized.super_minimums, &quantized.books})
@@ -42,6 +45,7 @@ std::string Weight::encoding_name() const {
     if (const auto* quantized = codes()) return quantized->scheme.name();
     if (const auto* kept = sparse()) return kept->scheme.name() + " of " + kept->pattern.name();
     if (const auto* listed = outliers()) return std::string(dtype_info(listed->values.dtype).name) + " outliers";
+    if (const auto* shared = hashed()) return shared->bank->encoding_name() + " hashed 1:" + std::to_string(shared->hash.shared);
     return std::string(block_format(blocks()->type).name);
 }
 
@@ -81,6 +85,7 @@ void release(std::span<const std::byte> mapped) {
 }  // namespace
 
 void release_pages(const Weight& weight) {
+    if (const auto* shared = weight.hashed()) return release_pages(*shared->bank);
     if (!weight.file_backed) return;
     if (const auto* view = weight.plain()) release(view->data);
     if (const auto* blocks = weight.blocks()) release(blocks->data);

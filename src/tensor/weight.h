@@ -1,5 +1,5 @@
-// A weight as a checkpoint holds it: plain numbers, codes with scales (a Scheme), blocks of a GGUF format, or only what pruning kept. All can give a
-// row of floats.
+// A weight as a checkpoint holds it: plain numbers, codes with scales (a Scheme), blocks of a GGUF format, only what pruning kept, or blocks that a hash
+// finds in a bank. All can give a row of floats.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "base/thread_pool.h"
 #include "tensor/block_format.h"
+#include "tensor/hashed.h"
 #include "tensor/scheme.h"
 #include "tensor/sparse.h"
 #include "tensor/tensor.h"
@@ -64,7 +65,7 @@ struct Blocks {
 
 struct Weight {
     Shape shape;                                    // logical; codes and blocks are two-dimensional (n_rows, n_columns)
-    std::variant<TensorView, Codes, Blocks, Sparse, Outliers> store;  // TensorView: plain numbers of this very shape
+    std::variant<TensorView, Codes, Blocks, Sparse, Outliers, Hashed> store;  // TensorView: plain numbers of this very shape
     std::shared_ptr<const void> owner;              // keeps the bytes alive (a mapped file, a buffer)
     // The numbers, blocks, or codes with their scales are a mapping of a file: their pages may be dropped once they were copied.
     bool file_backed = false;
@@ -76,11 +77,12 @@ struct Weight {
     const Blocks* blocks() const { return std::get_if<Blocks>(&store); }
     const Sparse* sparse() const { return std::get_if<Sparse>(&store); }
     const Outliers* outliers() const { return std::get_if<Outliers>(&store); }
+    const Hashed* hashed() const { return std::get_if<Hashed>(&store); }
 
     // Row `row` as floats; target has n_columns elements. // (n_columns) f32
     void row(std::int64_t row, float* target) const;
     std::uint64_t stored_bytes() const;   // codes with all that goes with them, or the plain bytes
-    std::string encoding_name() const;    // "BF16", "w4g32", "Q4_K", "w8g32 of 2:4"
+    std::string encoding_name() const;    // "BF16", "w4g32", "Q4_K", "w8g32 of 2:4", "BF16 hashed 1:4"
 };
 
 // Reads one row's codes (n_columns of them) out of the packed words. // codes: (n_columns) u8

@@ -9,7 +9,7 @@ ParameterView::ParameterView(const ParameterSet& set, const ModelSpec& spec, con
         for (std::size_t d = 0; d < declared.dimensions.size(); ++d) {
             const std::vector<std::int64_t> kept = kept_entries(spec, declared.dimensions[d], units);
             const auto n = static_cast<std::int64_t>(kept.size());
-            if (n == parameter->value.size(static_cast<std::int64_t>(d))) continue;
+            if (n == parameter->computed().size(static_cast<std::int64_t>(d))) continue;
             Entries entries{static_cast<std::int64_t>(d), kept.front(), n, {}};
             if (kept.back() - kept.front() + 1 != n) entries.index = at::tensor(kept, at::kLong).to(parameter->value.device());
             left_[key].push_back(std::move(entries));
@@ -27,7 +27,7 @@ at::Tensor ParameterView::left_of(const std::string& key, at::Tensor value) cons
 
 at::Tensor ParameterView::matrix(const TensorRef& ref) const {
     const Parameter* parameter = find(ref.key);
-    const at::Tensor value = left_of(ref.key, parameter->quant ? parameter->effective : parameter->value);
+    const at::Tensor value = left_of(ref.key, parameter->computed());
     return selected_rows(ref.transposed ? value.t() : value, ref.rows);
 }
 

@@ -54,6 +54,7 @@ public:
     Result<Weight> load(const std::string& key) const override {
         const Parameter* parameter = set_.find(key);
         if (parameter == nullptr) return not_found("tensor " + key + " is not in the trained model");
+        if (parameter->bank) return make_hashed(parameter->bank->hash(), parameter->quant ? parameter->quant->weight() : weight_of(parameter->value, dtype_.value_or(parameter->stored)));
         if (parameter->quant) return parameter->quant->weight();
         at::Tensor value = parameter->value.detach();
         if (auto adapter = set_.adapters().find(key); adapter != set_.adapters().end()) value = value + change_of(adapter->second, parameter->mask).detach();
@@ -123,8 +124,9 @@ at::Tensor selected_rows(const at::Tensor& matrix, const RowMap& rows) {
     return matrix.index_select(0, at::tensor(order).to(matrix.device()));
 }
 
-Result<ParameterSet> ParameterSet::load(const ModelSpec& spec, const WeightSource& source, at::Device device) {
+Result<ParameterSet> ParameterSet::load(const ModelSpec& spec, const WeightSource& source, at::Device device, HashedWeights hashed) {
     ParameterSet set;
+    const std::set<std::string> columns = keys_stored_as_columns(spec);
     for (const auto& [key, declared] : spec.tensors) {
         if (!source.contains(key)) {
             if (declared.need == TensorDecl::Need::optional) continue;
@@ -132,18 +134,30 @@ Result<ParameterSet> ParameterSet::load(const ModelSpec& spec, const WeightSourc
         }
         auto weight = source.load(key);
         if (!weight.ok()) return weight.take_error().with_context(key);
-        if (weight->shape != spec.shape(declared))
+        const bool turned = weight->hashed() != nullptr && columns.count(key) != 0;  // held as (outputs, inputs)
+        if (Shape shape = spec.shape(declared); weight->shape != (turned ? Shape{shape[1], shape[0]} : shape))
             return corrupt("tensor " + key + " has shape " + shape_text(weight->shape) + ", the model implies " + shape_text(spec.shape(declared)));
         Parameter parameter;
         parameter.key = key;
         parameter.role = declared.role;
         parameter.stored = weight->plain() != nullptr ? weight->plain()->dtype : DType::bf16;
-        parameter.value = values_of(*weight).to(device).set_requires_grad(true);
+        if (const Hashed* shared = weight->hashed()) {
+            parameter.stored = shared->bank->plain() != nullptr ? shared->bank->plain()->dtype : DType::bf16;
+            if (hashed == HashedWeights::stay) parameter.bank = std::make_shared<const HashedBank>(shared->hash, turned, device);
+        }
+        at::Tensor values = values_of(parameter.bank ? *weight->hashed()->bank : *weight);
+        if (turned && !parameter.bank) values = values.t().contiguous();
+        parameter.value = values.to(device).set_requires_grad(true);
         release_pages(*weight);
         set.index_[key] = set.parameters_.size();
         set.parameters_.push_back(std::move(parameter));
     }
+    set.refresh();
     return set;
+}
+
+bool ParameterSet::any_hashed() const {
+    return std::any_of(parameters_.begin(), parameters_.end(), [](const Parameter& parameter) { return parameter.bank != nullptr; });
 }
 
 const Parameter* ParameterSet::find(const std::string& key) const {
@@ -179,15 +193,16 @@ void ParameterSet::apply_masks() {
 Status ParameterSet::quantize(const std::string& key, bool columns, const Scheme& scheme, FakeQuant::Codes codes) {
     Parameter* parameter = find(key);
     if (parameter == nullptr) return not_found("tensor " + key + " is not in the model");
-    SKIFF_TRY(parameter->quant, FakeQuant::create(parameter->value, columns, scheme, codes));
+    SKIFF_TRY(parameter->quant, FakeQuant::create(parameter->value, columns && !parameter->bank, scheme, codes));
     return {};
 }
 
 void ParameterSet::refresh() {
     const at::NoGradGuard no_grad;
     for (Parameter& parameter : parameters_) {
-        if (!parameter.quant) continue;
-        const at::Tensor now = parameter.quant->forward();
+        if (!parameter.quant && !parameter.bank) continue;
+        at::Tensor now = parameter.quant ? parameter.quant->forward() : parameter.value.detach();
+        if (parameter.bank) now = parameter.bank->matrix(now);
         if (parameter.effective.defined()) parameter.effective.detach().copy_(now);
         else parameter.effective = now.set_requires_grad(true);
     }
@@ -195,8 +210,10 @@ void ParameterSet::refresh() {
 
 void ParameterSet::collect_gradients() {
     for (Parameter& parameter : parameters_) {
-        if (!parameter.quant || !parameter.effective.grad().defined()) continue;
-        parameter.quant->backward(parameter.effective.grad());
+        if ((!parameter.quant && !parameter.bank) || !parameter.effective.grad().defined()) continue;
+        const at::Tensor gradient = parameter.bank ? parameter.bank->gradient(parameter.effective.grad()) : parameter.effective.grad();
+        if (parameter.quant) parameter.quant->backward(gradient);
+        else if (parameter.value.requires_grad()) parameter.value.mutable_grad() = parameter.value.grad().defined() ? parameter.value.grad() + gradient : gradient;
         parameter.effective.mutable_grad() = at::Tensor();
     }
 }

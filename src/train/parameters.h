@@ -12,6 +12,7 @@
 
 #include "model/weight_source.h"
 #include "train/fake_quant.h"
+#include "train/hashed_bank.h"
 
 namespace skiff::train {
 
@@ -19,10 +20,12 @@ struct Parameter {
     std::string key;
     TensorDecl::Role role = TensorDecl::Role::other;
     DType stored = DType::f32;  // in the checkpoint it came from
-    at::Tensor value;           // f32, in the checkpoint's shape; requires a gradient unless frozen
+    at::Tensor value;           // f32, in the checkpoint's shape, or the bank of hashed weights; requires a gradient unless frozen
     at::Tensor mask;            // where weights were pruned: 0 there, 1 elsewhere, f32; undefined: nowhere
-    std::shared_ptr<FakeQuant> quant;  // null: the value itself is what the model computes with
-    at::Tensor effective;              // with `quant`: what the model computes with, a leaf of its own
+    std::shared_ptr<FakeQuant> quant;  // null: the value is not rounded
+    std::shared_ptr<const HashedBank> bank;  // null: the value is the whole matrix
+    at::Tensor effective;              // with `quant` or `bank`: what the model computes with, a leaf of its own
+    const at::Tensor& computed() const { return quant || bank ? effective : value; }
 };
 
 // Low-rank adaptation of one weight (Hu et al. 2021): weight + scale * up * down.
@@ -35,8 +38,10 @@ struct Adapter {
 
 class ParameterSet {
 public:
-    // Every tensor of the spec that the source has, as f32 on the device. Codes and blocks are decoded.
-    static Result<ParameterSet> load(const ModelSpec& spec, const WeightSource& source, at::Device device);
+    // Every tensor of the spec that the source has, as f32 on the device. Codes and blocks are decoded, hashed weights stay what they are or are written out.
+    enum class HashedWeights : std::uint8_t { written_out, stay };
+    static Result<ParameterSet> load(const ModelSpec& spec, const WeightSource& source, at::Device device, HashedWeights hashed = HashedWeights::written_out);
+    bool any_hashed() const;
 
     std::vector<Parameter>& all() { return parameters_; }
     const std::vector<Parameter>& all() const { return parameters_; }
@@ -53,9 +58,9 @@ public:
     // Keys that the decoder blocks' operators read: neither the embedding's nor the head's alone.
     std::set<std::string> keys_of_blocks(const ModelSpec& spec) const;
 
-    // The model computes with this parameter as its scheme stores it, from the next refresh() on.
+    // The model computes with this parameter (its bank, where it is hashed) as its scheme stores it, from the next refresh() on.
     Status quantize(const std::string& key, bool columns, const Scheme& scheme, FakeQuant::Codes codes);
-    void refresh();            // quantizes anew: after every change of the values
+    void refresh();            // quantizes and gathers anew: after every change of the values
     void collect_gradients();  // from what the model computed with to the values and scales behind it: before a step
 
     // Freezes everything and adds an adapter of `rank` to the linear weights whose keys contain one of `names` (empty: all but head and

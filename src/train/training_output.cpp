@@ -6,6 +6,7 @@
 #include "compress/parent_files.h"
 #include "formats/checkpoint_files.h"
 #include "formats/compressed_tensors.h"
+#include "formats/hashed_weights.h"
 #include "runtime/engine.h"
 #include "train/training_setup.h"
 
@@ -20,7 +21,13 @@ Status write_weights(const TrainingSetup& setup, std::optional<DType> dtype, Man
     const auto source = setup.model->parameters().source(dtype);
     std::vector<TensorDeclaration> declarations;
     for (const Parameter& parameter : setup.model->parameters().all()) {
-        if (parameter.quant) {
+        if (parameter.bank) {
+            const std::string module = module_of_key(parameter.key);
+            const BlockHash& hash = parameter.bank->hash();
+            SKIFF_TRY(const auto weight, source->load(parameter.key));  // of codes: the type of their scales
+            const Codes* codes = weight.hashed()->bank->codes();
+            for (TensorDeclaration& part : codes != nullptr ? hashed_tensors(module, hash, codes->scheme) : hashed_tensors(module, hash, dtype.value_or(parameter.stored))) declarations.push_back(std::move(part));
+        } else if (parameter.quant) {
             SKIFF_TRY(const auto weight, source->load(parameter.key));
             for (TensorDeclaration& part : code_tensors(module_of_key(parameter.key), parameter.quant->scheme(), weight.shape)) declarations.push_back(std::move(part));
         } else {
@@ -30,7 +37,7 @@ Status write_weights(const TrainingSetup& setup, std::optional<DType> dtype, Man
     SKIFF_TRY(auto writer, CheckpointWriter::create(setup.working_folder, declarations));
     for (const Parameter& parameter : setup.model->parameters().all()) {
         SKIFF_TRY(const auto weight, source->load(parameter.key));
-        if (weight.codes() != nullptr) {
+        if (weight.plain() == nullptr) {
             SKIFF_TRY(const auto parts, weight_tensors(module_of_key(parameter.key), weight));
             for (const StoredTensor& part : parts) SKIFF_CHECK(writer.write(part.name, part.bytes));
         } else {

@@ -255,7 +255,8 @@ private:
     Status make_model() {
         const bool fresh = parent_.kind == Checkpoint::Kind::random;
         const std::shared_ptr<WeightSource> source = fresh ? initial_weights(parent_.spec, options_.seed) : parent_.weights;
-        SKIFF_TRY(auto parameters, ParameterSet::load(parent_.spec, *source, setup_.device));
+        SKIFF_TRY(auto parameters, ParameterSet::load(parent_.spec, *source, setup_.device, ParameterSet::HashedWeights::stay));
+        SKIFF_CHECK(check_hashed(parameters));
         SKIFF_CHECK(keep_zeros(parameters));
         SKIFF_CHECK(quantize(parameters));
         if (options_.lora_rank > 0) {
@@ -273,6 +274,17 @@ private:
         SKIFF_CHECK(make_objective());
         setup_.trained = setup_.model->parameters().trained(parent_.spec);
         for (ParameterSet::Trained& more : setup_.objective->trained()) setup_.trained.push_back(std::move(more));
+        return {};
+    }
+
+    // What works on whole matrices has no words for a bank.
+    Status check_hashed(const ParameterSet& parameters) const {
+        if (!parameters.any_hashed()) return {};
+        const char* asked = options_.lora_rank > 0 ? "--lora" : options_.sparsify.any() ? "--sparsity" : options_.elastic.rule != ElasticOptions::Rule::off ? "--elastic" : nullptr;
+        if (asked != nullptr) return unsupported(std::string(asked) + ": " + parent_.name + " has hashed weights, of which the bank is trained and not the matrix; leave it out, or write the blocks out first with skiff convert --to hf");
+        std::size_t n = 0;
+        for (const Parameter& parameter : parameters.all()) n += parameter.bank ? 1 : 0;
+        remark(std::to_string(n) + " weights are hashed: their banks are trained, and stay shared");
         return {};
     }
 

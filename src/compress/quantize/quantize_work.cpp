@@ -35,6 +35,7 @@ public:
     Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) override {
         SKIFF_TRY(auto plan, plan_tensors(parent_, step_, pool, progress));
         for (PlannedTensor& tensor : plan.tensors) {
+            if (tensor.hash) continue;
             if (tensor.scheme) schemes_[tensor.key] = *tensor.scheme;
             if (has_outliers(tensor)) plan_outliers(tensor, plan);
             if (has_fixed_inputs(tensor)) plan_fixed_inputs(tensor, plan);
@@ -91,6 +92,10 @@ public:
             corrections_.note(planned.key, source, result, inputs);
         }
         MadeTensor made{{}, result, planned.scheme || !transforms_.empty()};  // a transform may have edited what keeps its type
+        if (result.hashed() != nullptr) {
+            SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), result));
+            return made;
+        }
         if (result.codes() == nullptr) {
             made.parts = {{planned.key, result.plain()->dtype, result.shape, result.plain()->data, result.owner}};
             return made;
@@ -194,7 +199,7 @@ private:
         return made;
     }
 
-    bool has_outliers(const PlannedTensor& planned) const { return step_.outliers > 0 && planned.use == TensorUse::linear && planned.becomes_codes() && outliers_per_row(step_.outliers, planned.shape[1]) > 0; }
+    bool has_outliers(const PlannedTensor& planned) const { return step_.outliers > 0 && !planned.hash && planned.use == TensorUse::linear && planned.becomes_codes() && outliers_per_row(step_.outliers, planned.shape[1]) > 0; }
 
     void plan_outliers(PlannedTensor& planned, TensorPlan& plan) const {
         const std::int64_t n = planned.shape[0] * outliers_per_row(step_.outliers, planned.shape[1]);

@@ -1,4 +1,4 @@
-// Layers that are to use one set of weights, and what that set is.
+// Layers that are to use one set of weights, and what that set is; or weights whose blocks are to share those of a bank (tensor/hashed.h).
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,10 @@ struct ShareStep {
     } choice = Choice::measured;
     enum class Weights : std::uint8_t { average, first } weights = Weights::first;
     CalibrationOptions calibration;  // where groups are measured
+    // Instead of layers: rows of blocks that share one of a bank; 0: layers.
+    std::int64_t hash = 0;
+    std::vector<std::string> hash_tensors;  // patterns (base/glob.h) of keys, with or without ".weight" behind; none: all linear weights of the decoder blocks
+    std::uint64_t hash_seed = 0;
 };
 
 Json share_step_json(const ShareStep& step);

@@ -233,6 +233,11 @@ private:
 }  // namespace
 
 Json share_step_json(const ShareStep& step) {
+    if (step.hash > 0) {
+        Json patterns = Json::array();
+        for (const std::string& pattern : step.hash_tensors) patterns.push_back(pattern);
+        return Json::object({{"kind", "share"}, {"hash", step.hash}, {"hash_tensors", patterns}, {"hash_seed", step.hash_seed}});
+    }
     Json json = Json::object({{"kind", "share"}, {"weights", step.weights == ShareStep::Weights::average ? "average" : "first"}});
     if (step.groups.empty()) {
         json.set("groups", step.n_groups);
@@ -251,6 +256,7 @@ Json share_step_json(const ShareStep& step) {
 }
 
 Result<std::unique_ptr<StepWork>> begin_share(const Checkpoint& parent, const ShareStep& step) {
+    if (step.hash > 0) return begin_hash(parent, step);
     if (parent.config.contains(shared_layers_key)) return unsupported(parent.name + ": layers share their weights already; begin with the model that it was made from, or with the copy that skiff convert --to hf writes");
     return std::unique_ptr<StepWork>(new ShareWork(parent, step));
 }

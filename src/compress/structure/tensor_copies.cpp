@@ -24,6 +24,8 @@ Result<PlannedTensor> plan_copy(const Checkpoint& parent, const std::string& key
         planned.declarations = {{name, weight.plain()->dtype, shape}};
     } else if (weight.codes() != nullptr && shape == weight.shape) {
         planned.declarations = code_tensors(module_of_key(name), weight.codes()->scheme, shape);
+    } else if (weight.hashed() != nullptr) {
+        return unsupported("is " + planned.from + "; this comes before weights are hashed, or after skiff convert --to hf has written their blocks out");
     } else {
         return unsupported(state_of(weight) + "; change the shape of the model before " + (weight.sparse() != nullptr ? "weights are pruned" : "quantizing it") + (weight.blocks() != nullptr ? " (skiff convert writes a GGUF file as a folder)" : ""));
     }

@@ -294,6 +294,7 @@ void few_tokens_by_pairs(const LinearArgs& args, Range rows, const TileFormat& f
 }  // namespace
 }  // namespace skiff
 
+#include "kernels/cpu/tile_hashed.h"
 #include "kernels/cpu/tile_sparse.h"
 
 namespace skiff {
@@ -303,6 +304,8 @@ template <class M>
 void linear_tiles(const LinearArgs& args, Range rows) {
     const TileFormat format = tile_format(*args.weight);
     const Tokens x = prepare_tokens<M>(args, format);
+    if constexpr (M::skips)
+        if (args.weight->tiles == TileForm::hashed) return hashed_tokens<M>(args, rows, format, x);
     float* scratch = thread_scratch(most_tokens_at_once * M::tiles_at_once * tile_rows);
     if constexpr (M::skips)
         if (args.weight->tiles == TileForm::skip) return skip_tokens<M>(args, rows, format, x, scratch);

@@ -123,6 +123,8 @@ GpuSource gpu_source(const RowSource& from) {
         if (auto codes = codes_of_blocks(*from.weight)) source.owned = std::make_shared<Weight>(std::move(*codes));
     } else if (from.weight->sparse() != nullptr) {
         source.owned = std::make_shared<Weight>(densified(*from.weight));
+    } else if (from.weight->hashed() != nullptr) {
+        source.owned = std::make_shared<Weight>(written_out(*from.weight));
     }
     if (source.owned != nullptr) source.weight = source.owned.get();
     if (const TensorView* view = source.weight->plain()) {
