@@ -4,7 +4,7 @@
 //     banks   u32 of each tile of the weight: the tile of the bank that its blocks are from; those that share one follow each other
 //     turns   of each tile of the weight, from multiples of 64 bytes on: u16 places[n_blocks], which block of the row each block of the bank's tile is; then
 //             u8 signs[n_blocks], 1 where it is negated
-//     bank    tiles of tile_format.h, of whole blocks
+//     bank    tiles of tile_format.h, of whole blocks; of bank_rows: 16 rows of plain numbers each, n_blocks * 32 columns
 // The functions are static: units for different instruction sets include them.
 #pragma once
 

@@ -11,6 +11,7 @@ extern const Layout w1_r16, w2_r16, w3_r16, w4_r16, w5_r16, w6_r16, w8_r16;
 extern const Layout w1_r16_skip, w2_r16_skip, w3_r16_skip, w4_r16_skip, w5_r16_skip, w6_r16_skip, w8_r16_skip, w4_r16_mask, w8_r16_mask;
 // Tiles of a bank, and which of them each tile of the weight takes its blocks from (hash_tiles.h).
 extern const Layout w1_r16_hash, w2_r16_hash, w3_r16_hash, w4_r16_hash, w5_r16_hash, w6_r16_hash, w8_r16_hash;
+extern const Layout bank_rows;    // the same with rows of a bank of plain numbers
 extern const Layout vectors_r16;  // codes of vectors (vector_format.h)
 extern const Layout lut_rows;     // codes of learnt levels and FP8, as stored (lut_format.h)
 extern const Layout plain_rows;   // rows of any number type, as stored

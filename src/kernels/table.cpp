@@ -27,7 +27,7 @@ constexpr std::int64_t any_tokens = INT64_MAX;
 #endif
 
 const Layout* const layouts[] = {&w1_r16, &w2_r16, &w3_r16, &w4_r16, &w5_r16, &w6_r16, &w8_r16, &w1_r16_skip, &w2_r16_skip, &w3_r16_skip, &w4_r16_skip, &w5_r16_skip, &w6_r16_skip, &w8_r16_skip,
-                                 &w4_r16_mask, &w8_r16_mask, &w1_r16_hash, &w2_r16_hash, &w3_r16_hash, &w4_r16_hash, &w5_r16_hash, &w6_r16_hash, &w8_r16_hash, &vectors_r16, &lut_rows, &plain_rows, &codes_rows, &blocks_rows, &outlier_rows, &sparse_rows};
+                                 &w4_r16_mask, &w8_r16_mask, &w1_r16_hash, &w2_r16_hash, &w3_r16_hash, &w4_r16_hash, &w5_r16_hash, &w6_r16_hash, &w8_r16_hash, &bank_rows, &vectors_r16, &lut_rows, &plain_rows, &codes_rows, &blocks_rows, &outlier_rows, &sparse_rows};
 
 constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2) SKIFF_NEON("norm_neon", norm_neon)};
 constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2) SKIFF_NEON("rope_neon", rope_neon)};
@@ -70,6 +70,7 @@ constexpr LinearKernel linear_rows[] = {
     {"linear_luts_avx2", "lut_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_luts_avx2, "vfmadd"},
     {"linear_luts_avx512", "lut_rows", Isa::avx512, ActivationForm::f32, 1, any_tokens, linear_luts_avx512, "vfmadd"},
     {"linear_blocks_avx2", "blocks_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
+    {"linear_bank_avx2", "bank_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_bank_avx2, "vfmadd"},
     {"linear_sparse_avx2", "sparse_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     SKIFF_TILE_ROWS("avx2", Isa::avx2, avx2, "vpmaddubsw")
     SKIFF_PRUNED_ROWS("avx2", Isa::avx2, avx2, "vpmaddubsw")

@@ -114,7 +114,7 @@ void fields(Archive& archive, Packed& weight) {
     archive(weight.scheme.n_books);
     archive.choice(weight.dtype, DType::u64);
     archive.choice(weight.block_type, BlockType::tq2_0);
-    archive.choice(weight.tiles, TileForm::mask);
+    archive.choice(weight.tiles, TileForm::hashed);
     archive(weight.mask_rows);
     archive(weight.read_bytes);
 }

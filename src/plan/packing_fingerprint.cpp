@@ -64,8 +64,24 @@ std::optional<Weight> sample_outliers(const PackedWeight& like, Rng& rng) {
     return weight;
 }
 
+std::optional<Weight> sample_hashed(const PackedWeight& like, Rng& rng) {
+    const std::int64_t n_columns = like.scheme.is_coded() ? std::max(like.scheme.group_size, like.scheme.super_size) * 2 + 96 : 96;
+    if (n_columns > (1 << 18)) return std::nullopt;  // a sample must be small
+    const BlockHash hash = {n_rows, n_columns, 2, 1};
+    std::vector<float> values(static_cast<std::size_t>(element_count(hash.bank_shape())));
+    for (float& value : values) value = rng.normal();
+    Scheme scheme = like.scheme;
+    if (!scheme.is_coded()) scheme.kind = NumberKind::floating, scheme.dtype = like.dtype;
+    auto bank = encode_nearest(make_float_weight(hash.bank_shape(), std::move(values)), scheme, ScaleRule::min_max);
+    if (!bank.ok()) return std::nullopt;
+    auto weight = make_hashed(hash, std::move(*bank));
+    if (!weight.ok() || !like.layout->accepts(*weight)) return std::nullopt;
+    return std::move(*weight);
+}
+
 std::optional<Weight> sample(const PackedWeight& like) {
     Rng rng(1);
+    if (like.tiles == TileForm::hashed || like.layout == &bank_rows) return sample_hashed(like, rng);
     if (like.layout == &outlier_rows) return sample_outliers(like, rng);
     if (like.scheme.is_coded()) {
         if (std::max(like.scheme.group_size, like.scheme.super_size) > (1 << 16)) return std::nullopt;  // a sample must be small

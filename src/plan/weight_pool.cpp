@@ -67,7 +67,7 @@ Result<std::vector<float>> vector_of(const Weight& weight, const TensorRef& ref,
 const Layout* WeightPool::layout_for(Weight& weight) {
     const Layout* layout = choose_layout(weight, options_.isa, options_.kernels);
     if (layout == &sparse_rows && weight.hashed() != nullptr && options_.kernels == KernelChoice::fastest) {
-        ++written_out_[weight.encoding_name() + " run with their blocks written out: kernels gather blocks of codes (skiff quantize --scheme w8g32), not of plain numbers"];
+        ++written_out_[weight.encoding_name() + " run with their blocks written out: no kernel of this instruction set gathers them"];
         weight = written_out(weight);
         return choose_layout(weight, options_.isa, options_.kernels);
     }

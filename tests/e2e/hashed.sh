@@ -13,7 +13,8 @@ below "$(bytes_of "$work/four")" $(($(bytes_of $model) * 5 / 10)) || fail "$(byt
 expect 0 "skiff recover HASHED --parent" "$SKIFF" share $model --hash 4 -o "$work/x" --dry-run
 said_in=stdout expect 0 "BF16 hashed 1:4" "$SKIFF" inspect "$work/four"
 said_in=stdout expect 0 "hashed           " "$SKIFF" inspect "$work/four"
-said_in=stdout expect 0 "blocks written out" "$SKIFF" inspect "$work/four" --plan
+gathers() { grep -q " avx2 " /proc/cpuinfo || return 0; "$SKIFF" inspect "$1" --plan >"$work/plan"; if grep -q "written out" "$work/plan"; then fail "the blocks of $1 are written out"; fi; }
+gathers "$work/four"
 
 # strength 0: each block has one of its own
 quietly "$SKIFF" share $model --hash 1 -o "$work/one"
@@ -33,8 +34,7 @@ quietly "$SKIFF" convert "$work/four" --to coded -o "$work/coded"
 # the bank is rounded, and its blocks are gathered: no text of the plan says otherwise, and memory holds the bank alone
 quietly "$SKIFF" quantize "$work/four" --scheme w8g32 -o "$work/w8"
 said_in=stdout expect 0 "w8g32 hashed 1:4" "$SKIFF" inspect "$work/w8"
-"$SKIFF" inspect "$work/w8" --plan >"$work/plan"
-if grep -q "written out" "$work/plan"; then fail "blocks of codes are written out"; fi
+gathers "$work/w8"
 quietly "$SKIFF" convert "$work/w8" --to hf --type F32 -o "$work/w8_copy"
 [ "$(text "$work/w8")" = "$(text "$work/w8_copy")" ] || fail "the copy of the quantized model tells another text"
 [ "$("$SKIFF" run "$work/w8" --raw -p "Once upon a time" -n 16 --temp 0 -q -t 1)" = "$("$SKIFF" run "$work/w8" --raw -p "Once upon a time" -n 16 --temp 0 -q -t 2)" ] || fail "the text depends on the threads"

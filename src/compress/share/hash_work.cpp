@@ -52,17 +52,24 @@ public:
 
     Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink&) override {
         TensorPlan plan;
+        std::size_t n_whole = 0;
         for (const auto& [key, declared] : parent_.spec.tensors) {
             if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted before any work was done", {}};
             if (!parent_.weights->contains(key) && declared.need == TensorDecl::Need::optional) continue;
             auto planned = plan_copy(parent_, key, key, parent_.spec.shape(declared), pool);
             if (!planned.ok()) return planned.take_error().with_context("tensor " + key);
             if (wanted(key)) {
-                Status status = make_hashed_plan(*planned);
+                const BlockHash hash = hash_of(*planned);
+                const bool saves = element_count(hash.bank_shape()) < hash.n_rows * hash.n_columns;  // a bank holds whole blocks
+                if (!saves && step_.hash > 1) ++n_whole;
+                Status status = saves || step_.hash == 1 ? make_hashed_plan(*planned, hash) : Status();
                 if (!status.ok()) return status.take_error().with_context("tensor " + key);
             }
             add_tensor(plan, std::move(*planned));
         }
+        const std::string whole = std::to_string(n_whole) + " weights are so small that banks, which hold whole blocks, would not be smaller; they stay whole";
+        if (hashes_.empty() && n_whole > 0) return usage_error("nothing would change: " + whole);
+        if (n_whole > 0) plan.remarks.push_back(whole);
         if (hashes_.empty()) return usage_error("nothing would change: no linear weight has a name that matches --tensors; names are such as " + example());
         for (const std::string& pattern : step_.hash_tensors)
             if (used_.count(pattern) == 0) return usage_error("--tensors " + pattern + ": no linear weight has such a name; names are such as " + example());
@@ -108,12 +115,16 @@ private:
         return "none: the model has no linear weights";
     }
 
-    Status make_hashed_plan(PlannedTensor& planned) {
-        SKIFF_TRY(const auto weight, parent_.weights->load(planned.key));
-        if (weight.plain() == nullptr) return unsupported("is quantized (" + planned.from + "); hash the model that it was made from, train it, and quantize it then");
+    BlockHash hash_of(const PlannedTensor& planned) const {
         BlockHash hash = {planned.shape[0], planned.shape[1], 1, hash64(std::as_bytes(std::span(planned.key)), step_.hash_seed)};
         if (columns_.count(planned.key) != 0) std::swap(hash.n_rows, hash.n_columns);  // held as codes are: (outputs, inputs)
         hash.shared = std::min(step_.hash, hash.n_block_rows());
+        return hash;
+    }
+
+    Status make_hashed_plan(PlannedTensor& planned, const BlockHash& hash) {
+        SKIFF_TRY(const auto weight, parent_.weights->load(planned.key));
+        if (weight.plain() == nullptr) return unsupported("is quantized (" + planned.from + "); hash the model that it was made from, train it, and quantize it then");
         SKIFF_CHECK(check_block_hash(hash));
         const DType dtype = weight.plain()->dtype;
         planned.shape = {hash.n_rows, hash.n_columns};

@@ -51,6 +51,7 @@ void linear_vectors_r16_avx2vnni(const LinearArgs& args, Range rows);
 void linear_vectors_r16_avx512(const LinearArgs& args, Range rows);
 void linear_luts_avx2(const LinearArgs& args, Range rows);
 void linear_luts_avx512(const LinearArgs& args, Range rows);
+void linear_bank_avx2(const LinearArgs& args, Range rows);
 void linear_rows_avx2(const LinearArgs& args, Range rows);  // any layout: plain_rows read as stored, others row by row
 
 void norm_neon(const NormArgs& args, Range items);
