@@ -2,6 +2,7 @@
 // copies that no cache holds.
 //
 //     pruned_bench [TOKENS] [ISA] [pruned|hashed]      alone on the machine
+//     pruned_bench [TOKENS] [ISA] [SCHEME TARGET...]      alone on the machine; without targets the usual ones of two schemes
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -103,6 +104,10 @@ int main(int argc, char** argv) {
     if (!isa.ok()) return std::fprintf(stderr, "%s\n", isa.error().to_string().c_str()), 2;
     ThreadPool pool(n_threads);
     PreparedInput activation(n_tokens);
+    if (argc > 4) {
+        for (int i = 4; i < argc; ++i) compare(argv[3], argv[i], *isa, activation, pool);
+        return 0;
+    }
     const std::string which = argc > 3 ? argv[3] : "";
     for (const char* scheme : {"w8g32", "w4g32", "w4g32r", "bf16"})
         for (const std::int64_t shared : {1, 2, 4, 8})

@@ -315,11 +315,12 @@ struct Micro256 {
     static constexpr bool skips = Levels == 0, masked = skips && (Bits == 4 || Bits == 8);
     // Eight codes at a time go where a byte of the mask says, through a table of shuffles; codes count from the offset meanwhile, so that nothing is zero.
     template <int MaskRows>
-    static void expand_masked(const TileFormat& format, const Byte* masks, const Byte* codes, std::int64_t n_blocks, Byte* target) {
+    static void expand_masked(const TileFormat& format, const MaskedBlocks& blocks, Byte* target) {
+        const Byte *masks = blocks.masks, *codes = blocks.codes;
         const auto zero = static_cast<long long>(0x0101010101010101u * static_cast<std::uint64_t>(format.offset));
         const __m128i flip = _mm_set1_epi64x(zero), less = Depth == signed_levels ? flip : _mm_setzero_si128();
         alignas(32) Byte bytes[64 + 8];
-        for (std::int64_t b = 0; b < n_blocks; ++b, masks += mask_block_bytes(MaskRows), target += expanded_block_bytes) {
+        for (std::int64_t b = 0; b < blocks.n_blocks; ++b, masks += mask_block_bytes(MaskRows), target += expanded_block_bytes) {
             for (int v = 0; v < 8; ++v) {
                 std::uint64_t mask = mask_of(masks, v, MaskRows);
                 const Byte* from = codes;

@@ -358,10 +358,11 @@ struct MicroNeon {
     static constexpr bool masked = skips && (Bits == 4 || Bits == 8);
     // Eight codes at a time go where a byte of the mask says, through a table of shuffles; codes count from the offset meanwhile, so that nothing is zero.
     template <int MaskRows>
-    static void expand_masked(const TileFormat& format, const Byte* masks, const Byte* codes, std::int64_t n_blocks, Byte* target) {
+    static void expand_masked(const TileFormat& format, const MaskedBlocks& blocks, Byte* target) {
+        const Byte *masks = blocks.masks, *codes = blocks.codes;
         const uint8x8_t flip = vdup_n_u8(static_cast<Byte>(format.offset)), back = vdup_n_u8(static_cast<Byte>(format.offset ^ NeonLevels<Bits, Table>::base(format)));
         alignas(16) Byte bytes[64 + 8];
-        for (std::int64_t b = 0; b < n_blocks; ++b, masks += mask_block_bytes(MaskRows), target += expanded_block_bytes) {
+        for (std::int64_t b = 0; b < blocks.n_blocks; ++b, masks += mask_block_bytes(MaskRows), target += expanded_block_bytes) {
             for (int v = 0; v < 8; ++v) {
                 std::uint64_t mask = mask_of(masks, v, MaskRows);
                 const Byte* from = codes;

@@ -25,6 +25,13 @@ constexpr ExpandTable make_expand_table() {
 }
 [[maybe_unused]] constexpr ExpandTable expand_table = make_expand_table();
 
+// Blocks of one stretch of a tile with masks.
+struct MaskedBlocks {
+    const Byte *masks, *codes;
+    std::int64_t n_blocks;
+    std::int64_t lines;  // of the cache that a block of this weight has on average, rounded up: what to fetch ahead for each
+};
+
 template <class M>
 void skip_stretch(const Byte* tile, const TileFormat& format, std::int64_t first, Stretch& stretch) {
     const std::int64_t n = format.n_blocks - first < blocks_at_once ? format.n_blocks - first : blocks_at_once;
@@ -73,6 +80,7 @@ struct MaskedTiles {
     const Byte* data;
     const TileFormat& format;
     int mask_rows;
+    std::int64_t lines;
 
     const Byte* tile(std::int64_t i) const {
         std::uint64_t at;
@@ -84,12 +92,16 @@ struct MaskedTiles {
         __builtin_memcpy(&at, tile + format.codes_at + block / mask_stretch * 4, 4);
         return tile + at;
     }
+    MaskedBlocks blocks(const Byte* tile, std::int64_t block, std::int64_t n_blocks) const {
+        const Byte* masks = stretch(tile, block);
+        return {masks, masks + n_blocks * mask_block_bytes(mask_rows), n_blocks, lines};
+    }
     void expand(const Byte* tile, std::int64_t block, std::int64_t n_blocks, Byte* target) const {
-        const Byte *masks = stretch(tile, block), *codes = masks + n_blocks * mask_block_bytes(mask_rows);
+        const MaskedBlocks masked = blocks(tile, block, n_blocks);
         switch (mask_rows) {
-            case 1: return M::template expand_masked<1>(format, masks, codes, n_blocks, target);
-            case 4: return M::template expand_masked<4>(format, masks, codes, n_blocks, target);
-            default: return M::template expand_masked<16>(format, masks, codes, n_blocks, target);
+            case 1: return M::template expand_masked<1>(format, masked, target);
+            case 4: return M::template expand_masked<4>(format, masked, target);
+            default: return M::template expand_masked<16>(format, masked, target);
         }
     }
 };
@@ -105,8 +117,7 @@ void few_masked_tokens(const LinearArgs& args, Range rows, const MaskedTiles<M>&
         for (std::int64_t block = 0; block < format.n_blocks; block += blocks_at_once) {
             const std::int64_t n = format.n_blocks - block < blocks_at_once ? format.n_blocks - block : blocks_at_once;
             load_scales<M>(tile, format, block, n, stretch);
-            const Byte* masks = tiles.stretch(tile, block);
-            M::template direct_masked<MaskRows>(stretch, masks, masks + n * mask_block_bytes(MaskRows), from(x, 0, block, format.units_per_block()), args.n_tokens, sums);
+            M::template direct_masked<MaskRows>(stretch, tiles.blocks(tile, block, n), from(x, 0, block, format.units_per_block()), args.n_tokens, sums);
         }
         write_rows<M>(args, row, rows.end - row < tile_rows ? rows.end - row : tile_rows, 0, args.n_tokens, sums, tile_rows);
     }
@@ -114,7 +125,9 @@ void few_masked_tokens(const LinearArgs& args, Range rows, const MaskedTiles<M>&
 
 template <class M>
 void masked_tokens(const LinearArgs& args, Range rows, const TileFormat& format, const Tokens& x, float* scratch) {
-    const MaskedTiles<M> tiles{reinterpret_cast<const Byte*>(args.weight->data), format, args.weight->mask_rows};
+    const std::int64_t n_blocks = (args.weight->n_rows + tile_rows - 1) / tile_rows * format.n_blocks;
+    const std::int64_t lines = (static_cast<std::int64_t>(args.weight->read_bytes) + 64 * n_blocks - 1) / (64 * n_blocks);
+    const MaskedTiles<M> tiles{reinterpret_cast<const Byte*>(args.weight->data), format, args.weight->mask_rows, lines};
     if constexpr (M::max_direct_masked > 0)
         if (args.n_tokens <= M::max_direct_masked) {
             switch (tiles.mask_rows) {
