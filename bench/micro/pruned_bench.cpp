@@ -2,7 +2,7 @@
 // copies that no cache holds.
 //
 //     pruned_bench [TOKENS] [ISA] [pruned|hashed]      alone on the machine
-//     pruned_bench [TOKENS] [ISA] [SCHEME TARGET...]      alone on the machine; without targets the usual ones of two schemes
+//     pruned_bench [TOKENS] [ISA] SCHEME TARGET...            the same, for some patterns of one scheme
 #include <algorithm>
 #include <chrono>
 #include <cmath>

@@ -27,7 +27,7 @@ constexpr std::int64_t any_tokens = INT64_MAX;
 #endif
 
 const Layout* const layouts[] = {&w1_r16, &w2_r16, &w3_r16, &w4_r16, &w5_r16, &w6_r16, &w8_r16, &w1_r16_skip, &w2_r16_skip, &w3_r16_skip, &w4_r16_skip, &w5_r16_skip, &w6_r16_skip, &w8_r16_skip,
-                                 &w4_r16_mask, &w8_r16_mask, &w1_r16_hash, &w2_r16_hash, &w3_r16_hash, &w4_r16_hash, &w5_r16_hash, &w6_r16_hash, &w8_r16_hash, &bank_rows, &vectors_r16, &lut_rows, &plain_rows, &codes_rows, &blocks_rows, &outlier_rows, &sparse_rows};
+                                 &w4_r16_2of4, &w8_r16_2of4, &w4_r16_mask, &w8_r16_mask, &w1_r16_hash, &w2_r16_hash, &w3_r16_hash, &w4_r16_hash, &w5_r16_hash, &w6_r16_hash, &w8_r16_hash, &bank_rows, &vectors_r16, &lut_rows, &plain_rows, &codes_rows, &blocks_rows, &outlier_rows, &sparse_rows};
 
 constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2) SKIFF_NEON("norm_neon", norm_neon)};
 constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2) SKIFF_NEON("rope_neon", rope_neon)};
@@ -78,6 +78,8 @@ constexpr LinearKernel linear_rows[] = {
     SKIFF_PRUNED_ROWS("avx2vnni", Isa::avx2vnni, avx2vnni, "vpdpbusd 256")
     SKIFF_TILE_ROWS("avx512", Isa::avx512, avx512, "vpdpbusd 512")
     SKIFF_PRUNED_ROWS("avx512", Isa::avx512, avx512, "vpdpbusd 512")
+    {"linear_w4_r16_2of4_avx512", "w4_r16_2of4", Isa::avx512, ActivationForm::i8_b32, 1, any_tokens, linear_w4_r16_2of4_avx512, "vpshufb, vpdpbusd 512"},
+    {"linear_w8_r16_2of4_avx512", "w8_r16_2of4", Isa::avx512, ActivationForm::i8_b32, 1, any_tokens, linear_w8_r16_2of4_avx512, "vpshufb, vpdpbusd 512"},
     SKIFF_TILE_ROWS("amx", Isa::amx, amx, "tdpbsud")
     {"linear_vectors_r16_avx2", "vectors_r16", Isa::avx2, ActivationForm::i8_b32, 1, any_tokens, linear_vectors_r16_avx2, "vpgatherdd, vpmaddubsw"},
     {"linear_vectors_r16_avx2vnni", "vectors_r16", Isa::avx2vnni, ActivationForm::i8_b32, 1, any_tokens, linear_vectors_r16_avx2vnni, "vpgatherdd, vpdpbusd 256"},

@@ -41,7 +41,7 @@ Weight random_codes(const Scheme& scheme, std::int64_t n_columns, Rng& rng) {
 
 // What a pattern leaves of a weight. Scores are random, so that some blocks go and some stay.
 std::optional<Weight> pruned(const Weight& dense, const PackedWeight& like, Rng& rng) {
-    const char* target = like.tiles == TileForm::skip ? "block16x32:75%" : like.mask_rows == 16 ? "16x1:50%" : like.mask_rows == 4 ? "4x1:50%" : "50%";
+    const char* target = like.tiles == TileForm::skip ? "block16x32:75%" : like.layout->name.ends_with("_2of4") ? "2:4" : like.mask_rows == 16 ? "16x1:50%" : like.mask_rows == 4 ? "4x1:50%" : "50%";
     const PruneTarget resolved = parse_prune_target(target)->resolved(n_rows, dense.n_columns());
     std::vector<float> scores(static_cast<std::size_t>(n_rows * dense.n_columns()));
     for (float& score : scores) score = static_cast<float>(rng.uniform());

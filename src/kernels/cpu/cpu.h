@@ -39,6 +39,8 @@ void linear_w4_r16_avx512(const LinearArgs& args, Range rows);
 void linear_w5_r16_avx512(const LinearArgs& args, Range rows);
 void linear_w6_r16_avx512(const LinearArgs& args, Range rows);
 void linear_w8_r16_avx512(const LinearArgs& args, Range rows);
+void linear_w4_r16_2of4_avx512(const LinearArgs& args, Range rows);
+void linear_w8_r16_2of4_avx512(const LinearArgs& args, Range rows);
 void linear_w1_r16_amx(const LinearArgs& args, Range rows);
 void linear_w2_r16_amx(const LinearArgs& args, Range rows);
 void linear_w3_r16_amx(const LinearArgs& args, Range rows);
