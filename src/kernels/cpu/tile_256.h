@@ -157,7 +157,7 @@ void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t
     const Byte* block = stretch.codes;
     const std::int64_t n_blocks = stretch.n_blocks;
     for (std::int64_t b = 0; b < n_blocks; ++b, block += Bits == 0 ? expanded_block_bytes : 64 * Bits) {
-        for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
+        for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 16384 + line * 64), _MM_HINT_T0);
         const std::int64_t place = Placed ? stretch.places[b] : b;
         const std::int8_t* codes = Placed ? x.codes + place * tile_block : x.codes;
         const auto add = [&](int unit) __attribute__((always_inline)) {

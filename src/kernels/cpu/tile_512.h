@@ -106,7 +106,7 @@ void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
     for (int t = 0; t < N; ++t) sum[t] = _mm512_load_ps(sums + t * 16);
     const std::int64_t n_blocks = stretch.n_blocks;
     for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits) {
-        for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
+        for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + fetch_ahead_bytes + line * 64), _MM_HINT_T0);
         const std::int64_t place = Placed ? stretch.places[b] : b;
         const auto add = [&](int unit) __attribute__((always_inline)) {
             const std::int64_t unit_at = place * Units + unit;
