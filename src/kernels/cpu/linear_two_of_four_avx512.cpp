@@ -9,7 +9,7 @@ namespace skiff {
 namespace {
 
 template <int Bits>
-inline __m512i codes_of_pairs(const Byte* vectors, int g) {
+inline __m512i kept_codes(const Byte* vectors, int g) {
     if constexpr (Bits == 8) return load64(vectors + g * 64);
     const __m512i plane = load64(vectors + g % 2 * 64);
     return _mm512_and_si512(g < 2 ? plane : _mm512_srli_epi16(plane, 4), _mm512_set1_epi8(15));
@@ -17,7 +17,7 @@ inline __m512i codes_of_pairs(const Byte* vectors, int g) {
 
 // sums (N, 16) += stored blocks times N tokens
 template <int Bits, int Units, int N>
-void direct_pairs(const Stretch& stretch, const Tokens& x, float* sums) {
+void direct_kept(const Stretch& stretch, const Tokens& x, float* sums) {
     constexpr std::int64_t block_bytes = 64 + 32 * Bits;
     const __m512i ones = _mm512_set1_epi8(1), offset = _mm512_set1_epi32(stretch.format->offset), second_four = _mm512_set1_epi32(0x04040000);
     const float* scales = stretch.scales;
@@ -35,7 +35,7 @@ void direct_pairs(const Stretch& stretch, const Tokens& x, float* sums) {
             for (int t = 0; t < N; ++t) dot[t] = kept[t] = _mm512_setzero_si512();
             SKIFF_UNROLL
             for (int g = unit * 4 / Units; g < (unit + 1) * 4 / Units; ++g) {
-                const __m512i code = codes_of_pairs<Bits>(block + 64, g);
+                const __m512i code = kept_codes<Bits>(block + 64, g);
                 const __m512i column = _mm512_ternarylogic_epi32(g == 0 ? positions : _mm512_srli_epi16(positions, static_cast<unsigned>(2 * g)), _mm512_set1_epi8(3), second_four, 0xea);  // (a & b) | c
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) {
@@ -66,10 +66,10 @@ struct TwoOfFour : Avx512<Bits, 0, false> {
     template <int Units>
     static void direct_units(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
         switch (n_tokens) {
-            case 1: return direct_pairs<Bits, Units, 1>(stretch, x, sums);
-            case 2: return direct_pairs<Bits, Units, 2>(stretch, x, sums);
-            case 3: return direct_pairs<Bits, Units, 3>(stretch, x, sums);
-            default: return direct_pairs<Bits, Units, 4>(stretch, x, sums);
+            case 1: return direct_kept<Bits, Units, 1>(stretch, x, sums);
+            case 2: return direct_kept<Bits, Units, 2>(stretch, x, sums);
+            case 3: return direct_kept<Bits, Units, 3>(stretch, x, sums);
+            default: return direct_kept<Bits, Units, 4>(stretch, x, sums);
         }
     }
     static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
@@ -85,7 +85,7 @@ struct TwoOfFour : Avx512<Bits, 0, false> {
             const __m512i positions = load64(block);
             SKIFF_UNROLL
             for (int g = 0; g < 4; ++g) {
-                const __m512i code = codes_of_pairs<Bits>(block + 64, g), column = _mm512_and_si512(_mm512_srli_epi16(positions, static_cast<unsigned>(2 * g)), _mm512_set1_epi8(3));
+                const __m512i code = kept_codes<Bits>(block + 64, g), column = _mm512_and_si512(_mm512_srli_epi16(positions, static_cast<unsigned>(2 * g)), _mm512_set1_epi8(3));
                 SKIFF_UNROLL
                 for (int half = 0; half < 2; ++half, target += 64) {
                     __m512i levels = zero;
