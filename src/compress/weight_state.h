@@ -7,7 +7,7 @@
 
 namespace skiff {
 
-// "is quantized (w8)", "is pruned (bf16 of single weights)"; of a weight that is not plain.
-inline std::string state_of(const Weight& weight) { return std::string(weight.sparse() != nullptr ? "is pruned (" : "is quantized (") + weight.encoding_name() + ")"; }
+// "is quantized (w8)", "is pruned (bf16 of single weights)", "is hashed (BF16 hashed 1:4)"; of a weight that is not plain.
+inline std::string state_of(const Weight& weight) { return std::string(weight.sparse() != nullptr ? "is pruned (" : weight.hashed() != nullptr ? "is hashed (" : "is quantized (") + weight.encoding_name() + ")"; }
 
 }  // namespace skiff
