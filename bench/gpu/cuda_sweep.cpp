@@ -87,6 +87,9 @@ struct Sweep {
         read_gbps = static_cast<double>(size) / read * 1e-9;
         say(Json::object({{"part", "limits"}, {"what", "read"}, {"bytes", size}, {"us", read * 1e6}, {"gbps", read_gbps}}));
         say(Json::object({{"part", "limits"}, {"what", "copy (read and written)"}, {"bytes", size}, {"us", copy * 1e6}, {"gbps", 2 * static_cast<double>(size) / copy * 1e-9}}));
+        SKIFF_TRY(std::byte * pinned, device.allocate_pinned(size));
+        SKIFF_TRY(const double in, time([&](int) { return table.copy_in(to, pinned, size, device.stream()); }, "copying from the host"));
+        say(Json::object({{"part", "limits"}, {"what", "copy from pinned host memory"}, {"bytes", size}, {"us", in * 1e6}, {"gbps", static_cast<double>(size) / in * 1e-9}}));
         for (std::byte* address : {from, to, sink}) device.release(address);
         return {};
     }
@@ -226,6 +229,22 @@ struct Sweep {
         return {};
     }
 
+    // What a calibration adds up: sums of columns, second moments.
+    Status statistics(std::int64_t n_tokens, std::int64_t n_columns) {
+        const Table& table = device.table();
+        SKIFF_TRY(float* x, floats(n_tokens * n_columns, "inputs"));
+        SKIFF_TRY(std::byte * sums, zeros(static_cast<std::size_t>(n_columns) * 28, "sums"));
+        SKIFF_TRY(std::byte * gram, zeros(static_cast<std::size_t>(n_columns * n_columns) * 4, "second moments"));
+        auto* const largest = reinterpret_cast<float*>(sums + static_cast<std::size_t>(n_columns) * 24);
+        SKIFF_TRY(const double columns, time([&](int) { return table.column_sums({x, n_columns, n_tokens, n_columns, reinterpret_cast<double*>(sums), largest}, device.launch()); }, "sums of columns"));
+        SKIFF_TRY(const double pairs, time([&](int) { return table.gram({x, n_columns, n_tokens, n_columns, reinterpret_cast<float*>(gram)}, device.launch()); }, "second moments"));
+        const double bytes = 4.0 * static_cast<double>(n_tokens) * static_cast<double>(n_columns), flops = static_cast<double>(n_tokens) * static_cast<double>(n_columns) * static_cast<double>(n_columns);
+        say(Json::object({{"part", "statistics"}, {"what", "sums of columns"}, {"tokens", n_tokens}, {"columns", n_columns}, {"us", columns * 1e6}, {"gbps", bytes / columns * 1e-9}}));
+        say(Json::object({{"part", "statistics"}, {"what", "second moments"}, {"tokens", n_tokens}, {"columns", n_columns}, {"us", pairs * 1e6}, {"tflops", flops / pairs * 1e-12}}));  // of one triangle, in one pass
+        for (std::byte* address : {reinterpret_cast<std::byte*>(x), sums, gram}) device.release(address);
+        return {};
+    }
+
     Status run(const std::set<std::string>& parts, const std::set<std::string>& names) {
         const auto wanted = [&](const char* part) { return parts.empty() || parts.count(part) != 0; };
         const auto named = [&](const std::string& name) { return names.empty() || names.count(name) != 0; };
@@ -252,6 +271,8 @@ struct Sweep {
             for (const auto& [form, name] : forms)
                 for (const std::int64_t length : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{2048, 8192})
                     if (named(name)) SKIFF_CHECK(attention(form, name, heads, kv_heads, head_dim, length, small ? 20 : 2048));
+        if (wanted("statistics"))
+            for (const std::int64_t columns : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{4096, 14336}) SKIFF_CHECK(statistics(small ? 40 : 2048, columns));
         return {};
     }
 };
@@ -263,9 +284,9 @@ Status sweep(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
         const std::string word = argv[i];
         if (word == "--small") small = true;
-        else if (word == "limits" || word == "gemv" || word == "gemm" || word == "attention" || word == "prefill") parts.insert(word);
+        else if (word == "limits" || word == "gemv" || word == "gemm" || word == "attention" || word == "prefill" || word == "statistics") parts.insert(word);
         else if (is_state(word) || std::find(gemv_schemes.begin(), gemv_schemes.end(), word) != gemv_schemes.end() || (small && word == "w4g32")) names.insert(word);
-        else return usage_error("cuda_sweep [--small] [limits|gemv|gemm|attention|prefill ...] [SCHEME|STATE ...]");
+        else return usage_error("cuda_sweep [--small] [limits|gemv|gemm|attention|prefill|statistics ...] [SCHEME|STATE ...]");
     }
     SKIFF_TRY(const auto plug_in, open_plug_in());
     SKIFF_TRY(const auto device, Device::open(*plug_in.table));

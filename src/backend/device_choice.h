@@ -19,7 +19,11 @@ struct DeviceChoice {
     enum class Graphs : std::uint8_t { on, off } graphs = Graphs::on;
     enum class Gemm : std::uint8_t { automatic, own, cublaslt } gemm = Gemm::automatic;  // of long prompts; automatic: cuBLASLt where it is found and works
     enum class Overlap : std::uint8_t { on, off } overlap = Overlap::off;  // kernels begin while the one before ends (sm_90 and later)
+    enum class Feed : std::uint8_t { device, host } feed = Feed::device;  // of chosen tokens; host: each goes through it
     std::optional<std::int64_t> n_layers = {};  // that the device has; the last ones and the head are the processor's
+    // Of layers that the device does not keep. processor: they run there. stream: their weights are copied to the device when they are used. automatic: with `fit` what is faster by a
+    // measurement, else the processor
+    enum class Offload : std::uint8_t { automatic, processor, stream } offload = Offload::automatic;
     enum class Fit : std::uint8_t { all, what_fits } fit = Fit::all;  // what_fits: as many layers as its free memory has room for
 };
 

@@ -190,6 +190,7 @@ TEST(DeviceLayers, AsManyAsFit) {
     const auto tokens = some_tokens(20, 131);
     DeviceRequest request = request_of(64);
     request.choice.fit = DeviceChoice::Fit::what_fits;
+    request.choice.offload = DeviceChoice::Offload::processor;
     const auto expected = all_logits(*cuda::reference_session(small.spec, *small.weights, request.session), tokens, 20);
     std::vector<std::string> seen;
     std::int64_t before = 0;
@@ -215,6 +216,40 @@ TEST(DeviceLayers, AsManyAsFit) {
     std::string all;
     for (const std::string& where : seen) all += where + "\n";
     EXPECT_GE(seen.size(), 3u) << all;
+}
+
+// What does not fit is copied when it is used, or computed by the processor, by what was measured; named, it is as it was named. The numbers are the same.
+TEST(DeviceLayers, WhatDoesNotFitIsCopiedOrLeftToTheProcessor) {
+    const Small small({{"num_hidden_layers", 8}, {"hidden_size", 384}, {"intermediate_size", 768}});
+    const auto tokens = some_tokens(20, 131);
+    DeviceRequest request = request_of(64);
+    const auto expected = all_logits(*cuda::reference_session(small.spec, *small.weights, request.session), tokens, 20);
+    request.choice.fit = DeviceChoice::Fit::what_fits;
+    ::setenv("SKIFF_FAKE_DEVICE_MIB", "16", 1);
+    for (const auto offload : {DeviceChoice::Offload::stream, DeviceChoice::Offload::automatic}) {
+        request.choice.offload = offload;
+        const auto session = make_device_session(fake(), small.spec, *small.weights, request);
+        ASSERT_TRUE(session.ok()) << session.error().to_string();
+        EXPECT_LE(distance(all_logits(**session, tokens, 20), expected), 1e-4);
+        std::string told;
+        for (const std::string& remark : (*session)->plan().remarks) told += remark + "\n";
+        EXPECT_NE(told.find(offload == DeviceChoice::Offload::stream ? "are copied to the device when they are used" : "(measured: a layer takes "), std::string::npos) << told;
+        if (offload == DeviceChoice::Offload::stream) {
+            EXPECT_EQ((*session)->where().find("cpu"), std::string::npos) << (*session)->where();
+        }
+    }
+    ::setenv("SKIFF_FAKE_DEVICE_MIB", "4", 1);
+    request.choice.offload = DeviceChoice::Offload::stream;
+    const auto none = make_device_session(fake(), small.spec, *small.weights, request);
+    ::unsetenv("SKIFF_FAKE_DEVICE_MIB");
+    EXPECT_EQ(none.error().code, ErrorCode::resource);
+    request.choice.fit = DeviceChoice::Fit::all;
+    request.choice.n_layers = 5;
+    const auto named = make_device_session(fake(), small.spec, *small.weights, request);
+    ASSERT_TRUE(named.ok());
+    std::string told;
+    for (const std::string& remark : (*named)->plan().remarks) told += remark + "\n";
+    EXPECT_NE(told.find("3 of 8 layers are copied to the device when they are used"), std::string::npos) << told;
 }
 
 }  // namespace

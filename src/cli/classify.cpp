@@ -1,6 +1,9 @@
 // skiff classify: what a network says about images.
 #include <algorithm>
 
+#include "backend/cuda/device_net.h"
+#include "backend/cuda/library.h"
+#include "base/progress.h"
 #include "cli/format.h"
 #include "cli/net_child.h"
 #include "cli/verbs.h"
@@ -11,7 +14,7 @@ namespace skiff {
 namespace {
 
 struct ClassifyOptions {
-    std::string model, data, against;
+    std::string model, data, against, device = "cpu";
     std::int64_t threads = 0, show = 0;
 
     void fields(FieldVisitor& visitor) {
@@ -19,6 +22,7 @@ struct ClassifyOptions {
         visitor.option("--data", data, "IMAGES,LABELS: two IDX files, as MNIST's; or digits:N[:SEED], drawn by the program");
         visitor.option("--against", against, "Another network: both answer, and how often they differ is said");
         visitor.option("--show", show, "Print this many of the images, with the answers");
+        visitor.choice("--device", device, {"cpu", "cuda"}, "Where the networks run; cuda: an NVIDIA GPU (skiff doctor)");
         visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
     }
 };
@@ -38,10 +42,32 @@ void show_image(const net::LabelledImages& images, std::int64_t i, const std::st
 struct Answers {
     net::Accuracy accuracy;
     double image_us = 0;
+    std::string where;  // empty: the processor
 };
-Result<Answers> answer(const std::string& path, const net::LabelledImages& images, const net::SessionOptions& options) {
+
+// Twice: the first run loads kernels, the second is timed.
+Result<Answers> answer_on_device(const net::Net& net, const net::LabelledImages& images) {
+    constexpr std::int64_t at_once = 64;
+    const auto plug_in = cuda::open_plug_in();
+    if (!plug_in.ok()) return Error(plug_in.error()).with_context("--device cuda");
+    auto device = cuda::DeviceNet::create(*plug_in->table, net, at_once);
+    if (!device.ok()) return device.take_error().with_context("--device cuda");
+    Answers result;
+    result.where = (*device)->where();
+    std::vector<float> outputs(static_cast<std::size_t>(images.n() * (*device)->output().n_elements()));
+    for (int pass = 0; pass < 2; ++pass) {
+        const double begin = monotonic_seconds();
+        SKIFF_CHECK((*device)->run(images.pixels.data(), images.n(), outputs.data()));
+        result.image_us = (monotonic_seconds() - begin) * 1e6 / static_cast<double>(std::max<std::int64_t>(1, images.n()));
+    }
+    result.accuracy = net::accuracy_of(outputs, images);
+    return result;
+}
+
+Result<Answers> answer(const std::string& path, const net::LabelledImages& images, const net::SessionOptions& options, const std::string& device) {
     SKIFF_TRY(const auto net, net::open_net(path));
     SKIFF_CHECK(net::check_images(net.spec, images));
+    if (device == "cuda") return answer_on_device(net, images);
     SKIFF_TRY(const auto session, net::Session::create(net, options));
     Answers result;
     result.accuracy = net::measure_accuracy(*session, images);
@@ -55,12 +81,12 @@ Status run_classify(ClassifyOptions& options, Terminal& terminal) {
     SKIFF_TRY(const auto session, net_session_options(options.threads));
     SKIFF_TRY(const auto images, net::load_images(options.data));
     if (options.model.ends_with(".json")) terminal.remark("a spec has no weights: random ones answer; skiff train-net trains them");
-    SKIFF_TRY(const auto found, answer(options.model, images, session));
+    SKIFF_TRY(const auto found, answer(options.model, images, session, options.device));
     for (std::int64_t i = 0; i < std::min(options.show, images.n()); ++i) show_image(images, i, std::to_string(found.accuracy.answers[static_cast<std::size_t>(i)]), terminal);
     const net::Accuracy& accuracy = found.accuracy;
     terminal.print(number_text(100 * accuracy.share(), 2) + " % right ± " + number_text(100 * accuracy.standard_error(), 2) + " (" + std::to_string(accuracy.n_right) + " of " + std::to_string(accuracy.n) + "), cross-entropy " +
-                   number_text(accuracy.loss, 4) + ", " + number_text(found.image_us, 1) + " µs an image");
-    Json document = Json::object({{"right", accuracy.n_right}, {"images", accuracy.n}, {"accuracy", accuracy.share()}, {"standard_error", accuracy.standard_error()}, {"cross_entropy", accuracy.loss}, {"us_per_image", found.image_us}});
+                   number_text(accuracy.loss, 4) + ", " + number_text(found.image_us, 1) + " µs an image" + (found.where.empty() ? "" : " (" + found.where + ")"));
+    Json document = Json::object({{"right", accuracy.n_right}, {"images", accuracy.n}, {"accuracy", accuracy.share()}, {"standard_error", accuracy.standard_error()}, {"cross_entropy", accuracy.loss}, {"us_per_image", found.image_us}, {"device", found.where.empty() ? "cpu" : found.where}});
     Json counts = Json::array();
     for (const auto& row : accuracy.counts) {
         Json line = Json::array();
@@ -69,7 +95,7 @@ Status run_classify(ClassifyOptions& options, Terminal& terminal) {
     }
     document.set("answers_by_label", counts);
     if (!options.against.empty()) {
-        SKIFF_TRY(const auto other, answer(options.against, images, session));
+        SKIFF_TRY(const auto other, answer(options.against, images, session, options.device));
         std::int64_t n_different = 0;
         for (std::size_t i = 0; i < found.accuracy.answers.size(); ++i) n_different += found.accuracy.answers[i] != other.accuracy.answers[i];
         terminal.print("against " + options.against + ": " + number_text(100 * other.accuracy.share(), 2) + " % right, cross-entropy " + number_text(other.accuracy.loss, 4) + ", " + number_text(other.image_us, 1) + " µs an image; " +

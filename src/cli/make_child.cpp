@@ -2,6 +2,7 @@
 
 #include <iterator>
 
+#include "backend/device_blocks.h"
 #include "base/thread_pool.h"
 #include "cli/format.h"
 #include "train/train.h"
@@ -66,6 +67,17 @@ void ChildOptions::calibration_fields(FieldVisitor& visitor) {
     visitor.option("--calibration-tokens", calibration_tokens, "Tokens of each");
 }
 
+void ChildOptions::device_field(FieldVisitor& visitor) {
+    visitor.choice("--device", device, {"cpu", "cuda"}, "What runs the model on the calibration text and adds up what its operators are fed; cuda: an NVIDIA GPU (skiff doctor), with its roundings");
+}
+
+Result<std::unique_ptr<BlockRunner>> calibration_device(const std::string& device) {
+    if (device == "cpu") return std::unique_ptr<BlockRunner>();
+    DeviceChoice choice;
+    choice.kind = DeviceChoice::Kind::cuda;
+    return make_device_blocks(choice);
+}
+
 void ChildOptions::run_fields(FieldVisitor& visitor) {
     visitor.flag("--force", force, "Replace the output folder if it exists; the old one stays until the new one is complete");
     visitor.flag("--restart", restart, "Drop an unfinished run of the same output instead of going on with it");
@@ -92,6 +104,8 @@ Status make_child(const ChildOptions& options, const Checkpoint& parent, const R
     compress.work = options.dry_run ? CompressOptions::Work::estimate_only : CompressOptions::Work::full;
     compress.n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
     compress.gradients = train::gradient_source();
+    SKIFF_TRY(const auto blocks, calibration_device(options.device));
+    compress.blocks = blocks.get();
     compress.max_shard_bytes = static_cast<std::uint64_t>(options.max_shard_mb) * 1'000'000;
     compress.text_options = text_options(options.typed);
     compress.progress = terminal.progress("");

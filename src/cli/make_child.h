@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,7 +13,7 @@
 namespace skiff {
 
 struct ChildOptions {
-    std::string model, output, calibration;
+    std::string model, output, calibration, device = "cpu";
     bool force = false, dry_run = false, restart = false, verbose = false;
     std::int64_t threads = 0, max_shard_mb = 5000, calibration_samples = 32, calibration_tokens = 512;
 
@@ -20,6 +21,7 @@ struct ChildOptions {
 
     void model_and_output(FieldVisitor& visitor);
     void calibration_fields(FieldVisitor& visitor);
+    void device_field(FieldVisitor& visitor);  // of verbs whose steps go through the model block by block
     void run_fields(FieldVisitor& visitor);
     Status check() const;  // before the model is opened
     bool is_typed(std::string_view name) const { return std::find(typed.begin(), typed.end(), name) != typed.end(); }
@@ -28,6 +30,8 @@ struct ChildOptions {
 
 // Of the options that were given, those about the calibration text.
 std::vector<std::string> text_options(const std::vector<std::string>& typed);
+// What runs the model for a step that looks at the data; null: the processor does.
+Result<std::unique_ptr<BlockRunner>> calibration_device(const std::string& device);
 
 // Runs the recipe and prints estimate, remarks, a table of what became of the tensors, and the document of --json.
 Status make_child(const ChildOptions& options, const Checkpoint& parent, const Recipe& recipe, Terminal& terminal);

@@ -14,8 +14,10 @@ void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
     visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
     visitor.choice("--device", device, {"cpu", "cuda", "auto"}, "Where the model runs: cuda needs the plug-in and an NVIDIA GPU (skiff doctor); auto takes it where there is one that the model fits");
-    visitor.flag("--fit", fit, "On a GPU: as many layers as fit in its free memory; the last ones and the head stay on the processor");
-    visitor.option("--device-layers", device_layers, "On a GPU: so many layers; the last ones and the head stay on the processor. -1: all");
+    visitor.flag("--fit", fit, "On a GPU: as many layers as fit in its free memory; for the others see --offload");
+    visitor.option("--device-layers", device_layers, "On a GPU: so many layers; for the others see --offload. -1: all");
+    visitor.choice("--offload", offload, {"auto", "processor", "stream"},
+                   "With --fit or --device-layers, the other layers: run on the processor, or their weights are streamed to the GPU when they are used; auto: with --fit what a measurement finds faster, else the processor");
     visitor.option("--batch", batch, "Tokens worked on at a time in a prompt; changes speed and memory, never the result; 0: 256, on a GPU 1024");
     visitor.option("--state", state, "How keys and values are kept: f32, f16, bf16, int8, int4, on a GPU also fp8; int8 and int4 halve and quarter what a long context reads. Single layers behind: int8,0-1=bf16");
     visitor.option("--isa", isa, "Instruction set of the kernels (generic; on x86-64 avx2, avx2vnni, avx512, amx; on arm64 neon, neon_dot, neon_i8mm); default: the best that this processor has");
@@ -40,6 +42,8 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     if (options.device.kind == DeviceChoice::Kind::cpu && (fit || device_layers != -1)) return usage_error("--fit and --device-layers say what a GPU takes; they need --device cuda");
     if (fit && device_layers != -1) return usage_error("--fit chooses the number of layers, --device-layers names it; give one of them");
     if (device_layers < -1) return usage_error("--device-layers " + std::to_string(device_layers) + ": expected a number of layers, or -1 for all");
+    if (offload != "auto" && !fit && device_layers == -1) return usage_error("--offload is of the layers that a GPU does not keep; it needs --fit or --device-layers");
+    options.device.offload = offload == "stream" ? DeviceChoice::Offload::stream : offload == "processor" ? DeviceChoice::Offload::processor : DeviceChoice::Offload::automatic;
     if (fit) options.device.fit = DeviceChoice::Fit::what_fits;
     if (device_layers >= 0) options.device.n_layers = device_layers;
     auto choice = parse_state_choice(options.device.state_fp8 ? "bf16" : state);

@@ -43,6 +43,7 @@ struct PruneOptions {
         visitor.option("--damping", damping, "Added to the diagonal of the inputs' second moments, as a share of its mean");
         visitor.option("--layers", layers, layers_help);
         common.calibration_fields(visitor);
+        common.device_field(visitor);
         common.run_fields(visitor);
     }
     std::string method_help_, importance_help_;

@@ -1,5 +1,6 @@
 // skiff quantize: a smaller model by rounding its weights to fewer bits.
 #include "cli/format.h"
+#include "cli/make_child.h"
 #include "cli/net_child.h"
 #include "cli/verbs.h"
 #include "compress/method.h"
@@ -68,6 +69,7 @@ struct QuantizeOptions {
         visitor.option("--outliers", outliers, "Share of the weights of every row, the largest, that stand beside the codes in 16 bits, such as 0.5%: scales become smaller, and the rest is rounded finer");
         visitor.choice("--scale-rule", scale_rule, {"search", "min-max"},
                        "search: the scale with the least squared error; min-max: the extremes as they are");
+        visitor.choice("--device", device, {"cpu", "cuda"}, "What runs the model on the calibration text and adds up what its operators are fed; cuda: an NVIDIA GPU (skiff doctor), with its roundings");
         visitor.flag("--allow-requantize", requantize, "Accept weights that are quantized already; rounding twice loses twice");
         visitor.flag("--force", force, "Replace the output folder if it exists; the old one stays until the new one is complete");
         visitor.flag("--restart", restart, "Drop an unfinished run of the same output instead of going on with it");
@@ -76,7 +78,7 @@ struct QuantizeOptions {
         visitor.option("--max-shard-mb", max_shard_mb, "Largest weight file, in millions of bytes");
         visitor.flag("-v,--verbose", verbose, "A line for each tensor");
     }
-    std::string help_, transform_help_, outliers;
+    std::string help_, transform_help_, outliers, device = "cpu";
     std::vector<std::string> transforms, correct;
     double percentile = 99.99;
 };
@@ -313,6 +315,8 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     compress.work = options.dry_run ? CompressOptions::Work::estimate_only : CompressOptions::Work::full;
     compress.n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
     compress.max_shard_bytes = static_cast<std::uint64_t>(options.max_shard_mb) * 1'000'000;
+    SKIFF_TRY(const auto blocks, calibration_device(options.device));
+    compress.blocks = blocks.get();
     compress.measurements = options.measurements;
     compress.text_options = text_options(options.typed);
     compress.progress = terminal.progress(has_target(options) ? "" : " MiB");

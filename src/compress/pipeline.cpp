@@ -80,9 +80,12 @@ private:
     Status prepare_walk() {
         const auto note = [&](const CalibrationText& text) {
             plan_.remarks.insert(plan_.remarks.end(), text.remarks.begin(), text.remarks.end());
-            report_.manifest.steps.back().set("calibration", text.json());
+            Json calibration = text.json();
+            if (options_.blocks != nullptr && work_->needs() != StatisticsNeed::none) calibration.set("run_by", options_.blocks->where());
+            report_.manifest.steps.back().set("calibration", std::move(calibration));
         };
         if (work_->needs() == StatisticsNeed::none) {
+            if (options_.blocks != nullptr) return usage_error("--device: this step looks at no data block by block, so there is nothing for a GPU to run");
             if (work_->text() != nullptr) note(*work_->text());
             return {};
         }
@@ -90,7 +93,7 @@ private:
         SKIFF_TRY(auto text, load_calibration(parent_, work_->calibration()));
         note(text);
         order_by_block(parent_.spec, plan_);
-        block_work_.emplace(parent_, std::move(text), work_->needs(), pool_.n_threads());
+        block_work_.emplace(parent_, std::move(text), work_->needs(), pool_.n_threads(), options_.blocks);
         return {};
     }
 

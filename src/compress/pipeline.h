@@ -15,6 +15,7 @@
 #include "compress/search/mixed_precision.h"
 #include "formats/checkpoint_files.h"
 #include "model/checkpoint.h"
+#include "plan/block_runner.h"
 
 namespace skiff {
 
@@ -24,6 +25,7 @@ struct CompressOptions {
     enum class Unfinished : std::uint8_t { resume, restart } unfinished = Unfinished::resume;
     enum class Work : std::uint8_t { full, estimate_only } work = Work::full;
     int n_threads = 1;
+    BlockRunner* blocks = nullptr;  // where a step that looks at the data runs the model; null: here
     const GradientSource* gradients = nullptr;  // of the loss, for methods that ask for them; null: there is no training here
     std::uint64_t max_shard_bytes = CheckpointWriter::default_max_shard_bytes;
     std::vector<std::string> text_options;      // the options about the calibration text that were given, "--calibration" ...: refused where nothing looks at one

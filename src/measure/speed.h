@@ -39,7 +39,8 @@ struct SpeedResult {
 };
 
 // The state that a depth asks for is that of 256 tokens, repeated: its numbers do not matter to the speed.
-// Each test `repeats` times, the tests taking turns, after one run of each to warm up. Tokens are pseudo-random and the same every time.
+// One sequence that decodes on a session that feeds itself goes on with its own tokens; else tokens are pseudo-random and the same every time.
+// Each test `repeats` times, the tests taking turns, after one run of each to warm up.
 // `logits_hash` gets the hash of the last logits of the last run: the same for the same model, instruction set and scheme.
 // The session has as many sequences as the tests want. `meter` may be null.
 Result<std::vector<SpeedResult>> measure_speed(Session& session, const std::vector<SpeedTest>& tests, int repeats, std::uint64_t& logits_hash,

@@ -64,9 +64,13 @@ Status check_images(const NetSpec& spec, const LabelledImages& images) {
 double Accuracy::standard_error() const { return n > 1 ? std::sqrt(share() * (1 - share()) / static_cast<double>(n - 1)) : 0; }
 
 Accuracy measure_accuracy(Session& session, const LabelledImages& images) {
-    const std::int64_t n_answers = session.output().n_elements();
-    std::vector<float> logits(static_cast<std::size_t>(images.n() * n_answers));
+    std::vector<float> logits(static_cast<std::size_t>(images.n() * session.output().n_elements()));
     session.run(images.pixels.data(), images.n(), logits.data());
+    return accuracy_of(logits, images);
+}
+
+Accuracy accuracy_of(std::span<const float> logits, const LabelledImages& images) {
+    const std::int64_t n_answers = static_cast<std::int64_t>(logits.size()) / std::max<std::int64_t>(1, images.n());
     Accuracy accuracy;
     accuracy.n = images.n();
     accuracy.counts.assign(static_cast<std::size_t>(n_answers), std::vector<std::int64_t>(static_cast<std::size_t>(n_answers), 0));

@@ -1,6 +1,7 @@
 // Images with what they show: from IDX files, or digits that are drawn here.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,5 +30,6 @@ struct Accuracy {
     double standard_error() const;
 };
 Accuracy measure_accuracy(Session& session, const LabelledImages& images);
+Accuracy accuracy_of(std::span<const float> outputs, const LabelledImages& images);  // of all images // (n, answers) f32
 
 }  // namespace skiff::net

@@ -4,49 +4,11 @@
 #include <cmath>
 #include <set>
 
-#include "base/mapped_file.h"
-#include "formats/safetensors.h"
+#include "net/net_testing.h"
 #include "net/session.h"
 
 namespace skiff::net {
 namespace {
-
-struct Golden {
-    Net net;
-    std::vector<float> x, y;
-    std::int64_t n_images;
-};
-
-std::vector<Golden> goldens(const std::string& stem) {
-    const std::string base = std::string(SKIFF_TEST_DATA_DIR) + "/net/" + stem;
-    auto specs = read_json_file(base + ".json");
-    auto file = SafetensorsFile::open(base + ".safetensors");
-    EXPECT_TRUE(specs.ok() && file.ok());
-    std::vector<Golden> all;
-    for (const Json& json : specs->items()) {
-        auto spec = parse_net(json);
-        EXPECT_TRUE(spec.ok()) << spec.error().to_string();
-        Golden golden;
-        golden.net.spec = *spec;
-        const auto numbers = [&](const std::string& name) {
-            std::vector<float> values;
-            auto view = file->view(spec->name + "/" + name);
-            EXPECT_TRUE(view.ok() && to_floats(*view, values)) << spec->name << "/" << name;
-            return values;
-        };
-        golden.x = numbers("x");
-        golden.y = numbers("y");
-        const auto resolved = resolve(*spec);
-        for (const TensorShape& tensor : tensors_of(*spec, *resolved)) {
-            auto values = numbers(tensor.name);
-            EXPECT_EQ(static_cast<std::int64_t>(values.size()), element_count(tensor.shape)) << spec->name << "/" << tensor.name;
-            golden.net.set_floats(tensor.name, tensor.shape, std::move(values));
-        }
-        golden.n_images = static_cast<std::int64_t>(golden.x.size()) / spec->input.n_elements();
-        all.push_back(std::move(golden));
-    }
-    return all;
-}
 
 std::vector<float> run(const Golden& golden, const SessionOptions& options) {
     auto session = Session::create(golden.net, options);

@@ -11,8 +11,10 @@
 
 #include "base/thread_pool.h"
 #include "plan/plan.h"
+#include "plan/self_feeder.h"
 #include "plan/sequences.h"
 #include "plan/state_choice.h"
+#include "plan/tap_sums.h"
 
 namespace skiff {
 
@@ -61,6 +63,8 @@ public:
     std::span<const float> logits_row(std::int64_t row) const;  // (n_vocab)
     virtual std::span<const float> tap(const std::string& name) const = 0;  // of the last chunk: (n_tokens, width) f32; empty when unknown
 
+    virtual TapSums* tap_sums() { return nullptr; }  // where the session can add up what its taps see
+
     virtual Sequences& state() = 0;
     const Sequences& state() const { return const_cast<Session*>(this)->state(); }
     virtual const Plan& plan() const = 0;  // on a device: what it says of the model; its programs are empty
@@ -71,6 +75,8 @@ public:
     // Bytes per second that its memory gives, where the session can tell better than a measurement on the processor: nothing on the CPU.
     virtual std::optional<double> read_gb_per_s() { return std::nullopt; }
     virtual double share_read_there() const { return 1; }  // of what a token reads; the rest comes from the processor's memory
+
+    virtual SelfFeeder* self_feeder() { return nullptr; }  // where it can choose and feed tokens by itself
 
     virtual Status wait() { return {}; }  // until all that was fed is computed: for who takes the time
 

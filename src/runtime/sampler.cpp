@@ -30,6 +30,24 @@ std::int64_t Sampler::n_wanted() const {
     return options_.top_k <= most ? options_.top_k : 0;
 }
 
+std::optional<ChoiceRule> Sampler::rule() const {
+    if (n_wanted() == 0) return std::nullopt;
+    if (options_.temperature == 0) return ChoiceRule{};
+    return ChoiceRule{options_.temperature, options_.top_k, options_.top_p, options_.min_p};
+}
+
+std::vector<double> Sampler::next_uniforms(std::int64_t n) const {
+    std::vector<double> uniforms;
+    Rng copy = rng_;
+    for (std::int64_t i = 0; i < n && options_.temperature > 0; ++i) uniforms.push_back(copy.uniform());
+    return uniforms;
+}
+
+void Sampler::take(std::int32_t token) {
+    if (options_.temperature > 0) rng_.uniform();
+    observe(token);
+}
+
 std::size_t Sampler::window() const {
     return options_.penalty_window < 0 ? history_.size() : std::min(history_.size(), static_cast<std::size_t>(options_.penalty_window));
 }
@@ -60,14 +78,15 @@ std::span<const float> Sampler::penalize(std::span<const float> logits) {
 }
 
 // Of the candidates, those whose likelier ones together have less than top_p of the total. The order of what is kept follows from the logits alone.
-// Halves instead of sorting: the half that holds the end of the nucleus is halved again.
+// Halves instead of sorting: the half that holds the end of the nucleus is halved again. Few are sorted, as a device has them that chooses by itself (kernels/cuda/choose.h): the order
+// says which token a random number means.
 void Sampler::keep_nucleus(double total) {
     const double target = options_.top_p * total;
     auto weight = [&](std::size_t i) { return static_cast<double>(exponentials_[static_cast<std::size_t>(candidates_[i].token)]); };
     std::size_t begin = 0, end = candidates_.size();
     double before = 0;
     auto at = [&](std::size_t i) { return candidates_.begin() + static_cast<std::ptrdiff_t>(i); };
-    while (end - begin > 32) {
+    while (end - begin > 64) {
         const std::size_t middle = begin + (end - begin) / 2;
         std::nth_element(at(begin), at(middle), at(end), comes_before);
         double mass = 0;

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/rng.h"
 #include "base/result.h"
+#include "plan/self_feeder.h"
 #include "runtime/largest.h"
 
 namespace skiff {
@@ -59,6 +61,12 @@ public:
 
     // How many of the largest logits settle a choice; 0: all logits have to be seen.
     std::int64_t n_wanted() const;
+
+    // Where the largest logits settle it, what a session needs to choose as sample() would: the rule, and the random numbers of the next n tokens, which are not drawn yet.
+    std::optional<ChoiceRule> rule() const;
+    std::vector<double> next_uniforms(std::int64_t n) const;
+    // A token that was chosen elsewhere so: as if sample() had given it.
+    void take(std::int32_t token);
 
     // Chooses and observes the next token. An error when the logits hold NaN, or only minus infinity.
     Result<std::int32_t> sample(const Logits& logits);

@@ -6,6 +6,7 @@ namespace skiff {
 namespace {
 
 constexpr int watched_tokens = 4;
+constexpr std::int64_t steps_ahead = 8;  // that a session queues by itself: enough to hide how long one takes to come back, few to throw away at a text's end
 
 }  // namespace
 
@@ -27,6 +28,8 @@ Result<std::int64_t> TokenStream::begin(const std::vector<std::int32_t>& prompt,
     n_dictated_ = 0;
     ready_ = false;
     row_ = 0;
+    n_ahead_ = 0;
+    may_choose_ = true;
     n_left_ = max_tokens;
     // Keep the common beginning; at least one token is fed, for its logits.
     std::size_t common = 0;
@@ -126,7 +129,54 @@ Result<std::int32_t> TokenStream::choose() {
     return sampler_->sample(logits);
 }
 
+bool TokenStream::may_run_ahead() const {
+    if (ready_ || proposer_ || !may_choose_ || n_dictated_ < dictated_.size() || full()) return false;
+    const auto rule = sampler_->rule();
+    SelfFeeder* feeder = session_.self_feeder();
+    return rule && feeder != nullptr && feeder->takes(*rule);
+}
+
+// Reads a token that the session has chosen by itself, after more steps are queued where few are left. Nothing: it found no choice, and the state is as if it had not been asked.
+Result<std::optional<std::int32_t>> TokenStream::next_ahead() {
+    SelfFeeder& feeder = *session_.self_feeder();
+    const double begin = monotonic_seconds();
+    const auto length = static_cast<std::int64_t>(held_.size());
+    std::int64_t n = session_.state().capacity() - length - n_ahead_;
+    if (n_left_ >= 0) n = std::min(n, n_left_ - n_ahead_);
+    n = std::min(n, std::min(steps_ahead, feeder.most_steps() / 2));
+    if (n_ahead_ == 0) n = std::max<std::int64_t>(n, 1);  // who asks for more than was wanted gets it
+    if (n > 0 && n_ahead_ <= steps_ahead / 2) {
+        auto uniforms = sampler_->next_uniforms(n_ahead_ + n);
+        if (!uniforms.empty()) uniforms.erase(uniforms.begin(), uniforms.begin() + static_cast<std::ptrdiff_t>(n_ahead_));
+        const auto token = n_ahead_ == 0 ? std::optional<std::int32_t>(last_) : std::nullopt;
+        SKIFF_CHECK(feeder.queue(sequence_, token, *sampler_->rule(), n, uniforms));
+        n_ahead_ += n;
+    }
+    SKIFF_TRY(const auto token, feeder.next());
+    if (!token) {
+        n_ahead_ = 0;
+        may_choose_ = false;
+        SKIFF_CHECK(session_.state().truncate(sequence_, length));
+        return token;
+    }
+    --n_ahead_;
+    held_.push_back(last_);
+    sampler_->take(*token);
+    if (n_left_ > 0) --n_left_;
+    last_ = *token;
+    row_ = 0;
+    after_prompt_ = false;
+    stats_.seconds += monotonic_seconds() - begin;
+    ++stats_.passes;
+    ++stats_.tokens;
+    return token;
+}
+
 Result<std::int32_t> TokenStream::next() {
+    if (may_run_ahead()) {
+        SKIFF_TRY(const auto chosen, next_ahead());
+        if (chosen) return *chosen;
+    }
     if (!ready_) SKIFF_CHECK(run_pass());
     SKIFF_TRY(const auto token, choose());
     const auto row = static_cast<std::size_t>(row_);
@@ -153,6 +203,7 @@ Status TokenStream::end() {
         stats_.tokens += row_;
     }
     ready_ = false;
+    n_ahead_ = 0;
     return session_.state().truncate(sequence_, static_cast<std::int64_t>(held_.size()));
 }
 

@@ -1,4 +1,5 @@
-// The tokens of one sequence, one after another: the model runs, the sampler chooses, and where guesses pay, several are checked in one pass.
+// The tokens of one sequence, one after another: the model runs, the sampler chooses, and where guesses pay, several are checked in one pass. Where the session can choose and feed
+// tokens by itself (a device), it does, some tokens ahead of who reads them; they are the same ones.
 // Needs of the state only that it appends and truncates.
 #pragma once
 
@@ -24,7 +25,7 @@ public:
     // The next token. With certain guesses (n-grams), or at temperature 0, the same one as without any.
     Result<std::int32_t> next();
     // The context has no room for the last token, so that there is no next one.
-    bool full() const { return !ready_ && session_.state().length(sequence_) >= session_.state().capacity(); }
+    bool full() const { return !ready_ && static_cast<std::int64_t>(held_.size()) >= session_.state().capacity(); }
     // Forgets what was measured: the next text begins as the first one did.
     void start_cold();
     // Forgets what was guessed and not taken. To be called before the state of the sequence is used by others.
@@ -40,6 +41,8 @@ private:
     Status forward(std::span<const std::int32_t> tokens, BatchItem::Logits logits);
     Result<Logits> logits_of_row() const;
     Status run_pass();
+    bool may_run_ahead() const;
+    Result<std::optional<std::int32_t>> next_ahead();
     Status settle();
     void watch(std::int32_t token);
 
@@ -61,6 +64,8 @@ private:
     Proposal watched_;
     std::size_t n_watched_ = 0;
     bool after_prompt_ = true;  // the logits are the prompt's
+    std::int64_t n_ahead_ = 0;    // tokens that the session has chosen by itself and that were not read
+    bool may_choose_ = true;      // until its logits left it no choice
     std::vector<std::int32_t> dictated_;
     std::size_t n_dictated_ = 0;
     SpeculationStats stats_;

@@ -16,7 +16,8 @@ BEGIN {
     limit("prefill_attention_kernel", 255, 0)
     limit("gather_kernel", 255, 20480)         # 64 threads
     limit("rope_write_kernel", 128, 4096)
-    limit("sample_kernel", 128, 2048)
+    limit("sample_kernel", 128, 2560)
+    limit("gram_kernel", 128, 17408)           # 128 threads: four blocks an SM
     limit("", 128, 4096)                       # all others
 }
 /^ *arch = sm_/ { arch = $NF; next }
@@ -43,6 +44,7 @@ END {
         matrix = index(kernel, "gemv_kernel") || index(kernel, "gemm_kernel")
         attention = index(kernel, "attention_kernel")
         if ((matrix || attention) && !products[kernel]) complain(kernel ": no tensor-core products")
+        if (index(kernel, "gram_kernel") && !products[kernel]) complain(kernel ": no tensor-core products")
         if (attention && !matrices[kernel]) complain(kernel ": no ldmatrix")
         if (matrix && !copies[kernel]) complain(kernel ": weights are not copied 16 bytes at a time")
         if (attention && !copies[kernel] && !loads[kernel]) complain(kernel ": the state is not read 16 bytes at a time")

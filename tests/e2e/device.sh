@@ -25,7 +25,7 @@ grep -q '"usable": *true' "$work/doctor.json" || { cat "$work/doctor.json"; fail
 grep -q '"device": *"fake fake device"' "$work/bench.json" || { cat "$work/bench.json"; fail "bench does not name the device"; }
 hash_of() { sed -n 's/.*"logits_hash": *"\([0-9a-f]*\)".*/\1/p' "$1"; }
 pocket=$SKIFF_SOURCE_DIR/models/pocket
-for options in "--graphs off" "--sequences 1,2" "--state int8" "--state fp8" "--gemm own" "--overlap on" "--profile"; do
+for options in "--graphs off" "--sequences 1,2" "--state int8" "--state fp8" "--gemm own" "--overlap on" "--profile" "--feed host" "--device-layers 1 --offload stream"; do
     measured=$model
     case $options in --state*) measured=random:$pocket/config.json ;; esac  # the small model's heads are too small for these
     # shellcheck disable=SC2086
@@ -64,6 +64,29 @@ if [ -f "$pocket/config.json" ]; then
     SKIFF_FAKE_DEVICE_MIB=1 expect 4 "not one layer" "$SKIFF" bench "$pocket" --device cuda --fit -p 8 -n 4 -r 1
     SKIFF_FAKE_DEVICE_MIB=1 expect 0 "runs on the processor" "$SKIFF" bench "$pocket" --device auto --fit -p 8 -n 4 -r 1
 fi
+# Layers that are copied when they are used; tokens that are drawn; what a calibration adds up there.
+expect 2 "needs --fit or --device-layers" "$SKIFF" bench "$model" --device cuda --offload stream -p 8 -n 4
+expect 2 "looks at no data" "$SKIFF" quantize "$model" -o "$work/nearest" --scheme w8g32 --device cuda
+if [ -f "$pocket/config.json" ]; then
+    one=$("$SKIFF" run "$pocket" --raw -p "Once upon a time" -n 12 --seed 5 -q --kernels reference)
+    two=$("$SKIFF" run "$pocket" --raw -p "Once upon a time" -n 12 --seed 5 -q --device cuda 2>"$work/remarks")
+    [ "$one" = "$two" ] || fail "the device draws \"$two\", the processor \"$one\""
+    one=$("$SKIFF" run "$pocket" --raw -p "Once upon a time" -n 12 --temp 0 -q --kernels reference)
+    two=$("$SKIFF" run "$pocket" --raw -p "Once upon a time" -n 12 --temp 0 -q --device cuda --device-layers 2 --offload stream 2>"$work/remarks")
+    [ "$one" = "$two" ] || fail "with copied layers the device writes \"$two\", the processor \"$one\""
+    grep -q "are copied to the device when they are used" "$work/remarks" || fail "no remark says that layers are copied"
+fi
+if [ -f "$pocket/config.json" ]; then
+    status=0
+    "$SKIFF" quantize "$pocket" -o "$work/gptq" --scheme w4g32 --method gptq --calibration-samples 2 --calibration-tokens 64 --device cuda >"$work/out" 2>&1 || status=$?
+    if [ $status = 0 ]; then
+        grep -q '"run_by": *"fake fake device"' "$work/gptq"/*.json || fail "the manifest does not say what ran the calibration"
+    else
+        grep -q OpenBLAS "$work/out" || { cat "$work/out"; fail "quantize --device cuda"; }
+    fi
+fi
+"$SKIFF" classify "$SKIFF_SOURCE_DIR/examples/digits/digits.json" --data digits:20:9 --device cuda --json >"$work/there.json" 2>"$work/err" || { cat "$work/err"; fail "classify --device cuda"; }
+grep -q 'fake fake device' "$work/there.json" || fail "classify does not name the device"
 [ ! -x "$SKIFF_BUILD_DIR/bin/cuda_sweep" ] || "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small >"$work/sweep" || fail "cuda_sweep on the fake device"
 if [ -f "$work/sweep" ]; then
     # What is measured from memory must not fit the cache (1 MiB here).

@@ -1,4 +1,5 @@
-// The session of device_session.h. Its parts: making it (device_session.cpp), running (session_run.cpp), logits (session_logits.cpp), sequences (session_sequences.cpp).
+// The session of device_session.h. Its parts: making it (device_session.cpp), running (session_run.cpp), logits (session_logits.cpp), sequences (session_sequences.cpp),
+// tokens that it feeds itself (session_feed.cpp).
 #pragma once
 
 #include <map>
@@ -9,6 +10,8 @@
 #include <vector>
 
 #include "backend/cuda/device_session.h"
+#include "backend/cuda/self_feed.h"
+#include "backend/cuda/tap_sums.h"
 
 namespace skiff::cuda {
 
@@ -18,11 +21,12 @@ inline constexpr int n_slots = 16;                    // runs whose inputs may b
 inline constexpr std::int64_t logits_bytes = 64 << 20;  // of a run
 inline constexpr std::size_t workspace_bytes = 64 << 20;
 inline constexpr std::int64_t most_top = 64, most_top_rows = 16;  // of what the device collects of the largest logits
+inline constexpr std::int64_t feed_ring = 256;         // random numbers on the device, a power of two above FeedQueue::most
 inline constexpr std::int64_t most_batch = 16384;      // tokens of a run: several kernels have a row of blocks for each, and a grid has 65535
 
 class CudaSession final : public DeviceSession {
 public:
-    explicit CudaSession(const DeviceSessionOptions& options) : options_(options), pool_(options.session.n_threads), state_(*this) {}
+    explicit CudaSession(const DeviceSessionOptions& options) : options_(options), pool_(options.session.n_threads), state_(*this), feeder_(*this) {}
     ~CudaSession() override;
     Status start(const Table& table, const ModelSpec& spec, const WeightSource& weights);
 
@@ -31,7 +35,8 @@ public:
     Status forward_top(std::span<const BatchItem> items, std::int64_t limit) override;
     Status forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) override;
     std::span<const float> logits() const override;
-    std::span<const float> tap(const std::string&) const override { return {}; }
+    std::span<const float> tap(const std::string& name) const override;
+    TapSums* tap_sums() override { return options_.taps.empty() ? nullptr : &*taps_; }
     Sequences& state() override { return state_; }
     const Plan& plan() const override { return plan_; }
     ThreadPool& pool() override { return pool_; }
@@ -39,11 +44,13 @@ public:
     std::uint64_t buffer_bytes() const override { return scratch_->bytes() + scratch_->operand_bytes(); }
     std::string where() const override { return std::string(device_->table().name) + " " + device_->facts().name; }
     std::optional<double> read_gb_per_s() override;
+    SelfFeeder* self_feeder() override { return options_.feed == DeviceSessionOptions::Feed::device && feeds_itself() ? &feeder_ : nullptr; }
     Status wait() override { return device_->wait(); }
     void set_profiling(std::vector<double>* seconds_by_step) override { profile_ = seconds_by_step; }
     std::vector<StepName> decode_steps() const override;
     std::uint64_t device_bytes() const override { return device_->allocated_bytes(); }
     std::vector<std::pair<std::string, std::string>> decode_launches() override;
+    Result<double> seconds_per_streamed_byte() override;
 
 private:
     // The sequences as those see them who feed the session.
@@ -59,6 +66,17 @@ private:
         void repeat(std::int64_t sequence, std::int64_t n_tokens) override { session_.keep(session_.repeat(sequence, n_tokens)); }
         StateSnapshot snapshot(std::int64_t sequence) const override { return session_.snapshot(sequence); }
         Status restore(std::int64_t sequence, const StateSnapshot& snapshot) override { return session_.restore(sequence, snapshot); }
+
+    private:
+        CudaSession& session_;
+    };
+    class Feeder final : public SelfFeeder {
+    public:
+        explicit Feeder(CudaSession& session) : session_(session) {}
+        bool takes(const ChoiceRule& rule) const override;
+        std::int64_t most_steps() const override { return FeedQueue::most; }
+        Status queue(std::int64_t sequence, std::optional<std::int32_t> token, const ChoiceRule& rule, std::int64_t n_steps, std::span<const double> uniforms) override;
+        Result<std::optional<std::int32_t>> next() override { return session_.next_chosen(); }
 
     private:
         CudaSession& session_;
@@ -102,6 +120,14 @@ private:
     Status copy_pages(const std::vector<PageCopy>& copies);
     Status fetch(float* target, std::int64_t n_rows) const;
     Status top_on_device(std::int64_t limit);
+    Status make_sample_scratch();
+    Status put_page_table(std::byte* at);
+    bool feeds_itself() const { return !recurrent_ && plan_.has_head && model_.input < 0; }
+    Status begin_chain(std::int64_t sequence, std::int32_t token, const ChoiceRule& rule);
+    Status queue_steps(std::optional<std::int32_t> token, std::int64_t n_steps, std::span<const double> uniforms);
+    Status put_uniforms(std::int64_t position, std::span<const double> uniforms);
+    Result<std::optional<std::int32_t>> next_chosen();
+    void end_chain() { feed_.end(); }
     void forget_programs();
     Status truncate(std::int64_t sequence, std::int64_t n_tokens);
     Status fork(std::int64_t from, std::int64_t to);
@@ -119,6 +145,7 @@ private:
     DeviceSessionOptions options_;
     ThreadPool pool_;
     State state_;
+    Feeder feeder_;
     Plan plan_;
     std::unique_ptr<Device> device_;
     DeviceModel model_;
@@ -135,6 +162,13 @@ private:
     std::byte* top_scratch_ = nullptr;    // of sampling
     std::byte* top_memory_ = nullptr;     // on the device: (most_top_rows, most_top) values, then ids
     std::byte* host_top_ = nullptr;       // pinned
+    std::optional<DeviceTapSums> taps_;
+    mutable std::map<std::string, std::vector<float>> tapped_;  // of the last run, those that were asked for
+    std::int64_t last_tokens_ = 0;        // of the last run
+    FeedQueue feed_;                      // what it has chosen and fed by itself
+    ChoiceRule feed_rule_;                // of the program that does
+    std::int32_t* feed_history_ = nullptr;  // on the device: (capacity + 1), the token of each position of the chain
+    double* feed_uniforms_ = nullptr;       // on the device: (feed_ring), by position
     std::byte* ring_backup_ = nullptr;
     mutable std::byte* host_page_ = nullptr;  // pinned, the largest part of a snapshot
     std::vector<Slot> slots_;

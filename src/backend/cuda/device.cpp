@@ -79,15 +79,33 @@ Result<std::byte*> Device::allocate_pinned(std::size_t size_bytes) {
     return static_cast<std::byte*>(address);
 }
 
+Result<Device::Staging*> Device::next_staging() {
+    Staging& staging = staging_[next_staging_];
+    next_staging_ ^= 1;
+    if (staging.memory == nullptr) {
+        SKIFF_TRY(staging.memory, allocate_pinned(staging_bytes));
+        SKIFF_CHECK(check(table_.make_event(&staging.copied), "making an event"));
+    }
+    if (staging.used) SKIFF_CHECK(check(table_.wait_event(staging.copied), "copying to the device"));
+    return &staging;
+}
+
+Status Device::download(void* target, const void* source, std::size_t size_bytes) {
+    for (std::size_t done = 0; done < size_bytes;) {
+        SKIFF_TRY(Staging * staging, next_staging());
+        const std::size_t part = std::min(staging_bytes, size_bytes - done);
+        SKIFF_CHECK(check(table_.copy_out(staging->memory, static_cast<const std::byte*>(source) + done, part, stream_), "copying from the device"));
+        SKIFF_CHECK(wait());
+        std::memcpy(static_cast<std::byte*>(target) + done, staging->memory, part);
+        done += part;
+    }
+    return {};
+}
+
 Status Device::upload(void* target, const void* source, std::size_t size_bytes, ThreadPool* pool) {
     for (std::size_t done = 0; done < size_bytes;) {
-        Staging& staging = staging_[next_staging_];
-        next_staging_ ^= 1;
-        if (staging.memory == nullptr) {
-            SKIFF_TRY(staging.memory, allocate_pinned(staging_bytes));
-            SKIFF_CHECK(check(table_.make_event(&staging.copied), "making an event"));
-        }
-        if (staging.used) SKIFF_CHECK(check(table_.wait_event(staging.copied), "copying to the device"));
+        SKIFF_TRY(Staging * next, next_staging());
+        Staging& staging = *next;
         const std::size_t part = std::min(staging_bytes, size_bytes - done);
         const std::byte* from = static_cast<const std::byte*>(source) + done;
         if (pool != nullptr && part > (std::size_t{1} << 20)) {

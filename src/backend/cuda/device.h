@@ -40,6 +40,8 @@ public:
     // Host memory of any kind to the device, through two pinned buffers that take turns: the copy of one runs while the other is filled. Returns when
     // `source` may change.
     Status upload(void* target, const void* source, std::size_t size_bytes, ThreadPool* pool = nullptr);
+    // The other way, through the same buffers. Returns when it is there.
+    Status download(void* target, const void* source, std::size_t size_bytes);
     template <class T>
     Result<const T*> upload_new(const std::vector<T>& values, const std::string& what) {
         auto address = allocate(values.size() * sizeof(T), what);
@@ -52,6 +54,8 @@ public:
 
 private:
     Device(const Table& table, int number) : table_(table), number_(number) {}
+    struct Staging;
+    Result<Staging*> next_staging();
     struct Staging {
         std::byte* memory = nullptr;
         Event copied = nullptr;

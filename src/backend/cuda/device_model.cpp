@@ -11,6 +11,7 @@ Result<DeviceModel> ModelBuilder::build() {
     find_readers();
     find_gates();
     for (std::size_t i = 0; i < items_.size(); ++i) {
+        SKIFF_CHECK(enter_block(items_[i].block));
         if (select_at_ == i) push("select", SelectDevice{select_in_, select_out_});
         if (items_[i].done) continue;
         items_[i].done = true;
@@ -19,8 +20,52 @@ Result<DeviceModel> ModelBuilder::build() {
         if (options_.progress && block_ends_.count(i)) options_.progress({"load", block_ends_.at(i), i + 1, items_.size()});
         if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted while loading", {}};
     }
+    SKIFF_CHECK(find_taps());
     finish();
+    SKIFF_CHECK(place_streamed());
     return std::move(model_);
+}
+
+// Nothing that works in place may have a tapped value.
+Status ModelBuilder::find_taps() {
+    for (const std::string& name : options_.taps) {
+        const auto found = std::find_if(model_.values.begin(), model_.values.end(), [&](const DeviceValue& each) { return each.name == name; });
+        const auto v = static_cast<int>(found - model_.values.begin());
+        if (found == model_.values.end() || producer_.count(v) == 0) return usage_error("there is no value " + name + " in this stretch of the model");
+        bool in_place = fuse();
+        for (const DeviceOp& op : model_.ops)
+            if (const auto* rope = std::get_if<RopeDevice>(&op.detail); rope != nullptr && rope->q_out >= 0 && rope->q_out != rope->q) in_place = in_place || rope->q == v;
+        if (in_place) return unsupported("the value " + name + " cannot be looked at on a device, which works on it in place; run with --device cpu");
+        model_.taps.push_back(v);
+    }
+    return {};
+}
+
+// The embedding and the head stay on the device, and what is shared with what is there already does.
+Status ModelBuilder::enter_block(std::size_t block) {
+    if (block == block_) return {};
+    block_ = block;
+    const bool streams = block >= options_.stream_from && block > 0 && block + 1 < spec_.blocks.size();
+    if (streams && !model_.stream) model_.stream = std::make_unique<WeightStream>(device_);
+    streamed_ = -1;
+    weights_.stream_to(streams ? model_.stream.get() : nullptr);
+    if (!streams) return {};
+    SKIFF_TRY(streamed_, model_.stream->begin_block());
+    return {};
+}
+
+Status ModelBuilder::place_streamed() {
+    if (!model_.stream) return {};
+    SKIFF_CHECK(model_.stream->place());
+    for (DeviceOp& op : model_.ops) {
+        auto* linear = std::get_if<LinearDevice>(&op.detail);
+        if (op.streamed < 0 || linear == nullptr) continue;
+        for (MatrixDevice& matrix : linear->matrices)
+            if (is_imaginary(matrix.weight)) relocate(matrix.weight, model_.stream->base(op.streamed));
+    }
+    const auto n = static_cast<std::size_t>(model_.stream->n_blocks());
+    model_.remarks.push_back("the weights of " + std::to_string(n) + " of " + std::to_string(spec_.blocks.size() - 2) + " layers are copied to the device when they are used, while the layer before them computes");
+    return {};
 }
 
 int ModelBuilder::new_value(const std::string& name, std::int64_t width_of) {
@@ -41,7 +86,7 @@ Status ModelBuilder::flatten() {
             select_out_ = new_value("selected", width(block.in));
         }
         for (const Op& op : block.ops) {
-            Item item{&op, {op.in.begin(), op.in.end()}};
+            Item item{&op, {op.in.begin(), op.in.end()}, false, b};
             for (int& in : item.in)
                 if (head && in == block.in) in = select_out_;
             items_.push_back(std::move(item));
@@ -114,6 +159,7 @@ void ModelBuilder::reads(int v, bool as_operand) {
 void ModelBuilder::finish() {
     for (const DeviceOp& op : model_.ops) std::visit([&](const auto& detail) { count_reads(detail); }, op.detail);
     if (model_.output >= 0) reads(model_.output, false);
+    for (int tapped : model_.taps) reads(tapped, false);
     for (std::size_t i = 0; i < model_.ops.size() && fuse(); ++i) {
         const auto* norm = std::get_if<NormDevice>(&model_.ops[i].detail);
         if (norm == nullptr || norm->kind != NormKind::rms || norm->bias != nullptr || norm->residual >= 0 || norm->group_width != width(norm->out)) continue;

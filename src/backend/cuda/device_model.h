@@ -7,7 +7,7 @@
 #include <variant>
 #include <vector>
 
-#include "backend/cuda/device.h"
+#include "backend/cuda/weight_stream.h"
 #include "kernels/cuda/pack.h"
 #include "model/spec.h"
 #include "model/weight_source.h"
@@ -100,12 +100,15 @@ using DeviceDetail = std::variant<EmbedDevice, NormDevice, LinearDevice, RopeDev
 struct DeviceOp {
     std::string name;  // of the operators it does: "block0.attn.q + block0.attn.k"
     DeviceDetail detail;
+    int streamed = -1;  // the block of DeviceModel::stream whose operator it is
 };
 
 struct DeviceModelOptions {
     std::size_t first_block = 0, last_block = SIZE_MAX;
+    std::size_t stream_from = SIZE_MAX;  // weights of the decoder blocks from here on are copied when they are used (weight_stream.h)
     std::int64_t capacity = 0;  // tokens that a sequence may reach: which table of LongRoPE
     enum class Fuse : std::uint8_t { on, off } fuse = Fuse::on;
+    std::vector<std::string> taps = {};  // values that stay as floats to a run's end; only with Fuse::off
     ThreadPool* pool = nullptr;  // packs
     ProgressSink progress;
 };
@@ -114,12 +117,14 @@ struct DeviceModel {
     std::vector<DeviceValue> values;
     std::vector<DeviceOp> ops;
     std::vector<StateNeed> states;
+    std::vector<int> taps;  // values
     int input = -1;   // of a stretch of blocks
     int output = -1;  // logits, or the last block's output
     std::int64_t output_width = 0, input_width = 0;
     std::int64_t max_positions = INT64_MAX;
     std::uint64_t weight_bytes = 0, decode_read_bytes = 0;
     std::vector<std::string> remarks;
+    std::unique_ptr<WeightStream> stream;  // null: all weights are on the device
 
     int root(int value) const { return values[static_cast<std::size_t>(value)].parent >= 0 ? values[static_cast<std::size_t>(value)].parent : value; }
 };

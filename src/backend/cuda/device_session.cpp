@@ -27,6 +27,7 @@ CudaSession::~CudaSession() {
     if (!device_) return;
     (void)device_->enter();
     (void)device_->wait();
+    feed_.close();
     forget_programs();
     for (const Slot& slot : slots_)
         if (slot.free != nullptr) device_->table().destroy_event(slot.free);
@@ -37,6 +38,7 @@ void CudaSession::forget_programs() {
         if (entry.graph != nullptr) device_->table().destroy_graph(entry.graph);
     programs_.clear();
     last_ = nullptr;
+    if (taps_) taps_->show(nullptr, 0);
 }
 
 Status CudaSession::start(const Table& table, const ModelSpec& spec, const WeightSource& weights) {
@@ -57,6 +59,8 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     DeviceModelOptions model;
     model.first_block = options_.first_block;
     model.last_block = options_.last_block;
+    model.stream_from = options_.stream_from;
+    model.taps = options_.taps;
     model.capacity = session.n_context;
     model.fuse = options_.fuse;
     model.pool = &pool_;
@@ -77,6 +81,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     plan_.has_head = model_.output == spec.logits;
     plan_.isa = best_isa();
     plan_.remarks.insert(plan_.remarks.end(), model_.remarks.begin(), model_.remarks.end());
+    if (!options_.remark.empty()) plan_.remarks.push_back(options_.remark);
     SKIFF_CHECK(make_state());
 
     most_rows_ = std::clamp<std::int64_t>(logits_bytes / (4 * std::max<std::int64_t>(1, model_.output_width)), std::min(max_gemv_tokens, session.max_batch), session.max_batch);
@@ -87,6 +92,8 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
         if (pools_[s].page_bytes > 0) takes_prompts_ = takes_prompts_ && table.prefill_attention_takes(places_[s].view.head_dim, places_[s].view.form);
     most_tokens_ = takes_prompts_ ? session.max_batch : std::min(session.max_batch, graph_tokens);
     most_rows_ = std::min(most_rows_, most_tokens_);
+    if (!options_.taps.empty() && most_rows_ < session.max_batch) return unsupported("runs of " + std::to_string(session.max_batch) + " tokens, whose values are to be looked at, have no CUDA row here; run with --device cpu");
+    taps_.emplace(*device_);
     scratch_.emplace(table, session.max_batch);
     SKIFF_TRY(inputs_, device_->allocate(inputs_bytes(), "inputs"));
     if (model_.input >= 0) {

@@ -20,7 +20,11 @@ struct DeviceSessionOptions {
     std::string cublaslt;    // its path, of Matmul::cublaslt
     enum class Library : std::uint8_t { may, must } library = Library::may;  // must: an error where cuBLASLt cannot be used; may: the own kernels then
     Dependence dependence = Dependence::stream;
+    enum class Feed : std::uint8_t { device, host } feed = Feed::device;  // device: where somebody wants it (Session::self_feeder), chosen tokens are fed there
     std::size_t first_block = 0, last_block = SIZE_MAX;
+    std::size_t stream_from = SIZE_MAX;  // DeviceModelOptions
+    std::vector<std::string> taps = {};  // values that each run keeps for tap() and tap_sums(); with Fuse::off
+    std::string remark;                  // told with the session's own
     ProgressSink progress;
 };
 
@@ -31,6 +35,7 @@ public:
     // Launches of one token, by operator: what --fuse and docs/fusion.md count.
     virtual std::vector<std::pair<std::string, std::string>> decode_launches() = 0;  // (operators, kernel)
     virtual std::uint64_t device_bytes() const = 0;  // that it has allocated there
+    virtual Result<double> seconds_per_streamed_byte() = 0;  // of weights that are copied there when they are used
 };
 
 }  // namespace skiff::cuda

@@ -132,4 +132,12 @@ private:
     std::map<std::string, std::vector<float>> vectors_;
 };
 
+// Weights whose logits are NaN.
+inline std::shared_ptr<WeightSource> without_logits(const Small& small) {
+    const auto weights = std::make_shared<WithVectors>(small.weights);
+    for (const Op& op : small.spec.blocks.back().ops)
+        if (const auto* norm = std::get_if<NormOp>(&op.detail)) weights->put(norm->weight.key, std::vector<float>(static_cast<std::size_t>(small.spec.d_model), NAN));
+    return weights;
+}
+
 }  // namespace skiff::cuda

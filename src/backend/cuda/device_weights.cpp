@@ -1,5 +1,7 @@
 #include "backend/cuda/device_weights.h"
 
+#include <type_traits>
+
 #include "plan/weight_pool.h"
 
 namespace skiff::cuda {
@@ -11,7 +13,28 @@ std::string key_of(const std::vector<WeightRows>& parts, Interleave interleave) 
     return key;
 }
 
+// Stands for a buffer that is not there yet; null pointers stay apart from its beginning.
+std::byte* imaginary_base() { return reinterpret_cast<std::byte*>(std::uintptr_t{1} << 45); }
+
 }  // namespace
+
+// No host and no device has memory there.
+bool is_imaginary(const GpuWeight& weight) {
+    const auto at = static_cast<const std::byte*>(weight.codes);
+    return at >= imaginary_base() && at < imaginary_base() + (std::size_t{1} << 44);
+}
+
+void relocate(GpuWeight& weight, const std::byte* base) {
+    const auto move = [&](auto*& address) {
+        if (address != nullptr) address = reinterpret_cast<std::remove_reference_t<decltype(address)>>(base + (reinterpret_cast<const std::byte*>(address) - imaginary_base()));
+    };
+    move(weight.codes);
+    move(weight.group_params);
+    move(weight.super_scales);
+    move(weight.super_minimums);
+    move(weight.row_scales);
+    move(weight.table);
+}
 
 Result<Weight> DeviceWeights::load(const WeightRows& part) const {
     SKIFF_TRY(auto weight, load_declared(spec_, source_, part.ref));
@@ -22,8 +45,12 @@ Result<Weight> DeviceWeights::load(const WeightRows& part) const {
 }
 
 Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightRows>& parts, Interleave interleave) {
-    const std::string key = key_of(parts, interleave);
+    std::string key = key_of(parts, interleave);
     if (const auto found = packed_.find(key); found != packed_.end()) return found->second;
+    if (stream_ != nullptr) {  // a block's own: another block has another buffer
+        key = std::to_string(stream_->n_blocks()) + key;
+        if (const auto found = packed_.find(key); found != packed_.end()) return found->second;
+    }
     std::vector<Weight> weights;
     std::vector<RowSource> sources;
     weights.reserve(parts.size());
@@ -40,8 +67,14 @@ Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightR
     std::vector<GpuWeight> result;
     for (const auto& group : groups) {
         SKIFF_TRY(const auto packed, pack_gpu(group, interleave, pool_));
-        SKIFF_TRY(std::byte * address, device_.allocate(packed.size_bytes(), "tensor " + parts[0].ref.key));
-        SKIFF_CHECK(device_.upload(address, packed.blob.data(), packed.size_bytes(), pool_));
+        std::byte* address = nullptr;
+        if (stream_ != nullptr) {
+            SKIFF_TRY(const std::size_t offset, stream_->add(packed.blob.data(), packed.size_bytes()));
+            address = imaginary_base() + offset;
+        } else {
+            SKIFF_TRY(address, device_.allocate(packed.size_bytes(), "tensor " + parts[0].ref.key));
+            SKIFF_CHECK(device_.upload(address, packed.blob.data(), packed.size_bytes(), pool_));
+        }
         result.push_back(packed.at(address));
         bytes_[result.back().codes] = packed.size_bytes();
         weight_bytes_ += packed.size_bytes();
@@ -61,9 +94,10 @@ Result<std::vector<float>> DeviceWeights::numbers(const TensorRef& ref, std::int
 
 Result<const float*> DeviceWeights::vector(const std::vector<float>& values) {
     if (values.empty()) return static_cast<const float*>(nullptr);
-    if (const auto found = vectors_.find(values); found != vectors_.end()) return found->second;
+    const std::string bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+    if (const auto found = vectors_.find(bytes); found != vectors_.end()) return found->second;
     SKIFF_TRY(const float* address, device_.upload_new(values, "a vector of the model"));
-    vectors_.emplace(values, address);
+    vectors_.emplace(bytes, address);
     return address;
 }
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/cuda/device.h"
+#include "backend/cuda/weight_stream.h"
 #include "kernels/cuda/pack.h"
 #include "model/spec.h"
 #include "model/weight_source.h"
@@ -20,6 +20,9 @@ struct WeightRows {  // an operator's matrix: its tensor, and the shape that it 
 class DeviceWeights {
 public:
     DeviceWeights(const ModelSpec& spec, const WeightSource& source, Device& device, ThreadPool* pool) : spec_(spec), source_(source), device_(device), pool_(pool) {}
+
+    // From now on matrices that are not there yet go into the block that the stream began last; null: into memory of their own. Their addresses count from 0 until relocate().
+    void stream_to(WeightStream* stream) { stream_ = stream; }
 
     // One weight of all these rows, or several where their schemes differ: then each with its rows, in order. Interleaved ones that differ are refused (empty).
     Result<std::vector<GpuWeight>> matrices(const std::vector<WeightRows>& parts, Interleave interleave = Interleave::none);
@@ -37,9 +40,14 @@ private:
     Device& device_;
     ThreadPool* pool_;
     std::map<std::string, std::vector<GpuWeight>> packed_;
+    WeightStream* stream_ = nullptr;
     std::map<const void*, std::uint64_t> bytes_;  // by address of the codes
-    std::map<std::vector<float>, const float*> vectors_;
+    std::map<std::string, const float*> vectors_;  // by their bytes: NaN is equal to nothing
     std::uint64_t weight_bytes_ = 0;
 };
+
+// Addresses that were counted from 0.
+bool is_imaginary(const GpuWeight& weight);
+void relocate(GpuWeight& weight, const std::byte* base);
 
 }  // namespace skiff::cuda

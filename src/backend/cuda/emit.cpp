@@ -34,10 +34,14 @@ public:
         }
         for (std::size_t i = 0; i < model_.ops.size(); ++i) {
             name_ = &model_.ops[i].name;
+            stream(model_.ops[i].streamed);
             if (shape_.n_selected == 0 && std::holds_alternative<SelectDevice>(model_.ops[i].detail)) return std::move(program_);  // nobody wants logits
             std::visit([&](const auto& detail) { add(detail); }, model_.ops[i].detail);
         }
+        stream(-1);
+        for (int v : model_.taps) program_.taps.push_back({value(v).name, floats(v), stride(v), value(v).width});
         program_.output = const_cast<float*>(dense(model_.output));
+        if (shape_.then == RunShape::Then::choose) choose();
         return std::move(program_);
     }
 
@@ -446,6 +450,26 @@ private:
         done(conv.x);
     }
 
+    // Between the operators of one block whose weights are copied there and those of another.
+    void stream(int block) {
+        if (block == streamed_) return;
+        if (streamed_ >= 0) push("end of a layer's weights", StreamArgs{model_.stream.get(), streamed_, StreamArgs::When::end});
+        if (block >= 0) push("a layer's weights", StreamArgs{model_.stream.get(), block, StreamArgs::When::begin});
+        streamed_ = block;
+    }
+
+    // The embedding of the next run reads what is written here.
+    void choose() {
+        SampleArgs args = options_.choose;
+        args.logits = program_.output;
+        args.stride = args.n_vocab = value(model_.output).width;
+        args.n_tokens = rows_;
+        args.ids = inputs_.tokens;
+        args.positions = inputs_.positions;
+        args.feed = SampleArgs::Feed::advance;
+        push("choice of a token", args);
+    }
+
     const Table& scratch_table() const { return scratch_.table(); }
     static constexpr std::int64_t library_weight_bytes = std::int64_t{256} << 20;
 
@@ -462,7 +486,7 @@ private:
     std::int64_t rows_;
     float* copy_ = nullptr;  // of dense()
     bool looked_for_select_ = false, in_head_ = false;
-    int select_in_ = -1, select_out_ = -1;
+    int select_in_ = -1, select_out_ = -1, streamed_ = -1;
 };
 
 }  // namespace
@@ -490,6 +514,8 @@ struct Launcher {
     int operator()(const DequantizeArgs& args) const { return table.dequantize(args, launch); }
     int operator()(const MatmulArgs& args) const { return table.matmul(args, launch); }
     int operator()(const PairsArgs& args) const { return table.pairs(args, launch); }
+    int operator()(const SampleArgs& args) const { return table.sample(args, launch); }
+    int operator()(const StreamArgs& args) const { return args.when == StreamArgs::When::begin ? args.stream->begin(args.block) : args.stream->end(args.block); }
 };
 
 }  // namespace

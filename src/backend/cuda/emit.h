@@ -17,6 +17,7 @@ struct RunShape {
     enum class Selection : std::uint8_t { all, some } selection = Selection::all;  // all: every token, in order
     enum class Attention : std::uint8_t { decode, prefill } attention = Attention::decode;
     std::int64_t n_tiles = 0;  // of prefill
+    enum class Then : std::uint8_t { stop, choose } then = Then::stop;  // choose: a token by its logits, which becomes the next run's input (all rows selected)
     auto operator<=>(const RunShape&) const = default;
 };
 
@@ -47,6 +48,7 @@ struct EmitOptions {
     std::int64_t n_arrivals = 0;
     void* matmul_workspace = nullptr;
     std::size_t matmul_workspace_bytes = 0;
+    SampleArgs choose;  // of RunShape::Then::choose: all but logits and tokens
 };
 inline constexpr std::int64_t matmul_min_tokens = 65;  // from here on cuBLASLt, where it is wanted
 
@@ -58,14 +60,20 @@ struct SelectArgs {
 };
 
 using LaunchArgs = std::variant<EmbedArgs, NormLaunchArgs, GemvArgs, GemmArgs, RopeWriteArgs, DecodeAttentionArgs, PrefillAttentionArgs, ElementLaunchArgs, SelectArgs, RouteLaunchArgs, ConvLaunchArgs,
-                                DequantizeArgs, MatmulArgs, PairsArgs>;
+                                DequantizeArgs, MatmulArgs, PairsArgs, SampleArgs, StreamArgs>;
 struct DeviceStep {
     std::string name;    // of the operators it does
     const char* kernel;  // "gemv", "decode attention"
     LaunchArgs args;
 };
 struct DeviceProgram {
+    struct Tap {
+        std::string name;
+        const float* x = nullptr;  // (n_tokens, stride)
+        std::int64_t stride = 0, width = 0;
+    };
     std::vector<DeviceStep> steps;
+    std::vector<Tap> taps;
     float* output = nullptr;  // (n_selected or n_tokens, output_width)
 };
 

@@ -26,6 +26,7 @@ private:
         const Op* op = nullptr;
         std::vector<int> in;  // values, those behind the selection of rows where it stands in the head
         bool done = false;
+        std::size_t block = 0;
     };
     // q or k on its way into the attention: perhaps a norm of heads, perhaps a rotation.
     struct HeadChain {
@@ -41,10 +42,13 @@ private:
     int new_value(const std::string& name, std::int64_t width_of);
     template <class Detail>
     void push(std::string name, Detail detail) {
-        model_.ops.push_back({std::move(name), std::move(detail)});
+        model_.ops.push_back({std::move(name), std::move(detail), streamed_});
     }
 
     Status flatten();
+    Status enter_block(std::size_t block);
+    Status place_streamed();
+    Status find_taps();
     void find_readers();
     // The one operator that reads it, if it does nothing but that; else -1.
     int only_reader(int v) const;
@@ -140,6 +144,8 @@ private:
     std::set<std::size_t> gated_;
     std::set<int> scaled_;
     std::vector<std::tuple<int, const InputTransform*, int>> transformed_;
+    std::size_t block_ = SIZE_MAX;  // whose operators are being made
+    int streamed_ = -1;
     std::size_t select_at_ = SIZE_MAX;
     int select_in_ = -1, select_out_ = -1;
 };

@@ -31,6 +31,7 @@ public:
     Status append(std::int64_t sequence, std::int64_t n_tokens, std::vector<PageCopy>& copies);
     void truncate(std::int64_t sequence, std::int64_t n_tokens);
     void fork(std::int64_t from, std::int64_t to);
+    bool changed() const { return changed_; }
     bool take_changed() { return std::exchange(changed_, false); }  // since the last call
 
 private:

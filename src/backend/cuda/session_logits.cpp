@@ -30,13 +30,19 @@ Status CudaSession::forward_top(std::span<const BatchItem> items, std::int64_t l
     return {};
 }
 
+Status CudaSession::make_sample_scratch() {
+    if (top_scratch_ != nullptr) return {};
+    const Table& table = device_->table();
+    const std::size_t scratch_bytes = table.sample_scratch_bytes(most_top_rows);
+    SKIFF_TRY(top_scratch_, device_->allocate(scratch_bytes, "the largest logits"));
+    return device_->check(table.fill(top_scratch_, 0, scratch_bytes, device_->stream()), "clearing counters");
+}
+
 Status CudaSession::top_on_device(std::int64_t limit) {
     const Table& table = device_->table();
     constexpr std::size_t value_bytes = most_top_rows * most_top * sizeof(float);
+    SKIFF_CHECK(make_sample_scratch());
     if (top_memory_ == nullptr) {
-        const std::size_t scratch_bytes = table.sample_scratch_bytes(most_top_rows);
-        SKIFF_TRY(top_scratch_, device_->allocate(scratch_bytes, "the largest logits"));
-        SKIFF_CHECK(device_->check(table.fill(top_scratch_, 0, scratch_bytes, device_->stream()), "clearing counters"));
         SKIFF_TRY(top_memory_, device_->allocate(2 * value_bytes, "the largest logits"));
         SKIFF_TRY(host_top_, device_->allocate_pinned(2 * value_bytes));
     }
@@ -71,6 +77,26 @@ Status CudaSession::fetch(float* target, std::int64_t n_rows) const {
     SKIFF_CHECK(device_->check(device_->table().copy_out(host_rows_, last_->output, size, device_->stream()), "copying logits from the device"));
     SKIFF_CHECK(device_->wait());
     if (target != nullptr) std::memcpy(target, host_rows_, size);
+    return {};
+}
+
+// From the device when it is asked for, rows one after another.
+std::span<const float> CudaSession::tap(const std::string& name) const {
+    if (const auto found = tapped_.find(name); found != tapped_.end()) return found->second;
+    if (last_ == nullptr) return {};
+    for (const DeviceProgram::Tap& tap : last_->taps) {
+        if (tap.name != name) continue;
+        std::vector<float> all(static_cast<std::size_t>((last_tokens_ - 1) * tap.stride + tap.width));
+        Status status = device_->enter();
+        if (status.ok()) status = device_->download(all.data(), tap.x, all.size() * sizeof(float));
+        if (!status.ok()) {
+            if (broken_.ok()) broken_ = std::move(status);
+            return {};
+        }
+        for (std::int64_t t = 1; t < last_tokens_ && tap.stride != tap.width; ++t) std::copy_n(all.begin() + t * tap.stride, tap.width, all.begin() + t * tap.width);
+        all.resize(static_cast<std::size_t>(last_tokens_ * tap.width));
+        return tapped_[name] = std::move(all);
+    }
     return {};
 }
 
@@ -116,13 +142,20 @@ std::optional<double> CudaSession::read_gb_per_s() {
     return rates[rates.size() / 2];
 }
 
+Result<double> CudaSession::seconds_per_streamed_byte() {
+    SKIFF_CHECK(device_->enter());
+    if (!model_.stream) return usage_error("all weights of this session are on the device");
+    return model_.stream->seconds_per_byte();
+}
+
 std::vector<std::pair<std::string, std::string>> CudaSession::decode_launches() {
     std::vector<std::pair<std::string, std::string>> launches;
     if (!device_->enter().ok()) return launches;
     (void)logits();  // what waits on the device does not outlive the program that made it
     auto entry = program_for({1, 1, RunShape::Selection::all, RunShape::Attention::decode, 0});
     if (!entry.ok()) return launches;
-    for (const DeviceStep& step : (*entry)->program.steps) launches.emplace_back(step.name, step.kernel);
+    for (const DeviceStep& step : (*entry)->program.steps)
+        if (!std::holds_alternative<StreamArgs>(step.args)) launches.emplace_back(step.name, step.kernel);
     return launches;
 }
 

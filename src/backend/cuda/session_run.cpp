@@ -1,5 +1,6 @@
 // How a session runs: what a run reads, its program, what is fed.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "backend/cuda/cuda_session.h"
@@ -33,6 +34,15 @@ EmitOptions CudaSession::emit_options() const {
     options.n_arrivals = n_arrivals_;
     options.matmul_workspace = workspace_;
     options.matmul_workspace_bytes = workspace_ != nullptr ? workspace_bytes : 0;
+    options.choose.temperature = feed_rule_.temperature;
+    options.choose.top_k = static_cast<std::int32_t>(feed_rule_.temperature > 0 ? feed_rule_.top_k : 1);
+    options.choose.top_p = feed_rule_.top_p;
+    if (feed_rule_.min_p > 0) options.choose.log_min_p = std::log(feed_rule_.min_p);
+    options.choose.uniforms = feed_uniforms_;
+    options.choose.n_uniforms = feed_ring;
+    options.choose.history = feed_history_;
+    options.choose.history_stride = pages_->capacity() + 1;
+    options.choose.scratch = reinterpret_cast<float*>(top_scratch_);
     return options;
 }
 
@@ -98,14 +108,18 @@ Status CudaSession::stage(const RunShape& shape, const Chunk& chunk, const std::
         SKIFF_CHECK(device_->check(table.copy_in(hidden_, more, size, device_->stream()), "copying hidden states to the device"));
         more += size;
     }
-    if (pages_->take_changed()) {
-        const auto rows = pages_->rows();
-        std::memcpy(more, rows.data(), rows.size_bytes());
-        SKIFF_CHECK(device_->check(table.copy_in(table_rows_, more, rows.size_bytes(), device_->stream()), "copying the page table to the device"));
-    }
+    SKIFF_CHECK(put_page_table(more));
     SKIFF_CHECK(device_->check(table.record(slot->free, device_->stream()), "recording an event"));
     slot->used = true;
     return {};
+}
+
+// Where it has changed, from a place in a slot that nothing else uses.
+Status CudaSession::put_page_table(std::byte* at) {
+    if (!pages_->take_changed()) return {};
+    const auto rows = pages_->rows();
+    std::memcpy(at, rows.data(), rows.size_bytes());
+    return device_->check(device_->table().copy_in(table_rows_, at, rows.size_bytes(), device_->stream()), "copying the page table to the device");
 }
 
 // ---- running
@@ -153,7 +167,7 @@ Status CudaSession::execute(const RunShape& shape, Program& entry) {
         rings_touched_ = true;
         return execute_profiled(entry.program);
     }
-    const bool capture = options_.graphs == DeviceSessionOptions::Graphs::on && shape.attention == RunShape::Attention::decode && shape.n_tokens <= graph_tokens;
+    const bool capture = model_.stream == nullptr && options_.graphs == DeviceSessionOptions::Graphs::on && shape.attention == RunShape::Attention::decode && shape.n_tokens <= graph_tokens;
     // The first run is launched as it is: it loads the kernels, which a capture must not.
     if (!capture || entry.runs++ == 0) {
         rings_touched_ = true;
@@ -205,6 +219,9 @@ Status CudaSession::run(Chunk& chunk) {
     SKIFF_CHECK(stage(shape, chunk, tiles));
     SKIFF_CHECK(execute(shape, *entry));
     last_ = &entry->program;
+    last_tokens_ = shape.n_tokens;
+    tapped_.clear();
+    taps_->show(&last_->taps, last_tokens_);
     return {};
 }
 
@@ -269,6 +286,7 @@ Status CudaSession::undo_rings(const Status& failed, bool backed_up) {
 Status CudaSession::forward(std::span<const BatchItem> items, const LogitsSink& sink) {
     SKIFF_CHECK(device_->enter());
     if (!broken_.ok()) return Error(broken_.error());
+    end_chain();
     if (model_.input >= 0) return usage_error("this stretch of the model has no embedding; give it hidden states");
     SKIFF_CHECK(check(items));
     std::vector<std::int64_t> lengths;
@@ -334,6 +352,7 @@ Status CudaSession::feed(std::span<const BatchItem> items, const LogitsSink& sin
 Status CudaSession::forward_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output) {
     SKIFF_CHECK(device_->enter());
     if (!broken_.ok()) return Error(broken_.error());
+    end_chain();
     if (model_.input < 0) return usage_error("this plan begins with the embedding; give it tokens");
     const std::int64_t n_tokens = static_cast<std::int64_t>(input.size()) / model_.input_width;
     if (n_tokens * model_.input_width != static_cast<std::int64_t>(input.size())) return usage_error("the hidden states are no whole number of tokens");

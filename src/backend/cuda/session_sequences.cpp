@@ -10,6 +10,7 @@ Status CudaSession::truncate(std::int64_t sequence, std::int64_t n_tokens) {
     if (n_tokens < 0 || n_tokens > length) return usage_error("cannot truncate a sequence of " + std::to_string(length) + " tokens to " + std::to_string(n_tokens));
     if (recurrent_ && n_tokens != 0 && n_tokens != length)
         return unsupported("on the device this model's convolutions remember only the last tokens: a sequence of " + std::to_string(length) + " tokens cannot go back to " + std::to_string(n_tokens) + "; begin it anew");
+    if (sequence == feed_.sequence()) end_chain();
     pages_->truncate(sequence, n_tokens);
     return {};
 }
@@ -17,6 +18,7 @@ Status CudaSession::truncate(std::int64_t sequence, std::int64_t n_tokens) {
 Status CudaSession::fork(std::int64_t from, std::int64_t to) {
     if (from == to) return {};
     SKIFF_CHECK(device_->enter());
+    end_chain();
     pages_->fork(from, to);
     for (const Pool& pool : pools_)
         if (pool.ring_bytes > 0)
@@ -28,6 +30,7 @@ Status CudaSession::fork(std::int64_t from, std::int64_t to) {
 // Copies, not shared pages: what is measured at a depth must be read from memory as that depth is.
 Status CudaSession::repeat(std::int64_t sequence, std::int64_t n_tokens) {
     SKIFF_CHECK(device_->enter());
+    end_chain();
     const std::int64_t n_whole = pages_->length(sequence) / page_positions;
     const std::size_t before = pages_->pages(sequence).size();
     SKIFF_CHECK(append(sequence, n_tokens - pages_->length(sequence)));
@@ -90,6 +93,7 @@ Status CudaSession::restore(std::int64_t sequence, const StateSnapshot& snapshot
     const std::int64_t n_pages = in_range ? (snapshot.n_tokens + page_positions - 1) / page_positions : 0;
     for (const Pool& pool : pools_) expected += static_cast<std::size_t>(2 * n_pages) * pool.page_bytes + (snapshot.n_tokens > 0 ? pool.ring_bytes : 0);
     if (!in_range || snapshot.bytes.size() != expected) return usage_error("the snapshot was taken from another model or a longer context");
+    end_chain();
     pages_->truncate(sequence, 0);
     SKIFF_CHECK(append(sequence, snapshot.n_tokens));
     const std::byte* source = snapshot.bytes.data();

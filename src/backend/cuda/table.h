@@ -10,8 +10,10 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/cuda/image_windows.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/product_rows.h"
+#include "kernels/cuda/statistics.h"
 
 namespace skiff::cuda {
 
@@ -103,6 +105,10 @@ struct Table {
     int (*causal_conv)(const ConvLaunchArgs& args, const Launch& launch);
     int (*sample)(const SampleArgs& args, const Launch& launch);
     int (*pairs)(const PairsArgs& args, const Launch& launch);
+    int (*column_sums)(const ColumnSumsArgs& args, const Launch& launch);
+    int (*gram)(const GramArgs& args, const Launch& launch);
+    int (*patches)(const PatchesArgs& args, const Launch& launch);
+    int (*windows)(const WindowsArgs& args, const Launch& launch);
     int (*read_all)(const void* data, std::size_t size_bytes, float* sink, const Launch& launch);  // reads it and keeps nothing: the bandwidth // sink: (1) f32
 
     // ---- cuBLASLt, where the program has found it. Opened once, for the device chosen then.
@@ -116,7 +122,7 @@ constexpr std::uint32_t table_layout() {
     std::uint32_t hash = 2166136261u;
     for (std::size_t size : {sizeof(Table), sizeof(DeviceFacts), sizeof(MatmulArgs), sizeof(PairsArgs), sizeof(Launch), sizeof(GpuWeight), sizeof(GemvArgs), sizeof(GemmArgs),
                              sizeof(DequantizeArgs), sizeof(EmbedArgs), sizeof(NormLaunchArgs), sizeof(RopeWriteArgs), sizeof(DecodeAttentionArgs), sizeof(PrefillAttentionArgs),
-                             sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs)})
+                             sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs), sizeof(ColumnSumsArgs), sizeof(GramArgs), sizeof(PatchesArgs), sizeof(WindowsArgs)})
         hash = (hash ^ static_cast<std::uint32_t>(size)) * 16777619u;
     for (const char character : std::string_view(SKIFF_VERSION)) hash = (hash ^ static_cast<unsigned char>(character)) * 16777619u;
     return hash;

@@ -11,8 +11,8 @@ namespace skiff {
 
 class BlockWork {
 public:
-    BlockWork(const Checkpoint& parent, CalibrationText text, StatisticsNeed need, int n_threads)
-        : spec_(parent.spec), text_(std::move(text)), need_(need), walk_(spec_, text_, n_threads), weights_(parent.weights) {}
+    BlockWork(const Checkpoint& parent, CalibrationText text, StatisticsNeed need, int n_threads, BlockRunner* runner = nullptr)
+        : spec_(parent.spec), text_(std::move(text)), need_(need), walk_(spec_, text_, n_threads, runner), weights_(parent.weights) {}
 
     const CalibrationText& text() const { return text_; }
 

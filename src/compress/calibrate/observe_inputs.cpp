@@ -36,6 +36,17 @@ void InputObserver::add(std::span<const float> x, ThreadPool& pool) {
     if (need_ == StatisticsNeed::gram) add_gram(x.data(), n_tokens, n_columns_, gram_.data(), pool);
 }
 
+void InputObserver::add(const ColumnSums& sums) {
+    n_tokens_ += sums.n_tokens;
+    for (std::size_t at = 0; at < sum_.size(); ++at) {
+        sum_[at] += sums.sum[at];
+        absolute_[at] += sums.absolute[at];
+        square_[at] += sums.square[at];
+        largest_[at] = std::max(largest_[at], sums.largest[at]);
+    }
+    for (std::size_t at = 0; at < gram_.size() && at < sums.gram.size(); ++at) gram_[at] += sums.gram[at];
+}
+
 InputStatistics InputObserver::finish() {
     InputStatistics result;
     result.n_tokens = n_tokens_;

@@ -7,6 +7,7 @@
 
 #include "base/thread_pool.h"
 #include "compress/calibrate/statistics.h"
+#include "plan/tap_sums.h"
 
 namespace skiff {
 
@@ -14,6 +15,8 @@ class InputObserver {
 public:
     InputObserver(std::int64_t n_columns, StatisticsNeed need);
     void add(std::span<const float> x, ThreadPool& pool);  // (n_tokens, n_columns) f32
+    void add(const ColumnSums& sums);                      // of tokens that were added up elsewhere
+    StatisticsNeed need() const { return need_; }
     InputStatistics finish();                              // once
 
 private:

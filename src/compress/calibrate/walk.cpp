@@ -54,45 +54,73 @@ Weight as_floats(const Weight& weight, ThreadPool& pool) {
 
 Status CalibrationWalk::embed(const WeightSource& weights) {
     hidden_.clear();
-    return run(0, weights, {}, nullptr, Outputs::kept);
+    return run(0, weights, {}, Outputs::kept);
 }
 
-Status CalibrationWalk::advance(std::size_t block, const WeightSource& weights) { return run(block, weights, {}, nullptr, Outputs::kept); }
+Status CalibrationWalk::advance(std::size_t block, const WeightSource& weights) { return run(block, weights, {}, Outputs::kept); }
 
 Status CalibrationWalk::watch(std::size_t block, const WeightSource& weights, std::span<const ValueId> ids, const ValueSink& sink) {
-    return run(block, weights, ids, sink, Outputs::dropped);
+    return run(block, weights, {ids, sink, {}}, Outputs::dropped);
 }
 
-Status CalibrationWalk::run(std::size_t block, const WeightSource& weights, std::span<const ValueId> ids, const ValueSink& sink, Outputs outputs) {
-    const Block& stretch = spec_.blocks.at(block);
+Result<std::unique_ptr<Session>> CalibrationWalk::open(std::size_t block, const WeightSource& weights, std::span<const ValueId> ids) const {
+    std::vector<std::string> taps;
+    for (ValueId id : ids)
+        if (id != spec_.blocks.at(block).in) taps.push_back(spec_.values[static_cast<std::size_t>(id)].name);
+    if (runner_ != nullptr) return runner_->open(spec_, weights, {block, std::move(taps), text_.longest(), n_threads_});
     PlanOptions plan_options;
     plan_options.first_block = plan_options.last_block = block;
     plan_options.n_threads = plan_options.n_load_threads = n_threads_;
-    for (ValueId id : ids)
-        if (id != stretch.in) plan_options.taps.push_back(spec_.values[static_cast<std::size_t>(id)].name);
+    plan_options.taps = std::move(taps);
     SKIFF_TRY(auto plan, lower(spec_, weights, plan_options));
     SessionOptions session_options;
     session_options.n_threads = n_threads_;
     session_options.n_context = session_options.max_batch = text_.longest();
-    SKIFF_TRY(auto session, Session::create(plan, session_options));
+    return Session::create(plan, session_options);
+}
+
+// Sums are added up where the values are, if that can be; what enters the block is here.
+Status CalibrationWalk::observe_run(const Look& look, const Block& stretch, std::span<const float> input, Session& session) const {
+    TapSums* sums = session.tap_sums();
+    for (std::size_t i = 0; i < look.ids.size(); ++i) {
+        const std::string& name = spec_.values[static_cast<std::size_t>(look.ids[i])].name;
+        const auto before = look.ids.begin() + static_cast<std::ptrdiff_t>(i);
+        if (sums != nullptr && look.ids[i] != stretch.in && std::find(look.ids.begin(), before, look.ids[i]) != before) continue;  // two observers of one value
+        if (look.ids[i] == stretch.in) look.observers[i]->add(input, session.pool());
+        else if (sums == nullptr) look.observers[i]->add(session.tap(name), session.pool());
+        else SKIFF_CHECK(sums->add(name, look.observers[i]->need() == StatisticsNeed::gram ? TapSums::Pairs::added : TapSums::Pairs::left_out));
+    }
+    return {};
+}
+
+Status CalibrationWalk::run(std::size_t block, const WeightSource& weights, const Look& look, Outputs outputs) {
+    const Block& stretch = spec_.blocks.at(block);
+    SKIFF_TRY(const auto session, open(block, weights, look.ids));
+    const Plan& plan = session->plan();
 
     const bool keep = outputs == Outputs::kept;
-    if (keep && block == 0) hidden_.resize(static_cast<std::size_t>(text_.n_tokens() * plan->output_width));
+    if (keep && block == 0) hidden_.resize(static_cast<std::size_t>(text_.n_tokens() * plan.output_width));
     float* at = hidden_.data();
     std::vector<float> output;
-    std::vector<std::span<const float>> values(ids.size());
+    std::vector<std::span<const float>> values(look.ids.size());
     for (std::size_t sample = 0; sample < text_.samples.size(); ++sample) {
         if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
         const auto& tokens = text_.samples[sample];
-        const std::span<float> input{at, tokens.size() * static_cast<std::size_t>(block == 0 ? plan->output_width : plan->input_width)};
+        const std::span<float> input{at, tokens.size() * static_cast<std::size_t>(block == 0 ? plan.output_width : plan.input_width)};
         if (block == 0) {
             SKIFF_CHECK(session->forward(0, tokens, BatchItem::Logits::all));
             std::copy(session->logits().begin(), session->logits().end(), input.begin());
         } else {
             SKIFF_CHECK(session->forward_hidden(0, input, output));
         }
-        for (std::size_t i = 0; i < ids.size(); ++i) values[i] = ids[i] == stretch.in ? input : session->tap(spec_.values[static_cast<std::size_t>(ids[i])].name);
-        if (sink) SKIFF_CHECK(sink(static_cast<std::int64_t>(sample), values, session->pool()));
+        if (!look.observers.empty()) SKIFF_CHECK(observe_run(look, stretch, input, *session));
+        if (look.sink) {
+            for (std::size_t i = 0; i < look.ids.size(); ++i) {
+                values[i] = look.ids[i] == stretch.in ? input : session->tap(spec_.values[static_cast<std::size_t>(look.ids[i])].name);
+                if (values[i].empty() && !tokens.empty()) return runtime_error("the value " + spec_.values[static_cast<std::size_t>(look.ids[i])].name + " of " + stretch.name + " did not come from " + session->where());
+            }
+            SKIFF_CHECK(look.sink(static_cast<std::int64_t>(sample), values, session->pool()));
+        }
         if (keep && block > 0) {
             for (float x : output)
                 if (!std::isfinite(x)) return runtime_error(stretch.name + " gives numbers that are not finite on sample " + std::to_string(sample) + " of the calibration text; the weights before it overflow");
@@ -100,6 +128,16 @@ Status CalibrationWalk::run(std::size_t block, const WeightSource& weights, std:
         }
         at += input.size();
         SKIFF_CHECK(session->state().truncate(0, 0));
+    }
+    TapSums* sums = session->tap_sums();
+    std::map<ValueId, ColumnSums> found;
+    for (std::size_t i = 0; sums != nullptr && i < look.observers.size(); ++i) {
+        const ValueId id = look.ids[i];
+        if (id == stretch.in) continue;
+        if (found.count(id) == 0) {
+            SKIFF_TRY(found[id], sums->take(spec_.values[static_cast<std::size_t>(id)].name));
+        }
+        look.observers[i]->add(found[id]);
     }
     return {};
 }
@@ -132,10 +170,7 @@ Result<BlockInputs> CalibrationWalk::observe(std::size_t block, std::size_t last
                 ids.push_back(reader->second);
                 fed.push_back(observer.get());
             }
-        SKIFF_CHECK(watch(at, weights, ids, [&](std::int64_t, std::span<const std::span<const float>> values, ThreadPool& pool) -> Status {
-            for (std::size_t i = 0; i < values.size(); ++i) fed[i]->add(values[i], pool);
-            return {};
-        }));
+        SKIFF_CHECK(run(at, weights, {ids, nullptr, fed}, Outputs::dropped));
         if (at < last) SKIFF_CHECK(advance(at, weights));
     }
     if (last > block) hidden_ = before;

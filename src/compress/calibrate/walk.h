@@ -13,17 +13,21 @@
 #include "base/thread_pool.h"
 #include "compress/calibrate/calibration_text.h"
 #include "compress/calibrate/statistics.h"
+#include "plan/block_runner.h"
 #include "plan/session.h"
 
 namespace skiff {
+
+class InputObserver;
 
 // Statistics by the key of the weight that reads the input. Weights that read the same value share them.
 using BlockInputs = std::map<std::string, std::shared_ptr<const InputStatistics>>;
 
 class CalibrationWalk {
 public:
-    // The spec's blocks are numbered from 0 (the embedding) to n_blocks() - 1 (the head). Blocks run with float activations.
-    CalibrationWalk(const ModelSpec& spec, const CalibrationText& text, int n_threads) : spec_(spec), text_(text), n_threads_(n_threads) {}
+    // The spec's blocks are numbered from 0 (the embedding) to n_blocks() - 1 (the head). Blocks run with float activations on the processor; or where `runner` runs them, which also
+    // adds up what is observed: with the roundings of that place.
+    CalibrationWalk(const ModelSpec& spec, const CalibrationText& text, int n_threads, BlockRunner* runner = nullptr) : spec_(spec), text_(text), n_threads_(n_threads), runner_(runner) {}
 
     std::size_t n_blocks() const { return spec_.blocks.size(); }
     const CalibrationText& text() const { return text_; }
@@ -54,11 +58,20 @@ public:
 
 private:
     enum class Outputs : std::uint8_t { dropped, kept };
-    Status run(std::size_t block, const WeightSource& weights, std::span<const ValueId> ids, const ValueSink& sink, Outputs outputs);
+    // Who looks at values on the way: at their numbers, or, value by value, at their sums.
+    struct Look {
+        std::span<const ValueId> ids;
+        ValueSink sink;
+        std::span<InputObserver* const> observers;
+    };
+    Status run(std::size_t block, const WeightSource& weights, const Look& look, Outputs outputs);
+    Result<std::unique_ptr<Session>> open(std::size_t block, const WeightSource& weights, std::span<const ValueId> ids) const;
+    Status observe_run(const Look& look, const Block& stretch, std::span<const float> input, Session& session) const;
 
     const ModelSpec& spec_;
     const CalibrationText& text_;
     int n_threads_;
+    BlockRunner* runner_;
     std::vector<float> hidden_;
 };
 

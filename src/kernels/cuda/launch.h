@@ -279,16 +279,19 @@ struct ConvLaunchArgs {
 };
 int launch_causal_conv(const ConvLaunchArgs& args, const Launch& launch);
 
-// ---- sampling on the device: argmax (temperature 0), or among the top_k (at most 64) by temperature, top_p and min_p with a counter-based random number.
+// ---- sampling on the device: the largest (temperature 0), or one of the top_k (at most 64) by the sampler's own rule (runtime/sampler.h, choose.h) and random numbers that the
+// host has drawn.
 struct SampleArgs {
     const float* logits = nullptr;       // (n_tokens, stride) f32
     std::int64_t stride = 0, n_vocab = 0, n_tokens = 0;
-    float temperature = 0, top_p = 1, min_p = 0;
+    double temperature = 0, top_p = 1;
+    double log_min_p = -1e300;           // of the choice: logits below the largest + log_min_p are left out
     std::int32_t top_k = 1;              // 1 .. 64
-    std::uint64_t seed = 0;              // with positions[t] it makes the random number: the same for any batch
+    const double* uniforms = nullptr;    // (n_uniforms), of temperature > 0: the number in [0, 1) for the token at position p is uniforms[p % n_uniforms]
+    std::int64_t n_uniforms = 0;
     std::int32_t* positions = nullptr;   // (n_tokens) in; with `feed` one more afterwards
-    std::int32_t* ids = nullptr;         // (n_tokens) out: the chosen token, which the next step's embedding reads
-    std::int32_t* history = nullptr;     // or (n_tokens, history_stride): ids at their position + 1
+    std::int32_t* ids = nullptr;         // (n_tokens) out: the chosen token, which the next step's embedding reads; 0 where there is no choice
+    std::int32_t* history = nullptr;     // or (n_tokens, history_stride): ids at their position + 1; -1 where there is no choice: NaN, or no finite logit
     std::int64_t history_stride = 0;
     enum class Feed : std::uint8_t { keep, advance } feed = Feed::keep;  // advance: positions[t] += 1, for a graph that feeds itself
     float* scratch = nullptr;            // sample_scratch_bytes() of the most tokens that a launch brings, zero before the first; at most 1024

@@ -194,7 +194,7 @@ TEST(CudaSample, takes_the_largest) {
                 const auto ts = static_cast<std::size_t>(t);
                 ASSERT_EQ(got[ts], order.empty() ? 0 : order[0]);
                 ASSERT_EQ(fed[ts], began[ts] + 1);
-                ASSERT_EQ(past[ts * 12 + static_cast<std::size_t>(began[ts]) + 1], got[ts]);
+                ASSERT_EQ(past[ts * 12 + static_cast<std::size_t>(began[ts]) + 1], order.empty() ? -1 : got[ts]);
                 for (std::size_t i = 0; i < 64; ++i) ASSERT_EQ(tops[ts * 64 + i], i < order.size() && i < static_cast<std::size_t>(args.top_k) ? order[i] : -1) << "token " << t << " rank " << i << " of " << n_vocab;
             }
         });
@@ -232,22 +232,95 @@ TEST(CudaSample, follows_the_distribution) {
     DeviceArray<std::int32_t> ids(1), positions(1);
     std::vector<int> counts(n_vocab);
     constexpr int draws = 150;
+    std::vector<double> numbers;
+    for (int i = 0; i < draws; ++i) numbers.push_back((i * 37 % draws + 0.5) / draws);
+    const DeviceArray<double> uniforms(numbers);
     SampleArgs args;
     args.logits = device.data(), args.stride = n_vocab, args.n_vocab = n_vocab, args.n_tokens = 1, args.ids = ids.data(), args.positions = positions.data(), args.scratch = reinterpret_cast<float*>(scratch.data());
-    args.temperature = 1, args.top_k = 3, args.seed = 12, args.feed = SampleArgs::Feed::advance;
+    args.temperature = 1, args.top_k = 3, args.feed = SampleArgs::Feed::advance;
+    EXPECT_NE(launch_sample(args, test_launch()), 0) << "no random numbers";
+    args.uniforms = uniforms.data(), args.n_uniforms = draws;
     for (int i = 0; i < draws; ++i) {
         ASSERT_EQ(launch_sample(args, test_launch()), 0);
         ++counts[static_cast<std::size_t>(ids.values()[0])];
     }
     const double total = std::exp(2.0) + std::exp(1.0) + 1;
-    for (const std::size_t id : {7, 30, 3}) EXPECT_NEAR(counts[id] / static_cast<double>(draws), std::exp(static_cast<double>(logits[id])) / total, 0.1);
+    for (const std::size_t id : {7, 30, 3}) EXPECT_NEAR(counts[id] / static_cast<double>(draws), std::exp(static_cast<double>(logits[id])) / total, 0.01);
     EXPECT_EQ(counts[7] + counts[30] + counts[3], draws);
-    args.top_p = 0.5f;  // the first alone has two thirds
+    args.top_p = 0.5;  // the first alone has two thirds
     ASSERT_EQ(launch_sample(args, test_launch()), 0);
     EXPECT_EQ(ids.values()[0], 7);
-    args.top_p = 1, args.min_p = 0.9f;
+    args.top_p = 1, args.log_min_p = std::log(0.9);
     ASSERT_EQ(launch_sample(args, test_launch()), 0);
     EXPECT_EQ(ids.values()[0], 7);
+}
+
+// The rule written down once more, from the probabilities themselves: what min-p, top-k and top-p leave, and whose share of it the random number falls into.
+TEST(CudaSample, chooses_by_the_rule) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t n_vocab = 700, n_tokens = 3;
+    auto logits = normal_values(n_tokens * n_vocab, 77);
+    for (float& x : logits) x *= 3;
+    const DeviceArray<float> device(logits);
+    const DeviceMemory scratch(sample_scratch_bytes(n_tokens));
+    const std::vector<double> numbers = {0.0, 0.31, 0.77, 0.999, 0.5};
+    const DeviceArray<double> uniforms(numbers);
+    struct Case {
+        double temperature, top_p, min_p;
+        std::int32_t top_k;
+    };
+    for (const Case& c : {Case{0.8, 0.95, 0.05, 40}, Case{1, 1, 0, 64}, Case{2.5, 0.7, 0, 64}, Case{0.1, 0.99, 0.2, 5}, Case{1.3, 1, 0.01, 64}})
+        in_every_mode([&](const Launch& launch) {
+            DeviceArray<std::int32_t> ids(n_tokens), positions(std::vector<std::int32_t>{0, 6, 18}), history(n_tokens * 32);
+            SampleArgs args;
+            args.logits = device.data(), args.stride = args.n_vocab = n_vocab, args.n_tokens = n_tokens, args.ids = ids.data(), args.positions = positions.data(), args.scratch = reinterpret_cast<float*>(scratch.data());
+            args.temperature = c.temperature, args.top_p = c.top_p, args.top_k = c.top_k, args.uniforms = uniforms.data(), args.n_uniforms = 5, args.feed = SampleArgs::Feed::advance;
+            args.history = history.data(), args.history_stride = 32;
+            if (c.min_p > 0) args.log_min_p = std::log(c.min_p);
+            ASSERT_EQ(launch_sample(args, launch), 0);
+            const auto got = ids.values(), past = history.values();
+            for (std::int64_t t = 0; t < n_tokens; ++t) {
+                const float* row = logits.data() + t * n_vocab;
+                std::vector<std::int32_t> order(n_vocab);
+                std::iota(order.begin(), order.end(), 0);
+                std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return row[a] > row[b]; });
+                order.resize(static_cast<std::size_t>(c.top_k));
+                std::vector<double> chances;
+                double all = 0, before = 0, total = 0;
+                for (const std::int32_t id : order) all += std::exp(row[id]) >= c.min_p * std::exp(row[order[0]]) ? std::exp(static_cast<double>(row[id])) : 0;
+                for (const std::int32_t id : order) {
+                    if (std::exp(row[id]) < c.min_p * std::exp(row[order[0]]) || before >= c.top_p * all) break;
+                    before += std::exp(static_cast<double>(row[id]));
+                    total += chances.emplace_back(std::exp(row[id] / c.temperature));
+                }
+                const std::int64_t position = t == 0 ? 0 : t == 1 ? 6 : 18;
+                double left = numbers[static_cast<std::size_t>(position % 5)] * total;
+                std::size_t wanted = 0;
+                while (wanted + 1 < chances.size() && left >= chances[wanted]) left -= chances[wanted++];
+                EXPECT_EQ(got[static_cast<std::size_t>(t)], order[wanted]) << "token " << t << " at temperature " << c.temperature;
+                EXPECT_EQ(past[static_cast<std::size_t>(t * 32 + position + 1)], order[wanted]);
+            }
+        });
+}
+
+// What leaves no choice is said, not guessed.
+TEST(CudaSample, says_that_there_is_no_choice) {
+    SKIFF_NEEDS_DEVICE();
+    const float huge = INFINITY;
+    for (const std::vector<float>& logits : {std::vector<float>{NAN, NAN, NAN, NAN}, std::vector<float>{-huge, -huge, -huge, -huge}, std::vector<float>{1, huge, 2, 0}, std::vector<float>{1, NAN, 2, 0}})
+        for (const double temperature : {0.0, 1.0}) {
+            const DeviceArray<float> device(logits);
+            const DeviceMemory scratch(sample_scratch_bytes(1));
+            const DeviceArray<double> uniforms(std::vector<double>{0.5});
+            DeviceArray<std::int32_t> ids(std::vector<std::int32_t>{9}), positions(std::vector<std::int32_t>{2}), history(8);
+            SampleArgs args;
+            args.logits = device.data(), args.stride = args.n_vocab = 4, args.n_tokens = 1, args.ids = ids.data(), args.positions = positions.data(), args.scratch = reinterpret_cast<float*>(scratch.data());
+            args.temperature = temperature, args.top_k = 4, args.uniforms = uniforms.data(), args.n_uniforms = 1, args.history = history.data(), args.history_stride = 8;
+            ASSERT_EQ(launch_sample(args, test_launch()), 0);
+            const bool one_is_nan = logits[0] == 1 && std::isnan(logits[1]);
+            EXPECT_EQ(history.values()[3], one_is_nan && temperature == 0 ? 2 : -1);  // the largest of what are numbers, as on the host
+            EXPECT_TRUE(ids.values()[0] >= 0 && ids.values()[0] < 4);
+        }
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The next token on the device: the largest logit, or one of the largest 64 by chance. Every block finds the top of its share of the vocabulary; the last to arrive merges them,
 // so that one launch is enough and four bytes come back. Order among equal logits: the lower id first, in every step.
+#include "kernels/cuda/choose.h"
 #include "kernels/cuda/device.cuh"
 
 namespace skiff::cuda {
@@ -87,17 +88,10 @@ __device__ void block_top(const std::uint64_t (&keys)[per_thread], int k, std::u
     __syncthreads();
 }
 
-// A number in (0, 1) from a counter: SplitMix64's finisher (Steele, Lea, Flood 2014).
-__device__ float uniform(std::uint64_t seed, std::uint64_t counter) {
-    std::uint64_t z = seed + (counter + 1) * 0x9e3779b97f4a7c15ull;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-    z ^= z >> 31;
-    return (static_cast<float>(z >> 41) + 0.5f) * 0x1p-23f;  // 24 significant bits: nothing is rounded, so 1 does not come
-}
-
 __global__ void __launch_bounds__(threads) sample_kernel(const __grid_constant__ SampleParams p) {
     __shared__ std::uint64_t top[most], ordered[most];
+    __shared__ double weights[most], chances[most];
+    __shared__ float scores[most];
     __shared__ int counter, is_last;
     wait_for_predecessor();
     let_successor_start();
@@ -151,37 +145,24 @@ __global__ void __launch_bounds__(threads) sample_kernel(const __grid_constant__
         args.top_values[token * most + threadIdx.x] = key != 0 ? logit_of(key) : -INFINITY;
         if (args.top_ids != nullptr) args.top_ids[token * most + threadIdx.x] = key != 0 ? id_of(key) : -1;
     }
+    const bool draws = args.temperature > 0;
+    if (draws && static_cast<int>(threadIdx.x) < k && ordered[threadIdx.x] != 0) {  // a thread each: a number of double precision is slow
+        const float score = logit_of(ordered[threadIdx.x]), highest = logit_of(ordered[0]);
+        scores[threadIdx.x] = score;
+        weights[threadIdx.x] = exp(static_cast<double>(score) - static_cast<double>(highest));
+        chances[threadIdx.x] = exp((static_cast<double>(score) - static_cast<double>(highest)) / args.temperature);
+    }
+    __syncthreads();
     if (threadIdx.x != 0) return;
     int chosen = 0, n = 0;
     while (n < k && ordered[n] != 0) ++n;
     const std::int32_t position = args.positions != nullptr ? args.positions[token] : 0;
-    if (args.temperature > 0 && n > 1) {
-        // Weights fall; top_p keeps the first whose sum reaches it, min_p those that are not too far below the first.
-        const float highest = logit_of(ordered[0]);
-        float total = 0;
-        for (int i = 0; i < n; ++i) total += expf((logit_of(ordered[i]) - highest) / args.temperature);
-        float kept = 0;
-        int n_kept = 0;
-        for (int i = 0; i < n; ++i) {
-            const float weight = expf((logit_of(ordered[i]) - highest) / args.temperature);
-            if (i > 0 && (weight < args.min_p || kept >= args.top_p * total)) break;
-            kept += weight;
-            n_kept = i + 1;
-        }
-        const float wanted = uniform(args.seed, static_cast<std::uint64_t>(position)) * kept;
-        float sum = 0;
-        chosen = n_kept - 1;
-        for (int i = 0; i < n_kept; ++i) {
-            sum += expf((logit_of(ordered[i]) - highest) / args.temperature);
-            if (wanted < sum) {
-                chosen = i;
-                break;
-            }
-        }
-    }
+    const float highest = n > 0 ? logit_of(ordered[0]) : INFINITY;
+    const bool has_choice = (n == k || n == args.n_vocab) && highest - highest == 0;
+    if (draws && has_choice && n > 1) chosen = choose_token({args.top_p, args.log_min_p}, scores, weights, chances, n, args.uniforms[position % args.n_uniforms]);
     const std::int32_t id = n > 0 ? id_of(ordered[chosen]) : 0;
     if (args.ids != nullptr) args.ids[token] = id;
-    if (args.history != nullptr && position + 1 < args.history_stride) args.history[token * args.history_stride + position + 1] = id;
+    if (args.history != nullptr && position + 1 < args.history_stride) args.history[token * args.history_stride + position + 1] = has_choice ? id : -1;
     if (args.feed == SampleArgs::Feed::advance && args.positions != nullptr) args.positions[token] = position + 1;
 }
 
@@ -191,7 +172,8 @@ __global__ void __launch_bounds__(threads) sample_kernel(const __grid_constant__
 std::size_t sample_scratch_bytes(std::int64_t n_tokens) { return most_tokens * sizeof(std::int32_t) + static_cast<std::size_t>(n_tokens) * shares * most * 8; }
 
 int launch_sample(const SampleArgs& args, const Launch& launch) {
-    if (args.top_k < 1 || args.top_k > most || args.n_vocab < 1 || args.n_tokens > most_tokens) return cudaErrorInvalidValue;
+    if (args.top_k < 1 || args.top_k > most || args.n_vocab < 1 || args.n_tokens > most_tokens || (args.temperature > 0 && (args.uniforms == nullptr || args.n_uniforms < 1)))
+        return cudaErrorInvalidValue;
     SampleParams p;
     p.args = args;
     if (args.temperature <= 0 && args.top_values == nullptr) p.args.top_k = 1;

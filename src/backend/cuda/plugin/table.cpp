@@ -40,6 +40,10 @@ const Table* make_table() {
     table.causal_conv = launch_causal_conv;
     table.sample = launch_sample;
     table.pairs = launch_pairs;
+    table.column_sums = launch_column_sums;
+    table.gram = launch_gram;
+    table.patches = launch_patches;
+    table.windows = launch_windows;
     table.read_all = launch_read_all;
     table.open_cublaslt = open_cublaslt;
     table.prepare_matmul = prepare_cublaslt;

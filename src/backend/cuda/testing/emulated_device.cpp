@@ -64,6 +64,10 @@ const Table* make_table() {
     table.causal_conv = later<launch_causal_conv, ConvLaunchArgs>;
     table.sample = later<launch_sample, SampleArgs>;
     table.pairs = later<launch_pairs, PairsArgs>;
+    table.column_sums = later<launch_column_sums, ColumnSumsArgs>;
+    table.gram = later<launch_gram, GramArgs>;
+    table.patches = later<launch_patches, PatchesArgs>;
+    table.windows = later<launch_windows, WindowsArgs>;
     table.select_rows = select_later;
     table.read_all = read_later;
     table.matmul = library_product;

@@ -14,6 +14,7 @@ const Table* make_table() {
     add_matrices(table);
     add_rows(table);
     add_state(table);
+    add_windows(table);
     return &table;
 }
 

@@ -17,5 +17,6 @@ inline std::int64_t sequence_of(const TokenView& tokens, std::int64_t t) { retur
 void add_matrices(Table& table);
 void add_rows(Table& table);
 void add_state(Table& table);
+void add_windows(Table& table);
 
 }  // namespace skiff::cuda::fake

@@ -202,7 +202,12 @@ int wait_event(Event event) {
     auto* fake = static_cast<FakeEvent*>(event);
     return fake->stream == nullptr ? static_cast<int>(good) : run_until(*fake->stream, fake->at);
 }
-int stream_waits(Stream, Event event) { return wait_event(event); }
+// For what the event stands for now: it may be recorded again.
+int stream_waits(Stream stream, Event event) {
+    const auto* fake = static_cast<FakeEvent*>(event);
+    if (fake->stream == nullptr) return good;
+    return put(stream, [on = fake->stream, at = fake->at] { return run_until(*on, at); });
+}
 int elapsed_ms(Event begin, Event end, float* ms) {
     const auto *a = static_cast<FakeEvent*>(begin), *b = static_cast<FakeEvent*>(end);
     if (b->stream == nullptr || b->stream->n_done < b->at) return not_ready;

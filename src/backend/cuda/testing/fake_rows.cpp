@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "backend/cuda/testing/fake_kernels.h"
+#include "kernels/cuda/choose.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/tuning.h"
 #include "kernels/ref/ref.h"
@@ -156,22 +157,41 @@ int causal_conv(const ConvLaunchArgs& args, const Launch& launch) {
 
 int sample(const SampleArgs& args, const Launch& launch) {
     if (!floats(args.logits, (args.n_tokens - 1) * args.stride + args.n_vocab) || !floats(args.ids, args.n_tokens) || !floats(args.positions, args.n_tokens) || args.top_k < 1 || args.top_k > 64 ||
-        !floats(args.top_values, args.n_tokens * 64) || !floats(args.top_ids, args.n_tokens * 64) || !here(args.scratch, 4))
+        !floats(args.top_values, args.n_tokens * 64) || !floats(args.top_ids, args.n_tokens * 64) || !here(args.scratch, 4) ||
+        !floats(args.history, args.n_tokens * args.history_stride) || (args.temperature > 0 && (args.uniforms == nullptr || !floats(args.uniforms, args.n_uniforms))))
         return bad_value;
     return put(launch.stream, [args]() -> int {
         for (std::int64_t t = 0; t < args.n_tokens; ++t) {
             const float* logits = args.logits + t * args.stride;
-            std::vector<std::int32_t> order(static_cast<std::size_t>(args.n_vocab));
-            for (std::int32_t i = 0; i < args.n_vocab; ++i) order[static_cast<std::size_t>(i)] = i;
+            std::vector<std::int32_t> order;  // NaN is no logit
+            for (std::int32_t i = 0; i < args.n_vocab; ++i)
+                if (!std::isnan(logits[i])) order.push_back(i);
+            const auto n_found = static_cast<std::int32_t>(order.size());
             std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return logits[a] > logits[b]; });
             for (std::int32_t i = 0; i < 64 && args.top_values != nullptr; ++i) {
-                const bool is_there = i < args.top_k && i < args.n_vocab;
+                const bool is_there = i < args.top_k && i < n_found;
                 args.top_values[t * 64 + i] = is_there ? logits[order[static_cast<std::size_t>(i)]] : -INFINITY;
                 args.top_ids[t * 64 + i] = is_there ? order[static_cast<std::size_t>(i)] : -1;
             }
             if (args.ids == nullptr) continue;
-            args.ids[t] = order[0];
-            if (args.history != nullptr) args.history[t * args.history_stride + args.positions[t] + 1] = args.ids[t];
+            const float highest = order.empty() ? INFINITY : logits[order[0]];
+            const int n_wanted = args.temperature > 0 ? args.top_k : 1;
+            const bool has_choice = highest - highest == 0 && (n_found >= n_wanted || n_found == args.n_vocab);
+            if (order.empty()) order.push_back(0);
+            int chosen = 0;
+            if (has_choice && args.temperature > 0) {
+                float scores[64];
+                double weights[64], chances[64];
+                const int n = static_cast<int>(std::min<std::int64_t>(args.top_k, args.n_vocab));
+                for (int i = 0; i < n; ++i) {
+                    scores[i] = logits[order[static_cast<std::size_t>(i)]];
+                    weights[i] = std::exp(static_cast<double>(scores[i]) - highest);
+                    chances[i] = std::exp((static_cast<double>(scores[i]) - highest) / args.temperature);
+                }
+                chosen = choose_token({args.top_p, args.log_min_p}, scores, weights, chances, n, args.uniforms[args.positions[t] % args.n_uniforms]);
+            }
+            args.ids[t] = order[static_cast<std::size_t>(chosen)];
+            if (args.history != nullptr) args.history[t * args.history_stride + args.positions[t] + 1] = has_choice ? args.ids[t] : -1;
             if (args.feed == SampleArgs::Feed::advance) ++args.positions[t];
         }
         return good;
@@ -179,6 +199,36 @@ int sample(const SampleArgs& args, const Launch& launch) {
 }
 
 std::size_t fake_sample_bytes(std::int64_t n_tokens) { return static_cast<std::size_t>(n_tokens) * 1024; }
+
+int column_sums(const ColumnSumsArgs& args, const Launch& launch) {
+    const std::int64_t n = args.n_columns;
+    if (args.x == nullptr || !rows(args.x, args.n_tokens, n, args.x_stride) || args.sums == nullptr || !floats(args.sums, 3 * n) || args.largest == nullptr || !floats(args.largest, n)) return bad_value;
+    return put(launch.stream, [args, n]() -> int {
+        for (std::int64_t t = 0; t < args.n_tokens; ++t)
+            for (std::int64_t c = 0; c < n; ++c) {
+                const float x = args.x[t * args.x_stride + c];
+                args.sums[c] += static_cast<double>(x);
+                args.sums[n + c] += static_cast<double>(std::fabs(x));
+                args.sums[2 * n + c] += static_cast<double>(x) * static_cast<double>(x);
+                args.largest[c] = std::max(args.largest[c], std::fabs(x));
+            }
+        return good;
+    });
+}
+
+int gram(const GramArgs& args, const Launch& launch) {
+    const std::int64_t n = args.n_columns;
+    if (args.x == nullptr || !rows(args.x, args.n_tokens, n, args.x_stride) || args.gram == nullptr || !floats(args.gram, n * n)) return bad_value;
+    return put(launch.stream, [args, n]() -> int {
+        for (std::int64_t i = 0; i < n; ++i)
+            for (std::int64_t j = i; j < n; ++j) {
+                double sum = 0;
+                for (std::int64_t t = 0; t < args.n_tokens; ++t) sum += static_cast<double>(args.x[t * args.x_stride + i]) * static_cast<double>(args.x[t * args.x_stride + j]);
+                args.gram[i * n + j] += static_cast<float>(sum);
+            }
+        return good;
+    });
+}
 
 int read_all(const void* data, std::size_t size, float* sink, const Launch& launch) {
     if (!here(data, size) || !here(sink, 4)) return bad_value;
@@ -201,6 +251,8 @@ void add_rows(Table& table) {
     table.route = route;
     table.causal_conv = causal_conv;
     table.sample = sample;
+    table.column_sums = column_sums;
+    table.gram = gram;
     table.read_all = read_all;
 }
 
