@@ -61,7 +61,7 @@ if [ -f "$pocket/config.json" ]; then
     [ "$one" = "$two" ] || fail "device and processor together write \"$two\", the processor \"$one\""
     SKIFF_FAKE_DEVICE_MIB=24 "$SKIFF" bench "$pocket" --device cuda --fit --offload processor --gemm own -p 8 -n 4 -r 1 --json >"$work/bench.json" 2>"$work/remarks" || { cat "$work/remarks"; fail "bench --fit"; }
     grep -qE '"device": *"fake fake device \([1-9] of [0-9]+ layers\), cpu' "$work/bench.json" || { cat "$work/bench.json"; fail "--fit does not say how many layers are the device's"; }
-    SKIFF_FAKE_DEVICE_MIB=24 "$SKIFF" bench "$pocket" --device cuda --fit --gemm own -p 8 -n 4 -r 1 >"$work/out" 2>"$work/remarks" || { cat "$work/remarks"; fail "bench --fit by what was measured"; }
+    SKIFF_FAKE_DEVICE_MIB=36 "$SKIFF" bench "$pocket" --device cuda --fit --gemm own -p 8 -n 4 -r 1 >"$work/out" 2>"$work/remarks" || { cat "$work/remarks"; fail "bench --fit by what was measured"; }
     grep -q "(measured: a layer takes" "$work/remarks" || { cat "$work/remarks"; fail "--fit does not say what it measured"; }
     SKIFF_FAKE_DEVICE_MIB=1 expect 4 "not one layer" "$SKIFF" bench "$pocket" --device cuda --fit -p 8 -n 4 -r 1
     SKIFF_FAKE_DEVICE_MIB=1 expect 0 "runs on the processor" "$SKIFF" bench "$pocket" --device auto --fit -p 8 -n 4 -r 1
