@@ -16,6 +16,7 @@ schemes=${*:-w8 n4g32r w4g32 w4g128 n4g16t n3g32r w3g32r n3g16t n2g16r w2g32r n2
 windows=${WINDOWS:-64} threads=${THREADS:-0}
 all="nearest hqq weighted awq gptq gptq-by-inputs gptq-as-stored awq-gptq awq-unclipped-gptq heads-gptq turned-nearest turned-gptq awq-unclipped nearest-corrected gptq-corrected"
 methods=${METHODS:-$all}
+[[ " $methods " == *" nearest "* ]] || methods="nearest $methods"  # what the others are compared with
 plain=" nearest weighted awq gptq "  # the lines of the plot
 mkdir -p "$work"
 parent=$work/parent$windows.logits
@@ -27,7 +28,7 @@ options_of() {
     awq) echo "--method nearest --transform awq" ;;
     awq-unclipped) echo "--method nearest --transform awq --clip none" ;;
     gptq-by-inputs | gptq-as-stored) echo "--method gptq --column-order ${1#gptq-}" ;;
-    awq-gptq) echo "--method gptq --transform awq" ;;
+    awq-gptq) echo "--method gptq --transform awq --clip search" ;;
     awq-unclipped-gptq) echo "--method gptq --transform awq --clip none" ;;
     heads-gptq | turned-gptq) echo "--method gptq" ;;
     turned-nearest) echo "--method nearest" ;;

@@ -53,6 +53,8 @@ Result<EvalOptions> eval_options(const EvalVerbOptions& given) {
     for (const auto& [flag, value] :
          {std::pair("--window", given.window), std::pair("--max-windows", given.max_windows), std::pair("--limit", given.limit)})
         if (value < 0) return usage_error(std::string(flag) + " " + std::to_string(value) + ": expected 0 or more");
+    if (given.tasks.empty() && (!given.tasks_dir.empty() || given.limit > 0)) return usage_error(std::string(given.tasks_dir.empty() ? "--limit" : "--tasks-dir") + " is of --tasks; name the sets, or leave it out");
+    if (given.soft_labels == 0 && given.kd_temp != EvalVerbOptions().kd_temp) return usage_error("--kd-temp is of --soft-labels; give that, or leave it out");
     options.model = given.model.model;
     options.text_path = given.text;
     options.window = given.window;

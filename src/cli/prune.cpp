@@ -75,6 +75,7 @@ Result<RecipeStep> structure_step_of(const PruneOptions& options) {
     SKIFF_TRY(auto step, parse_structure_pattern(options.pattern));
     const bool layers = step.units == UnitKind::layers, hidden = step.units == UnitKind::hidden;
     if (layers || hidden) SKIFF_CHECK(refuse(options, {{"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}, {"--sort", options.sort}}));
+    if (layers) SKIFF_CHECK(refuse(options, {{"--multiple", options.multiple != 0}, {"--damping", options.common.is_typed("--damping")}}));
     if (options.sort && (!options.compensation.empty() || !options.spread.empty())) return usage_error("--sort takes no unit away; leave --compensation and --spread out");
     if (hidden) SKIFF_CHECK(refuse(options, {{"--importance", !options.importance.empty()}}));
     step.importance = !options.importance.empty() ? options.importance : layers ? "kl" : hidden ? "directions" : "obs";
@@ -84,6 +85,7 @@ Result<RecipeStep> structure_step_of(const PruneOptions& options) {
     SKIFF_TRY(const auto compensation, choice_of("--compensation", as_it_is ? "none" : options.compensation, {"least-squares", "none"}));
     SKIFF_TRY(const auto spread, choice_of("--spread", options.spread, {"uniform", "sensitivity"}));
     step.compensation = compensation == "none" || layers || hidden ? StructureStep::Compensation::none : StructureStep::Compensation::least_squares;
+    if (!layers && !hidden && compensation == "none" && step.importance != "obs" && options.common.is_typed("--damping")) return usage_error("--damping: nothing is solved for with --compensation none and --importance " + step.importance);
     step.spread = spread == "uniform" ? StructureStep::Spread::uniform : StructureStep::Spread::sensitivity;
     step.order = options.sort ? StructureStep::Order::by_importance : StructureStep::Order::kept;
     if (options.multiple > 0) step.multiple_of = options.multiple;

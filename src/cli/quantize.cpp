@@ -13,7 +13,7 @@ namespace skiff {
 namespace {
 
 struct QuantizeOptions {
-    std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration, column_order = "by-groups", learn_by = "block", clip = "search", activations = "dynamic", importance;
+    std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration, column_order = "by-groups", learn_by = "block", clip = "auto", activations = "dynamic", importance;
     bool compat = false, force = false, dry_run = false, restart = false, requantize = false, verbose = false;
     std::vector<std::string> scheme_for;
     std::string ladder, sensitivity = "automatic", scheme_unit = "shared-input", measurements;
@@ -60,7 +60,7 @@ struct QuantizeOptions {
         visitor.option("--refine-passes", method_options.refine_passes, "Of gptq: passes over codes and scales afterwards, each taking its best value while the others hold");
         visitor.option("--iterations", method_options.n_iterations, "Of autoround: steps along the sign of the gradient");
         visitor.choice("--learn-by", learn_by, {"block", "operator"}, "Of autoround: what is to lose little, the output of the whole block or that of each operator");
-        visitor.choice("--clip", clip, {"search", "none"}, "Of --transform awq: whether the largest weights of a group are clipped where that lowers the error of the output");
+        visitor.choice("--clip", clip, {"auto", "search", "none"}, "Of --transform awq: search: the largest weights of a group are clipped where that lowers the error of the output; auto: so, but not before gptq, which makes up for them and loses by it");
         visitor.option("--importance", importance, "An importance matrix of llama.cpp (.imatrix, .dat or .gguf): says what weighted, hqq and kmeans else learn from a calibration text");
         visitor.option("--correct", correct, "What is put right after rounding: bias, the mean error of each output, in biases that the model has or config.json can give it; norm, the scales of rows and the gains of norms; with a comma: both");
         visitor.choice("--activations", activations, {"dynamic", "static-minmax", "static-percentile", "static-mse"},
@@ -161,7 +161,7 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     SKIFF_TRY(step.outliers, outlier_share(options.outliers));
     if (step.outliers > 0 && options.compat) return usage_error("--outliers: other programs do not read them; leave --compat out");
     step.method_options.learning = options.learn_by == "block" ? MethodOptions::Learning::by_block : MethodOptions::Learning::by_operator;
-    step.method_options.clip = options.clip == "search" ? MethodOptions::Clip::search : MethodOptions::Clip::none;
+    step.method_options.clip = options.clip == "search" || (options.clip == "auto" && options.method != "gptq") ? MethodOptions::Clip::search : MethodOptions::Clip::none;
     step.importance = options.importance;
     SKIFF_TRY(step.corrections, parse_corrections(options.correct));
     if (options.activations != "dynamic")
@@ -261,6 +261,29 @@ std::string table_of(const Manifest& manifest) {
     return table_text(rows, TableStyle::plain);
 }
 
+// Options of one method, transform or kind of activations, where another one was chosen.
+Status check_idle_options(const QuantizeOptions& options) {
+    const auto transforms = [&](std::string_view name) { return std::find(options.transforms.begin(), options.transforms.end(), name) != options.transforms.end(); };
+    const bool is_gptq = options.method == "gptq", is_autoround = options.method == "autoround";
+    const struct {
+        std::string_view option, of;
+        bool concerns;
+    } rows[] = {
+        {"--smooth-alpha", "--transform smooth", transforms("smooth")},
+        {"--clip", "--transform awq", transforms("awq")},
+        {"--percentile", "--activations static-percentile", options.activations == "static-percentile"},
+        {"--column-order", "--method gptq", is_gptq},
+        {"--refine-passes", "--method gptq", is_gptq},
+        {"--iterations", "--method autoround", is_autoround},
+        {"--learn-by", "--method autoround", is_autoround},
+        {"--damping", "--method gptq and autoround", is_gptq || is_autoround},
+    };
+    for (const auto& row : rows)
+        if (!row.concerns && std::find(options.typed.begin(), options.typed.end(), row.option) != options.typed.end())
+            return usage_error(std::string(row.option) + " is of " + std::string(row.of) + "; leave it out, or give that");
+    return {};
+}
+
 // A network of convolutions takes the scheme, exceptions by name, and the rule of the scales.
 Status quantize_network(const QuantizeOptions& options, Terminal& terminal) {
     SKIFF_CHECK(only_for_nets(options.typed, {"--scheme", "--scheme-for", "--scale-rule", "--output", "--force", "--dry-run", "--threads"}));
@@ -291,6 +314,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     if (method.n_iterations < 1 || method.n_iterations > 100'000) return usage_error("--iterations " + std::to_string(method.n_iterations) + ": expected 1 to 100000");
     if (options.output.empty() && !options.dry_run) return usage_error("give the folder to write with -o");
     SKIFF_CHECK(check_target(options));
+    if (!net::is_net(options.model)) SKIFF_CHECK(check_idle_options(options));  // of a network every such option is refused
     if (!options.scheme.empty()) {
         SKIFF_TRY(const auto known, parse_scheme(options.scheme));  // before the model is opened
         (void)known;

@@ -88,7 +88,7 @@ const GgufType& GgufTypeChooser::keep(const ExportTensor& tensor) {
         return type;
     }
     if (const std::optional<BlockType> type = smallest_block_of(*tensor.weight)) return gguf_type_of(*type);
-    note("kept as F32, because no block type holds " + tensor.weight->encoding_name() + " in rows of " + std::to_string(tensor.shape.back()),
+    note("kept as F32, because no block type holds " + tensor.weight->encoding_name() + " in rows of " + std::to_string(tensor.shape.back()) + ", or half precision its scales",
          tensor.name);
     return type_named("F32");
 }
@@ -109,8 +109,9 @@ const GgufType& GgufTypeChooser::choose(const ExportTensor& tensor) {
     if (tensor.weight != nullptr && tensor.weight->codes() != nullptr && type->block) {
         const Fit fit = fit_of_codes(*tensor.weight, *type->block);
         const std::string from = tensor.weight->encoding_name() + " as " + std::string(type->name);
+        const Scheme& scheme = tensor.weight->codes()->scheme;
         const std::string rounded = ": scales or offsets are rounded to half precision, so weights change a little";
-        if (fit == Fit::rounded) note(from + rounded + (type->block == BlockType::q4_1 ? " (Q5_0 holds asymmetric 4-bit weights exactly)" : ""), tensor.name);
+        if (fit == Fit::rounded) note(from + rounded + (type->block == BlockType::q4_1 && scheme.bits == 4 && !scheme.minimums ? " (Q5_0 holds asymmetric 4-bit weights exactly)" : ""), tensor.name);
         if (fit == Fit::lowered) note(from + ": codes of -128 become -127, which other programs' kernels expect, and scales are rounded to half precision", tensor.name);
         if (fit == Fit::none) note(from + ": quantized a second time, so weights change", tensor.name);
     }

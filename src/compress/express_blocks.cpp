@@ -71,8 +71,21 @@ bool is_half(float value) { return f16_to_float(float_to_f16(value)) == value; }
 // Whether half precision can stand for it: not too large, and not so small that it changes by more than a 64th.
 bool nears_half(float value) { return std::abs(value) <= 65504 && std::abs(f16_to_float(float_to_f16(value)) - value) <= std::abs(value) / 64; }
 
+// Whether a codebook's levels are integers from lowest to highest.
+bool has_integral_levels(const Scheme& scheme, int lowest, int highest) {
+    const Codebook& book = *scheme.codebook;
+    return !book.is_float8() && book.integral() && std::all_of(book.levels.begin(), book.levels.end(), [&](float level) { return level >= lowest && level <= highest; });
+}
+
+// A code's level as an integer.
+int level_of(const Scheme& scheme, int code) {
+    if (scheme.kind == NumberKind::integer) return code - (1 << (scheme.bits - 1));
+    return static_cast<int>(scheme.codebook->levels[static_cast<std::size_t>(code)]);
+}
+
 bool codes_fit(const Scheme& scheme, const Target& target) {
     if (!target.book.empty()) return scheme.kind == NumberKind::codebook && scheme.codebook->name == target.book;
+    if (scheme.kind == NumberKind::codebook) return !target.has_offset() && has_integral_levels(scheme, -std::min(target.zero, 127), target.zero - 1);
     if (scheme.kind != NumberKind::integer) return false;
     if (target.has_offset()) return scheme.bits <= target.bits;
     if (scheme.minimums) return false;
@@ -98,12 +111,6 @@ void put_codes(const Target& target, const std::uint8_t* q, std::uint8_t* out) {
 
 constexpr std::int64_t k_size = 256, k_group = 16;
 
-// A code's level as an integer.
-int level_of(const Scheme& scheme, int code) {
-    if (scheme.kind == NumberKind::integer) return code - (1 << (scheme.bits - 1));
-    return static_cast<int>(scheme.codebook->levels[static_cast<std::size_t>(code)]);
-}
-
 // d and the scale's code of a group, or of all groups under one scale.
 struct KScale {
     float d = 0;
@@ -121,8 +128,7 @@ KScale k_scale(const Codes& codes, std::int64_t row, std::int64_t column, std::i
 
 bool scheme_fits_q6_k(const Scheme& scheme, std::int64_t n_columns) {
     const bool integers = scheme.kind == NumberKind::integer && scheme.symmetric && scheme.bits <= 6;
-    const bool levels = scheme.kind == NumberKind::codebook && scheme.codebook->bits <= 6 && scheme.codebook->integral() &&
-                        std::all_of(scheme.codebook->levels.begin(), scheme.codebook->levels.end(), [](float level) { return level >= -32 && level <= 31; });
+    const bool levels = scheme.kind == NumberKind::codebook && has_integral_levels(scheme, -32, 31);
     if ((!integers && !levels) || scheme.minimums || n_columns % k_size != 0) return false;
     if (!scheme.relative_scales()) return (scheme.scale_dtype == DType::f16 || scheme.scale_dtype == DType::bf16 || scheme.scale_dtype == DType::f32) && scheme.group_size % k_size == 0;
     if (scheme.scale_book != nullptr) {
@@ -211,9 +217,13 @@ void codes_row_to_blocks(const Weight& weight, BlockType type, std::int64_t row,
         auto* bytes = reinterpret_cast<std::uint8_t*>(out);
         std::memcpy(bytes, &d, 2);
         if (target.has_offset()) std::memcpy(bytes + 2, &m, 2);
-        const int shift = target.has_offset() || !target.book.empty() ? 0 : target.zero - zero_of(codes, row * n_groups + group);
+        const bool as_levels = codes.scheme.kind == NumberKind::codebook && target.book.empty();
+        const int shift = as_levels ? target.zero : target.has_offset() || !target.book.empty() ? 0 : target.zero - zero_of(codes, row * n_groups + group);
         std::uint8_t block[block_size];
-        for (int i = 0; i < block_size; ++i) block[i] = static_cast<std::uint8_t>(q[static_cast<std::size_t>(begin + i)] + shift);
+        for (int i = 0; i < block_size; ++i) {
+            const int code = q[static_cast<std::size_t>(begin + i)];
+            block[i] = static_cast<std::uint8_t>((as_levels ? level_of(codes.scheme, code) : code) + shift);
+        }
         put_codes(target, block, bytes + (target.has_offset() ? 4 : 2));
     }
 }

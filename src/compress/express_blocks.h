@@ -14,7 +14,7 @@ enum class Fit : std::uint8_t {
     exact,    // every weight keeps its value, bit for bit
 };
 
-// Q4_0, Q5_0, Q8_0 (value = d * q), Q4_1, Q5_1 (value = d * q + m), IQ4_NL (value = d * level), and Q6_K (value = d * s * q), which holds integral levels of -32 to 31
+// Q4_0, Q5_0, Q8_0 (value = d * q, of integers and of codebooks whose levels are integers in that range), Q4_1, Q5_1 (value = d * q + m), IQ4_NL (value = d * level), and Q6_K (value = d * s * q), which holds integral levels of -32 to 31
 // under relative scales; other types never fit. Reads all scales.
 Fit fit_of_codes(const Weight& codes, BlockType type);
 

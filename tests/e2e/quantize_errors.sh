@@ -27,6 +27,15 @@ expect 2 'needs the products of all pairs of inputs' "$SKIFF" quantize $model -o
 expect 2 'nearest looks at no data' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --importance tests/data/imatrix/small.gguf
 expect 5 'which has 512 inputs' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --method weighted --importance tests/data/imatrix/small.dat
 expect 3 'nowhere.gguf' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --method weighted --importance "$work/nowhere.gguf"
+# Options of what was not chosen.
+for idle in "--percentile 99" "--smooth-alpha 0.9" "--clip none" "--column-order as-stored" "--refine-passes 9" "--iterations 7" "--learn-by operator" "--damping 0.5"; do
+    # shellcheck disable=SC2086
+    expect 2 'leave it out, or give that' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 $idle
+done
+expect 2 'is of --tasks' "$SKIFF" eval $model --limit 5
+expect 2 'is of --soft-labels' "$SKIFF" eval $model --kd-temp 2
+expect 2 'does not concern the pattern layers:1' "$SKIFF" prune $model -o "$work/a" --pattern layers:1 --multiple 8
+expect 2 'nothing is solved for' "$SKIFF" prune $model -o "$work/a" --pattern neurons:25% --importance l2 --compensation none --damping 0.3
 expect 2 'give the file to write with --to-imatrix' "$SKIFF" calibrate $model
 [ ! -e "$work/a" ] && [ ! -e "$work/a.partial" ] || fail "an error left something behind"
 
@@ -36,6 +45,15 @@ expect 2 'already exists' "$SKIFF" quantize $model -o "$work/a" --scheme w8
 expect 1 'is quantized already (w8)' "$SKIFF" quantize "$work/a" -o "$work/b" --scheme w4g128
 expect 0 'weights' "$SKIFF" quantize "$work/a" -o "$work/b" --scheme w4g128 --allow-requantize
 grep -q '"steps"' "$work/b/skiff.json" || fail "no steps of the parent in the manifest"
+
+# AWQ clips before rounding to nearest, and not before gptq, unless it is told to.
+few="--scheme w4g32 --transform awq --calibration-samples 2 --calibration-tokens 64"
+for row in "nearest search" "gptq none" "gptq search --clip search"; do
+    read -r method clip more <<<"$row"
+    # shellcheck disable=SC2086
+    "$SKIFF" quantize $model -o "$work/clip" --method "$method" $few $more --force >/dev/null 2>&1 || fail "quantize with awq and $method"
+    grep -q "\"clip\": \"$clip\"" "$work/clip/skiff.json" || fail "awq before $method: clip is not $clip"
+done
 
 # Groups that do not divide a row: a short last group here, said; with --compat such rows stay, which is said too.
 expect 0 'rows that are not a multiple of 32 stay as they are' "$SKIFF" quantize tests/data/models/llama -o "$work/d" --scheme w4g32 --compat

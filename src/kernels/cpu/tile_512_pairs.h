@@ -17,7 +17,7 @@ void pair_blocks(const Stretch* tiles, const FetchAhead& fetch, const Tokens& x,
     const Byte* block[2] = {tiles[0].codes, tiles[1].codes};
     const float *scales[2] = {tiles[0].scales, tiles[1].scales}, *corrections[2] = {tiles[0].corrections, tiles[1].corrections};
     // Three bases and a stride reach eight tokens with few registers.
-    const std::int8_t* codes[3] = {x.codes, x.codes + 3 * x.code_stride, x.codes + 6 * x.code_stride};
+    const std::int8_t* codes[3] = {x.codes, x.codes + 3 * x.code_stride, N > 6 ? x.codes + 6 * x.code_stride : x.codes};
     const std::int64_t n_blocks = tiles[0].n_blocks;
     for (std::int64_t b = 0; b < n_blocks; ++b) {
         const std::int64_t ahead = b < fetch.n_near ? fetch.near : fetch.far;
