@@ -79,6 +79,10 @@ Result<std::unique_ptr<Session>> session_up_to(const cuda::Table& table, const M
 Result<std::unique_ptr<Session>> streaming_session(const cuda::Table& table, const ModelSpec& spec, const WeightSource& weights, const cuda::DeviceSessionOptions& given, std::size_t first) {
     cuda::DeviceSessionOptions options = given;
     options.stream_from = first;
+    if (options.dependence != cuda::Dependence::stream) {
+        options.dependence = cuda::Dependence::stream;
+        options.remark += std::string(options.remark.empty() ? "" : "; ") + "--overlap is off here: a kernel that begins early would read weights that are not copied yet";
+    }
     SKIFF_TRY(auto session, cuda::DeviceSession::create(table, spec, weights, options));
     return std::unique_ptr<Session>(std::move(session));
 }
@@ -109,14 +113,17 @@ Result<std::unique_ptr<Session>> fitting_session(const cuda::Table& table, const
     }
     if (request.choice.offload == Offload::stream && first_streamed == 0 && last <= n_layers)
         return resource_error("--offload stream: the state of all layers, the head and two layers do not fit in the device's free memory; take a shorter --ctx, or --offload processor");
-    while (first_streamed > 0) {
+    const bool streams = first_streamed > 0;
+    for (int attempts = 0; first_streamed > 0; ++attempts) {
         auto session = streaming_session(table, spec, weights, options, first_streamed);
         if (session.ok() || session.error().code != ErrorCode::resource || (request.choice.offload == Offload::stream && first_streamed == 1)) return session;
+        if (request.choice.offload == Offload::automatic && attempts == 2) break;  // the processor takes them
         first_streamed = first_streamed == 1 ? 0 : std::max<std::size_t>(1, first_streamed - std::max<std::size_t>(1, first_streamed / 16));
     }
+    if (streams) options.remark.clear();
     while (last > 0) {
         auto session = session_up_to(table, spec, weights, request, options, last);
-        if (session.ok() || session.error().code != ErrorCode::resource) return session;
+        if (session.ok() || session.error().code != ErrorCode::resource || request.choice.offload == Offload::stream) return session;  // the processor was not asked for
         last -= std::max<std::size_t>(1, last / 16);  // layers differ, and others take memory, too
     }
     return resource_error("not one layer with its keys and values fits in the device's free memory; take a smaller --scheme, a shorter --ctx, or --device cpu");
@@ -133,7 +140,8 @@ Result<std::unique_ptr<Session>> make_device_session(const cuda::Table& table, c
     if (request.choice.n_layers) {
         const std::int64_t wanted = *request.choice.n_layers;
         if (wanted < 0 || wanted > n_layers) return usage_error("--device-layers " + std::to_string(wanted) + ": the model has " + std::to_string(n_layers) + " layers");
-        if (request.choice.offload == DeviceChoice::Offload::stream && wanted < n_layers) return streaming_session(table, spec, weights, options, static_cast<std::size_t>(wanted) + 1);
+        if (request.choice.offload == DeviceChoice::Offload::stream && wanted == n_layers) return usage_error("--offload stream: --device-layers " + std::to_string(wanted) + " keeps all layers on the device; give fewer, or leave --offload out");
+        if (request.choice.offload == DeviceChoice::Offload::stream) return streaming_session(table, spec, weights, options, static_cast<std::size_t>(wanted) + 1);
         return session_up_to(table, spec, weights, request, options, wanted == n_layers ? spec.blocks.size() : static_cast<std::size_t>(wanted));
     }
     return fitting_session(table, spec, weights, request, options);

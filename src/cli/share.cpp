@@ -30,7 +30,7 @@ struct ShareOptions {
 
 Status share_blocks(const ShareOptions& options, Terminal& terminal) {
     const ShareOptions plain;
-    if (options.groups != 0 || !options.layers.empty() || options.choose != plain.choose || options.weights != plain.weights) return usage_error("--hash shares blocks of weights, --groups, --layers, --choose and --weights are about layers; share one after the other");
+    if (options.groups != 0 || !options.layers.empty() || options.common.is_typed("--choose") || options.common.is_typed("--weights")) return usage_error("--hash shares blocks of weights, --groups, --layers, --choose and --weights are about layers; share one after the other");
     if (!options.common.calibration.empty() || options.common.calibration_samples != plain.common.calibration_samples || options.common.calibration_tokens != plain.common.calibration_tokens)
         return usage_error("--hash looks at no text; leave --calibration out");
     if (options.hash < 1 || options.hash > BlockHash::most_shared) return usage_error("--hash " + std::to_string(options.hash) + ": expected 1 to " + std::to_string(BlockHash::most_shared) + ", blocks that share one");

@@ -152,13 +152,16 @@ private:
         planned.parent_is_plain = false;
         planned.shape = weight.shape;
         planned.hash = hashed.hash;
+        const std::string instead = ", or first write the blocks out with skiff convert --to hf";
+        if (!step_.transforms.empty()) return unsupported("is hashed (" + planned.from + "): a transform scales single rows and columns, which blocks that are shared cannot follow; leave --transform out" + instead);
+        if (elsewhere()) return unsupported("is hashed (" + planned.from + "), which no other program loads; leave --compat out" + instead);
         const Scheme* wanted = wanted_for(planned);
         const bool coded = hashed.bank->codes() != nullptr, rounds = wanted != nullptr && wanted->is_coded();
         if (coded && rounds && step_.quantized == QuantizeStep::Quantized::refuse) return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
         if (rounds) {
             SKIFF_CHECK(hash_defined_on(*wanted));
-            const bool plain_rounding = step_.method == "nearest" && step_.outliers == 0 && step_.transforms.empty() && !step_.corrections.any() && step_.inputs.kind != InputScaleRule::Kind::fixed && !elsewhere();
-            if (!plain_rounding) return unsupported("is hashed (" + planned.from + "): each of its stored blocks meets several inputs, so that it can only be rounded to nearest, in a form of our own; take --method nearest without transforms, outliers, corrections and --compat, or first write the blocks out with skiff convert --to hf");
+            const bool plain_rounding = step_.method == "nearest" && step_.outliers == 0 && !step_.corrections.any() && step_.inputs.kind != InputScaleRule::Kind::fixed;
+            if (!plain_rounding) return unsupported("is hashed (" + planned.from + "): each of its stored blocks meets several inputs, so that it can only be rounded to nearest, in a form of our own; take --method nearest without outliers and corrections" + instead);
             planned.scheme = *wanted;
             SKIFF_TRY(const auto survey, survey_weight(*hashed.bank, &*planned.scheme, pool_));
             SKIFF_CHECK(check_survey(planned, survey));

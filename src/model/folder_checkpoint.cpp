@@ -56,8 +56,9 @@ public:
         if (name.empty()) return not_found("tensor " + key + " is not in the checkpoint, though config.json implies it");
         if (const std::string outliers = outliers_of(name); !outliers.empty()) return read_outliers(outliers, lookup_in(files_));
         if (is_hashed(name)) {
+            if (files_.contains(name)) return corrupt("both " + name + " and " + module + std::string(hash_map_end) + " are in the files, so that it is unclear which one holds; remove one, or make the model again");
             SKIFF_TRY(auto hashed, read_hashed_weight(module, lookup_in(files_), *reader_));
-            return hashed;
+            return with_pages(std::move(hashed));
         }
         if (module != name || (is_factor(name) && !files_.contains(name))) {
             SKIFF_TRY(auto quantized, reader_->read(module, lookup_in(files_)));
@@ -95,6 +96,16 @@ private:
     // Factors of a weight may be codes, as modules of their own names.
     static bool is_factor(const std::string& name) { return name.ends_with(".low_rank_up") || name.ends_with(".low_rank_down"); }
     bool is_hashed(const std::string& name) const { return module_of(name) != name && files_.contains(module_of(name) + std::string(hash_map_end)); }
+    // Says of a bank whose bytes are those of the files that its pages may be given back.
+    Weight with_pages(Weight weight) const {
+        Hashed hashed = *weight.hashed();
+        Weight bank = *hashed.bank;
+        if (const Codes* codes = bank.codes()) bank.file_backed = in_files(codes->packed.data) && in_files(codes->scales.data);
+        else if (const TensorView* plain = bank.plain()) bank.file_backed = in_files(plain->data);
+        hashed.bank = std::make_shared<const Weight>(std::move(bank));
+        weight.store = std::move(hashed);
+        return weight;
+    }
     bool in_files(std::span<const std::byte> bytes) const {
         return std::any_of(files_.files().begin(), files_.files().end(), [&](const SafetensorsFile& file) {
             const auto mapped = file.owner()->bytes();

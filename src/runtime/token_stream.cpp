@@ -177,7 +177,13 @@ Result<std::int32_t> TokenStream::next() {
         SKIFF_TRY(const auto chosen, next_ahead());
         if (chosen) return *chosen;
     }
-    if (!ready_) SKIFF_CHECK(run_pass());
+    if (!ready_) {
+        if (n_ahead_ > 0) {  // what the device did ahead is no part of a text that goes on otherwise
+            n_ahead_ = 0;
+            SKIFF_CHECK(session_.state().truncate(sequence_, static_cast<std::int64_t>(held_.size())));
+        }
+        SKIFF_CHECK(run_pass());
+    }
     SKIFF_TRY(const auto token, choose());
     const auto row = static_cast<std::size_t>(row_);
     const bool guessed = row < proposal_.tokens.size();

@@ -63,6 +63,12 @@ if [ -f "$pocket/config.json" ]; then
     grep -qE '"device": *"fake fake device \([1-9] of [0-9]+ layers\), cpu' "$work/bench.json" || { cat "$work/bench.json"; fail "--fit does not say how many layers are the device's"; }
     SKIFF_FAKE_DEVICE_MIB=36 "$SKIFF" bench "$pocket" --device cuda --fit --gemm own -p 8 -n 4 -r 1 >"$work/out" 2>"$work/remarks" || { cat "$work/remarks"; fail "bench --fit by what was measured"; }
     grep -q "(measured: a layer takes" "$work/remarks" || { cat "$work/remarks"; fail "--fit does not say what it measured"; }
+    for mib in 18 20 22; do  # hardly anything fits: an error or a few layers, and nothing is written to memory that was given back
+        status=0
+        SKIFF_FAKE_DEVICE_MIB=$mib "$SKIFF" bench "$pocket" --device cuda --fit --offload processor -p 4 -n 2 -r 1 -c 64 >"$work/out" 2>&1 || status=$?
+        [ $status = 0 ] || [ $status = 4 ] || { cat "$work/out"; fail "--fit with $mib MiB ends with $status"; }
+    done
+    expect 2 "keeps all layers" "$SKIFF" bench "$pocket" --device cuda --device-layers 6 --offload stream -p 8 -n 4
     SKIFF_FAKE_DEVICE_MIB=1 expect 4 "not one layer" "$SKIFF" bench "$pocket" --device cuda --fit -p 8 -n 4 -r 1
     SKIFF_FAKE_DEVICE_MIB=1 expect 0 "runs on the processor" "$SKIFF" bench "$pocket" --device auto --fit -p 8 -n 4 -r 1
 fi

@@ -74,7 +74,8 @@ void Device::release(std::byte* address) {
 
 Result<std::byte*> Device::allocate_pinned(std::size_t size_bytes) {
     void* address = nullptr;
-    SKIFF_CHECK(check(table_.allocate_pinned(std::max<std::size_t>(size_bytes, 1), &address), "allocating " + std::to_string(size_bytes) + " bytes of pinned memory"));
+    if (table_.allocate_pinned(std::max<std::size_t>(size_bytes, 1), &address) != 0 || address == nullptr)
+        return resource_error("the host cannot lock " + gib_text(size_bytes) + " of memory for copies to the device; take --offload processor, or a smaller --scheme");
     pinned_.push_back(static_cast<std::byte*>(address));
     return static_cast<std::byte*>(address);
 }

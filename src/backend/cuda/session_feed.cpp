@@ -44,9 +44,13 @@ Status CudaSession::begin_chain(std::int64_t sequence, std::int32_t token, const
     SKIFF_CHECK(feed_.open(*device_));
     if (feed_history_ == nullptr) {
         SKIFF_TRY(std::byte * history, device_->allocate(static_cast<std::size_t>(pages_->capacity() + 1) * sizeof(std::int32_t), "chosen tokens"));
+        auto uniforms = device_->allocate(feed_ring * sizeof(double), "random numbers");
+        if (!uniforms.ok()) {
+            device_->release(history);
+            return uniforms.take_error();
+        }
         feed_history_ = reinterpret_cast<std::int32_t*>(history);
-        SKIFF_TRY(std::byte * uniforms, device_->allocate(feed_ring * sizeof(double), "random numbers"));
-        feed_uniforms_ = reinterpret_cast<double*>(uniforms);
+        feed_uniforms_ = reinterpret_cast<double*>(*uniforms);
     }
     if (rule != feed_rule_) {  // its numbers are in the program
         if (const auto found = programs_.find(chain_shape); found != programs_.end()) {

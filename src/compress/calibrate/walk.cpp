@@ -113,7 +113,7 @@ Status CalibrationWalk::run(std::size_t block, const WeightSource& weights, cons
         } else {
             SKIFF_CHECK(session->forward_hidden(0, input, output));
         }
-        if (!look.observers.empty()) SKIFF_CHECK(observe_run(look, stretch, input, *session));
+        if (!look.observers.empty() && !tokens.empty()) SKIFF_CHECK(observe_run(look, stretch, input, *session));
         if (look.sink) {
             for (std::size_t i = 0; i < look.ids.size(); ++i) {
                 values[i] = look.ids[i] == stretch.in ? input : session->tap(spec_.values[static_cast<std::size_t>(look.ids[i])].name);

@@ -86,7 +86,7 @@ public:
         if (of_operator && importance_ && seen == nullptr && method_.needs == StatisticsNeed::none) said.push_back("every weight counts the same: the importance file has nothing for it");
         // Tables are rounded without data by every method, as the guide says; the weights of operators should not be.
         if (planned.use == TensorUse::linear) remarks.insert(remarks.end(), said.begin(), said.end());
-        if (step_.corrections.any() && planned.becomes_codes()) {
+        if (step_.corrections.any() && planned.becomes_codes() && !planned.hash) {  // blocks that are shared stay as they are
             SKIFF_TRY(const auto source, load_as_rows(weights, planned));
             if (step_.corrections.norm && inputs != nullptr && inputs->n_tokens >= fewest_tokens) result = with_corrected_rows(source, result, corrections_.judged_by(planned.key, *inputs), pool);
             corrections_.note(planned.key, source, result, inputs);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -33,6 +34,10 @@ std::map<const std::byte*, std::size_t>& device_memory() {
 std::map<const std::byte*, std::size_t>& pinned_memory() {
     static std::map<const std::byte*, std::size_t> memory;
     return memory;
+}
+std::set<FakeStream*>& streams() {
+    static std::set<FakeStream*> all;
+    return all;
 }
 int captures = 0;
 
@@ -120,7 +125,10 @@ int allocate(std::size_t size, void** address) {
     *address = memory;
     return good;
 }
+// As on a device, memory goes when all work that was queued is done.
 int release_from(std::map<const std::byte*, std::size_t>& memory, void* address) {
+    for (FakeStream* stream : streams())
+        if (stream->capture == nullptr) run_until(*stream, stream->n_put);  // an error stays the stream's
     if (memory.erase(static_cast<const std::byte*>(address)) == 0) return bad_value;
     std::free(address);
     return good;
@@ -167,10 +175,13 @@ const char* error_text(int error) {
 // ---- order
 
 int make_stream(Stream* stream) {
-    *stream = new FakeStream();
+    auto* made = new FakeStream();
+    streams().insert(made);
+    *stream = made;
     return good;
 }
 int destroy_stream(Stream stream) {
+    streams().erase(static_cast<FakeStream*>(stream));
     delete static_cast<FakeStream*>(stream);
     return good;
 }
