@@ -70,7 +70,7 @@ for options in "--sparsity 2:4" "--sparsity 0.5 --prune-schedule stages --prune-
 done
 
 # ---- lottery tickets
-quietly bash tools/lottery_ticket.sh -s "$SKIFF" -c "$work/config.json" -t "$work/tok" -d "$work/corpus.txt" -v "$work/other.txt" -o "$work/tickets" -r 2 -k 6 -n 20 -- --batch 16 -c 64 --warmup 3 -t 1 --precision f32 --lr 3e-3
+quietly bash tools/lottery_ticket.sh -s "$SKIFF" -c "$work/config.json" -t "$work/tok" -d "$work/corpus.txt" -v "$work/other.txt" -o "$work/tickets" -r 2 -k 6 -n 20 -w 3 -f 5 -- --batch 16 -c 64 -t 1 --precision f32 --lr 3e-3
 grep -q "^2," "$work/tickets/table.csv" || fail "no second round in: $(cat "$work/tickets/table.csv")"
 grep -q '"zeros": 0.3[56]' "$work/tickets/2-ticket/skiff.json" || fail "two rounds of 20 % leave 64 %: $(grep -A6 sparsity "$work/tickets/2-ticket/skiff.json")"
 
