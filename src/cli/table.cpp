@@ -21,6 +21,7 @@ std::vector<std::unique_ptr<Verb>> verb_table() {
     verbs.push_back(distill_verb_row());
     verbs.push_back(qat_verb_row());
     verbs.push_back(recover_verb_row());
+    verbs.push_back(curves_verb_row());
     verbs.push_back(train_tokenizer_verb_row());
     verbs.push_back(train_net_verb_row());
     verbs.push_back(classify_verb_row());

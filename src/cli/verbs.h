@@ -11,6 +11,7 @@ std::unique_ptr<Verb> classify_verb_row();
 std::unique_ptr<Verb> completion_verb_row();
 std::unique_ptr<Verb> compress_verb_row();
 std::unique_ptr<Verb> convert_verb_row();
+std::unique_ptr<Verb> curves_verb_row();
 std::unique_ptr<Verb> demo_verb_row();
 std::unique_ptr<Verb> distill_verb_row();
 std::unique_ptr<Verb> doctor_verb_row();
