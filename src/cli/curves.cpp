@@ -12,7 +12,7 @@ struct CurvesOptions {
     std::string output, title = "Validation loss";
 
     void fields(FieldVisitor& visitor) {
-        visitor.positional("NAME=RUN,RUN", curves, "A curve: its name, and folders that training wrote, which differ in their seed: mean and range are shown", FieldVisitor::Need::required);
+        visitor.positional("CURVE", curves, "NAME=RUN,RUN,...: a curve's name, and folders that training wrote, which differ in their seed: mean and range are shown", FieldVisitor::Need::required);
         visitor.option("-o,--output", output, "The plot: FILE.svg; default: only the table");
         visitor.option("--title", title, "Headline of the plot");
     }
