@@ -94,6 +94,7 @@ private:
         Scheme scheme = scheme_for_columns(n_columns, DType::f16);
         const std::int64_t n_groups = scheme.n_groups(n_columns);
         SKIFF_TRY(const auto scales, required_tensor(lookup, module, "scales", {DType::f16, DType::bf16, DType::f32}, Shape{n_groups, n_rows}));
+        SKIFF_CHECK(check_finite(module, "scales", scales.view));
         SKIFF_TRY(const auto qzeros, required_tensor(lookup, module, "qzeros", {DType::i32}, Shape{n_groups, n_rows / per_word}));
         scheme.scale_dtype = scales.view.dtype;
         CodeBytes bytes;
@@ -130,6 +131,7 @@ private:
             bytes.scales.insert(bytes.scales.end(), first, first + n_groups * size);
             unpack_codes(qzeros.view.data.data() + row * padded[1] * 4, bits, n_groups, reinterpret_cast<std::uint8_t*>(bytes.zeros.data()) + row * n_groups);
         }
+        SKIFF_CHECK(check_finite(module, "scales", {scheme.scale_dtype, {n_rows, n_groups}, bytes.scales}));
         return make_code_weight(scheme, n_rows, n_columns, std::move(bytes));
     }
 

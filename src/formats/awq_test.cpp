@@ -121,10 +121,21 @@ TEST(Awq, RefusesWhatDisagrees) {
     refuse("m.scales", zeros_of(DType::i32, {3, 40}), "scales is I32");
     refuse("m.qzeros", std::nullopt, "there is no tensor \"m.qzeros\"");
     refuse("m.qzeros", zeros_of(DType::i32, {3, 4}), "qzeros is I32 [3, 4]");
+    refuse("m.scales", ending_in(tensors.at("m.scales"), NAN), "scales holds NaN at row 2, column 39 of [3, 40]");
+    refuse("m.scales", ending_in(tensors.at("m.scales"), INFINITY), "scales holds infinity");
     const StoredTensors vectors = make(96, 40, 32, true).tensors;
     const auto gemv = reader_for(R"({"quant_method":"awq","bits":4,"group_size":32,"version":"gemv"})");
     expect_refused(*gemv, vectors, "m.qzeros", zeros_of(DType::i32, {39, 1}), "qzeros is I32 [39, 1]");
     expect_refused(*gemv, vectors, "m.scales", zeros_of(DType::f16, {40, 9}), "scales is F16 [40, 9]");
+    StoredTensor scales = vectors.at("m.scales");
+    ASSERT_TRUE(gemv->read("m", lookup_in(vectors)).ok());
+    StoredTensors padding = vectors;
+    padding["m.scales"] = ending_in(scales, NAN);  // behind the last group, where nothing reads it
+    EXPECT_TRUE(gemv->read("m", lookup_in(padding)).ok());
+    const std::int64_t n_padded = scales.shape[1];
+    auto halves = std::vector<std::uint16_t>(static_cast<std::size_t>(40 * n_padded), 0x3c00);
+    halves[static_cast<std::size_t>(7 * n_padded + 2)] = 0xfc00;
+    expect_refused(*gemv, vectors, "m.scales", stored(DType::f16, {40, n_padded}, halves), "scales holds infinity at row 7, column 2 of [40, 3]");
 }
 
 TEST(Awq, SaysWhatItCannotWrite) {

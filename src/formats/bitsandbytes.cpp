@@ -57,6 +57,7 @@ Result<State> parse_state(const std::string& module, const std::string& type, co
 Result<std::vector<float>> read_floats(const TensorLookup& lookup, const std::string& module, std::string_view name, std::int64_t n) {
     SKIFF_TRY(const auto found, required_tensor(lookup, module, name, {DType::f32}));
     if (found.view.n_elements() != n) return tensor_mismatch(module, name, found.view, std::to_string(n) + " numbers");
+    SKIFF_CHECK(check_finite(module, name, found.view));
     std::vector<float> values;
     to_floats(found.view, values);
     return values;
@@ -73,6 +74,8 @@ Result<std::vector<float>> read_scales(const TensorLookup& lookup, const std::st
     std::vector<float> scales(static_cast<std::size_t>(n_blocks));
     for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = table[std::to_integer<std::size_t>(codes.view.data[i])] * outer[i / static_cast<std::size_t>(state.nested_block)];
     for (float& scale : scales) scale += offset;  // apart, so that no compiler makes one rounding of two
+    for (std::size_t i = 0; i < scales.size(); ++i)  // products of finite numbers need not be
+        if (!std::isfinite(scales[i])) return not_finite_error(module, "weight.absmax times nested_absmax", std::isnan(scales[i]), codes.view.shape, static_cast<std::int64_t>(i));
     return scales;
 }
 

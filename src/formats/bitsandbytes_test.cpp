@@ -94,6 +94,7 @@ TEST(Bitsandbytes, ReadsEightBits) {
     EXPECT_FLOAT_EQ(row[1], -0.04f);
     expect_refused(*reader, tensors, "m.SCB", zeros_of(DType::f32, {3}), "SCB is F32 [3]");
     expect_refused(*reader, tensors, "m.weight", zeros_of(DType::u8, {2, 3}), "weight is U8");
+    expect_refused(*reader, tensors, "m.SCB", ending_in(tensors.at("m.SCB"), INFINITY), "SCB holds infinity");
     tensors.erase("m.SCB");
     EXPECT_FALSE(reader->read("m", lookup_in(tensors))->has_value());
 }
@@ -110,6 +111,14 @@ TEST(Bitsandbytes, RefusesWhatDisagrees) {
     refuse("m.weight.absmax", zeros_of(DType::u8, {15}), "14 codes");
     refuse("m.weight.nested_absmax", zeros_of(DType::f32, {2}), "nested_absmax is F32 [2]");
     refuse("m.weight.nested_quant_map", zeros_of(DType::f32, {255}), "nested_quant_map is F32 [255]");
+    refuse("m.weight.nested_absmax", ending_in(tensors.at("m.weight.nested_absmax"), NAN), "weight.nested_absmax holds NaN");
+    refuse("m.weight.nested_absmax", ending_in(tensors.at("m.weight.nested_absmax"), INFINITY), "weight.nested_absmax holds infinity");
+    refuse("m.weight.nested_quant_map", ending_in(tensors.at("m.weight.nested_quant_map"), -INFINITY), "weight.nested_quant_map holds infinity at row 0, column 255");
+    const StoredTensors single = make("nf4", 7, 128, 64, false).tensors;
+    expect_refused(*reader, single, "m.weight.absmax", ending_in(single.at("m.weight.absmax"), NAN), "weight.absmax holds NaN");
+    StoredTensors huge = tensors;
+    huge["m.weight.nested_quant_map"] = stored(DType::f32, {256}, std::vector<float>(256, 1e30f));
+    expect_refused(*reader, huge, "m.weight.nested_absmax", stored(DType::f32, {1}, std::vector<float>(1, 1e30f)), "absmax times nested_absmax holds infinity");
     refuse("m.weight.quant_map", zeros_of(DType::f32, {16}), "quant_map is not the table of nf4");
     refuse("m.weight.quant_map", zeros_of(DType::f32, {17}), "quant_map is F32 [17]");
     refuse(state, text_tensor("{"), "quant_state");
@@ -127,33 +136,48 @@ TEST(Bitsandbytes, RefusesWhatDisagrees) {
 // ---- FP8
 
 TEST(Fp8, ReadsScalesOfEveryKind) {
-    constexpr std::int64_t n_rows = 5, n_columns = 7;
+    constexpr std::int64_t n_rows = 5;
     Rng rng(2);
-    std::vector<std::uint8_t> bytes(n_rows * n_columns);
-    for (auto& byte : bytes) byte = static_cast<std::uint8_t>(rng.next() % 0x7f + (rng.next() % 2) * 0x80);  // no NaN
     struct Case {
         const char* name;
-        Shape shape;
-        std::int64_t rows, columns;
+        Shape shape;                            // of the scales
+        std::int64_t n_columns, rows, columns;  // of a block
+        const char* codes;                      // what it stays; null: it becomes floats
     };
-    for (const Case& c : {Case{"m.weight_scale", {}, 5, 7}, Case{"m.weight_scale", {1}, 5, 7}, Case{"m.weight_scale", {5, 1}, 1, 7}, Case{"m.weight_scale", {5}, 1, 7}, Case{"m.weight_scale_inv", {3, 2}, 2, 4}})
-        for (const bool narrow : {false, true}) {
-            std::vector<float> scales(static_cast<std::size_t>(element_count(c.shape)));
-            for (float& scale : scales) scale = narrow ? 0.25f : static_cast<float>(rng.uniform());
-            StoredTensors tensors;
-            tensors["m.weight"] = stored(DType::f8_e4m3, {n_rows, n_columns}, bytes);
-            tensors[c.name] = stored(DType::f32, c.shape, scales);
-            auto weight = reader_for(R"({"quant_method":"fp8","weight_block_size":[2,4]})")->read("m", lookup_in(tensors));
-            ASSERT_TRUE(weight.ok()) << weight.error().to_string();
-            EXPECT_EQ((*weight)->encoding_name(), narrow ? "BF16" : "F32");
-            float row[n_columns];
-            const std::int64_t across = (n_columns + c.columns - 1) / c.columns;
-            for (std::int64_t r = 0; r < n_rows; ++r) {
-                (*weight)->row(r, row);
-                for (std::int64_t column = 0; column < n_columns; ++column)
-                    ASSERT_EQ(row[column], f8_e4m3_to_float(bytes[static_cast<std::size_t>(r * n_columns + column)]) * scales[static_cast<std::size_t>(r / c.rows * across + column / c.columns)]);
+    const Case cases[] = {{"m.weight_scale", {}, 7, 5, 7, "e4m3g0"},         {"m.weight_scale", {1}, 7, 5, 7, "e4m3g0"},       {"m.weight_scale", {5, 1}, 7, 1, 7, "e4m3g0"},
+                          {"m.weight_scale", {5}, 7, 1, 7, "e4m3g0"},        {"m.weight_scale_inv", {3, 2}, 7, 2, 4, nullptr}, {"m.weight_scale_inv", {3, 3}, 150, 2, 64, "e4m3g64"},
+                          {"m.weight_scale_inv", {2, 2}, 256, 3, 128, "e4m3g128"}, {"m.weight_scale_inv", {2, 1}, 66, 3, 128, "e4m3g0"}};
+    for (const Case& c : cases)
+        for (const char* kind : {"any", "narrow", "tiny"})
+            for (const DType dtype : {DType::f8_e4m3, DType::f8_e5m2}) {
+                SCOPED_TRACE(std::string(c.codes != nullptr ? c.codes : "floats") + " " + kind + " " + std::to_string(static_cast<int>(dtype)));
+                const std::string what = kind;
+                const bool e4m3 = dtype == DType::f8_e4m3, tiny = what == "tiny", narrow = what == "narrow";
+                std::vector<std::uint8_t> bytes(static_cast<std::size_t>(n_rows * c.n_columns));
+                for (auto& byte : bytes) byte = static_cast<std::uint8_t>(rng.next() % (e4m3 ? 0x7f : 0x7c) + (rng.next() % 2) * 0x80);  // no NaN
+                std::vector<float> scales(static_cast<std::size_t>(element_count(c.shape)));
+                for (float& scale : scales) scale = narrow ? 0.25f : static_cast<float>(rng.uniform()) * (tiny ? 0x1p-110f : 1.0f);
+                StoredTensors tensors;
+                tensors["m.weight"] = stored(dtype, {n_rows, c.n_columns}, bytes);
+                tensors[c.name] = stored(DType::f32, c.shape, scales);
+                auto weight = reader_for(R"({"quant_method":"fp8","weight_block_size":[)" + std::to_string(c.rows) + "," + std::to_string(c.columns) + "]}")->read("m", lookup_in(tensors));
+                ASSERT_TRUE(weight.ok()) << weight.error().to_string();
+                if (c.codes == nullptr || tiny) {
+                    EXPECT_EQ((*weight)->encoding_name(), narrow ? "BF16" : "F32");
+                } else {
+                    EXPECT_EQ((*weight)->encoding_name(), (e4m3 ? "e4m3" : "e5m2") + std::string(c.codes).substr(4));
+                    EXPECT_LE((*weight)->stored_bytes(), static_cast<std::uint64_t>(n_rows * (c.n_columns + 3 + 4 * (c.n_columns / c.columns + 1))));
+                }
+                std::vector<float> row(static_cast<std::size_t>(c.n_columns));
+                const std::int64_t across = (c.n_columns + c.columns - 1) / c.columns;
+                for (std::int64_t r = 0; r < n_rows; ++r) {
+                    (*weight)->row(r, row.data());
+                    for (std::int64_t column = 0; column < c.n_columns; ++column) {
+                        const std::uint8_t code = bytes[static_cast<std::size_t>(r * c.n_columns + column)];
+                        ASSERT_EQ(row[static_cast<std::size_t>(column)], (e4m3 ? f8_e4m3_to_float(code) : f8_e5m2_to_float(code)) * scales[static_cast<std::size_t>(r / c.rows * across + column / c.columns)]);
+                    }
+                }
             }
-        }
 }
 
 TEST(Fp8, RefusesWhatDisagrees) {
@@ -166,6 +190,15 @@ TEST(Fp8, RefusesWhatDisagrees) {
     expect_refused(*reader, tensors, "m.weight_scale_inv", zeros_of(DType::i32, {2, 1}), "F32, BF16, F16 or F8_E8M0");
     expect_refused(*reader, tensors, "m.weight", zeros_of(DType::f8_e4m3, {910}), "a matrix");
     expect_refused(*reader, tensors, "m.weight", zeros_of(DType::f8_e4m3, {std::int64_t{1} << 60, 0}), "a matrix");
+    expect_refused(*reader, tensors, "m.weight_scale_inv", ending_in(tensors.at("m.weight_scale_inv"), NAN), "weight_scale_inv holds NaN at row 1, column 0");
+    expect_refused(*reader, tensors, "m.weight_scale_inv", ending_in(tensors.at("m.weight_scale_inv"), INFINITY), "weight_scale_inv holds infinity");
+    for (const std::int64_t side : {7, 4}) {  // as codes, and where it becomes floats
+        std::vector<std::uint8_t> codes(static_cast<std::size_t>(130 * 7), 0x38);
+        codes[3 * 7 + 5] = 0xff;
+        StoredTensors of_side = tensors;
+        of_side["m.weight_scale_inv"] = stored(DType::f32, {2, side == 7 ? 1 : 2}, std::vector<float>(side == 7 ? 2 : 4, 0.5f));
+        expect_refused(*reader_for(R"({"quant_method":"fp8","weight_block_size":[128,)" + std::to_string(side) + "]}"), of_side, "m.weight", stored(DType::f8_e4m3, {130, 7}, codes), "weight holds NaN at row 3, column 5 of [130, 7]");
+    }
     tensors.erase("m.weight_scale_inv");
     EXPECT_FALSE(reader->read("m", lookup_in(tensors))->has_value());  // plain FP8 numbers
     for (const char* size : {"[128]", "[0,128]", "[128,-1]", "128", "[1.5,2]"})

@@ -5,7 +5,10 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "base/atomic_file.h"
 #include "base/json.h"
+#include "base/mapped_file.h"
+#include "formats/staged_checkpoint.h"
 
 namespace skiff {
 namespace {
@@ -54,6 +57,53 @@ TEST_F(CheckpointFolder, WritesAndReadsOneFile) {
         EXPECT_EQ(files->entry("c"), nullptr);
         EXPECT_EQ(files->tensor("c").error().code, ErrorCode::not_found);
     }
+}
+
+// Work of which some tensors turn out to be of another type: killed anywhere, and gone on with.
+TEST_F(CheckpointFolder, StagedTensorsMayTurnOutWider) {
+    const std::vector<TensorDeclaration> tensors = {{"a.codes", DType::i32, {2}}, {"a.scale", DType::f16, {3}}, {"b.codes", DType::i32, {2}}, {"b.scale", DType::f16, {3}}, {"c", DType::u8, {5}}};
+    const std::string wide = "0123456789AB";
+    for (const bool several : {false, true})
+        for (int killed = 0; killed < 4; ++killed) {
+            SCOPED_TRACE(std::to_string(several) + " " + std::to_string(killed));
+            const std::string folder = join_path(path_, std::to_string(several) + std::to_string(killed));
+            ASSERT_TRUE(make_directories(folder).ok());
+            auto shards = assign_shards(folder, tensors, several ? 20 : 1 << 20);
+            ASSERT_TRUE(shards.ok());
+            ASSERT_EQ(shards->size() > 1, several);
+            auto begin = [&](StagedCheckpoint::Start start) {
+                auto staged = StagedCheckpoint::open(folder, *shards, start);
+                EXPECT_TRUE(staged.ok()) << staged.error().to_string();
+                return std::move(*staged);
+            };
+            std::optional<StagedCheckpoint> staged(begin(StagedCheckpoint::Start::fresh));
+            ASSERT_TRUE(staged->write_as("a.codes", DType::i32, bytes_of("abcdefgh")).ok());
+            ASSERT_TRUE(staged->write_as("a.scale", DType::f32, bytes_of(wide)).ok());
+            EXPECT_FALSE(staged->write_as("a.scale", DType::f32, bytes_of("short")).ok());
+            EXPECT_FALSE(staged->write_as("b.codes", DType::u8, bytes_of("zz")).ok());
+            if (killed == 1) staged.emplace(begin(StagedCheckpoint::Start::resume));
+            ASSERT_TRUE(staged->write_as("b.codes", DType::i32, bytes_of("ijklmnop")).ok());
+            ASSERT_TRUE(staged->write_as("b.scale", DType::f16, bytes_of("uvwxyz")).ok());
+            ASSERT_TRUE(staged->write_as("c", DType::u8, bytes_of("12345")).ok());
+            if (killed == 2) staged.emplace(begin(StagedCheckpoint::Start::resume));
+            ASSERT_TRUE(staged->finish().ok());
+            if (killed == 3) {  // behind finish(), and before anything was removed
+                staged.emplace(begin(StagedCheckpoint::Start::resume));
+                ASSERT_TRUE(staged->finish().ok());
+            }
+            ASSERT_TRUE(StagedCheckpoint::remove_parts(folder).ok());
+            auto files = CheckpointFiles::open(folder);
+            ASSERT_TRUE(files.ok()) << files.error().to_string();
+            const std::pair<const char*, std::string> expected[] = {{"a.codes", "abcdefgh"}, {"a.scale", wide}, {"b.codes", "ijklmnop"}, {"b.scale", "uvwxyz"}, {"c", "12345"}};
+            for (const auto& [name, text] : expected) {
+                auto found = files->tensor(name);
+                ASSERT_TRUE(found.ok());
+                EXPECT_EQ(std::string(reinterpret_cast<const char*>(found->view.data.data()), found->view.data.size()), text) << name;
+            }
+            EXPECT_EQ(files->entry("a.scale")->dtype, DType::f32);
+            EXPECT_EQ(files->entry("b.scale")->dtype, DType::f16);
+            EXPECT_EQ(files->tensor_bytes(), 8 + 12 + 8 + 6 + 5u);
+        }
 }
 
 TEST_F(CheckpointFolder, WritesAndReadsShards) {

@@ -68,7 +68,8 @@ private:
     Fp8Blocks fp8_blocks_;
 };
 
-// Whether the public format can say it: integers with scales of their own, and MXFP4. Other programs refuse the rest by the format's name.
+// Whether every package reads it as what it is: integers of 1, 2, 4 and 8 bits with scales of their own, FP8 per row, and MXFP4. Other programs refuse the rest
+// by the format's name.
 bool is_public_form(const Scheme& scheme);
 
 // How a weight whose config has this scheme looks in the file. `columns` of each quantized module tell whether a group is cut short, which
@@ -78,7 +79,8 @@ struct QuantizedModule {
     std::int64_t n_columns = 0;
     bool is_linear = true;  // false: an embedding, which the target "Linear" does not cover
     bool is_sparse = false; // a form of our own, whatever the scheme
-    enum class Inputs : std::uint8_t { floating, fixed } inputs = Inputs::floating;  // fixed: 8-bit integers of a scale beside the weight (fixed_input_tensors)
+    // Of 8-bit integers: fixed, with a scale beside the weight (fixed_input_tensors); by_token, with one that is found for each token (token_input_tensors).
+    enum class Inputs : std::uint8_t { floating, fixed, by_token } inputs = Inputs::floating;
 };
 
 // Loading elsewhere, tried with compressed-tensors 0.20.0 in transformers: symmetric schemes give the same logits in fp16 and fp32; a model loaded in
@@ -104,6 +106,9 @@ std::vector<TensorDeclaration> code_tensors(const std::string& module, const Sch
 bool can_fix_inputs(const Scheme& scheme);
 std::vector<TensorDeclaration> fixed_input_declarations(const std::string& module, const Scheme& scheme, const Shape& shape);
 std::vector<StoredTensor> fixed_input_tensors(const std::string& module, const Weight& codes, float input_scale);
+// The same without the scale of the inputs.
+std::vector<TensorDeclaration> token_input_declarations(const std::string& module, const Scheme& scheme, const Shape& shape);
+std::vector<StoredTensor> token_input_tensors(const std::string& module, const Weight& codes);
 
 // The tensors of one weight: `<module>.weight` for plain numbers, the packed form for codes. Blocks of GGUF are refused.
 Result<std::vector<StoredTensor>> weight_tensors(const std::string& module, const Weight& weight);

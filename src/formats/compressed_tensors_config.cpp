@@ -163,8 +163,10 @@ Json group_json(const Scheme& scheme, Json::Array targets, const std::string& fo
     if (scheme.kind == NumberKind::vectors) weights.set("skiff_vector", scheme.vector);
     if (scheme.n_books > 1) weights.set("skiff_books", scheme.n_books);
     Json activations;
-    if (inputs == QuantizedModule::Inputs::fixed)
-        activations = Json::object({{"num_bits", 8}, {"type", "int"}, {"symmetric", true}, {"group_size", Json()}, {"strategy", "tensor"}, {"dynamic", false}});
+    if (inputs != QuantizedModule::Inputs::floating) {
+        const bool by_token = inputs == QuantizedModule::Inputs::by_token;
+        activations = Json::object({{"num_bits", 8}, {"type", "int"}, {"symmetric", true}, {"group_size", Json()}, {"strategy", by_token ? "token" : "tensor"}, {"dynamic", by_token}});
+    }
     return Json::object({{"targets", std::move(targets)},
                          {"weights", std::move(weights)},
                          {"input_activations", std::move(activations)},
@@ -177,7 +179,8 @@ Json group_json(const Scheme& scheme, Json::Array targets, const std::string& fo
 bool is_public_form(const Scheme& scheme) {
     if (scheme.kind == NumberKind::codebook && scheme.codebook == find_codebook("e4m3")) return scheme.group_size == 0 && !scheme.relative_scales();
     if (scheme.kind == NumberKind::codebook) return scheme.scale_dtype == DType::f8_e8m0 && scheme.name() == "mxfp4";
-    return scheme.kind == NumberKind::integer && !scheme.relative_scales() && !scheme.minimums;
+    // Widths that do not divide a word were packed otherwise before May 2026: a package of that time would take ours for other numbers.
+    return scheme.kind == NumberKind::integer && !scheme.relative_scales() && !scheme.minimums && 32 % scheme.bits == 0;
 }
 
 Result<QuantizationConfig::Pattern> QuantizationConfig::compile(const std::string& text) {
@@ -307,8 +310,8 @@ Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule
         scheme.scale_dtype = scheme.scale_book != nullptr ? DType::u8 : scheme.relative_scales() ? DType::i8 : scheme.scale_dtype == DType::f8_e8m0 ? DType::f8_e8m0 : DType::f16;
         scheme.super_dtype = DType::f32;
         if (scheme.group_size != 0 && module.n_columns % scheme.group_size != 0) short_last_group = true;
-        const std::string format = module.inputs == QuantizedModule::Inputs::fixed ? "int-quantized" : module.is_sparse ? ours : format_of(scheme);
-        auto place = std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.scheme == scheme && group.format == format; });
+        const std::string format = module.inputs != QuantizedModule::Inputs::floating ? "int-quantized" : module.is_sparse ? ours : format_of(scheme);
+        auto place = std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.scheme == scheme && group.format == format && group.inputs == module.inputs; });
         if (place == groups.end()) place = groups.insert(groups.end(), {scheme, format, module.inputs, {}, {}});
         (module.is_linear ? place->linear : place->other).push_back(name);
     }

@@ -198,7 +198,8 @@ TEST(CompressedTensorsExtensions, ScalesOfATableReturn) {
 
 TEST(CompressedTensorsExtensions, OtherProgramsAreToldByTheFormat) {
     for (const auto& [name, format] : {std::pair("w4g32", "pack-quantized"), std::pair("n4g32r", "skiff-quantized"), std::pair("w4g32r", "skiff-quantized"),
-                                       std::pair("iq4nl", "skiff-quantized"), std::pair("mxfp4", "mxfp4-pack-quantized")}) {
+                                       std::pair("iq4nl", "skiff-quantized"), std::pair("mxfp4", "mxfp4-pack-quantized"), std::pair("w8", "pack-quantized"), std::pair("w2g32", "pack-quantized"),
+                                       std::pair("w3g32", "skiff-quantized"), std::pair("w5g32a", "skiff-quantized"), std::pair("w6", "skiff-quantized"), std::pair("w7g64", "skiff-quantized")}) {
         const Scheme scheme = *parse_scheme(name);
         EXPECT_EQ(is_public_form(scheme), std::string(format) != "skiff-quantized");
         auto alone = quantization_config_for({{"a", {scheme, 64}}}, {});
@@ -209,6 +210,7 @@ TEST(CompressedTensorsExtensions, OtherProgramsAreToldByTheFormat) {
         auto config = QuantizationConfig::parse(*together);
         ASSERT_TRUE(config.ok());
         EXPECT_EQ((*config->scheme_of("a"))->name(), scheme.name());
+        EXPECT_EQ((*(*QuantizationConfig::parse(*alone)).scheme_of("a"))->name(), scheme.name());
         EXPECT_EQ((*config->scheme_of("b"))->name(), "w8");
         EXPECT_EQ((*config->scheme_of("c"))->name(), "n3g32r");
     }
@@ -265,14 +267,18 @@ TEST(CompressedTensorsExtensions, RefusesTensorsThatDisagree) {
     expect("k4", levels, tensor(levels, DType::f16, {5, 4}, ones), "weight_levels holds NaN");
     expect("k4tensor", levels, tensor(levels, DType::f16, {5, 4}, zeros), "expected F16 [1, 4]");
     expect("k3", packed, tensor(packed, DType::i32, {5, 16}, ones), "row 0 holds the code 3, but there are 3 levels");
-    expect("e4m3", plain, tensor(plain, DType::f8_e4m3, {5, 256}, ones), "weight holds NaN or infinity at row 0, column 0");
-    expect("e5m2", packed, tensor(packed, DType::i32, {5, 64}, ones), "weight holds NaN or infinity at row 0, column 0");
+    expect("e4m3", plain, tensor(plain, DType::f8_e4m3, {5, 256}, ones), "weight holds NaN at row 0, column 0");
+    expect("e5m2", packed, tensor(packed, DType::i32, {5, 64}, ones), "weight holds NaN at row 0, column 0");
     expect("w8", packed, tensor(packed, DType::f8_e4m3, {5, 256}, zeros), "quantization_config says w8");
     expect("n4g16t", scale, tensor(scale, DType::i8, {5, 16}, zeros), "weight_scale is I8 [5, 16], expected U8 [5, 8]");
     expect("n4g16t", scale, tensor(scale, DType::u8, {5, 16}, zeros), "expected U8 [5, 8]");
     expect("n4g16t", super_scale, std::nullopt, "needs the tensor weight_super_scale");
     expect("n4g16t", super_scale, tensor(super_scale, DType::bf16, {5, 1}, ones), "weight_super_scale holds NaN");
     expect("n4g32", scale, tensor(scale, DType::i8, {5, 8}, zeros), "expected F16, BF16 or F32");
+    for (const char* of_groups : {"w4g32", "w8g32", "w4g32a", "n4g32", "e4m3g32", "v4k256g32"}) expect(of_groups, scale, tensor(scale, DType::f16, {5, 8}, ones), "weight_scale holds NaN at row 0, column 0 of [5, 8]");
+    expect("w8", scale, tensor(scale, DType::bf16, {5, 1}, ones), "weight_scale holds NaN");
+    expect("w8", scale, tensor(scale, DType::f32, {5, 1}, ones), "weight_scale holds NaN");
+    expect("w4g32m", minimum, tensor(minimum, DType::f16, {5, 8}, ones), "weight_minimum holds NaN");
     expect("ternary", packed, tensor(packed, DType::i32, {5, 16}, ones), "row 0 holds the code 3, but the codebook ternary has 3 levels");
     expect("w4g32m", minimum, std::nullopt, "needs the tensor weight_minimum");
     expect("w4g32m", minimum, tensor(minimum, DType::f32, {5, 8}, zeros), "weight_minimum is F32 [5, 8], expected F16 [5, 8]");

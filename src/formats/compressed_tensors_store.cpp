@@ -78,6 +78,18 @@ std::vector<StoredTensor> fixed_input_tensors(const std::string& module, const W
             {module + ".input_scale", DType::f32, {1}, std::as_bytes(std::span<const float>(&parts->input_scale, 1)), parts}};
 }
 
+std::vector<TensorDeclaration> token_input_declarations(const std::string& module, const Scheme& scheme, const Shape& shape) {
+    auto declarations = fixed_input_declarations(module, scheme, shape);
+    declarations.pop_back();
+    return declarations;
+}
+
+std::vector<StoredTensor> token_input_tensors(const std::string& module, const Weight& codes) {
+    auto tensors = fixed_input_tensors(module, codes, 0);
+    tensors.pop_back();
+    return tensors;
+}
+
 std::vector<TensorDeclaration> code_tensors(const std::string& module, const Scheme& scheme, const Shape& shape) {
     const std::int64_t n_rows = shape[0], n_columns = shape[1], n_groups = scheme.n_groups(n_columns), n_supers = scheme.n_supers(n_columns);
     if (scheme.scale_dtype == DType::f8_e8m0) {

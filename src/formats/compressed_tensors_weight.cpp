@@ -67,13 +67,7 @@ Result<TensorView> exactly(const Parts& parts, const std::optional<FoundTensor>&
 }
 
 // Few numbers that scale many: none may be NaN or infinite.
-Status check_supers(const Parts& parts, const TensorView& view, const char* name) {
-    std::vector<float> values;
-    to_floats(view, values);
-    for (float value : values)
-        if (!std::isfinite(value)) return corrupt("module " + parts.module + ": " + name + " holds " + (std::isnan(value) ? "NaN" : "infinity"));
-    return {};
-}
+Status check_supers(const Parts& parts, const TensorView& view, const char* name) { return check_finite(parts.module, name, view); }
 
 Status take_relative_scales(const Parts& parts, Codes& codes) {
     const bool table = parts.scheme.scale_book != nullptr;
@@ -95,7 +89,7 @@ Status take_relative_scales(const Parts& parts, Codes& codes) {
 Status take_minimums(const Parts& parts, Codes& codes) {
     if (!parts.scheme.minimums) return {};
     SKIFF_TRY(codes.minimums, exactly(parts, parts.minimum, "weight_minimum", codes.scheme.minimum_dtype(), {parts.n_rows, parts.n_groups}));
-    if (!codes.scheme.relative_scales()) return {};
+    if (!codes.scheme.relative_scales()) return check_supers(parts, codes.minimums, "weight_minimum");
     const Shape supers = {parts.n_rows, parts.scheme.n_supers(parts.n_columns)};
     SKIFF_TRY(codes.super_minimums, exactly(parts, parts.super_minimum, "weight_super_minimum", codes.scheme.super_dtype, supers));
     return check_supers(parts, codes.super_minimums, "weight_super_minimum");
@@ -118,6 +112,7 @@ Status take_scales(Parts& parts, Owners& owners, Codes& codes) {
     if (parts.scheme.relative_scales()) return take_relative_scales(parts, codes);
     if (view.dtype != DType::f16 && view.dtype != DType::bf16 && view.dtype != DType::f32) return mismatch(parts, "weight_scale", view, "F16, BF16 or F32");
     codes.scheme.scale_dtype = view.dtype;
+    SKIFF_CHECK(check_finite(parts.module, "weight_scale", view));
     codes.scales = {view.dtype, {parts.n_rows, parts.n_groups}, view.data};
     const bool per_row = view.shape == Shape{parts.n_rows, parts.n_groups} || (parts.n_groups == 1 && view.shape == Shape{parts.n_rows});
     if (per_row) return {};
@@ -236,13 +231,10 @@ Status pack_signed_bytes(const Parts& parts, Owners& owners, Codes& codes) {
     return {};
 }
 
+// Of the rows as they are kept: padded to words with zeros.
 Status check_float8(const Parts& parts, const Codes& codes) {
-    const std::int64_t row_bytes = packed_row_bytes(8, parts.n_columns);
-    for (std::int64_t row = 0; row < parts.n_rows; ++row)
-        for (std::int64_t column = 0; column < parts.n_columns; ++column)
-            if (!parts.scheme.codebook->has(std::to_integer<int>(codes.packed.data[static_cast<std::size_t>(row * row_bytes + column)])))
-                return corrupt("module " + parts.module + ": weight holds NaN or infinity at row " + std::to_string(row) + ", column " + std::to_string(column));
-    return {};
+    const DType dtype = parts.scheme.codebook == find_codebook("e4m3") ? DType::f8_e4m3 : DType::f8_e5m2;
+    return check_finite(parts.module, "weight", {dtype, {parts.n_rows, packed_row_bytes(8, parts.n_columns)}, codes.packed.data});
 }
 
 // float-quantized: the numbers of FP8 as they are, in rows without padding to words.

@@ -1,5 +1,6 @@
 #include "formats/fp8.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -14,6 +15,7 @@ namespace {
 struct Scales {
     std::vector<float> values;
     std::int64_t rows = 1, columns = 1, n_across = 1;
+    float of(std::int64_t row, std::int64_t column) const { return values[static_cast<std::size_t>(row / rows * n_across + column / columns)]; }
 };
 
 Result<Scales> read_scales(const std::string& module, const TensorView& weight, const TensorView& view, const std::string& name, const Fp8Blocks& blocks) {
@@ -31,13 +33,79 @@ Result<Scales> read_scales(const std::string& module, const TensorView& weight, 
     }
     const bool known = view.dtype == DType::f32 || view.dtype == DType::bf16 || view.dtype == DType::f16 || view.dtype == DType::f8_e8m0;
     if (!known || !to_floats(view, scales.values)) return tensor_mismatch(module, name, view, "F32, BF16, F16 or F8_E8M0");
+    for (std::size_t i = 0; i < scales.values.size(); ++i)
+        if (!std::isfinite(scales.values[i])) return not_finite_error(module, name, std::isnan(scales.values[i]), view.shape, static_cast<std::int64_t>(i));
     return scales;
+}
+
+// Codes with a scale in F32 for each row and the columns of a block give the same products to the bit. The kernels' groups are whole blocks of 32 columns, and
+// their powers of two on the way to a product must not leave what F32 has.
+bool stays_codes(const Scales& scales, std::int64_t n_columns) {
+    const bool whole_row = scales.columns >= n_columns;
+    constexpr float least = 0x1p-100f, most = 0x1p100f;
+    return (whole_row || scales.columns % 32 == 0) && std::all_of(scales.values.begin(), scales.values.end(), [](float scale) { return scale == 0 || (std::fabs(scale) >= least && std::fabs(scale) <= most); });
+}
+
+Weight as_codes(const FoundTensor& found, const Scales& scales) {
+    const TensorView& view = found.view;
+    const std::int64_t n_rows = view.shape[0], n_columns = view.shape[1], row_bytes = packed_row_bytes(8, n_columns);
+    struct Owned {
+        std::vector<std::byte> packed;
+        std::vector<float> scales;
+        std::shared_ptr<const void> file;
+    };
+    auto owned = std::make_shared<Owned>();
+    owned->file = found.owner;
+    Codes codes;
+    codes.scheme.kind = NumberKind::codebook;
+    codes.scheme.codebook = find_codebook(view.dtype == DType::f8_e4m3 ? "e4m3" : "e5m2");
+    codes.scheme.bits = 8;
+    codes.scheme.scale_dtype = DType::f32;
+    codes.scheme.group_size = scales.columns >= n_columns ? 0 : scales.columns;
+    codes.packed = {DType::i32, {n_rows, row_bytes / 4}, view.data};
+    if (row_bytes != n_columns) {
+        owned->packed.resize(static_cast<std::size_t>(n_rows * row_bytes));
+        for (std::int64_t row = 0; row < n_rows; ++row) std::memcpy(owned->packed.data() + row * row_bytes, view.data.data() + row * n_columns, static_cast<std::size_t>(n_columns));
+        codes.packed.data = owned->packed;
+    }
+    const std::int64_t n_groups = codes.scheme.n_groups(n_columns);
+    owned->scales.reserve(static_cast<std::size_t>(n_rows * n_groups));
+    for (std::int64_t row = 0; row < n_rows; ++row)
+        for (std::int64_t group = 0; group < n_groups; ++group) owned->scales.push_back(scales.of(row, group * codes.scheme.group_size));
+    codes.scales = {DType::f32, {n_rows, n_groups}, std::as_bytes(std::span<const float>(owned->scales))};
+    return {view.shape, std::move(codes), std::move(owned)};
 }
 
 bool is_bf16(const std::vector<float>& row) {
     for (const float value : row)
         if ((std::bit_cast<std::uint32_t>(value) & 0xffff) != 0) return false;
     return true;
+}
+
+// Each weight rounded to F32; BF16 where all are numbers of that type.
+Result<Weight> as_floats(const std::string& module, const TensorView& view, const Scales& scales) {
+    const std::int64_t n_rows = view.shape[0], n_columns = view.shape[1];
+    const DTypeInfo& info = dtype_info(view.dtype);
+    const auto decode = [&](std::int64_t row, std::vector<float>& values) {
+        info.to_float(view.data.data() + row * n_columns, n_columns, values.data());
+        for (std::int64_t column = 0; column < n_columns; ++column) values[static_cast<std::size_t>(column)] *= scales.of(row, column);
+    };
+    std::vector<float> values(static_cast<std::size_t>(n_columns));
+    bool narrow = true;
+    for (std::int64_t row = 0; row < n_rows; ++row) {
+        decode(row, values);
+        narrow = narrow && is_bf16(values);
+        for (std::size_t i = 0; i < values.size(); ++i)  // products of finite numbers need not be
+            if (!std::isfinite(values[i])) return not_finite_error(module, "weight times its scales", std::isnan(values[i]), view.shape, row * n_columns + static_cast<std::int64_t>(i));
+    }
+    const DType dtype = narrow ? DType::bf16 : DType::f32;
+    const std::size_t row_bytes = static_cast<std::size_t>(n_columns) * (narrow ? 2 : 4);
+    std::vector<std::byte> bytes(static_cast<std::size_t>(n_rows) * row_bytes);
+    for (std::int64_t row = 0; row < n_rows; ++row) {
+        decode(row, values);
+        dtype_info(dtype).from_float(values.data(), n_columns, bytes.data() + static_cast<std::size_t>(row) * row_bytes);
+    }
+    return make_plain_weight(view.shape, dtype, std::move(bytes));
 }
 
 class Fp8Reader final : public QuantizedReader {
@@ -66,27 +134,10 @@ Result<std::optional<Weight>> read_fp8_weight(const std::string& module, const T
     if (!scale) return std::optional<Weight>();
     SKIFF_TRY(const auto scales, read_scales(module, view, scale->view, name, blocks));
 
-    const std::int64_t n_rows = view.shape[0], n_columns = view.shape[1];
-    const DTypeInfo& info = dtype_info(view.dtype);
-    const auto decode = [&](std::int64_t row, std::vector<float>& values) {
-        info.to_float(view.data.data() + row * n_columns, n_columns, values.data());
-        const float* of_row = scales.values.data() + row / scales.rows * scales.n_across;
-        for (std::int64_t column = 0; column < n_columns; ++column) values[static_cast<std::size_t>(column)] *= of_row[column / scales.columns];
-    };
-    std::vector<float> values(static_cast<std::size_t>(n_columns));
-    bool narrow = true;
-    for (std::int64_t row = 0; row < n_rows && narrow; ++row) {
-        decode(row, values);
-        narrow = is_bf16(values);
-    }
-    const DType dtype = narrow ? DType::bf16 : DType::f32;
-    const std::size_t row_bytes = static_cast<std::size_t>(n_columns) * (narrow ? 2 : 4);
-    std::vector<std::byte> bytes(static_cast<std::size_t>(n_rows) * row_bytes);
-    for (std::int64_t row = 0; row < n_rows; ++row) {
-        decode(row, values);
-        dtype_info(dtype).from_float(values.data(), n_columns, bytes.data() + static_cast<std::size_t>(row) * row_bytes);
-    }
-    return std::optional<Weight>(make_plain_weight(view.shape, dtype, std::move(bytes)));
+    SKIFF_CHECK(check_finite(module, "weight", view));
+    if (stays_codes(scales, view.shape[1])) return std::optional<Weight>(as_codes(*found, scales));
+    SKIFF_TRY(auto floats, as_floats(module, view, scales));
+    return std::optional<Weight>(std::move(floats));
 }
 
 Result<std::unique_ptr<QuantizedReader>> make_fp8_reader(const Json& config) {

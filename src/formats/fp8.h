@@ -10,8 +10,9 @@
 
 namespace skiff {
 
-// `<module>.weight` of F8_E4M3 or F8_E5M2 times `.weight_scale` or `.weight_scale_inv` (both multiply), each product rounded to F32 as other programs
-// round it; BF16 where all products are numbers of that type. Nothing where the weight is no FP8 or has no scales.
+// `<module>.weight` of F8_E4M3 or F8_E5M2 times `.weight_scale` or `.weight_scale_inv` (both multiply). It stays codes, with a scale in F32 for each row and the
+// columns of a block: the same products, rounded to F32 as other programs round them. Where groups or scales are none that the kernels have, it becomes these
+// products; in BF16 where all are numbers of that type. Nothing where the weight is no FP8 or has no scales.
 Result<std::optional<Weight>> read_fp8_weight(const std::string& module, const TensorLookup& lookup, const Fp8Blocks& blocks);
 
 }  // namespace skiff

@@ -29,6 +29,8 @@ struct GptqModel {
     std::map<std::string, Scheme> modules;
     std::vector<std::string> plain;
     bool reordered = false;
+    // Of the GPTQ that chose the codes, where one did and it is known: "damp_percent", "true_sequential". Both are notes, which no reader computes with.
+    Json::Object made;
     GptqForm form() const;  // v1 where everything is symmetric: its zeros mean the same to all readers
 };
 Json gptq_config(const GptqModel& model);

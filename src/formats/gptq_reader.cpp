@@ -135,6 +135,7 @@ private:
             SKIFF_TRY(parts.order, order_by_group(module, g_idx->view, parts.scheme.group_size));
         }
         SKIFF_TRY(parts.scales, required_tensor(lookup, module, "scales", {DType::f16, DType::bf16, DType::f32}, Shape{parts.n_groups, parts.n_rows}));
+        SKIFF_CHECK(check_finite(module, "scales", parts.scales.view));
         SKIFF_TRY(parts.qzeros, required_tensor(lookup, module, "qzeros", {DType::i32}, Shape{parts.n_groups, packed_row_bytes(parts.scheme.bits, parts.n_rows) / 4}));
         return parts;
     }

@@ -169,6 +169,10 @@ TEST(Gptq, ConfigSaysWhatDiffers) {
     EXPECT_EQ(config["dynamic"]["+:^a\\.d$"]["group_size"].int_or(0), -1);
     EXPECT_TRUE(config["dynamic"].contains("-:^a\\.e$"));
     EXPECT_EQ(config["dynamic"].size(), 2u);
+    EXPECT_FALSE(config.contains("damp_percent") || config.contains("true_sequential"));  // nothing says that GPTQ chose the codes
+    model.made = {{"damp_percent", 0.05}, {"true_sequential", false}};
+    EXPECT_EQ(gptq_config(model)["damp_percent"].number_or(0), 0.05);
+    EXPECT_FALSE(gptq_config(model)["true_sequential"].bool_or(true));
     model.modules["a.c"] = *parse_scheme("w4g32a");
     EXPECT_EQ(gptq_config(model)["checkpoint_format"].text(), "gptq_v2");
 }
@@ -210,6 +214,9 @@ TEST(Gptq, RefusesTensorsThatDisagree) {
     refuse("m.scales", std::nullopt, "there is no tensor \"m.scales\"");
     refuse("m.scales", zeros_of(DType::f16, {4, 64}), "scales is F16 [4, 64]");
     refuse("m.scales", zeros_of(DType::i8, {3, 64}), "scales is I8");
+    refuse("m.scales", ending_in(made.tensors.at("m.scales"), NAN), "scales holds NaN at row 2, column 63 of [3, 64]");
+    refuse("m.scales", ending_in(made.tensors.at("m.scales"), -INFINITY), "scales holds infinity");
+    refuse("m.scales", ending_in(stored(DType::f32, {3, 64}, std::vector<float>(192, 0.5f)), NAN), "scales holds NaN");
     refuse("m.qzeros", std::nullopt, "there is no tensor \"m.qzeros\"");
     refuse("m.qzeros", zeros_of(DType::i32, {3, 7}), "qzeros is I32 [3, 7]");
     refuse("m.qzeros", zeros_of(DType::u8, {3, 8}), "qzeros is U8");

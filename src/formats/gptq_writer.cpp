@@ -105,10 +105,9 @@ Json gptq_config(const GptqModel& model) {
                                 {"desc_act", model.reordered},
                                 {"sym", form == GptqForm::v1},
                                 {"lm_head", model.modules.count("lm_head") != 0},
-                                {"true_sequential", true},
-                                {"damp_percent", 0.01},
                                 {"pack_dtype", "int32"},
                                 {"checkpoint_format", form == GptqForm::v1 ? "gptq" : "gptq_v2"}});
+    for (const auto& [key, value] : model.made) config.set(key, value);
     if (dynamic.size() > 0) config.set("dynamic", std::move(dynamic));
     return config;
 }

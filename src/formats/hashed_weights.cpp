@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "formats/packed_inputs.h"
+
 namespace skiff {
 namespace {
 
@@ -23,7 +25,10 @@ Result<BlockHash> read_map(const TensorView& map) {
 
 Result<Weight> read_bank(const std::string& module, const TensorLookup& lookup, const QuantizedReader& reader) {
     SKIFF_TRY(const auto plain, lookup(bank_of(module)));
-    if (plain) return Weight{plain->view.shape, plain->view, plain->owner};
+    if (plain) {
+        SKIFF_CHECK(check_finite(bank_of(module), "the bank", plain->view));  // also blocks that no weight is: kernels go over them
+        return Weight{plain->view.shape, plain->view, plain->owner};
+    }
     SKIFF_TRY(const auto codes, lookup(bank_of(module) + std::string(reader.marker())));
     if (!codes) return corrupt("there is no tensor " + bank_of(module));
     SKIFF_TRY(auto bank, reader.read(bank_of(module), lookup));

@@ -69,6 +69,11 @@ TEST(HashedWeights, FilesThatLieAreRefused) {
         return refusal(tensors, "bf16");
     };
     EXPECT_EQ(with_map({100, 76, 3, 1}), "read");
+    for (const float bad : {NAN, INFINITY}) {  // in the last block, which no weight may be
+        StoredTensors tensors = whole;
+        tensors["m.hash_bank"] = ending_in(whole.at("m.hash_bank"), bad);
+        EXPECT_NE(refusal(tensors, "bf16").find("the bank holds "), std::string::npos) << refusal(tensors, "bf16");
+    }
     EXPECT_NE(with_map({100, 76, 3}).find("module m: hash_map is I64 [3]"), std::string::npos) << with_map({100, 76, 3});
     EXPECT_NE(with_map({100, 76, 0, 1}).find("stands for 0 rows"), std::string::npos);
     EXPECT_NE(with_map({100, 76, 8, 1}).find("expected 1 to 7"), std::string::npos);

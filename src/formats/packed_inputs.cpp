@@ -1,6 +1,7 @@
 #include "formats/packed_inputs.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 
@@ -11,6 +12,48 @@ namespace skiff {
 Error tensor_mismatch(const std::string& module, std::string_view name, const TensorView& found, const std::string& expected) {
     return corrupt("module " + module + ": " + std::string(name) + " is " + std::string(dtype_info(found.dtype).name) + " " + shape_text(found.shape) +
                    ", expected " + expected);
+}
+
+Error not_finite_error(const std::string& module, std::string_view name, bool is_nan, const Shape& shape, std::int64_t at) {
+    const std::int64_t n_across = shape.empty() ? 1 : std::max<std::int64_t>(1, shape.back());
+    return corrupt("module " + module + ": " + std::string(name) + " holds " + (is_nan ? "NaN" : "infinity") + " at row " + std::to_string(at / n_across) + ", column " + std::to_string(at % n_across) + " of " + shape_text(shape) +
+                   "; only finite numbers give a model: fetch the checkpoint again, or quantize the model that it was made from anew");
+}
+
+namespace {
+
+// Whether all exponent bits of an element are ones, which they are of NaN and infinity; `mask` has them all. F8_E4M3 has no infinity, and its NaN is all ones but for the sign.
+template <class Bits>
+bool any_all_ones(std::span<const std::byte> bytes, Bits mask) {
+    Bits any = 0;
+    for (std::size_t at = 0; at + sizeof(Bits) <= bytes.size(); at += sizeof(Bits)) {
+        Bits bits;
+        std::memcpy(&bits, bytes.data() + at, sizeof(Bits));
+        any = static_cast<Bits>(any | static_cast<Bits>((bits & mask) == mask ? 1 : 0));
+    }
+    return any != 0;
+}
+
+}  // namespace
+
+Status check_finite(const std::string& module, std::string_view name, const TensorView& view) {
+    bool any = false;
+    switch (view.dtype) {
+        case DType::f16: any = any_all_ones<std::uint16_t>(view.data, 0x7c00); break;
+        case DType::bf16: any = any_all_ones<std::uint16_t>(view.data, 0x7f80); break;
+        case DType::f32: any = any_all_ones<std::uint32_t>(view.data, 0x7f800000u); break;
+        case DType::f8_e4m3: any = any_all_ones<std::uint8_t>(view.data, 0x7f); break;
+        case DType::f8_e5m2: any = any_all_ones<std::uint8_t>(view.data, 0x7c); break;
+        default: return {};
+    }
+    if (!any) return {};
+    const DTypeInfo& info = dtype_info(view.dtype);
+    for (std::int64_t i = 0; i < view.n_elements(); ++i) {
+        float value;
+        info.to_float(view.data.data() + i * info.bits / 8, 1, &value);
+        if (!std::isfinite(value)) return not_finite_error(module, name, std::isnan(value), view.shape, i);
+    }
+    return {};
 }
 
 Result<FoundTensor> required_tensor(const TensorLookup& lookup, const std::string& module, std::string_view name, std::initializer_list<DType> types,

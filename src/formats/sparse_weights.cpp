@@ -1,9 +1,9 @@
 #include "formats/sparse_weights.h"
 
-#include <cmath>
 #include <cstring>
 
 #include "base/checked.h"
+#include "formats/packed_inputs.h"
 
 namespace skiff {
 namespace {
@@ -51,15 +51,11 @@ Status read_scales(const std::string& module, const TensorLookup& lookup, std::i
     if (scheme.relative_scales()) scheme.scale_dtype = DType::i8;
     else if (found == DType::f16 || found == DType::bf16 || found == DType::f32) scheme.scale_dtype = found;
     SKIFF_TRY(sparse.scales, exactly(module, ".weight_scale", scale, scheme.scale_dtype, {n_rows, scheme.n_groups(n_columns)}));
-    if (!scheme.relative_scales()) return {};
+    if (!scheme.relative_scales()) return check_finite(module, "weight_scale", sparse.scales);
     SKIFF_TRY(const auto super, required(module, ".weight_super_scale", lookup, owners));
     scheme.super_dtype = super.view.dtype == DType::f16 ? DType::f16 : DType::f32;
     SKIFF_TRY(sparse.super_scales, exactly(module, ".weight_super_scale", super, scheme.super_dtype, {n_rows, scheme.n_supers(n_columns)}));
-    std::vector<float> values;
-    to_floats(sparse.super_scales, values);
-    for (float value : values)
-        if (!std::isfinite(value)) return wrong(module, "weight_super_scale holds a number that is not finite");
-    return {};
+    return check_finite(module, "weight_super_scale", sparse.super_scales);
 }
 
 // A codebook with fewer levels than codes: no code may lie behind the last level.

@@ -26,8 +26,13 @@ public:
 
     // All bytes of a tensor. They survive a crash once sync() has returned.
     Status write(std::string_view name, std::span<const std::byte> bytes);
+    // A tensor that turned out to be of another type than was declared (scales that F16 does not hold): kept in a file of its own until finish() lays its
+    // shard out anew, which may then be a little larger than asked for.
+    Status write_as(std::string_view name, DType dtype, std::span<const std::byte> bytes);
     Status sync();
     Status finish();  // the index of shards, if there are several; what was never written is zero: the caller keeps account
+    // The files of write_as(), which a resumed run needs until nothing is left to do.
+    static Status remove_parts(const std::string& folder);
 
 private:
     struct File;
@@ -36,6 +41,9 @@ private:
         TensorEntry entry;
     };
     explicit StagedCheckpoint(std::string folder) : folder_(std::move(folder)) {}
+    std::string part_path(const File& file, std::size_t at, DType dtype) const;
+    std::map<std::size_t, DType> parts_of(const File& file, std::size_t n_declared) const;  // by place among the declared tensors
+    Status lay_out_anew(std::size_t index);
     std::string folder_;
     std::vector<std::shared_ptr<File>> files_;
     std::map<std::string, Place, std::less<>> places_;

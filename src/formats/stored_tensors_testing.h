@@ -34,6 +34,14 @@ inline StoredTensor zeros_of(DType dtype, Shape shape) {
     return stored(dtype, std::move(shape), std::vector<std::uint8_t>(n));
 }
 
+// The same tensor, whose last number is this one.
+inline StoredTensor ending_in(const StoredTensor& tensor, float value) {
+    auto owner = std::make_shared<std::vector<std::byte>>(tensor.bytes.begin(), tensor.bytes.end());
+    const DTypeInfo& info = dtype_info(tensor.dtype);
+    info.from_float(&value, 1, owner->data() + owner->size() - static_cast<std::size_t>(info.bits / 8));
+    return {tensor.name, tensor.dtype, tensor.shape, *owner, owner};
+}
+
 inline Json json_of(const std::string& text) {
     auto value = Json::parse(text);
     EXPECT_TRUE(value.ok()) << text;
