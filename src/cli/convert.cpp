@@ -6,12 +6,13 @@
 #include "base/mapped_file.h"
 #include "base/output_place.h"
 #include "cli/format.h"
+#include "cli/net_child.h"
 #include "cli/verbs.h"
 #include "compress/export_coded.h"
 #include "compress/export_gguf.h"
 #include "compress/export_hf.h"
 #include "compress/export_quantized.h"
-#include "compress/onnx/onnx_export.h"
+#include "compress/onnx/onnx_net.h"
 #include "model/input_order.h"
 #include "model/shared_layers.h"
 
@@ -20,12 +21,14 @@ namespace {
 
 struct ConvertOptions {
     std::string model, output, to = "gguf", type = "auto", head_type = "auto", embedding_type = "auto";
-    std::string form = "nbits", activations = "real";
+    std::string form = "auto", activations = "real";
     std::int64_t threads = 0, context = 0;
     bool force = false, dry_run = false, densify = false;
+    std::vector<std::string> typed;
 
     void fields(FieldVisitor& visitor) {
-        visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
+        visitor.typed(typed);
+        visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, random:CONFIG.json, or (--to onnx) a network of convolutions", FieldVisitor::Need::required);
         visitor.choice("--to", to, {"gguf", "hf", "onnx", "gptq", "awq", "coded", "uncoded"},
                        "gguf: one file for llama.cpp and its relatives; hf: a Hugging Face folder of plain weights; onnx: a graph with keys and values in and "
                        "out, for onnxruntime and what is built on it; gptq, awq: a folder of integer codes as they are, for a model that is quantized already; coded: "
@@ -37,9 +40,9 @@ struct ConvertOptions {
         visitor.option("--head-type", head_type,
                        "GGUF: type of the head and of an embedding tied to it; auto: as --type, but at least 8 bits (Q6_K with K types)");
         visitor.option("--embedding-type", embedding_type, "GGUF: type of the embedding, by the same rule");
-        visitor.choice("--form", form, {"nbits", "qdq", "qonnx"},
+        visitor.choice("--form", form, {"auto", "nbits", "qdq", "qonnx", "float"},
                        "ONNX: what quantized weights become. nbits: MatMulNBits, or DequantizeLinear where a row has one scale; qdq: DequantizeLinear, "
-                       "blocked; qonnx: QONNX's Quant");
+                       "blocked; qonnx: QONNX's Quant; float: plain numbers. auto: nbits, of networks of convolutions qdq");
         visitor.choice("--activations", activations, {"real", "int8"}, "ONNX, --form qonnx. int8: inputs of matrices in 8 bits too, a scale for 32 of them");
         visitor.flag("--densify", densify, "ONNX: write as floats what has no form there, instead of refusing it");
         visitor.option("--context", context, "ONNX: tokens that a sequence may have (rows of the rope tables); 0: as many as the model's");
@@ -214,6 +217,8 @@ Result<OnnxExportOptions> onnx_options(const ConvertOptions& options) {
     if (options.type == "F16") chosen.real = OnnxType::float16;
     if (options.form == "qdq") chosen.form = OnnxForm::qdq;
     if (options.form == "qonnx") chosen.form = OnnxForm::qonnx;
+    if (options.form == "float") chosen.form = OnnxForm::floats;
+    if (options.form == "float" && options.densify) return usage_error("--densify has nothing to do: --form float writes every weight as floats");
     if (options.densify) chosen.densify = OnnxExportOptions::Densify::yes;
     if (options.activations == "int8") chosen.activations = OnnxExportOptions::Activations::int8;
     if (options.activations == "int8" && options.form != "qonnx") return usage_error("--activations int8 is for --form qonnx");
@@ -224,8 +229,9 @@ Result<OnnxExportOptions> onnx_options(const ConvertOptions& options) {
     return chosen;
 }
 
-Status to_onnx(const ConvertOptions& options, const OnnxExportOptions& chosen, const Checkpoint& checkpoint, Terminal& terminal) {
-    SKIFF_TRY(const auto plan, plan_onnx_export(checkpoint, chosen));
+// `write` fills a folder.
+template <class Write>
+Status to_onnx(const ConvertOptions& options, const OnnxExport& plan, Terminal& terminal, Write&& write) {
     Outcome outcome;
     outcome.output = options.output;
     outcome.notes = plan.notes;
@@ -240,14 +246,31 @@ Status to_onnx(const ConvertOptions& options, const OnnxExportOptions& chosen, c
     fill(outcome, counts);
     outcome.notes.push_back("besides, " + bytes_text(others.bytes) + " of norms, biases, tables and constants");
     if (!options.dry_run)
-        SKIFF_CHECK(write_folder(options, terminal, [&](const std::string& folder) { return write_onnx_export(checkpoint, plan, folder, terminal.progress("bytes")); }));
+        SKIFF_CHECK(write_folder(options, terminal, write));
     report(options, outcome, terminal);
     return {};
 }
 
+Status decoder_to_onnx(const ConvertOptions& options, const OnnxExportOptions& chosen, const Checkpoint& checkpoint, Terminal& terminal) {
+    SKIFF_TRY(const auto plan, plan_onnx_export(checkpoint, chosen));
+    return to_onnx(options, plan, terminal, [&](const std::string& folder) { return write_onnx_export(checkpoint, plan, folder, terminal.progress("bytes")); });
+}
+
+Status convert_net(const ConvertOptions& options, Terminal& terminal) {
+    if (options.to != "onnx") return usage_error(options.model + " is a network of convolutions, which has one other form: --to onnx");
+    SKIFF_CHECK(only_for_nets(options.typed, {"--to", "--form", "--densify", "--output", "--force", "--dry-run"}));
+    if (options.form == "nbits") return usage_error("--form nbits: MatMulNBits multiplies the matrices of language models; networks of convolutions have qdq, qonnx and float");
+    SKIFF_TRY(auto chosen, onnx_options(options));
+    if (chosen.form == OnnxForm::nbits) chosen.form = OnnxForm::qdq;
+    SKIFF_TRY(const auto network, net::open_net(options.model));
+    auto plan = plan_onnx_net(network, chosen);
+    if (!plan.ok()) return plan.take_error().with_context(options.model);
+    return to_onnx(options, *plan, terminal, [&](const std::string& folder) { return write_onnx_graph(*plan, folder, terminal.progress("bytes")); });
+}
+
 // Options of one format are refused for another, not ignored.
 Status check_formats(const ConvertOptions& options) {
-    const bool any = options.form != "nbits" || options.activations != "real" || options.densify || options.context != 0;
+    const bool any = options.form != "auto" || options.activations != "real" || options.densify || options.context != 0;
     if (options.to != "onnx" && any) return usage_error("--form, --activations, --densify and --context are for --to onnx");
     if (options.to != "gguf" && (options.head_type != "auto" || options.embedding_type != "auto"))
         return usage_error("--head-type and --embedding-type are for --to gguf");
@@ -264,6 +287,7 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
     if (exists && is_folder != (options.to != "gguf"))
         return usage_error(options.output + (is_folder ? " is a folder, but a file is to be written" : " is a file, but a folder is to be written"));
     if (!options.dry_run) SKIFF_CHECK(check_output_apart(options.output, options.model));
+    if (net::is_net(options.model)) return convert_net(options, terminal);
     OnnxExportOptions onnx;
     if (options.to == "onnx") {
         SKIFF_TRY(onnx, onnx_options(options));
@@ -275,7 +299,7 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
         terminal.remark("note: layers that share their weights get copies of them");
     }
     if (find_quantized_form(options.to) != nullptr) return to_quantized(options, checkpoint, terminal);
-    if (options.to == "onnx") return to_onnx(options, onnx, checkpoint, terminal);  // a graph reorders inputs, so that codes stay codes
+    if (options.to == "onnx") return decoder_to_onnx(options, onnx, checkpoint, terminal);  // a graph reorders inputs, so that codes stay codes
     checkpoint = with_inputs_in_order(std::move(checkpoint));
     return options.to == "gguf" ? to_gguf(options, checkpoint, terminal) : to_hf(options, checkpoint, terminal);
 }
@@ -286,7 +310,7 @@ std::unique_ptr<Verb> convert_verb_row() {
     return make_verb<ConvertOptions>(
         "convert", "Write a model in another file format",
         {"skiff convert models/pocket --to gguf --type Q4_K -o pocket-q4k.gguf", "skiff convert MODEL.gguf --to hf -o FOLDER",
-         "skiff convert MODEL --to onnx -o FOLDER", "skiff convert QUANTIZED --to gptq -o FOLDER", "skiff convert MODEL --to coded -o FOLDER"}, run_convert);
+         "skiff convert MODEL --to onnx -o FOLDER", "skiff convert NETWORK --to onnx --form qonnx -o FOLDER", "skiff convert QUANTIZED --to gptq -o FOLDER", "skiff convert MODEL --to coded -o FOLDER"}, run_convert);
 }
 
 }  // namespace skiff

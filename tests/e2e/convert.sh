@@ -72,6 +72,8 @@ fi
 "$SKIFF" quantize "$model" --scheme w4g32a --head keep --embedding keep -o "$work/w4" > /dev/null 2>&1
 "$SKIFF" quantize "$model" --scheme w8 --compat -o "$work/w8" > /dev/null 2>&1
 "$SKIFF" quantize "$model" --scheme w4g32r --head keep --embedding keep -o "$work/w4r" > /dev/null 2>&1
+"$SKIFF" convert "$work/w4" --to onnx --form float --dry-run > "$work/out"
+grep -q "^F32 .*43" "$work/out" || fail "float: $(cat "$work/out")"
 values() { "$SKIFF" inspect "$1" --hash | grep hash; }
 for form in gptq awq; do
     "$SKIFF" convert "$work/w4" --to $form -o "$work/$form" > "$work/out"

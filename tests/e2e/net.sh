@@ -57,6 +57,27 @@ expect 2 'no network of convolutions' "$SKIFF" classify models/pocket --data dig
 expect 2 'expected digits:N' "$SKIFF" classify "$work/w8" --data digits:none
 printf '\0\0\10\1\0\0\0\5abc' >"$work/short.idx"
 expect 5 'holds 3 numbers' "$SKIFF" classify "$work/w8" --data "$work/short.idx,$work/short.idx"
+
+# ONNX: a folder with the graph alone; what it has no form for is said by name.
+expect 0 'Quant, 8 bits' "$SKIFF" convert "$work/w8" --to onnx --form qonnx -o "$work/qonnx"
+[ -s "$work/qonnx/model.onnx" ] && [ -s "$work/qonnx/model.onnx.data" ] && [ "$(ls "$work/qonnx" | wc -l)" = 2 ] || fail "files of $(ls "$work/qonnx")"
+grep -aq qonnx.custom_op.general "$work/qonnx/model.onnx" || fail "no QONNX in the graph"
+expect 0 'pruning took are zeros' "$SKIFF" convert "$work/taps" --to onnx --dry-run
+expect 0 'DequantizeLinear, 8 bits' "$SKIFF" convert "$work/w8" --to onnx --dry-run
+expect 0 'F32 ' "$SKIFF" convert "$work/w8" --to onnx --form float --dry-run
+expect 0 'wrote' "$SKIFF" quantize examples/digits/mlp.json --scheme binary -o "$work/mlp" -t 1
+expect 0 'BipolarQuant' "$SKIFF" convert "$work/mlp" --to onnx --form qonnx -o "$work/mlp_onnx"
+expect 0 'wrote' "$SKIFF" quantize $spec --scheme nf4 -o "$work/nf4" -t 1
+expect 1 'conv1.weight (nf4g64)' "$SKIFF" convert "$work/nf4" --to onnx -o "$work/x"
+expect 0 'F32 ' "$SKIFF" convert "$work/nf4" --to onnx --densify --dry-run
+expect 2 'exists' "$SKIFF" convert "$work/w8" --to onnx -o "$work/qonnx"
+expect 2 'one other form: --to onnx' "$SKIFF" convert $spec -o "$work/x"
+expect 2 '--form nbits' "$SKIFF" convert $spec --to onnx --form nbits -o "$work/x"
+expect 2 '--context does not' "$SKIFF" convert $spec --to onnx --context 5 -o "$work/x"
+expect 2 '--activations does not' "$SKIFF" convert "$work/w8" --to onnx --form qonnx --activations int8 -o "$work/x"
+expect 2 'nothing to do' "$SKIFF" convert $spec --to onnx --form float --densify -o "$work/x"
+echo '{"model_type": "skiff-net", "input": {"height": 6, "width": 6}, "ops": [{"name": "around", "op": "pool", "kernel": 2, "padding": 2}]}' >"$work/around.json"
+expect 1 'operator around' "$SKIFF" convert "$work/around.json" --to onnx -o "$work/x"
 [ ! -e "$work/x" ] && [ ! -e "$work/x.partial" ] || fail "an error left something behind"
 
 if [ -x "$(dirname "$SKIFF")/skiff-train" ]; then

@@ -5,8 +5,12 @@ Usage: onnx_run.py SKIFF WORK greedy MODEL[:form,...]...   64 greedy tokens agai
        onnx_run.py SKIFF WORK forms [CASE:SCHEME...]  the cases quantized, head and embedding too: logits of each form against those of the same weights
                                                    as floats (`convert --to hf --type F32`, then onnx); QONNX executed by the qonnx package
        onnx_run.py SKIFF WORK mlp                  the MLP of parity_onnx_mlp, which must be built beside SKIFF, in the qonnx package
+       onnx_run.py SKIFF WORK nets [NET...]        networks of convolutions: those of parity_onnx_nets, or the given ones; float and QDQ in onnxruntime, QONNX in the
+                                                   qonnx package, against our kernels with float activations
+       onnx_run.py SKIFF WORK digits               networks for digits, trained for an epoch, pruned, factorized and quantized: nets() of them, and the files of
+                                                   `skiff convert`; needs skiff-train
        onnx_run.py SKIFF WORK terms                low-rank terms and scaled inputs of linear operators
-       onnx_run.py SKIFF WORK golden               these four; where they are right, the files of tests/data/onnx
+       onnx_run.py SKIFF WORK golden               these, digits apart; where they are right, the files of tests/data/onnx
        onnx_run.py SKIFF WORK teacher MODEL[:int8]...  64 greedy tokens in the qonnx package
        onnx_run.py SKIFF WORK children MODEL       greedy and teacher for MODEL, a random qwen2 and what they are quantized to
 Needs: numpy, onnx, onnxruntime, qonnx, safetensors, tokenizers. WORK is a folder for outputs.
@@ -66,8 +70,8 @@ def size_mb(folder):
 FORMS = {"nbits": [], "qdq": ["--form", "qdq"], "f16": ["--type", "F16"], "densify": ["--densify"]}
 
 
-def structure(path):
-    """As onnx_structure() in src/formats/onnx/onnx_testing.h writes it; its hash."""
+def structure_text(path):
+    """As onnx_structure() in src/formats/onnx/onnx_testing.h writes it."""
     model = onnx.load(path, load_external_data=False)
     graph, lines = model.graph, []
     text = lambda items: ",".join(str(item) for item in items)
@@ -85,7 +89,15 @@ def structure(path):
             value = {1: lambda: f"f{np.float32(a.f).view(np.int32)}", 2: lambda: f"i{a.i}", 3: lambda: f"s{a.s.decode()}", 7: lambda: "I" + text(a.ints)}[a.type]()
             line += f"|{a.name}={value}"
         lines.append(line)
-    return hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
+    return "".join(line + "\n" for line in lines)
+
+
+def sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def structure(path):
+    return sha256(structure_text(path))
 
 
 def said_by_skiff(skiff, model, kernels):
@@ -252,6 +264,96 @@ def mlp(skiff, work, _, graphs=None):
     return failures
 
 
+def run_net(path, form, x):
+    """A network's graph: QONNX in the qonnx package, which takes fixed shapes; the others in onnxruntime."""
+    proto = onnx.load(path)
+    images = len(x) // int(np.prod([d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim][1:]))
+    x = x.reshape([images] + [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim][1:])
+    if form != "qonnx":
+        onnx.checker.check_model(path, full_check=True)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 3, 1
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run(None, {"input": x})[0]
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+    for value in [*proto.graph.input, *proto.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = images
+    warnings.filterwarnings("ignore", "Output shapes disagree")
+    return execute_onnx(ModelWrapper(proto).transform(InferShapes()), {"input": x})["output"]
+
+
+def nets(skiff, work, given, graphs=None):
+    folder = os.path.join(work, "nets")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    program = os.path.join(os.path.dirname(os.path.abspath(skiff)), "..", "tests", "parity_onnx_nets")
+    made = subprocess.run([program], env={**os.environ, "SKIFF_KEEP_FILES": folder, "SKIFF_NETS": ",".join(given)}, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout
+    failures, texts, worst = 0, {}, {}
+    for case in json.load(open(os.path.join(folder, "nets.json"))):
+        stem, group = case["file"], case["group"] if not given else case["name"] + " " + case["form"]
+        x, y = (np.fromfile(stem + part, np.float32) for part in (".x", ".y"))
+        found = run_net(stem + ".onnx", case["form"], x)
+        assert found.shape[0] == case["images"] and found.size == y.size, (case, found.shape)
+        error = np.abs(found.reshape(-1) - y).max() / np.abs(y).max()
+        if not error < 1e-5:  # it may be no more than what the last bits of the images change: two levels of weight make attention a choice between near ties
+            other = run_net(stem + ".onnx", case["form"], np.nextafter(x, np.float32(9)))
+            last_bits = np.abs(found - other).max() / np.abs(y).max()
+            print(f"{group} {case['name']}: {error:.1e}; the last bits of the images change {last_bits:.1e}", flush=True)
+            if error < 2 * last_bits:
+                error = 0
+        if not error < 1e-5:
+            failures += 1
+            print(f"{group} {case['name']}: WRONG, {error:.1e}", flush=True)
+        texts[group] = texts.get(group, "") + structure_text(stem + ".onnx")
+        worst[group] = max(worst.get(group, (0, "")), (error, case["name"]))
+    for group, (error, name) in worst.items():
+        print(f"{group}: largest difference / largest output {error:.1e} ({name})", flush=True)
+    if graphs is not None:
+        graphs.update({group: sha256(text) for group, text in sorted(texts.items())})
+    return failures
+
+
+def digits(skiff, work, _):
+    made = []
+
+    def step(verb, parent, name, *options):
+        path = os.path.join(work, name)
+        shutil.rmtree(path, ignore_errors=True)
+        done = subprocess.run([skiff, verb, parent, "-o", path, *options], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        made.append(path)
+        return path
+
+    examples = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "examples", "digits")
+    data = ["--data", "digits:2000", "--epochs", "1"]
+    for name in ("digits", "mlp"):
+        trained = step("train-net", os.path.join(examples, name + ".json"), name, *data)
+        children = [trained]
+        if name == "digits":
+            children.append(step("prune", trained, "half", "--pattern", "filters:50%"))
+            children.append(step("prune", trained, "taps", "--pattern", "taps:5"))
+            children.append(step("factorize", trained, "depthwise", "--method", "depthwise", "--layers", "conv2,conv3,conv4"))
+            children.append(step("factorize", trained, "kronecker", "--method", "kronecker", "--rank", "2", "--layers", "answer"))
+        for child in children:
+            for scheme in ("w8", "w8g32", "w4", "w4g32a", "w3g32", "w2g32r", "ternary", "binary"):
+                step("quantize", child, os.path.basename(child) + "-" + scheme, "--scheme", scheme)
+    failures = nets(skiff, work, made)
+    kept = {(case["name"], case["form"]): case["file"] + ".onnx" for case in json.load(open(os.path.join(work, "nets", "nets.json")))}
+    for path in made:
+        for form in ("float", "qdq", "qonnx"):
+            folder = os.path.join(work, "onnx")
+            done = convert(skiff, path, folder, "--form", form)
+            assert done.returncode == 0, done.stderr
+            same = structure(os.path.join(folder, "model.onnx")) == structure(kept[os.path.basename(path), form])
+            x = np.fromfile(kept[os.path.basename(path), form][:-5] + ".x", np.float32)
+            failures += not (same and np.array_equal(run_net(os.path.join(folder, "model.onnx"), form, x), run_net(kept[os.path.basename(path), form], form, x)))
+    print(f"{len(made)} networks for digits, 3 forms each, {failures} wrong")
+    return failures
+
+
 def terms(skiff, work, _):
     """A llama with low-rank terms and scaled inputs, against the plain one that computes the same."""
     from safetensors.numpy import load_file, save_file
@@ -282,7 +384,7 @@ def golden(skiff, work, _):
     """The cases, the forms and the MLP, and where all is right the hashes of the graphs, for the tests."""
     data = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "onnx")
     failures = 0
-    for name, run in (("mlp", mlp), ("graphs", lambda *arguments: terms(*arguments[:3]) + logits_of_cases(*arguments) + forms(*arguments))):
+    for name, run in (("mlp", mlp), ("nets", nets), ("graphs", lambda *arguments: terms(*arguments[:3]) + logits_of_cases(*arguments) + forms(*arguments))):
         graphs = {}
         wrong = run(skiff, work, [], graphs)
         failures += wrong
@@ -347,4 +449,4 @@ def children(skiff, work, models):
 if __name__ == "__main__":
     program, place, what, *rest = sys.argv[1:]
     os.makedirs(place, exist_ok=True)
-    sys.exit(1 if {"greedy": greedy, "logits": logits_of_cases, "forms": forms, "golden": golden, "mlp": mlp, "terms": terms, "teacher": teacher, "children": children}[what](program, place, rest) else 0)
+    sys.exit(1 if {"greedy": greedy, "logits": logits_of_cases, "forms": forms, "golden": golden, "mlp": mlp, "terms": terms, "nets": nets, "digits": digits, "teacher": teacher, "children": children}[what](program, place, rest) else 0)

@@ -108,11 +108,15 @@ Status write_onnx_tensors(const std::vector<OnnxInitializer>& initializers, Onnx
     return file ? file->commit() : Status();
 }
 
-Status write_onnx_export(const Checkpoint& checkpoint, const OnnxExport& plan, const std::string& folder, const ProgressSink& progress) {
+Status write_onnx_graph(const OnnxExport& plan, const std::string& folder, const ProgressSink& progress) {
     OnnxModel model = plan.model;
     SKIFF_CHECK(write_onnx_tensors(plan.initializers, model, join_path(folder, std::string(data_name)), progress));
     SKIFF_TRY(const auto bytes, serialize_onnx(model));
-    SKIFF_CHECK(write_file_atomic(join_path(folder, std::string(model_name)), bytes));
+    return write_file_atomic(join_path(folder, std::string(model_name)), bytes);
+}
+
+Status write_onnx_export(const Checkpoint& checkpoint, const OnnxExport& plan, const std::string& folder, const ProgressSink& progress) {
+    SKIFF_CHECK(write_onnx_graph(plan, folder, progress));
     Json config = checkpoint.config;
     config.erase("quantization_config");
     SKIFF_CHECK(write_file_atomic(join_path(folder, "config.json"), config.dump(2) + "\n"));

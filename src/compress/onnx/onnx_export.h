@@ -25,6 +25,9 @@ Result<OnnxExport> plan_onnx_export(const Checkpoint& checkpoint, const OnnxExpo
 // Fills a folder that exists: model.onnx with tensors under 1 KiB, model.onnx.data with the others, one in memory at a time; tokenizer files.
 Status write_onnx_export(const Checkpoint& checkpoint, const OnnxExport& plan, const std::string& folder, const ProgressSink& progress);
 
+// model.onnx and model.onnx.data alone.
+Status write_onnx_graph(const OnnxExport& plan, const std::string& folder, const ProgressSink& progress);
+
 // Initializers into `model` and, from 1 KiB, into the file `data_path`, which is named as beside the model.
 Status write_onnx_tensors(const std::vector<OnnxInitializer>& initializers, OnnxModel& model, const std::string& data_path, const ProgressSink& progress);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/checked.h"
 
@@ -22,22 +23,6 @@ std::int64_t block_for(const OnnxMatrix& matrix) {
     return block >= 16 ? block : 0;
 }
 
-// 4-bit codes two to a byte, the first in the low half; 8-bit ones as they are.
-void append_codes(std::span<const std::uint8_t> codes, int bits, std::string& bytes) {
-    if (bits == 8) {
-        bytes.append(reinterpret_cast<const char*>(codes.data()), codes.size());
-        return;
-    }
-    for (std::size_t i = 0; i < codes.size(); i += 2)
-        bytes.push_back(static_cast<char>((codes[i] & 15) | (i + 1 < codes.size() ? codes[i + 1] & 15 : 0) << 4));
-}
-
-Status sink_floats(std::span<const float> values, OnnxType type, const OnnxMatrix& matrix, const OnnxDataSink& sink) {
-    std::string bytes;
-    if (!append_onnx_floats(values, type, bytes)) return corrupt("tensor " + matrix.ref().key + ": a number does not fit F16; choose --type F32");
-    return sink(bytes_of(bytes));
-}
-
 using Want = OnnxMatrix::Want;
 using Row = OnnxMatrix::Row;
 
@@ -45,7 +30,7 @@ using Row = OnnxMatrix::Row;
 
 Result<OnnxForms::Kind> OnnxForms::kind_of(const OnnxMatrix& matrix) const {
     const bool dense = options_.densify == OnnxExportOptions::Densify::yes;
-    if (matrix.is_plain()) return Kind::floats;
+    if (matrix.is_plain() || options_.form == OnnxForm::floats) return Kind::floats;
     if (!matrix.integers()) {
         if (dense) return Kind::floats;
         return unsupported("tensor " + matrix.ref().key + " (" + matrix.encoding() +
@@ -117,7 +102,7 @@ std::string OnnxForms::float_weight(const OnnxMatrix& matrix, const std::string&
     const Shape dims = {matrix.n_rows(), matrix.n_columns()};
     count(matrix, type == OnnxType::float16 ? "F16" : "F32", onnx_tensor_bytes(type, dims));
     return graph_.initializer(name, type, dims, [matrix, type](const OnnxDataSink& sink) {
-        return matrix.for_each_row(Want::floats, [&](std::int64_t, const Row& row) { return sink_floats(row.floats, type, matrix, sink); });
+        return matrix.for_each_row(Want::floats, [&](std::int64_t, const Row& row) { return sink_onnx_floats(row.floats, type, matrix, sink); });
     });
 }
 
@@ -137,7 +122,7 @@ OnnxForms::Integers OnnxForms::integers_by_row(const OnnxMatrix& matrix, const s
         });
     });
     made.scales = graph_.initializer(name + "_scales", real, per_row, [matrix, real](const OnnxDataSink& sink) {
-        return matrix.for_each_row(Want::integers, [&](std::int64_t, const Row& row) { return sink_floats(row.scales, real, matrix, sink); });
+        return matrix.for_each_row(Want::integers, [&](std::int64_t, const Row& row) { return sink_onnx_floats(row.scales, real, matrix, sink); });
     });
     if (form.zeros_vary)
         made.zeros = graph_.initializer(name + "_zero_points", type, per_row, [matrix](const OnnxDataSink& sink) {
@@ -175,7 +160,7 @@ OnnxForms::Integers OnnxForms::integers_in_blocks(const OnnxMatrix& matrix, cons
             std::vector<std::uint8_t> codes = row.codes;
             codes.resize(static_cast<std::size_t>(n_blocks * block), row.zeros.back());
             std::string bytes;
-            append_codes(codes, form.bits, bytes);
+            append_onnx_codes(codes, form.bits, bytes);
             return sink(bytes_of(bytes));
         });
     });
@@ -184,7 +169,7 @@ OnnxForms::Integers OnnxForms::integers_in_blocks(const OnnxMatrix& matrix, cons
         return matrix.for_each_row(Want::integers, [&](std::int64_t, const Row& row) {
             std::vector<float> scales;
             for (std::int64_t i = 0; i < n_blocks; ++i) scales.push_back(row.scales[group_of(i)]);
-            return sink_floats(scales, real, matrix, sink);
+            return sink_onnx_floats(scales, real, matrix, sink);
         });
     });
     if (form.zeros_vary)
@@ -193,7 +178,7 @@ OnnxForms::Integers OnnxForms::integers_in_blocks(const OnnxMatrix& matrix, cons
                 std::vector<std::uint8_t> zeros;
                 for (std::int64_t i = 0; i < n_blocks; ++i) zeros.push_back(row.zeros[group_of(i)]);
                 std::string bytes;
-                append_codes(zeros, form.bits, bytes);
+                append_onnx_codes(zeros, form.bits, bytes);
                 return sink(bytes_of(bytes));
             });
         });
@@ -260,20 +245,20 @@ OnnxForms::Integers OnnxForms::integers_for_qdq(const OnnxMatrix& matrix, const 
         const int zero = form.zeros_vary ? 0 : form.zero;  // signed types have their zero at 0
         SKIFF_CHECK(collect(n_columns, [zero](const Row& row, std::size_t i) { return static_cast<std::uint8_t>(row.codes[i] - zero); }, codes));
         std::string bytes;
-        append_codes(codes, form.bits, bytes);
+        append_onnx_codes(codes, form.bits, bytes);
         return sink(bytes_of(bytes));
     });
     made.scales = graph_.initializer(name + "_scales", real, group_dims, [=](const OnnxDataSink& sink) -> Status {
         std::vector<float> scales;
         SKIFF_CHECK(collect(n_groups, [](const Row& row, std::size_t i) { return row.scales[i]; }, scales));
-        return sink_floats(scales, real, matrix, sink);
+        return sink_onnx_floats(scales, real, matrix, sink);
     });
     if (form.zeros_vary)
         made.zeros = graph_.initializer(name + "_zero_points", type, group_dims, [=](const OnnxDataSink& sink) -> Status {
             std::vector<std::uint8_t> zeros;
             SKIFF_CHECK(collect(n_groups, [](const Row& row, std::size_t i) { return row.zeros[i]; }, zeros));
             std::string bytes;
-            append_codes(zeros, form.bits, bytes);
+            append_onnx_codes(zeros, form.bits, bytes);
             return sink(bytes_of(bytes));
         });
     return made;
@@ -300,51 +285,56 @@ std::string OnnxForms::quant_weight(const OnnxMatrix& matrix, const std::string&
     std::string& made = made_[name];
     if (!made.empty()) return made;
     const OnnxIntegers form = *matrix.integers();
-    const OnnxType real = options_.real;
     const std::int64_t n_rows = matrix.n_rows(), n_columns = matrix.n_columns();
     const std::int64_t n_groups = form.n_groups(n_columns), group = form.group_size == 0 ? n_columns : form.group_size;
     const bool by_group = n_groups > 1 || group != n_columns;
     const std::int64_t padded = by_group ? n_groups * group : n_columns;
-    const Shape dims = by_group ? Shape{n_rows, n_groups, group} : Shape{n_rows, n_columns};
-    const Shape param_dims = by_group ? Shape{n_rows, n_groups, 1} : Shape{n_rows, 1};
-    count(matrix, form.bipolar ? "BipolarQuant" : "Quant, " + std::to_string(form.scheme_bits) + " bits",
-          onnx_tensor_bytes(real, dims) + onnx_tensor_bytes(real, param_dims));
-    // A scale of 0 would divide by it: its weights are 0 with any other. BipolarQuant looks at the sign alone, whatever that of the scale.
-    const std::string weight = graph_.initializer(name, real, dims, [=](const OnnxDataSink& sink) {
-        return matrix.for_each_row(Want::integers, [&](std::int64_t, const Row& row) {
-            std::vector<float> values(static_cast<std::size_t>(padded));
-            for (std::size_t i = 0; i < row.codes.size(); ++i) {
-                const auto g = i / static_cast<std::size_t>(group);
-                const float scale = form.bipolar ? std::abs(row.scales[g]) : row.scales[g];
-                values[i] = static_cast<float>(static_cast<int>(row.codes[i]) - static_cast<int>(row.zeros[g])) * scale;
-            }
-            return sink_floats(values, real, matrix, sink);
-        });
-    });
-    const std::string scales = graph_.initializer(name + "_scales", real, param_dims, [=](const OnnxDataSink& sink) {
-        return matrix.for_each_row(Want::integers, [&](std::int64_t, const Row& row) {
-            std::vector<float> values = row.scales;
-            for (float& value : values) value = value == 0 && !form.bipolar ? 1.0f : value;
-            return sink_floats(values, real, matrix, sink);
-        });
-    });
-    if (form.bipolar) {
-        made = graph_.node("BipolarQuant", {weight, scales}, {}, qonnx_domain);
-    } else {
-        std::string zeros = graph_.real(0, real);
-        if (form.zeros_vary)
-            zeros = graph_.initializer(name + "_zero_points", real, param_dims, [=](const OnnxDataSink& sink) {
-                return matrix.for_each_row(Want::integers, [&](std::int64_t, const Row& row) {
-                    return sink_floats(std::vector<float>(row.zeros.begin(), row.zeros.end()), real, matrix, sink);
-                });
-            });
-        const std::int64_t is_signed = form.zeros_vary ? 0 : 1;
-        made = graph_.node("Quant", {weight, scales, zeros, graph_.real(static_cast<float>(form.scheme_bits), real)},
-                           {{"signed", is_signed}, {"narrow", std::int64_t{0}}, {"rounding_mode", std::string("ROUND")}}, qonnx_domain);
-    }
+    std::vector<std::int64_t> columns(static_cast<std::size_t>(padded), -1);
+    std::iota(columns.begin(), columns.begin() + n_columns, 0);
+    made = by_group ? quant(matrix, name, {{n_rows, n_groups, group}, {n_rows, n_groups, 1}, std::move(columns)}) : quant(matrix, name, {{n_rows, n_columns}, {n_rows, 1}, std::move(columns)});
     if (by_group) made = graph_.node("Reshape", {made, graph_.integers({n_rows, padded})});
     if (padded != n_columns) made = graph_.node("Slice", {made, graph_.integers({0}), graph_.integers({n_columns}), graph_.integers({1})});
     return made;
+}
+
+// A scale of 0 would divide by it: its weights are 0 with any other. BipolarQuant looks at the sign alone, whatever that of the scale.
+std::string OnnxForms::quant(const OnnxMatrix& matrix, const std::string& name, const QuantShape& shape) {
+    const OnnxIntegers form = *matrix.integers();
+    const OnnxType real = options_.real;
+    const auto group = static_cast<std::size_t>(form.group_size == 0 ? matrix.n_columns() : form.group_size);
+    count(matrix, form.bipolar ? "BipolarQuant" : "Quant, " + std::to_string(form.scheme_bits) + " bits",
+          onnx_tensor_bytes(real, shape.dims) + onnx_tensor_bytes(real, shape.param_dims));
+    const std::string weight = graph_.initializer(name, real, shape.dims, [=, columns = shape.columns](const OnnxDataSink& sink) {
+        return matrix.for_each_row(Want::integers, [&](std::int64_t, const Row& row) {
+            std::vector<float> values(columns.size());
+            for (std::size_t i = 0; i < columns.size(); ++i) {
+                if (columns[i] < 0) continue;
+                const auto column = static_cast<std::size_t>(columns[i]), g = column / group;
+                const float scale = form.bipolar ? std::abs(row.scales[g]) : row.scales[g];
+                values[i] = static_cast<float>(static_cast<int>(row.codes[column]) - static_cast<int>(row.zeros[g])) * scale;
+            }
+            return sink_onnx_floats(values, real, matrix, sink);
+        });
+    });
+    const std::string scales = graph_.initializer(name + "_scales", real, shape.param_dims, [=](const OnnxDataSink& sink) {
+        return matrix.for_each_row(Want::integers, [&](std::int64_t, const Row& row) {
+            std::vector<float> values = row.scales;
+            for (float& value : values) value = value == 0 && !form.bipolar ? 1.0f : value;
+            return sink_onnx_floats(values, real, matrix, sink);
+        });
+    });
+    if (form.bipolar) return graph_.node("BipolarQuant", {weight, scales}, {}, qonnx_domain);
+    const auto varying_zeros = [&] {
+        return graph_.initializer(name + "_zero_points", real, shape.param_dims, [=](const OnnxDataSink& sink) {
+            return matrix.for_each_row(Want::integers, [&](std::int64_t, const Row& row) {
+                return sink_onnx_floats(std::vector<float>(row.zeros.begin(), row.zeros.end()), real, matrix, sink);
+            });
+        });
+    };
+    const std::string zeros = form.zeros_vary ? varying_zeros() : graph_.real(0, real);
+    const std::int64_t is_signed = form.zeros_vary ? 0 : 1;
+    return graph_.node("Quant", {weight, scales, zeros, graph_.real(static_cast<float>(form.scheme_bits), real)},
+                       {{"signed", is_signed}, {"narrow", std::int64_t{0}}, {"rounding_mode", std::string("ROUND")}}, qonnx_domain);
 }
 
 // Int8 in blocks of 32 with a scale of their largest magnitude / 127 each, as our kernels' int8 activations have it.

@@ -13,6 +13,15 @@ enum class OnnxForm : std::uint8_t {
     nbits,  // com.microsoft's MatMulNBits where scales are by group, DequantizeLinear where they are by row
     qdq,    // ONNX's own DequantizeLinear, blocked, with 4- and 8-bit integers
     qonnx,  // QONNX's Quant and BipolarQuant on float weights
+    floats, // plain numbers, whatever they were
+};
+
+// The window of a convolution, whose matrix has a row for each filter: position by position the inputs of its group.
+struct OnnxKernel {
+    std::vector<std::int64_t> sides;  // two, one, or none for a single position
+    std::int64_t n_inputs = 1;        // of a group
+    std::vector<std::int64_t> taps;   // positions that the rows hold, ascending; the others are zeros
+    std::int64_t n_taps() const;
 };
 
 struct OnnxExportOptions {
@@ -31,6 +40,8 @@ public:
 
     // x (n, n_columns) times the matrix, transposed, plus `bias` unless that is empty. Gives (n, n_rows).
     Result<std::string> linear(const OnnxMatrix& matrix, const std::string& op, const std::string& x, const std::string& bias);
+    // The filters of a convolution, (n_rows, n_inputs, sides...).
+    Result<std::string> filters(const OnnxMatrix& matrix, const std::string& op, const OnnxKernel& kernel);
     // The rows that `ids` (n) names. Gives (n, n_columns).
     Result<std::string> rows(const OnnxMatrix& matrix, const std::string& op, const std::string& ids);
 
@@ -57,6 +68,14 @@ private:
     Integers integers_for_qdq(const OnnxMatrix& matrix, const std::string& op, Order order);
     std::string dequantized(const OnnxMatrix& matrix, const std::string& op, Order order);
     std::string quant_weight(const OnnxMatrix& matrix, const std::string& op);
+    struct QuantShape {
+        Shape dims, param_dims;             // of weights, and of scales and zeros
+        std::vector<std::int64_t> columns;  // of a row of `dims`: columns of the matrix, -1 for a zero
+    };
+    std::string quant(const OnnxMatrix& matrix, const std::string& name, const QuantShape& shape);
+    std::string float_filters(const OnnxMatrix& matrix, const std::string& op, const QuantShape& shape);
+    std::string dequantized_filters(const OnnxMatrix& matrix, const std::string& op, const QuantShape& shape);
+    std::string as_filters(std::string matrix, std::int64_t n_rows, const OnnxKernel& kernel);
     std::string quant_input(const std::string& x, std::int64_t n_columns);
     std::string gemm(const std::string& x, const std::string& weight, const std::string& bias);
     std::string with_bias(const std::string& y, const std::string& bias);

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "compress/onnx/onnx_nodes.h"
+
 namespace skiff {
 namespace {
 
@@ -74,7 +76,7 @@ OnnxOperators::Named OnnxOperators::emit(const Op& op, const EmbedOp& detail) {
     return detail.scale == 1 ? rows : graph_.node("Mul", {rows, real(detail.scale)});
 }
 
-// Sums of squares are taken in float32, whatever the type of values. The nodes of RMS are those that runtimes fuse.
+// Sums of squares are taken in float32, whatever the type of values.
 OnnxOperators::Named OnnxOperators::emit(const Op& op, const NormOp& detail) {
     constexpr OnnxType f32 = OnnxType::float32;
     const std::int64_t group = detail.group_width > 0 ? detail.group_width : width(op.out);
@@ -87,18 +89,8 @@ OnnxOperators::Named OnnxOperators::emit(const Op& op, const NormOp& detail) {
     }
     if (detail.group_width > 0) x = graph_.node("Reshape", {x, graph_.integers({-1, width(op.out) / group, group})});
     x = cast(x, options_.real, f32);
-    if (detail.kind == NormKind::layer) {
-        if (weight.empty()) weight = graph_.floats("ones_" + std::to_string(group), f32, {group}, std::vector<float>(static_cast<std::size_t>(group), 1.0f));
-        std::vector<std::string> inputs = {x, weight};
-        if (!bias.empty()) inputs.push_back(bias);
-        x = graph_.node("LayerNormalization", inputs, {{"axis", std::int64_t{-1}}, {"epsilon", detail.eps}});
-    } else {
-        const std::string square = graph_.node("Pow", {x, graph_.real(2, f32)});
-        const std::string mean = graph_.node("ReduceMean", {square, graph_.integers({-1})}, {{"keepdims", std::int64_t{1}}});
-        x = graph_.node("Div", {x, graph_.node("Sqrt", {graph_.node("Add", {mean, graph_.real(detail.eps, f32)})})});
-        if (!weight.empty()) x = graph_.node("Mul", {x, weight});
-        if (!bias.empty()) x = graph_.node("Add", {x, bias});
-    }
+    if (detail.kind == NormKind::layer && weight.empty()) weight = graph_.floats("ones_" + std::to_string(group), f32, {group}, std::vector<float>(static_cast<std::size_t>(group), 1.0f));
+    x = norm_nodes(graph_, {detail.kind, detail.eps, weight, bias}, x);
     x = cast(x, f32, options_.real);
     return detail.group_width > 0 ? graph_.node("Reshape", {x, graph_.integers({-1, width(op.out)})}) : x;
 }
@@ -148,28 +140,7 @@ OnnxOperators::Named OnnxOperators::emit(const Op& op, const LinearOp& detail) {
     return sum;
 }
 
-OnnxOperators::Named OnnxOperators::emit(const Op& op, const ActivationOp& detail) {
-    const std::string& x = in(op, 0);
-    const auto node = [&](const char* type, std::vector<std::string> inputs) { return graph_.node(type, std::move(inputs)); };
-    switch (detail.kind) {
-        case Activation::silu: return node("Mul", {x, node("Sigmoid", {x})});
-        case Activation::quick_gelu: return node("Mul", {x, node("Sigmoid", {node("Mul", {x, real(1.702f)})})});
-        case Activation::relu: return node("Relu", {x});
-        case Activation::sigmoid: return node("Sigmoid", {x});
-        case Activation::tanh: return node("Tanh", {x});
-        case Activation::gelu_erf: {
-            const std::string erf = node("Erf", {node("Mul", {x, real(0.70710678118654752f)})});
-            return node("Mul", {node("Mul", {x, real(0.5f)}), node("Add", {erf, real(1)})});
-        }
-        case Activation::gelu_tanh: {
-            const std::string cube = node("Mul", {node("Mul", {x, x}), x});
-            const std::string inner = node("Mul", {node("Add", {x, node("Mul", {cube, real(0.044715f)})}), real(0.79788456080286536f)});
-            return node("Mul", {node("Mul", {x, real(0.5f)}), node("Add", {node("Tanh", {inner}), real(1)})});
-        }
-    }
-    return unsupported("this activation has no form in ONNX here");
-}
-
+OnnxOperators::Named OnnxOperators::emit(const Op& op, const ActivationOp& detail) { return activation_nodes(graph_, detail.kind, in(op, 0), options_.real); }
 OnnxOperators::Named OnnxOperators::emit(const Op& op, const MultiplyOp&) { return graph_.node("Mul", {in(op, 0), in(op, 1)}); }
 OnnxOperators::Named OnnxOperators::emit(const Op& op, const AddOp&) { return graph_.node("Add", {in(op, 0), in(op, 1)}); }
 OnnxOperators::Named OnnxOperators::emit(const Op& op, const ScaleOp& detail) { return graph_.node("Mul", {in(op, 0), real(detail.factor)}); }

@@ -57,6 +57,25 @@ std::vector<std::uint8_t> code_table(const Scheme& scheme, const OnnxIntegers& f
 
 }  // namespace
 
+void OnnxMatrix::describe(const Weight& weight, std::int64_t n_rows, std::int64_t n_columns) {
+    n_rows_ = n_rows;
+    n_columns_ = n_columns;
+    encoding_ = weight.encoding_name();
+    plain_ = weight.plain() != nullptr;
+    if (const auto* codes = weight.codes()) integers_ = integers_of(codes->scheme);
+    if (const auto* blocks = weight.blocks()) integers_ = integers_of(scheme_of_blocks(blocks->type));
+    if (integers_ && integers_->group_size >= n_columns) integers_->group_size = 0;
+}
+
+Result<OnnxMatrix> OnnxMatrix::hold(const std::string& key, Weight weight) {
+    if (weight.shape.size() != 2 || weight.n_rows() < 1 || weight.n_columns() < 1) return corrupt("tensor " + key + " of shape " + shape_text(weight.shape) + " is no matrix");
+    OnnxMatrix matrix;
+    matrix.ref_.key = key;
+    matrix.describe(weight, weight.n_rows(), weight.n_columns());
+    matrix.held_ = std::make_shared<const Weight>(std::move(weight));
+    return matrix;
+}
+
 Result<OnnxMatrix> OnnxMatrix::open(const ModelSpec& spec, std::shared_ptr<const WeightSource> source, const TensorRef& ref, std::int64_t n_rows,
                                     std::int64_t n_columns) {
     if (n_rows < 1 || n_columns < 1)
@@ -66,14 +85,8 @@ Result<OnnxMatrix> OnnxMatrix::open(const ModelSpec& spec, std::shared_ptr<const
     matrix.spec_ = &spec;
     matrix.source_ = std::move(source);
     matrix.ref_ = ref;
-    matrix.n_rows_ = n_rows;
-    matrix.n_columns_ = n_columns;
     SKIFF_TRY(const auto weight, load_checked(spec, *matrix.source_, ref));
-    matrix.encoding_ = weight.encoding_name();
-    matrix.plain_ = weight.plain() != nullptr;
-    if (const auto* codes = weight.codes()) matrix.integers_ = integers_of(codes->scheme);
-    if (const auto* blocks = weight.blocks()) matrix.integers_ = integers_of(scheme_of_blocks(blocks->type));
-    if (matrix.integers_ && matrix.integers_->group_size >= n_columns) matrix.integers_->group_size = 0;
+    matrix.describe(weight, n_rows, n_columns);
     const Shape& shape = weight.shape;
     if (shape.size() != 2) return corrupt("tensor " + ref.key + " of shape " + shape_text(shape) + " is no matrix");
     const bool turned = ref.transposed && matrix.plain_;
@@ -88,7 +101,12 @@ Result<OnnxMatrix> OnnxMatrix::open(const ModelSpec& spec, std::shared_ptr<const
 std::string OnnxMatrix::name(const std::string& op) const { return ref_.rows.block == 0 ? ref_.key : op + ".weight"; }
 
 Result<Weight> OnnxMatrix::load() const {
-    SKIFF_TRY(auto weight, load_checked(*spec_, *source_, ref_));
+    Weight weight;
+    if (held_ != nullptr) {
+        weight = *held_;
+    } else {
+        SKIFF_TRY(weight, load_checked(*spec_, *source_, ref_));
+    }
     if (weight.plain() != nullptr) return ref_.transposed ? transposed(weight) : std::move(weight);
     if (weight.blocks() != nullptr && integers_) {
         auto codes = codes_of_blocks(weight);
@@ -134,6 +152,21 @@ Status OnnxMatrix::for_each_row(Want want, const std::function<Status(std::int64
     }
     release_pages(weight);
     return {};
+}
+
+Status sink_onnx_floats(std::span<const float> values, OnnxType type, const OnnxMatrix& matrix, const OnnxDataSink& sink) {
+    std::string bytes;
+    if (!append_onnx_floats(values, type, bytes)) return corrupt("tensor " + matrix.ref().key + ": a number does not fit F16; choose --type F32");
+    return sink(bytes_of(bytes));
+}
+
+void append_onnx_codes(std::span<const std::uint8_t> codes, int bits, std::string& bytes) {
+    if (bits == 8) {
+        bytes.append(reinterpret_cast<const char*>(codes.data()), codes.size());
+        return;
+    }
+    for (std::size_t i = 0; i < codes.size(); i += 2)
+        bytes.push_back(static_cast<char>((codes[i] & 15) | (i + 1 < codes.size() ? codes[i + 1] & 15 : 0) << 4));
 }
 
 Result<std::vector<float>> load_onnx_vector(const ModelSpec& spec, const WeightSource& source, const TensorRef& ref, std::int64_t size, float offset) {

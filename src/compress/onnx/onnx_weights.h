@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,9 @@ public:
     static Result<OnnxMatrix> open(const ModelSpec& spec, std::shared_ptr<const WeightSource> source, const TensorRef& ref, std::int64_t n_rows,
                                    std::int64_t n_columns);
 
+    // A weight that is in memory already, as the tensor `key`.
+    static Result<OnnxMatrix> hold(const std::string& key, Weight weight);
+
     const TensorRef& ref() const { return ref_; }
     std::int64_t n_rows() const { return n_rows_; }
     std::int64_t n_columns() const { return n_columns_; }
@@ -49,14 +53,22 @@ public:
 
 private:
     Result<Weight> load() const;
+    void describe(const Weight& weight, std::int64_t n_rows, std::int64_t n_columns);
+
     const ModelSpec* spec_ = nullptr;
     std::shared_ptr<const WeightSource> source_;
+    std::shared_ptr<const Weight> held_;  // else spec and source say where it is
     TensorRef ref_;
     std::int64_t n_rows_ = 0, n_columns_ = 0;
     std::string encoding_;
     bool plain_ = true;
     std::optional<OnnxIntegers> integers_;
 };
+
+// Floats of the matrix, in the type that the graph has.
+Status sink_onnx_floats(std::span<const float> values, OnnxType type, const OnnxMatrix& matrix, const OnnxDataSink& sink);
+// 4-bit codes two to a byte, the first in the low half; 8-bit ones as they are.
+void append_onnx_codes(std::span<const std::uint8_t> codes, int bits, std::string& bytes);
 
 // A vector as floats, with `offset` added.
 Result<std::vector<float>> load_onnx_vector(const ModelSpec& spec, const WeightSource& source, const TensorRef& ref, std::int64_t size, float offset);
