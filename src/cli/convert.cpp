@@ -13,6 +13,7 @@
 #include "compress/export_hf.h"
 #include "compress/export_quantized.h"
 #include "compress/onnx/onnx_net.h"
+#include "model/dense_weights.h"
 #include "model/input_order.h"
 #include "model/shared_layers.h"
 
@@ -44,7 +45,7 @@ struct ConvertOptions {
                        "ONNX: what quantized weights become. nbits: MatMulNBits, or DequantizeLinear where a row has one scale; qdq: DequantizeLinear, "
                        "blocked; qonnx: QONNX's Quant; float: plain numbers. auto: nbits, of networks of convolutions qdq");
         visitor.choice("--activations", activations, {"real", "int8"}, "ONNX, --form qonnx. int8: inputs of matrices in 8 bits too, a scale for 32 of them");
-        visitor.flag("--densify", densify, "ONNX: write as floats what has no form there, instead of refusing it");
+        visitor.flag("--densify", densify, "Write what has no form there instead of refusing it. GGUF: zeros of pruned weights, and one matrix for low-rank factors and outliers; ONNX: floats");
         visitor.option("--context", context, "ONNX: tokens that a sequence may have (rows of the rope tables); 0: as many as the model's");
         visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
         visitor.flag("--force", force, "Replace an output that exists");
@@ -102,11 +103,21 @@ Status write_folder(const ConvertOptions& options, Terminal& terminal, Write&& w
     return folder.commit();
 }
 
-Status to_gguf(const ConvertOptions& options, const Checkpoint& checkpoint, Terminal& terminal) {
+// Types that add an offset, or have no level for zero.
+bool moves_zeros(const GgufType& type) {
+    constexpr std::string_view names[] = {"Q4_1", "Q5_1", "Q4_K", "Q5_K", "IQ4_NL"};
+    return std::find(std::begin(names), std::end(names), type.name) != std::end(names);
+}
+
+// notes: of what was done to the checkpoint before
+Status to_gguf(const ConvertOptions& options, const Checkpoint& checkpoint, std::vector<std::string> notes, Terminal& terminal) {
     SKIFF_TRY(const auto plan, plan_gguf_export(checkpoint, {options.type, options.head_type, options.embedding_type}));
     Outcome outcome;
     outcome.output = options.output;
-    outcome.notes = plan.notes;
+    outcome.notes = std::move(notes);
+    const bool zeros = !outcome.notes.empty() && std::any_of(plan.layout.tensors.begin(), plan.layout.tensors.end(), [](const GgufTensorSpec& tensor) { return moves_zeros(*tensor.type); });
+    if (zeros) outcome.notes.push_back("blocks with an offset (" + options.type + ") round zeros as any other number: what was pruned need not stay zero");
+    outcome.notes.insert(outcome.notes.end(), plan.notes.begin(), plan.notes.end());
     std::map<std::string, Count> counts;
     for (const GgufTensorSpec& tensor : plan.layout.tensors) {
         Count& count = counts[std::string(tensor.type->name)];
@@ -270,8 +281,9 @@ Status convert_net(const ConvertOptions& options, Terminal& terminal) {
 
 // Options of one format are refused for another, not ignored.
 Status check_formats(const ConvertOptions& options) {
-    const bool any = options.form != "auto" || options.activations != "real" || options.densify || options.context != 0;
-    if (options.to != "onnx" && any) return usage_error("--form, --activations, --densify and --context are for --to onnx");
+    const bool any = options.form != "auto" || options.activations != "real" || options.context != 0;
+    if (options.to != "onnx" && any) return usage_error("--form, --activations and --context are for --to onnx");
+    if (options.densify && options.to != "onnx" && options.to != "gguf") return usage_error("--densify is for --to gguf and --to onnx" + std::string(options.to == "hf" ? "; zeros are always written out in a folder of plain weights" : ""));
     if (options.to != "gguf" && (options.head_type != "auto" || options.embedding_type != "auto"))
         return usage_error("--head-type and --embedding-type are for --to gguf");
     return {};
@@ -301,7 +313,13 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
     if (find_quantized_form(options.to) != nullptr) return to_quantized(options, checkpoint, terminal);
     if (options.to == "onnx") return decoder_to_onnx(options, onnx, checkpoint, terminal);  // a graph reorders inputs, so that codes stay codes
     checkpoint = with_inputs_in_order(std::move(checkpoint));
-    return options.to == "gguf" ? to_gguf(options, checkpoint, terminal) : to_hf(options, checkpoint, terminal);
+    if (options.to == "hf") return to_hf(options, checkpoint, terminal);
+    std::vector<std::string> notes;
+    if (options.densify) {
+        SKIFF_TRY(checkpoint, with_dense_weights(std::move(checkpoint), notes));
+        if (notes.empty()) terminal.remark("note: nothing to densify: every weight is one dense matrix");
+    }
+    return to_gguf(options, checkpoint, std::move(notes), terminal);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "compress/export_gguf_types.h"
 #include "compress/express_blocks.h"
 #include "formats/gguf.h"
+#include "model/dense_weights.h"
 #include "model/gguf_metadata.h"
 #include "model/gguf_tokenizer.h"
 
@@ -52,9 +53,10 @@ private:
 Status Planner::check_operators() const {
     for (const Block& block : spec_.blocks)
         for (const Op& op : block.ops)
-            if (const auto* linear = std::get_if<LinearOp>(&op.detail);
-                linear != nullptr && (linear->terms.size() > 1 || linear->terms[0].kind != LinearTerm::Kind::packed || linear->transform.kind != InputTransform::Kind::none))
-                return unsupported("operator " + op.name + " has more than one term, factors or an input transform, for which GGUF has no words");
+            if (const auto* linear = std::get_if<LinearOp>(&op.detail); linear != nullptr) {
+                if (const auto why = why_not_one_matrix(op)) return unsupported(*why + ", for which GGUF has no form; --densify writes one matrix, or run the model as it is here");
+                if (linear->transform.kind != InputTransform::Kind::none) return unsupported("operator " + op.name + " has an input transform, for which GGUF has no words");
+            }
     return {};
 }
 
@@ -75,6 +77,8 @@ Status Planner::add_tensor(const std::string& key) {
         const bool turned = place->change == GgufChange::transposed && weight.plain() == nullptr;
         if (weight.shape != (turned ? Shape{shape[1], shape[0]} : shape))
             return corrupt("tensor " + key + " has shape " + shape_text(weight.shape) + ", the config implies " + shape_text(shape));
+        if (weight.sparse() != nullptr)
+            return unsupported("tensor " + key + " is pruned (" + weight.encoding_name() + "), and GGUF has no form that leaves zeros out; --densify writes them out, or run the model as it is here");
     }
     if (place->change == GgufChange::transposed) std::swap(shape[0], shape[1]);
     const GgufType& type = chooser_.choose({place->name, shape, known ? &weight : nullptr, part_of(spec_, tensor, place->name)});

@@ -80,13 +80,6 @@ const GgufType& GgufTypeChooser::keep(const ExportTensor& tensor) {
         note("shared blocks are written out, as " + std::string(type.name) + ", because GGUF has no form for a bank of them", tensor.name);
         return type;
     }
-    if (tensor.weight->codes() == nullptr) {  // pruned, or outliers beside: GGUF has no form for what is not there
-        const auto* sparse = tensor.weight->sparse();
-        const bool as_is = sparse != nullptr && sparse->scheme.kind == NumberKind::floating && (sparse->scheme.dtype == DType::f16 || sparse->scheme.dtype == DType::bf16);
-        const GgufType& type = as_is ? **gguf_type_of(sparse->scheme.dtype) : type_named("F32");
-        note("zeros are written out, as " + std::string(type.name) + ", because GGUF has no form that leaves them out", tensor.name);
-        return type;
-    }
     if (const std::optional<BlockType> type = smallest_block_of(*tensor.weight)) return gguf_type_of(*type);
     note("kept as F32, because no block type holds " + tensor.weight->encoding_name() + " in rows of " + std::to_string(tensor.shape.back()) + ", or half precision its scales",
          tensor.name);

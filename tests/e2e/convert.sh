@@ -91,18 +91,31 @@ for arguments in "$work/w8 --to awq" "$work/w4r --to gptq" "$model --to gptq" "$
 done
 [ ! -e "$work/x" ] || fail "left-overs"
 
-# pruned weights: zeros are written out, numbers stay; what is a product of matrices has no plain form; what is pruned is not called quantized
+# pruned weights: GGUF has no form for them, and with --densify their zeros are written out, numbers stay; what is a product of matrices has no plain form
 "$SKIFF" prune "$model" --pattern 50% -o "$work/sparse" > /dev/null
-"$SKIFF" convert "$work/sparse" --to gguf -o "$work/sparse.gguf" > "$work/out"
-grep -q "zeros are written out" "$work/out" || fail "no word of zeros"
+if "$SKIFF" convert "$work/sparse" --to gguf -o "$work/x.gguf" 2> "$work/err"; then fail "zeros were written out without being asked to"; fi
+grep -q "is pruned.*--densify" "$work/err" || fail "no reason in: $(cat "$work/err")"
+"$SKIFF" convert "$work/sparse" --to gguf --densify -o "$work/sparse.gguf" > "$work/out"
+grep -q "zeros of .* pruned weights are written out" "$work/out" || fail "no word of zeros: $(cat "$work/out")"
 "$SKIFF" convert "$work/sparse" --to hf -o "$work/sparse_hf" > "$work/out"
 [ "$(text "$work/sparse")" = "$(text "$work/sparse.gguf")" ] || fail "the GGUF file of the pruned model continues differently"
 [ "$(text "$work/sparse")" = "$(text "$work/sparse_hf")" ] || fail "the folder of the pruned model continues differently"
 "$SKIFF" factorize "$model" --method svd --rank 64 -o "$work/thin" > /dev/null
 if "$SKIFF" convert "$work/thin" --to hf -o "$work/x" 2> "$work/err"; then fail "factors were called plain weights"; fi
 grep -q "product" "$work/err" || fail "no reason in: $(cat "$work/err")"
+if "$SKIFF" convert "$work/thin" --to gguf -o "$work/x.gguf" 2> "$work/err"; then fail "factors were called one matrix"; fi
+grep -q "product.*--densify" "$work/err" || fail "no reason in: $(cat "$work/err")"
+"$SKIFF" convert "$work/thin" --to gguf --type F32 --densify -o "$work/thin.gguf" > "$work/out"
+grep -q "of matrices are written out" "$work/out" || fail "no word of products: $(cat "$work/out")"
+"$SKIFF" run "$work/thin.gguf" -p "Once" -n 4 --temp 0 > /dev/null || fail "the dense form of factors does not run"
 if "$SKIFF" bench "$work/w4" --scheme w8 -p 0 -n 1 -r 1 2> "$work/err"; then fail "a scheme was accepted that changes nothing"; fi
 grep -q "w4g32" "$work/err" || fail "no scheme named in: $(cat "$work/err")"
-if "$SKIFF" quantize "$work/sparse" --scheme w4g32 -o "$work/x" 2> "$work/err"; then fail "pruned weights were rounded without being asked to"; fi
+if "$SKIFF" quantize "$work/sparse" --scheme w4g32a -o "$work/x" 2> "$work/err"; then fail "pruned weights became codes without a zero"; fi
 grep -q "is pruned" "$work/err" || fail "not called pruned: $(cat "$work/err")"
+# pruned, then rounded: pruned still, and in GGUF as few bits as its codes have
+"$SKIFF" quantize "$work/sparse" --scheme w4g32 --head keep --embedding keep -o "$work/sparse4" > "$work/out"
+grep -q "w4g32 of single weights" "$work/out" || fail "not pruned any more: $(cat "$work/out")"
+"$SKIFF" convert "$work/sparse4" --to gguf --densify -o "$work/sparse4.gguf" > "$work/out"
+grep -q "Q4_0" "$work/out" || fail "no 4 bit blocks: $(cat "$work/out")"
+[ "$(text "$work/sparse4")" = "$(text "$work/sparse4.gguf")" ] || fail "the GGUF file of the pruned and rounded model continues differently"
 [ ! -e "$work/x" ] || fail "left-overs"
