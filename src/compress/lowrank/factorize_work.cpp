@@ -173,8 +173,13 @@ private:
             place[key] = candidates.size();
             candidates.push_back({shape[turned ? 1 : 0], shape[turned ? 0 : 1], {}, 1});
         }
+        SKIFF_CHECK(check_budget(step_, candidates));
         if (looks) SKIFF_CHECK(look(candidates, place, pool, progress));
         auto chosen = choose_ranks(step_, candidates);
+        if (!corrects()) {
+            if (const std::int64_t n = n_ranks_above(step_, candidates, chosen); n > 0)
+                remarks_.push_back(std::to_string(n) + " of " + std::to_string(candidates.size()) + " weights have rank " + std::to_string(step_.multiple_of) + ", the smallest multiple (--multiple), which is more than was asked for");
+        }
         for (auto& [key, rank] : ranks_) {
             const RankCandidate& weight = candidates[place[key]];
             rank = chosen[place[key]];

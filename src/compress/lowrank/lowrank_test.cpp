@@ -124,6 +124,31 @@ TEST_F(LowRank, RanksByEveryRule) {
     EXPECT_EQ(ranks(Rule::remove, 0.5, 1), (Ranks{16, 25}));
     EXPECT_EQ(ranks(Rule::energy, 0.9), (Ranks{8, 0}));
     EXPECT_EQ(ranks(Rule::energy, 0.9, 1), (Ranks{4, 0}));
+    // What the smallest multiple lifts above what was asked for is counted; a budget that even the smallest ranks exceed is an error.
+    const auto above = [&](Rule rule, double amount) {
+        FactorizeStep step;
+        step.rule = rule;
+        step.amount = amount;
+        step.multiple_of = 8;
+        return n_ranks_above(step, weights, choose_ranks(step, weights));
+    };
+    EXPECT_EQ(above(Rule::rank, 16), 0);
+    EXPECT_EQ(above(Rule::rank, 3), 2);
+    EXPECT_EQ(above(Rule::remove, 0.5), 0);
+    EXPECT_EQ(above(Rule::remove, 0.9), 2);  // ranks of 3.2 and 5.1
+    EXPECT_EQ(above(Rule::energy, 0.9), 0);
+    const auto within = [&](double amount, std::int64_t multiple) {
+        FactorizeStep step;
+        step.rule = Rule::budget;
+        step.amount = amount;
+        step.multiple_of = multiple;
+        return check_budget(step, weights);
+    };
+    EXPECT_TRUE(within(0.5, 8).ok());
+    EXPECT_TRUE(within(0.9, 1).ok());
+    ASSERT_FALSE(within(0.9, 8).ok());  // 8 * 128 and 8 * 320 of 4096 and 16384: 82.5 % go at most
+    EXPECT_NE(within(0.9, 8).error().message.find("82.5 %"), std::string::npos) << within(0.9, 8).error().message;
+    EXPECT_NE(within(0.9, 8).error().message.find("--multiple"), std::string::npos);
     // The budget comes out of the square one: its energy sits in few values. Half of all is more than it has.
     EXPECT_EQ(ranks(Rule::budget, 0), (Ranks{0, 0}));
     const Ranks some = ranks(Rule::budget, 0.1), half = ranks(Rule::budget, 0.5);

@@ -52,7 +52,41 @@ std::vector<std::int64_t> within_budget(const FactorizeStep& step, std::span<con
     return at(std::exp(high));
 }
 
+// What the rules on one weight ask for, before it is made whole.
+double asked_rank(const FactorizeStep& step, const RankCandidate& weight) {
+    using Rule = FactorizeStep::Rule;
+    const double full = static_cast<double>(std::min(weight.n_rows, weight.n_columns)), size = static_cast<double>(weight.n_rows * weight.n_columns);
+    if (step.rule == Rule::rank) return step.amount;
+    if (step.rule == Rule::share) return step.amount * full;
+    if (step.rule == Rule::remove && step.amount > 0) return (1 - step.amount) * size / static_cast<double>(weight.n_rows + weight.n_columns);
+    return full;
+}
+
+std::string percent_text(double share) {
+    const std::string text = std::to_string(100 * share);
+    return text.substr(0, text.find('.') + 2) + " %";
+}
+
 }  // namespace
+
+Status check_budget(const FactorizeStep& step, std::span<const RankCandidate> weights) {
+    if (step.rule != FactorizeStep::Rule::budget || step.amount == 0) return {};
+    std::int64_t whole = 0, stored = 0;
+    for (const RankCandidate& weight : weights) {
+        whole += weight.n_rows * weight.n_columns;
+        stored += size_of(weight, kept_if_smaller(weight, std::min({step.multiple_of, weight.n_rows, weight.n_columns})));
+    }
+    const double gone = 1 - static_cast<double>(stored) / static_cast<double>(std::max<std::int64_t>(1, whole));
+    if (gone >= step.amount - 1e-12) return {};
+    return usage_error("a budget of " + percent_text(step.amount) + " of these weights' numbers cannot be kept: at rank " + std::to_string(step.multiple_of) + ", the smallest multiple, " + percent_text(gone) +
+                       " of them go; give a smaller --budget" + (step.multiple_of > 1 ? " or --multiple" : ""));
+}
+
+std::int64_t n_ranks_above(const FactorizeStep& step, std::span<const RankCandidate> weights, std::span<const std::int64_t> ranks) {
+    std::int64_t n = 0;
+    for (std::size_t i = 0; i < weights.size(); ++i) n += ranks[i] > 0 && static_cast<double>(ranks[i]) > asked_rank(step, weights[i]) + 1e-9;
+    return step.rule == FactorizeStep::Rule::energy ? 0 : n;
+}
 
 std::vector<std::int64_t> choose_ranks(const FactorizeStep& step, std::span<const RankCandidate> weights) {
     using Rule = FactorizeStep::Rule;
@@ -62,11 +96,8 @@ std::vector<std::int64_t> choose_ranks(const FactorizeStep& step, std::span<cons
     }
     std::vector<std::int64_t> ranks;
     for (const RankCandidate& weight : weights) {
-        const double full = static_cast<double>(std::min(weight.n_rows, weight.n_columns)), size = static_cast<double>(weight.n_rows * weight.n_columns);
-        double rank = full;
-        if (step.rule == Rule::rank) rank = step.amount;
-        if (step.rule == Rule::share) rank = step.amount * full;
-        if (step.rule == Rule::remove) rank = step.amount == 0 ? full : (1 - step.amount) * size / static_cast<double>(weight.n_rows + weight.n_columns);
+        const double full = static_cast<double>(std::min(weight.n_rows, weight.n_columns));
+        double rank = asked_rank(step, weight);
         if (step.rule == Rule::energy) {
             double total = 0, sum = 0;
             for (const double energy : weight.energy) total += energy;
