@@ -1,4 +1,5 @@
 // skiff compress: a recipe's steps one after the other, each a run of its verb in a process of its own, so that all memory is given back between two.
+#include <algorithm>
 #include <optional>
 
 #include "base/atomic_file.h"
@@ -9,6 +10,8 @@
 #include "cli/recipe_file.h"
 #include "cli/subprocess.h"
 #include "cli/verbs.h"
+#include "compress/manifest.h"
+#include "eval/step_words.h"
 #include "model/checkpoint.h"
 
 namespace skiff {
@@ -35,6 +38,7 @@ struct Command {
     std::vector<std::string> arguments;
     StepRole role;
     int line;
+    std::string model;  // that is there behind it; "": still the one that the recipe began with
 };
 
 std::string replaced(std::string text, const std::string& word, const std::string& by) {
@@ -49,12 +53,17 @@ std::vector<Command> commands_of(const std::vector<RecipeLine>& lines, const Com
     std::vector<Command> commands;
     std::string model = options.model;
     for (std::size_t i = 0; i < lines.size(); ++i) {
-        Command command{{lines[i].verb, model}, lines[i].role, lines[i].line};
+        Command command{{lines[i].verb, model}, lines[i].role, lines[i].line, {}};
         for (const std::string& argument : lines[i].arguments) command.arguments.push_back(replaced(argument, parent_word, options.model));
         if (lines[i].role == StepRole::makes) {
             model = i == last ? options.output : join_path(options.output + ".steps", std::to_string(i + 1) + "-" + lines[i].verb);
             command.arguments.insert(command.arguments.end(), {"-o", model});
             if (i == last && options.force) command.arguments.push_back("--force");
+        }
+        if (model != options.model) {
+            command.model = model;
+            const bool notes = std::find(command.arguments.begin(), command.arguments.end(), "--note") != command.arguments.end();
+            if (lines[i].verb == "eval" && !notes) command.arguments.push_back("--note");
         }
         commands.push_back(std::move(command));
     }
@@ -73,6 +82,48 @@ std::string text_of(const Command& command) {
     return text;
 }
 
+// What each step cost and gained, for the manifest of the result: the model that it began with, then behind each step that made one its bytes, the seconds, and
+// what an eval behind it found.
+class Evidence {
+public:
+    explicit Evidence(Json steps) : steps_(steps.is_array() ? steps.items() : Json::Array()) {}
+    Json json() const { return Json(Json::Array(steps_)); }
+
+    Status add(const Command& command, double seconds, const std::string& parent_hash) {
+        if (command.model.empty() || command.role == StepRole::exports) return {};
+        const std::string path = join_path(command.model, manifest_file_name);
+        if (!file_exists(path)) return {};
+        SKIFF_TRY(const auto manifest, read_json_file(path));
+        if (command.role == StepRole::makes) return add_model(command, manifest, seconds), Status();
+        const Json::Array& found = manifest["evidence"].items();
+        if (command.arguments[0] != "eval" || found.empty() || found.back()["kind"].text() != "eval" || steps_.empty()) return {};
+        add_figures(found.back(), parent_hash);
+        return {};
+    }
+
+private:
+    void add_model(const Command& command, const Json& manifest, double seconds) {
+        if (steps_.empty()) steps_.push_back(Json::object({{"step", manifest["parent"]["name"].text()}, {"bytes", manifest["parent"]["bytes"].int_or(0)}}));
+        const Json::Array& made = manifest["steps"].items();
+        steps_.push_back(Json::object({{"step", made.empty() ? command.arguments[0] : step_words(made.back(), StepDetail::all)}, {"bytes", manifest["totals"]["bytes"].int_or(0)}, {"seconds", seconds}}));
+    }
+
+    static void set(Json& step, const char* key, const Json& figure, const Json& error) {
+        if (!figure.is_number()) return;
+        step.set(key, figure);
+        step.set(std::string(key) + "_stderr", error);
+    }
+    void add_figures(const Json& eval, const std::string& parent_hash) {
+        set(steps_.back(), "perplexity", eval["perplexity"]["value"], eval["perplexity"]["stderr"]);
+        const Json& against = eval["against"];
+        if (against["parent"]["hash"].text() != parent_hash) return;  // another model's
+        set(steps_.back(), "mean_kl", against["mean_kl"], against["mean_kl_stderr"]);
+        set(steps_.front(), "perplexity", against["parent_perplexity"]["value"], against["parent_perplexity"]["stderr"]);
+    }
+
+    Json::Array steps_;
+};
+
 // What is done is in OUTPUT.steps/done.json, so that a run that was stopped goes on behind it.
 class Progress {
 public:
@@ -88,10 +139,11 @@ public:
         return progress;
     }
     std::size_t n_done() const { return done_["steps"].size(); }
-    Status add(const Command& command) {
+    Json evidence() const { return done_["evidence"]; }
+    Status add(const Command& command, Json evidence) {
         Json steps = done_["steps"].is_array() ? done_["steps"] : Json::array();
         steps.push_back(json_of(command.arguments));
-        done_ = Json::object({{"parent", parent_hash_}, {"steps", std::move(steps)}});
+        done_ = Json::object({{"parent", parent_hash_}, {"steps", std::move(steps)}, {"evidence", std::move(evidence)}});
         return write_file_atomic(path_, done_.dump(1) + "\n");
     }
 
@@ -126,6 +178,7 @@ Status compress(CompressVerbOptions& options, Terminal& terminal) {
     SKIFF_TRY(auto progress, Progress::open(folder, parent_hash, commands));
     if (progress.n_done() == 0 && !options.force && is_directory(options.output)) return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
     Json documents = Json::array();
+    Evidence evidence(progress.evidence());
     const double begin = monotonic_seconds();
     for (std::size_t i = 0; i < commands.size(); ++i) {
         const bool done = i < progress.n_done();
@@ -133,6 +186,7 @@ Status compress(CompressVerbOptions& options, Terminal& terminal) {
         if (done) continue;
         if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted; run the same command again to go on", {}};
         Status status;
+        const double step_begin = monotonic_seconds();
         if (terminal.json()) {
             auto document = run_self_json(commands[i].arguments);
             if (document.ok()) documents.push_back(Json::object({{"arguments", json_of(commands[i].arguments)}, {"result", std::move(*document)}}));
@@ -141,8 +195,10 @@ Status compress(CompressVerbOptions& options, Terminal& terminal) {
             status = run_self(commands[i].arguments);
         }
         if (!status.ok()) return status.take_error().with_context("step " + std::to_string(i + 1) + " (line " + std::to_string(commands[i].line) + " of the recipe)");
-        SKIFF_CHECK(progress.add(commands[i]));
+        SKIFF_CHECK(evidence.add(commands[i], monotonic_seconds() - step_begin, parent_hash));
+        SKIFF_CHECK(progress.add(commands[i], evidence.json()));
     }
+    if (file_exists(join_path(options.output, manifest_file_name))) SKIFF_CHECK(append_evidence(options.output, Json::object({{"kind", "recipe"}, {"steps", evidence.json()}})));
     SKIFF_CHECK(remove_all(folder));
     terminal.print("the recipe is done in " + duration_text(monotonic_seconds() - begin) + ": " + options.output);
     terminal.result(Json::object({{"output", options.output}, {"seconds", monotonic_seconds() - begin}, {"steps", documents}}));

@@ -3,9 +3,12 @@
 
 #include <charconv>
 
+#include "base/atomic_file.h"
+#include "base/mapped_file.h"
 #include "cli/format.h"
 #include "cli/model_options.h"
 #include "cli/verbs.h"
+#include "compress/manifest.h"
 #include "eval/soft_labels.h"
 
 namespace skiff {
@@ -15,7 +18,7 @@ struct EvalVerbOptions {
     ModelOptions model;
     std::string text, protocol = "windows", against, paired_with, save_logits, tasks, tasks_dir, kd_temp = "1,4,16";
     std::int64_t window = 0, max_windows = 0, limit = 0, soft_labels = 0;
-    bool dry_run = false;
+    bool dry_run = false, note = false;
 
     void fields(FieldVisitor& visitor) {
         model.fields_without_context(visitor);
@@ -32,6 +35,7 @@ struct EvalVerbOptions {
         visitor.option("--limit", limit, "Take only the first items of each file; 0: all");
         visitor.option("--soft-labels", soft_labels, "Show so many of the likeliest tokens at some places, and the entropy, as a student would be told them; 0: no");
         visitor.option("--kd-temp", kd_temp, "Temperatures of --soft-labels, with commas");
+        visitor.flag("--note", note, "Add what was found to the evidence in the model's skiff.json; steps of a recipe do");
         visitor.flag("--dry-run", dry_run, "Say what would be done, and how large the file of logits is");
     }
 };
@@ -215,8 +219,29 @@ Status run_soft_labels(const EvalVerbOptions& given, EvalOptions options, Termin
     return {};
 }
 
+// Without paths: what is measured says what was read by its hash.
+Json evidence_of(const EvalReport& report) {
+    const Json all = report.to_json();
+    Json entry = Json::object({{"kind", "eval"}, {"model_hash", report.model.hash}});
+    if (report.perplexity) {
+        entry.set("text_sha256", report.text_sha256);
+        entry.set("perplexity", all["perplexity"]);
+    }
+    if (report.against) {
+        Json against = all["against"];
+        against.set("parent", Json::object({{"name", report.against->parent_name}, {"hash", report.against->parent_hash}}));
+        against.erase("window_kl");
+        against.erase("window_log_perplexity_ratio");
+        entry.set("against", std::move(against));
+    }
+    if (!report.tasks.empty()) entry.set("tasks", all["tasks"]);
+    return entry;
+}
+
 Status run_eval(EvalVerbOptions& given, Terminal& terminal) {
     SKIFF_TRY(auto options, eval_options(given));
+    if (given.note && (given.soft_labels != 0 || given.dry_run)) return usage_error("--note is for measurements; leave it out");
+    if (given.note && !file_exists(join_path(options.model, manifest_file_name))) return usage_error("--note: " + options.model + " has no " + manifest_file_name + ", which compressed models have");
     if (given.soft_labels != 0) return run_soft_labels(given, options, terminal);
     if (given.dry_run) {
         SKIFF_TRY(const auto estimate, estimate_evaluation(options));
@@ -229,6 +254,7 @@ Status run_eval(EvalVerbOptions& given, Terminal& terminal) {
     for (const CalibrationOverlap& overlap : report->overlaps)
         terminal.remark("warning: " + std::to_string(overlap.found) + " of " + std::to_string(overlap.stretches) + " stretches of the calibration text " + overlap.text_name + " are in this text; " + overlap.model +
                         " was made by looking at them, so its figures here are too good");
+    if (given.note) SKIFF_CHECK(append_evidence(options.model, evidence_of(*report)));
     if (terminal.json()) terminal.result(report->to_json());
     else print_report(*report, terminal);
     return {};

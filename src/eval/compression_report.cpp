@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <map>
 
+#include "eval/step_words.h"
 #include "measure/line_plot.h"
 #include "text/unicode.h"
 
@@ -20,30 +21,6 @@ std::string decimals(double value, int n) {
 std::optional<Estimate> estimate_of(const Json& object, const std::string& key) {
     if (!object[key].is_number()) return std::nullopt;
     return Estimate{object[key].number_or(0), object[key + "_stderr"].number_or(0)};
-}
-
-// A step in words: its kind and what it says of itself in text, such as "gptq n3g32r".
-std::string words_of(const Json& step, bool with_strength) {
-    std::string words = step["kind"].text();
-    for (const char* key : {"method", "pattern", "rank", "scheme", "sparsity", "strength"}) {
-        const bool is_strength = std::string_view(key) != "method";
-        if (is_strength && !with_strength) continue;
-        if (step[key].is_string() && !step[key].text().empty()) words += " " + step[key].text();
-        else if (step[key].is_number()) words += " " + decimals(step[key].number_or(0), 3);
-    }
-    return words;
-}
-
-// Training from fresh weights is how the original came to be.
-std::string chain_of(const Json& manifest, bool with_strength) {
-    std::string chain;
-    auto add = [&](const Json& steps) {
-        for (const Json& step : steps.items())
-            if (step["kind"].text() != "train") chain += (chain.empty() ? "" : ", ") + words_of(step, with_strength);
-    };
-    add(manifest["parent"]["steps"]);
-    add(manifest["steps"]);
-    return chain;
 }
 
 std::string escaped(std::string_view text) {
@@ -72,6 +49,15 @@ std::string with_error(const std::optional<Estimate>& estimate, int n, double fa
     return decimals(factor * estimate->value, n) + " ± " + decimals(factor * estimate->stderr_, n);
 }
 
+// Columns of figures that nobody filled.
+void drop_empty_columns(Rows& rows) {
+    for (std::size_t column = rows[0].size(); column-- > 3;) {
+        const bool empty = std::all_of(rows.begin() + 1, rows.end(), [&](const auto& row) { return row[column].empty(); });
+        if (!empty) continue;
+        for (auto& row : rows) row.erase(row.begin() + static_cast<std::ptrdiff_t>(column));
+    }
+}
+
 Rows table_of(const CompressionReport& report) {
     Rows rows = {{"model", "made by", "weights, MiB", "of the parent", "bits/weight", "perplexity", "mean KL", "p99 KL", "same top-1, %", "prefill t/s", "decode t/s", "of memory", "peak MiB"}};
     constexpr double mib = 1 << 20;
@@ -83,11 +69,7 @@ Rows table_of(const CompressionReport& report) {
                         model.share_of_bandwidth ? decimals(100 * *model.share_of_bandwidth, 0) + " %" : model.decode_per_s ? "in cache" : "",
                         model.peak_memory_bytes > 0 ? decimals(static_cast<double>(model.peak_memory_bytes) / mib, 1) : ""});
     }
-    for (std::size_t column = rows[0].size(); column-- > 3;) {  // columns that nobody filled
-        const bool empty = std::all_of(rows.begin() + 1, rows.end(), [&](const auto& row) { return row[column].empty(); });
-        if (!empty) continue;
-        for (auto& row : rows) row.erase(row.begin() + static_cast<std::ptrdiff_t>(column));
-    }
+    drop_empty_columns(rows);
     return rows;
 }
 
@@ -149,8 +131,8 @@ ReportedModel reported_model(const std::string& name, const Json& inspect, const
     ReportedModel model;
     model.name = name;
     model.hash = eval["model"]["hash"].text();
-    model.made_by = chain_of(manifest, true);
-    model.series = chain_of(manifest, false);
+    model.made_by = chain_words(manifest, StepDetail::all);
+    model.series = chain_words(manifest, StepDetail::without_strength);
     model.bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(0, inspect["weight_bytes"].int_or(0)));
     model.bits_per_weight = inspect["bits_per_weight"].number_or(0);
     model.perplexity = estimate_of(eval["perplexity"], "value");
@@ -166,6 +148,17 @@ ReportedModel reported_model(const std::string& name, const Json& inspect, const
     model.peak_memory_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(0, bench["peak_memory_bytes"].int_or(0)));
     for (const Json& tensor : manifest["tensors"].items())
         if (tensor["relative_squared_error"].number_or(0) > 0) model.tensors.push_back({tensor["key"].text(), tensor["scheme"].text(), tensor["relative_squared_error"].number_or(0)});
+    for (const Json& entry : manifest["evidence"].items()) {
+        if (entry["kind"].text() != "recipe") continue;
+        model.steps.clear();  // the last of several counts
+        for (const Json& step : entry["steps"].items()) {
+            ReportedStep row{step["step"].text(), step["bytes"].number_or(0), step["seconds"].is_number() ? std::optional(step["seconds"].number_or(0)) : std::nullopt, {}, {}};
+            row.perplexity = estimate_of(step, "perplexity");
+            row.mean_kl = estimate_of(step, "mean_kl");
+            model.steps.push_back(std::move(row));
+        }
+    }
+    model.sensitivities = sensitivity_plots(manifest, name);
     return model;
 }
 
@@ -180,6 +173,9 @@ std::vector<ReportPlot> report_plots(const CompressionReport& report) {
     };
     add("kl_bytes.svg", "What a size costs: lower and further left is better.", plot_of(report, "Quality against size", "weights (MiB)", "mean KL from the parent (nats)", mib, kl));
     add("kl_speed.svg", "What a speed costs: lower and further right is better.", plot_of(report, "Quality against speed", "decode (tokens/s)", "mean KL from the parent (nats)", decode, kl));
+    for (const ReportedModel& model : report.models)
+        for (const SensitivityPlot& each : model.sensitivities)
+            plots.push_back({"layers_" + std::to_string(&model - report.models.data()) + "_" + std::to_string(&each - model.sensitivities.data()) + ".svg", each.caption, line_plot_svg(each.plot)});
     for (const ReportedModel& model : report.models) {
         std::map<std::string, LineSeries> kinds;
         for (const ReportedModel::Tensor& tensor : model.tensors) {
@@ -210,19 +206,64 @@ std::vector<ReportPlot> report_plots(const CompressionReport& report) {
     return plots;
 }
 
-std::string report_markdown(const CompressionReport& report, const std::vector<ReportPlot>& plots) {
-    std::string page = "# " + cell(report.title) + "\n\n";
-    const Rows rows = table_of(report);
-    for (std::size_t r = 0; r < rows.size(); ++r) {
-        page += "|";
-        for (const std::string& text : rows[r]) page += " " + cell(text) + " |";
-        page += "\n";
-        if (r > 0) continue;
-        page += "|---|---|";
-        for (std::size_t c = 2; c < rows[r].size(); ++c) page += "---:|";
-        page += "\n";
+namespace {
+
+// What each step of a recipe cost and gained; the row of the model that it began with first. Empty: no recipe made the model.
+Rows steps_table(const ReportedModel& model) {
+    if (model.steps.empty()) return {};
+    Rows rows = {{"step", "weights, MiB", "of the first", "seconds", "perplexity", "mean KL", "KL that it added"}};
+    const double first = model.steps[0].bytes;
+    double before = 0;  // mean KL behind the step before, where that is known
+    bool known = true;
+    for (std::size_t i = 0; i < model.steps.size(); ++i) {
+        const ReportedStep& step = model.steps[i];
+        const bool adds = i > 0 && known && step.mean_kl.has_value();
+        rows.push_back({step.words, decimals(step.bytes / (1 << 20), 2), first > 0 ? decimals(100 * step.bytes / first, 1) + " %" : "", step.seconds ? decimals(*step.seconds, 1) : "", with_error(step.perplexity, 3), with_error(step.mean_kl, 5),
+                        adds ? decimals(step.mean_kl->value - before, 5) : ""});
+        known = i == 0 || step.mean_kl.has_value();
+        if (step.mean_kl) before = step.mean_kl->value;
     }
+    drop_empty_columns(rows);
+    return rows;
+}
+
+std::string markdown_table(const Rows& rows, std::size_t n_left) {
+    std::string table;
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+        table += "|";
+        for (const std::string& text : rows[r]) table += " " + cell(text) + " |";
+        table += "\n";
+        if (r > 0) continue;
+        table += "|";
+        for (std::size_t c = 0; c < rows[r].size(); ++c) table += c < n_left ? "---|" : "---:|";
+        table += "\n";
+    }
+    return table;
+}
+
+// n_left: columns of words.
+std::string html_table(const Rows& rows, std::size_t n_left) {
+    std::string table = "<div class=\"wide\"><table>\n";
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+        table += "<tr>";
+        for (std::size_t c = 0; c < rows[r].size(); ++c) {
+            const std::string element = r == 0 ? "th" : "td";
+            table += "<" + element + (c < n_left ? c > 0 || n_left == 1 ? " class=\"words\">" : " class=\"name\">" : ">") + escaped(rows[r][c]) + "</" + element + ">";
+        }
+        table += "</tr>\n";
+    }
+    return table + "</table></div>\n";
+}
+
+const char* steps_title = "What each step cost and gained: ";
+
+}  // namespace
+
+std::string report_markdown(const CompressionReport& report, const std::vector<ReportPlot>& plots) {
+    std::string page = "# " + cell(report.title) + "\n\n" + markdown_table(table_of(report), 2);
     page += "\n" + notes_of(report) + "\n";
+    for (const ReportedModel& model : report.models)
+        if (const Rows rows = steps_table(model); !rows.empty()) page += "\n## " + std::string(steps_title) + cell(model.name) + "\n\n" + markdown_table(rows, 1);
     for (const ReportPlot& plot : plots) page += "\n![" + cell(plot.caption) + "](" + plot.file_name + ")\n\n" + cell(plot.caption) + "\n";
     return page;
 }
@@ -231,16 +272,12 @@ std::string report_html(const CompressionReport& report, const std::vector<Repor
     std::string page =
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>" + escaped(report.title) +
         "</title>\n<style>\n:root{color-scheme:light dark}\nbody{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;line-height:1.5}\n"
-        "h1{font-size:1.5rem}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}th,td{padding:.3rem .6rem;border-bottom:1px solid #8884;text-align:right;white-space:nowrap}\n"
-        "th:first-child,td:first-child,th:nth-child(2),td:nth-child(2){text-align:left}td:nth-child(2){white-space:normal;min-width:12rem}figure{margin:2rem 0}figcaption,.note{color:#888;font-size:.85rem}svg{max-width:100%;height:auto}\n</style></head>\n<body>\n<h1>" +
-        escaped(report.title) + "</h1>\n<div class=\"wide\"><table>\n";
-    const Rows rows = table_of(report);
-    for (std::size_t r = 0; r < rows.size(); ++r) {
-        page += "<tr>";
-        for (const std::string& text : rows[r]) page += (r == 0 ? "<th>" : "<td>") + escaped(text) + (r == 0 ? "</th>" : "</td>");
-        page += "</tr>\n";
-    }
-    page += "</table></div>\n<p class=\"note\">" + escaped(notes_of(report)) + "</p>\n";
+        "h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}th,td{padding:.3rem .6rem;border-bottom:1px solid #8884;text-align:right;white-space:nowrap;vertical-align:top}\n"
+        ".name,.words{text-align:left}td.words{white-space:normal;min-width:12rem}figure{margin:2rem 0}figcaption,.note{color:#767676;font-size:.85rem}svg{max-width:100%;height:auto}\n</style></head>\n<body>\n<h1>" +
+        escaped(report.title) + "</h1>\n" + html_table(table_of(report), 2);
+    page += "<p class=\"note\">" + escaped(notes_of(report)) + "</p>\n";
+    for (const ReportedModel& model : report.models)
+        if (const Rows rows = steps_table(model); !rows.empty()) page += "<h2>" + escaped(steps_title + model.name) + "</h2>\n" + html_table(rows, 1);
     for (const ReportPlot& plot : plots) page += "<figure>" + plot.svg.substr(plot.svg.find("<svg")) + "<figcaption>" + escaped(plot.caption) + "</figcaption></figure>\n";
     return page + "</body></html>\n";
 }

@@ -7,9 +7,18 @@
 #include <vector>
 
 #include "base/json.h"
+#include "eval/sensitivity_plots.h"
 #include "measure/statistics.h"
 
 namespace skiff {
+
+// A step of the recipe that made a model, and what the model was behind it; the first one is the model that it began with.
+struct ReportedStep {
+    std::string words;
+    double bytes = 0;
+    std::optional<double> seconds;
+    std::optional<Estimate> perplexity, mean_kl;  // where an eval followed
+};
 
 // One model and what was measured of it. What was not measured is absent.
 struct ReportedModel {
@@ -26,6 +35,8 @@ struct ReportedModel {
         double relative_squared_error;
     };
     std::vector<Tensor> tensors;  // of its manifest: those that changed
+    std::vector<ReportedStep> steps;              // where a recipe made it
+    std::vector<SensitivityPlot> sensitivities;   // what was measured of its layers before its steps
 };
 
 struct CompressionReport {

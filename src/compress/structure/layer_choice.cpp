@@ -50,7 +50,7 @@ Result<LayerChoice> by_kl(const LayerData& data) {
     const auto n_trials = static_cast<std::uint64_t>(data.n_drop * n_layers - data.n_drop * (data.n_drop - 1) / 2);
     LayerChoice choice;
     std::set<std::size_t> blocks;
-    Json rounds = Json::array();
+    Json rounds = Json::array(), alone = Json::array();
     std::uint64_t done = 0;
     for (std::int64_t round = 0; round < data.n_drop; ++round) {
         double least = 0;
@@ -60,6 +60,7 @@ Result<LayerChoice> by_kl(const LayerData& data) {
             std::set<std::size_t> tried = blocks;
             tried.insert(static_cast<std::size_t>(layer) + 1);
             SKIFF_TRY(const double kl, probe.mean_kl(without_blocks(data.model.spec, tried), *data.model.weights));
+            if (round == 0) alone.push_back(kl);
             if (best < 0 || kl < least) best = layer, least = kl;
             if (data.progress) data.progress({"layers", "without " + data.model.spec.blocks[static_cast<std::size_t>(layer) + 1].name, ++done, n_trials});
         }
@@ -67,7 +68,7 @@ Result<LayerChoice> by_kl(const LayerData& data) {
         blocks.insert(static_cast<std::size_t>(best) + 1);
         rounds.push_back(Json::object({{"layer", best}, {"mean_kl", least}}));
     }
-    choice.found = Json::object({{"removed_one_by_one", rounds}, {"tokens", probe.n_tokens()}});
+    choice.found = Json::object({{"removed_alone", alone}, {"removed_one_by_one", rounds}, {"tokens", probe.n_tokens()}});
     choice.remarks = probe.remarks(data.text);
     return choice;
 }
