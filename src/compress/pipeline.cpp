@@ -272,7 +272,9 @@ private:
         SKIFF_TRY(const auto source, weights.load(planned.key));
         if (source.shape == made.effective.shape && !planned.turn_result()) done.relative_squared_error = relative_squared_error(source, made.effective, pool_);
         release_pages(source);
-        if (block_work_) block_work_->replace(planned.key, made.effective, pool_);
+        // Plain numbers are read as columns where the parent's codes or kept values were rows.
+        const bool turned = planned.stored_as_columns && !planned.parent_is_plain && !planned.turn_result() && made.effective.shape.size() == 2;
+        if (block_work_) block_work_->replace(planned.key, turned ? transposed(as_floats(made.effective, pool_)) : made.effective, pool_);
         return done;
     }
 

@@ -5,9 +5,11 @@
 
 #include "base/checked.h"
 #include "compress/method.h"
+#include "compress/quantize/pruned_weights.h"
 #include "compress/survey.h"
 #include "formats/compressed_tensors.h"
 #include "formats/hashed_weights.h"
+#include "formats/sparse_weights.h"
 #include "model/axes.h"
 
 namespace skiff {
@@ -36,8 +38,8 @@ std::vector<TensorDeclaration> declare(const PlannedTensor& planned, DType kept_
 
 class Planner {
 public:
-    Planner(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool)
-        : parent_(parent), step_(step), pool_(pool), uses_(tensor_uses(parent.spec)), columns_(keys_stored_as_columns(parent.spec)) {}
+    Planner(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, Zeros zeros)
+        : parent_(parent), step_(step), pool_(pool), zeros_(zeros), uses_(tensor_uses(parent.spec)), columns_(keys_stored_as_columns(parent.spec)) {}
 
     Result<TensorPlan> run(const ProgressSink& progress) {
         SKIFF_CHECK(check_step());
@@ -128,9 +130,9 @@ private:
         return std::optional<Scheme>(scheme);
     }
 
-    // Kept tensors that are not plain become 16 bit floats (only where requantizing was asked for).
+    // Kept tensors that are not plain become 16 bit floats (only where requantizing was asked for), but for pruned ones.
     std::optional<Scheme> kept(const Weight& weight) const {
-        if (weight.plain() != nullptr) return std::nullopt;
+        if (weight.plain() != nullptr || stays_pruned(weight)) return std::nullopt;
         return floating_scheme(half_type(parent_.config));
     }
 
@@ -143,6 +145,48 @@ private:
         }
         if (survey.needs_wide_scales && planned.scheme->scale_dtype == DType::f16) planned.scheme->scale_dtype = DType::f32;
         return {};
+    }
+
+    bool stays_pruned(const Weight& weight) const { return zeros_ == Zeros::keep && weight.sparse() != nullptr; }
+
+    // Of pruned weights what is kept is rounded. Whether they stay pruned.
+    Result<bool> plan_pruned(PlannedTensor& planned, const Weight& weight) {
+        const Sparse& sparse = *weight.sparse();
+        const bool requantize = step_.quantized == QuantizeStep::Quantized::requantize;
+        if (elsewhere()) return unsupported("is pruned (" + planned.from + "), which no other program loads; leave --compat out, or first write the zeros out with skiff convert --to hf");
+        SKIFF_TRY(auto wanted, choose(planned, weight));
+        if (wanted && sparse.scheme.is_coded() && !(*wanted == sparse.scheme) && !requantize) return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
+        if (wanted) {
+            const Status status = sparse_defined_on(*wanted);
+            if (!status.ok() && requantize) return false;
+            if (!status.ok()) return unsupported("is pruned (" + planned.from + "): " + status.error().message + ", or add --allow-requantize to write the zeros out as codes");
+        }
+        n_changed_ += wanted && !(*wanted == sparse.scheme);
+        planned.scheme = wanted ? *wanted : sparse.scheme;
+        planned.parent_is_plain = false;
+        planned.shape = weight.shape;
+        SKIFF_TRY(const auto survey, survey_weight(weight, &*planned.scheme, pool_));
+        if (wanted) SKIFF_CHECK(check_survey(planned, survey));
+        declare_sparse(planned, sparse.pattern, sparse.n_values());
+        return true;
+    }
+
+    // Zeros of a plain matrix that take fewer bytes as what is not there, as prune stores them.
+    void look_for_zeros(PlannedTensor& planned, const Weight& weight) {
+        const bool can = zeros_ == Zeros::keep && !elsewhere() && planned.use == TensorUse::linear && weight.plain() != nullptr && planned.becomes_codes() && step_.outliers == 0 && step_.inputs.kind != InputScaleRule::Kind::fixed;
+        if (!can || !planned.key.ends_with(weight_end) || !sparse_defined_on(*planned.scheme).ok()) return;
+        const Weight rows = planned.turn_source() ? transposed(weight) : weight;
+        const auto pattern = pattern_of_zeros(rows, *planned.scheme);
+        if (!pattern) return;
+        declare_sparse(planned, *pattern, n_kept_values(kept_units(rows, *pattern), *pattern));
+        remark("zeros are left out (" + pattern->name() + "), which takes fewer bytes than their codes");
+    }
+
+    static void declare_sparse(PlannedTensor& planned, const SparsePattern& pattern, std::int64_t n_values) {
+        planned.sparse = pattern;
+        planned.n_stored = static_cast<std::uint64_t>(n_values);
+        planned.form = planned.scheme->name() + " of " + pattern.name();
+        planned.declarations = sparse_tensors(module_of_key(planned.key), pattern, *planned.scheme, planned.shape, n_values);
     }
 
     // Of hashed weights the bank is rounded, by itself: no method knows what inputs its blocks meet.
@@ -186,6 +230,10 @@ private:
         SKIFF_TRY(auto weight, parent_.weights->load(key));
         planned.from = weight.encoding_name();
         if (weight.hashed() != nullptr) return plan_bank(planned, weight);
+        if (stays_pruned(weight)) {
+            SKIFF_TRY(const bool stays, plan_pruned(planned, weight));
+            if (stays) return take(planned, weight);
+        }
         if (weight.plain() == nullptr && step_.quantized == QuantizeStep::Quantized::refuse) {
             if (weight.sparse() != nullptr) return unsupported("is pruned (" + planned.from + "); prune and round in one step with prune --scheme, or add --allow-requantize to write the zeros out as codes");
             return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
@@ -198,6 +246,7 @@ private:
         SKIFF_CHECK(check_survey(planned, survey));
 
         planned.declarations = declare(planned, weight.plain() != nullptr ? weight.plain()->dtype : DType::f16);
+        look_for_zeros(planned, weight);
         n_changed_ += planned.scheme.has_value();
         return take(planned, weight);
     }
@@ -231,6 +280,7 @@ private:
     const Checkpoint& parent_;
     const QuantizeStep& step_;
     ThreadPool& pool_;
+    const Zeros zeros_;
     std::map<std::string, TensorUse> uses_;
     std::set<std::string> columns_;
     std::map<std::string, int> remark_counts_;
@@ -243,8 +293,8 @@ private:
 
 std::string module_of_key(const std::string& key) { return key.ends_with(weight_end) ? key.substr(0, key.size() - weight_end.size()) : key; }
 
-Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, const ProgressSink& progress) {
-    return Planner(parent, step, pool).run(progress);
+Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, const ProgressSink& progress, Zeros zeros) {
+    return Planner(parent, step, pool, zeros).run(progress);
 }
 
 void order_by_block(const ModelSpec& spec, TensorPlan& plan) {
@@ -263,6 +313,27 @@ Result<Weight> load_as_rows(const WeightSource& weights, const PlannedTensor& pl
     return planned.turn_source() ? transposed(weight) : weight;
 }
 
+namespace {
+
+// What is kept is rounded by the method, which lets zeros be.
+Result<Weight> make_pruned(const WeightSource& weights, const PlannedTensor& planned, const MakeOptions& options) {
+    const QuantizeStep& step = options.step;
+    SKIFF_TRY(const auto before, load_as_rows(options.parent != nullptr ? *options.parent : weights, planned));
+    SKIFF_TRY(auto source, load_as_rows(weights, planned));
+    if (source.sparse() != nullptr && source.sparse()->scheme == *planned.scheme) return source;
+    auto bitmask = kept_units(before, *planned.sparse);
+    SKIFF_TRY(source, with_kept_units(source, *planned.sparse, bitmask, options.pool));
+    if (!planned.becomes_codes()) {
+        SKIFF_TRY(const auto rounded, encode_nearest(source, *planned.scheme, step.scale_rule, {}, &options.pool));
+        return make_sparse(rounded, *planned.sparse, std::move(bitmask));
+    }
+    SKIFF_TRY(const WeightMethod* method, find_weight_method(step.method));
+    SKIFF_TRY(const auto codes, method->encode({source, *planned.scheme, step.scale_rule, options.pool, options.inputs, step.method_options, options.remarks}));
+    return make_sparse(codes, *planned.sparse, std::move(bitmask));
+}
+
+}  // namespace
+
 Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& planned, const MakeOptions& options) {
     const QuantizeStep& step = options.step;
     SKIFF_TRY(const auto source, load_as_rows(weights, planned));
@@ -272,6 +343,7 @@ Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& pl
         SKIFF_TRY(auto rounded, encode_nearest(bank, *planned.scheme, step.scale_rule, {}, &options.pool));
         return make_hashed(*planned.hash, std::move(rounded));
     }
+    if (planned.sparse) return make_pruned(weights, planned, options);
     if (!planned.scheme) {
         // Transforms edit tensors as f32; they are kept in the parent's type.
         const DType kept = planned.declarations[0].dtype;
@@ -296,7 +368,8 @@ Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, co
         if (has_new_key) config.set("dtype", name);
         if (!has_new_key || config.contains("torch_dtype")) config.set("torch_dtype", name);
     }
-    if (!has_codes) return config;
+    const bool has_sparse = std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const PlannedTensor& tensor) { return tensor.sparse.has_value(); });
+    if (!has_codes && !has_sparse) return config;
     std::map<std::string, QuantizedModule> modules;
     std::vector<std::string> ignore;
     for (const PlannedTensor& tensor : plan.tensors) {
@@ -310,6 +383,7 @@ Result<Json> planned_config(const Checkpoint& parent, const TensorPlan& plan, co
         if (tensor.use == TensorUse::tied_embedding) ignore.push_back("lm_head");
     }
     SKIFF_TRY(auto quantization, quantization_config_for(modules, ignore));
+    if (has_sparse) quantization.set("format", "skiff-quantized");  // so that other programs refuse the file by its format instead of missing weights
     config.set("quantization_config", std::move(quantization));
     return config;
 }

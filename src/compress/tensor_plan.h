@@ -37,7 +37,7 @@ struct PlannedTensor {
     bool becomes_codes() const { return scheme && scheme->is_coded(); }
     // Which side must be turned. Shapes do not tell: a matrix may be square.
     bool turn_source() const { return stored_as_columns && parent_is_plain && becomes_codes(); }
-    bool turn_result() const { return stored_as_columns && !parent_is_plain && !becomes_codes(); }
+    bool turn_result() const { return stored_as_columns && !parent_is_plain && !becomes_codes() && !sparse; }
 };
 
 struct TensorPlan {
@@ -48,8 +48,12 @@ struct TensorPlan {
     std::uint64_t largest_working_set_bytes = 0;  // source and result of one tensor
 };
 
+// What becomes of zeros: pruned weights are refused where they would have to be written out as codes; or they stay pruned, and a plain matrix whose zeros
+// take markedly fewer bytes so becomes one.
+enum class Zeros : std::uint8_t { write_out, keep };
+
 // Reads every weight once: finds numbers that are not finite or do not fit, and the type that scales need. Errors name the tensor.
-Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, const ProgressSink& progress);
+Result<TensorPlan> plan_tensors(const Checkpoint& parent, const QuantizeStep& step, ThreadPool& pool, const ProgressSink& progress, Zeros zeros = Zeros::write_out);
 
 // Groups the tensors by the block that reads them first, in the order of the blocks; those that nothing reads come last.
 void order_by_block(const ModelSpec& spec, TensorPlan& plan);
@@ -60,6 +64,7 @@ struct MakeOptions {
     const InputStatistics* inputs = nullptr;      // of the operators that read it; null: not measured
     ThreadPool& pool;
     std::vector<std::string>* remarks = nullptr;  // the method's
+    const WeightSource* parent = nullptr;         // whose zeros stay, where `weights` are edited ones; null: `weights` are the parent's
 };
 Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& planned, const MakeOptions& options);
 // A weight with the rows that the method works on; those of the result too, unless that is turned afterwards.

@@ -19,7 +19,7 @@ for verb in "prune --pattern 50%" "prune --pattern 2:4 --scheme w8g32" "prune --
 done
 for verb in "prune --pattern 50% --method wanda" "prune --pattern 50% --allocation owl" "prune --pattern neurons:25%" "prune --pattern neurons:25% --importance l2 --compensation none --spread sensitivity" "prune --pattern layers:1" \
     "prune --pattern hidden:25%" "quantize --scheme w4g32 --method gptq" "quantize --scheme w4g32 --correct norm" "quantize --scheme w4g32 --transform awq" "quantize --scheme w8 --activations static-mse" "quantize --target-bpw 6 --ladder w4g32,w8 --measurements $work/measured" \
-    "factorize" "factorize --method svd --budget 25%" "factorize --method sparse-low-rank" "share --groups 1"; do
+    "factorize" "factorize --method svd --budget 25% --multiple 1" "factorize --method sparse-low-rank" "share --groups 1"; do
     set -- $verb
     expect 3 "no tokenizer in" "$SKIFF" $1 $model "${@:2}" --calibration "$nowhere" -o "$x" -t 1
 done
@@ -62,7 +62,7 @@ expect 2 "is a folder" "$SKIFF" calibrate $reader --to-imatrix "$work" --force
 # What a result is is told: numbers that are stored, more bytes than before, nothing shared.
 expect 0 "of them stored" "$SKIFF" prune $model --pattern 50% -o "$work/half" -t 1
 # what is pruned is not called quantized
-for verb in "rotate" "prune --pattern 50%" "prune --pattern neurons:25% --importance l2 --compensation none" "factorize --method svd" "share --layers 0-1" "quantize --scheme w8"; do
+for verb in "rotate" "prune --pattern 50%" "prune --pattern neurons:25% --importance l2 --compensation none" "factorize --method svd" "share --layers 0-1" "quantize --scheme w8 --compat"; do
     set -- $verb
     expect 1 "is pruned (" "$SKIFF" $1 "$work/half" "${@:2}" -o "$x" -t 1
 done

@@ -13,7 +13,7 @@ constexpr float least_factor = 0.5f, most_factor = 1.5f;
 
 }  // namespace
 
-LearntSteps::LearntSteps(const Grid& grid, const Scheme& scheme) : grid_(grid), scheme_(scheme) {
+LearntSteps::LearntSteps(const Grid& grid, const Scheme& scheme, ZeroWeights zeros) : grid_(grid), scheme_(scheme), zeros_(zeros) {
     const GroupParams unit{1, 0, 1};
     float low = grid.value(0, unit), high = low;
     for (std::int32_t code = 1; code < grid.n_codes(); ++code) {
@@ -72,6 +72,7 @@ void LearntSteps::step_row(float rate, std::span<const float> values, const floa
             const std::int64_t column = columns.begin + static_cast<std::int64_t>(i);
             levels[i] = grid_.value(choice.codes[static_cast<std::size_t>(column)], {1, params.zero, 1});
             slope += static_cast<double>(g[column]) * static_cast<double>(levels[i]);
+            if (zeros_ == ZeroWeights::stay && values[static_cast<std::size_t>(column)] == 0) continue;
             const float moved = learnt.offset[column] + (g[column] > 0 ? rate : g[column] < 0 ? -rate : 0);
             learnt.offset[column] = std::clamp(moved, -0.5f, 0.5f);
         }
@@ -103,7 +104,7 @@ Result<Weight> autoround_encode(const MethodInput& input) {
     SKIFF_CHECK(check_statistics(input));
     const auto grid = make_grid(input.scheme, input.scale_rule);
     const SecondMoments moments = second_moments(*input.inputs, input.options.damping);
-    const LearntSteps steps(*grid, input.scheme);
+    const LearntSteps steps(*grid, input.scheme, input.weight.sparse() != nullptr ? ZeroWeights::stay : ZeroWeights::move);
     return encode_tiles(input, tile_rows, [&](RowTile& tile) {
         for (std::int64_t row = 0; row < tile.n_rows; ++row) {
             RowChoice& choice = tile.choices[static_cast<std::size_t>(row)];

@@ -119,7 +119,7 @@ private:
         own.factor.resize(static_cast<std::size_t>(own.n_rows * n_groups));
         const SecondMoments moments = second_moments(*inputs, input_.options.damping);
         auto& kept = learning_[key] = std::move(own);  // the steps refer to its grid and scheme
-        kept.steps = std::make_unique<LearntSteps>(*kept.grid, kept.scheme);
+        kept.steps = std::make_unique<LearntSteps>(*kept.grid, kept.scheme, input_.pruned.count(key) != 0 ? ZeroWeights::stay : ZeroWeights::move);
         input_.pool.run([&](int thread) {
             const Range tiles = share_of(n_tiles, thread, input_.pool.n_threads());
             for (std::int64_t i = tiles.begin; i < tiles.end; ++i) {

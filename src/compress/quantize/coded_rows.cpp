@@ -68,6 +68,7 @@ Result<Weight> encode_tiles(const MethodInput& input, std::int64_t tile_rows, co
     input.pool.run([&](int) {
         RowTile tile;
         tile.n_columns = n_columns;
+        tile.zeros = source.sparse() != nullptr ? ZeroWeights::stay : ZeroWeights::move;
         for (std::int64_t i = next++; i < n_tiles && bad_row == none && !interrupt_requested(); i = next++) {
             tile.first_row = i * tile_rows;
             tile.n_rows = std::min(tile_rows, n_rows - tile.first_row);

@@ -14,8 +14,13 @@ struct RowChoice {
     std::vector<std::uint8_t> codes;  // (n_columns)
 };
 
+// What a method does with a weight of exactly zero: rounds it as any other, or, in what pruning left, lets it be.
+enum class ZeroWeights : std::uint8_t { move, stay };
+
 struct RowTile {
     std::int64_t first_row = 0, n_rows = 0, n_columns = 0;
+    ZeroWeights zeros = ZeroWeights::move;
+    bool stays(float weight) const { return zeros == ZeroWeights::stay && weight == 0; }
     std::vector<float> values;         // (n_rows, n_columns)
     std::vector<RowChoice> choices;    // (n_rows), for `choose` to fill; codes have their size already
     std::span<float> row(std::int64_t i) { return {values.data() + i * n_columns, static_cast<std::size_t>(n_columns)}; }

@@ -114,6 +114,10 @@ Result<std::optional<Checkpoint>> with_new_biases(const Checkpoint& parent) {
 }
 
 Weight with_corrected_rows(const Weight& original, const Weight& coded, const InputStatistics& inputs, ThreadPool& pool) {
+    if (const Sparse* sparse = coded.sparse()) {  // only scales change
+        const Weight corrected = with_corrected_rows(original, densified(coded), inputs, pool);
+        return *make_sparse(corrected, sparse->pattern, {sparse->bitmask.data.begin(), sparse->bitmask.data.end()});
+    }
     const Codes& codes = *coded.codes();
     const Scheme& scheme = codes.scheme;
     const TensorView& scales = scheme.relative_scales() ? codes.super_scales : codes.scales;

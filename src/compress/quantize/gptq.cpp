@@ -49,34 +49,44 @@ public:
             if (begin > 0)
                 multiply({.m = tile.n_rows, .n = size, .k = begin, .a = error.data(), .a_stride = n, .b = feedback_.factor.data() + begin, .b_stride = n, .c = moved.data(), .c_stride = size, .factor = 1, .keep = 1});
             for (std::int64_t row = 0; row < tile.n_rows; ++row)
-                one_block(begin, size, original.data() + row * n + begin, moved.data() + row * size, error.data() + row * n + begin, tile.choices[static_cast<std::size_t>(row)]);
+                one_block({begin, size, original.data() + row * n + begin, moved.data() + row * size, error.data() + row * n + begin, tile.zeros}, tile.choices[static_cast<std::size_t>(row)]);
         }
     }
 
 private:
-    // `moved` holds the weights of the block with the errors of the blocks before it made up for. // (size) each
-    void one_block(std::int64_t begin, std::int64_t size, const float* original, float* moved, float* error, RowChoice& choice) const {
+    // Of one row. `moved` holds the weights with the errors of the blocks before made up for. // (size) each
+    struct BlockRow {
+        std::int64_t begin, size;
+        const float* original;
+        float *moved, *error;
+        ZeroWeights zeros;
+        bool stays(std::int64_t k) const { return zeros == ZeroWeights::stay && original[k] == 0; }
+    };
+
+    void one_block(const BlockRow& block, RowChoice& choice) const {
         const auto n = static_cast<std::int64_t>(feedback_.order.size());
-        for (std::int64_t k = 0; k < size; ++k) {
-            const std::int64_t column = feedback_.order[static_cast<std::size_t>(begin + k)];
-            if (const std::int64_t group_size = group_sizes_[static_cast<std::size_t>(begin + k)]; group_size > 0) fit_group(begin + k, original + k, moved + k, group_size, choice);
+        for (std::int64_t k = 0; k < block.size; ++k) {
+            const std::int64_t at = block.begin + k, column = feedback_.order[static_cast<std::size_t>(at)];
+            if (const std::int64_t group_size = group_sizes_[static_cast<std::size_t>(at)]; group_size > 0) fit_group(block, k, group_size, choice);
             const GroupParams& params = choice.params.groups[static_cast<std::size_t>(scheme_.group_of(column))];
-            const std::int32_t code = grid_.round(moved[k], params);
+            // What was pruned stays zero; the columns behind it make up for what it would have made up for.
+            const std::int32_t code = grid_.round(block.stays(k) ? 0.0f : block.moved[k], params);
             choice.codes[static_cast<std::size_t>(column)] = static_cast<std::uint8_t>(code);
-            error[k] = original[k] - grid_.value(code, params);
-            const float* factor = feedback_.factor.data() + (begin + k) * n + begin;
-            const float own = error[k];
-            for (std::int64_t i = k + 1; i < size; ++i) moved[i] += own * factor[i];
+            block.error[k] = block.original[k] - grid_.value(code, params);
+            const float* factor = feedback_.factor.data() + at * n + block.begin;
+            const float own = block.error[k];
+            for (std::int64_t i = k + 1; i < block.size; ++i) block.moved[i] += own * factor[i];
         }
     }
 
-    // The group's weights as they would be if none of them were rounded: each moves by what those before it moved. The group is visited from `at` on.
-    void fit_group(std::int64_t at, const float* original, const float* moved, std::int64_t size, RowChoice& choice) const {
-        const auto n = static_cast<std::int64_t>(feedback_.order.size());
-        std::vector<float> free(moved, moved + size), importance;
+    // The group's weights as they would be if none of them were rounded: each moves by what those before it moved. The group is visited from `first` on.
+    void fit_group(const BlockRow& block, std::int64_t first, std::int64_t size, RowChoice& choice) const {
+        const auto n = static_cast<std::int64_t>(feedback_.order.size()), at = block.begin + first;
+        std::vector<float> free(block.moved + first, block.moved + first + size), importance;
         const std::int64_t column = feedback_.order[static_cast<std::size_t>(at)];
         for (std::int64_t k = 0; k < size; ++k) {
-            const float own = original[k] - free[static_cast<std::size_t>(k)];
+            if (block.stays(first + k)) free[static_cast<std::size_t>(k)] = 0;
+            const float own = block.original[first + k] - free[static_cast<std::size_t>(k)];
             const float* factor = feedback_.factor.data() + (at + k) * n + at;
             importance.push_back(importance_[static_cast<std::size_t>(feedback_.order[static_cast<std::size_t>(at + k)])]);
             for (std::int64_t i = k + 1; i < size; ++i) free[static_cast<std::size_t>(i)] += own * factor[i];

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,7 @@ struct LearntRow {
 
 class LearntSteps {
 public:
-    LearntSteps(const Grid& grid, const Scheme& scheme);
+    LearntSteps(const Grid& grid, const Scheme& scheme, ZeroWeights zeros);
     // One step: the loss falls with a larger value where g is positive. Rounding is passed straight through. // g, values: (n_columns)
     void step_row(float rate, std::span<const float> values, const float* g, const RowParams& fitted, const LearntRow& learnt, RowChoice& choice) const;
     // By the loss of an operator's own output, which is quadratic: its gradient is known without running the model, 2 (Q - W) H. The choices of the tile are
@@ -32,6 +33,7 @@ public:
 private:
     const Grid& grid_;
     const Scheme& scheme_;
+    const ZeroWeights zeros_;
     float step_ = 1;  // of levels, on average
 };
 
@@ -43,6 +45,7 @@ struct BlockRounding {
     std::size_t block;
     BlockWork& work;
     std::map<std::string, Scheme> wanted;
+    std::set<std::string> pruned;  // of these zeros stay
     ScaleRule scale_rule = ScaleRule::search;
     const MethodOptions& options;
     ThreadPool& pool;

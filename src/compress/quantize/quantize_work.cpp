@@ -7,6 +7,7 @@
 #include "compress/quantize/learnt_rounding.h"
 #include "compress/quantize/outliers.h"
 #include "compress/quantize/block_transform.h"
+#include "compress/quantize/pruned_weights.h"
 #include "compress/step_work.h"
 #include "formats/sparse_weights.h"
 
@@ -33,10 +34,15 @@ public:
     }
 
     Result<TensorPlan> plan(ThreadPool& pool, const ProgressSink& progress) override {
-        SKIFF_TRY(auto plan, plan_tensors(parent_, step_, pool, progress));
+        SKIFF_TRY(auto plan, plan_tensors(parent_, step_, pool, progress, Zeros::keep));
         for (PlannedTensor& tensor : plan.tensors) {
             if (tensor.hash) continue;
-            if (tensor.scheme) schemes_[tensor.key] = *tensor.scheme;
+            if (tensor.sparse) {
+                Status status = check_pruned(tensor);
+                if (!status.ok()) return status.take_error().with_context("tensor " + tensor.key);
+                pruned_.insert(tensor.key);
+            }
+            if (tensor.scheme && (tensor.becomes_codes() || !tensor.sparse)) schemes_[tensor.key] = *tensor.scheme;
             if (has_outliers(tensor)) plan_outliers(tensor, plan);
             if (has_fixed_inputs(tensor)) plan_fixed_inputs(tensor, plan);
         }
@@ -87,13 +93,18 @@ public:
         // Tables are rounded without data by every method, as the guide says; the weights of operators should not be.
         if (planned.use == TensorUse::linear) remarks.insert(remarks.end(), said.begin(), said.end());
         if (step_.corrections.any() && planned.becomes_codes() && !planned.hash) {  // blocks that are shared stay as they are
-            SKIFF_TRY(const auto source, load_as_rows(weights, planned));
+            SKIFF_TRY(const auto source, load_as_rows(weights, planned));  // pruned: what was gone before is no error
             if (step_.corrections.norm && inputs != nullptr && inputs->n_tokens >= fewest_tokens) result = with_corrected_rows(source, result, corrections_.judged_by(planned.key, *inputs), pool);
             corrections_.note(planned.key, source, result, inputs);
         }
         MadeTensor made{{}, result, planned.scheme || !transforms_.empty()};  // a transform may have edited what keeps its type
         if (result.hashed() != nullptr) {
             SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), result));
+            return made;
+        }
+        if (result.sparse() != nullptr) {
+            SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), result));
+            if (planned.turn_source()) made.effective = transposed(as_floats(result, pool));
             return made;
         }
         if (result.codes() == nullptr) {
@@ -133,8 +144,10 @@ private:
 
     Result<Weight> rounded(const PlannedTensor& planned, const WeightSource& weights, const Inputs& inputs, ThreadPool& pool, std::vector<std::string>& said) {
         const auto learnt = learnt_.find(planned.key);
-        if (learnt != learnt_.end()) return learnt->second;
-        return make_planned(weights, planned, {step_, inputs.told, pool, &said});
+        if (learnt == learnt_.end()) return make_planned(weights, planned, {step_, inputs.told, pool, &said, parent_.weights.get()});
+        if (!planned.sparse) return learnt->second;
+        SKIFF_TRY(const auto before, load_as_rows(*parent_.weights, planned));
+        return make_sparse(learnt->second, *planned.sparse, kept_units(before, *planned.sparse));
     }
 
     Status learn(std::size_t block, BlockWork& work, ThreadPool& pool) {
@@ -142,7 +155,7 @@ private:
             not_learnt_ = "learnt operator by operator: later layers use the same weights";
             return {};
         }
-        BlockRounding rounding{parent_.spec, block, work, {}, step_.scale_rule, step_.method_options, pool};
+        BlockRounding rounding{parent_.spec, block, work, {}, pruned_, step_.scale_rule, step_.method_options, pool};
         for (const auto& [key, scheme] : schemes_)
             if (scheme.is_coded() && autoround_defined_on(scheme).ok() && operators_.count(key) != 0) rounding.wanted[key] = scheme;
         auto learnt = learn_block(rounding);
@@ -152,7 +165,17 @@ private:
         return {};
     }
 
-    bool has_fixed_inputs(const PlannedTensor& planned) const { return step_.inputs.kind == InputScaleRule::Kind::fixed && planned.use == TensorUse::linear && planned.scheme && can_fix_inputs(*planned.scheme) && !has_outliers(planned) && operators_.count(planned.key) != 0 && !planned.turn_source(); }
+    // What cannot be done to a weight that stays pruned, or not to one that is stored as columns where others are rows.
+    Status check_pruned(const PlannedTensor& planned) const {
+        const std::string is = planned.parent_is_plain ? "has its zeros left out" : "is pruned (" + planned.from + ")";
+        const bool rounds = planned.becomes_codes() && operators_.count(planned.key) != 0;
+        if (rounds && step_.outliers > 0) return unsupported(is + ": outliers stand beside dense codes; leave --outliers out");
+        if (rounds && step_.inputs.kind == InputScaleRule::Kind::fixed) return unsupported(is + ": inputs with fixed scales are for dense codes; leave --activations out");
+        if (!transforms_.empty() && planned.stored_as_columns && !planned.parent_is_plain) return unsupported(is + " and stored as columns, which transforms do not scale; leave --transform out");
+        return {};
+    }
+
+    bool has_fixed_inputs(const PlannedTensor& planned) const { return !planned.sparse && step_.inputs.kind == InputScaleRule::Kind::fixed && planned.use == TensorUse::linear && planned.scheme && can_fix_inputs(*planned.scheme) && !has_outliers(planned) && operators_.count(planned.key) != 0 && !planned.turn_source(); }
 
     void plan_fixed_inputs(PlannedTensor& planned, TensorPlan& plan) {
         planned.declarations = fixed_input_declarations(module_of_key(planned.key), *planned.scheme, planned.shape);
@@ -199,7 +222,7 @@ private:
         return made;
     }
 
-    bool has_outliers(const PlannedTensor& planned) const { return step_.outliers > 0 && !planned.hash && planned.use == TensorUse::linear && planned.becomes_codes() && outliers_per_row(step_.outliers, planned.shape[1]) > 0; }
+    bool has_outliers(const PlannedTensor& planned) const { return step_.outliers > 0 && !planned.hash && !planned.sparse && planned.use == TensorUse::linear && planned.becomes_codes() && outliers_per_row(step_.outliers, planned.shape[1]) > 0; }
 
     void plan_outliers(PlannedTensor& planned, TensorPlan& plan) const {
         const std::int64_t n = planned.shape[0] * outliers_per_row(step_.outliers, planned.shape[1]);
@@ -248,7 +271,7 @@ private:
     std::set<std::string> operators_ = operator_weights(parent_.spec);
     std::optional<ImportanceFile> importance_;
     BlockCorrections corrections_;
-    std::set<std::string> corrected_, fixed_;   // keys
+    std::set<std::string> corrected_, fixed_, pruned_;  // keys
     bool any_fixed_ = false;
     std::map<std::string, float> input_scales_;  // of the block
     std::map<std::string, Weight> learnt_;       // of the block

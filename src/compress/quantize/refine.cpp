@@ -119,6 +119,7 @@ private:
         bool moved = false;
         float* d = d_.data() + row * n_ + first;
         for (std::int64_t j = 0; j < size; ++j) {
+            if (tile_.stays(values[j])) continue;
             const float* h = local_.data() + j * size;
             const float g = own_g_[static_cast<std::size_t>(j)], now = r_.grid.value(codes[j], params);
             const std::int32_t code = r_.grid.round(now + g / h[j], params);
