@@ -35,4 +35,33 @@ grep -q '"origin"' "$work/child/skiff.json" && grep -q '"bf16"' "$work/child/ski
 cmp "$work/b/model.safetensors" "$work/child/model.safetensors" || fail "the recipe gave other weights"
 rc=0; "$SKIFF" compress $model --recipe "$work/two.yaml" -o "$work/child" > "$work/log" 2>&1 || rc=$?
 [ $rc = 2 ] && grep -q 'already exists' "$work/log" || fail "an output that exists: $(cat "$work/log")"
+
+# Every recipe of the examples: on a smaller model and less text, so that it is fast. What each leaves runs here, and in GGUF.
+student=models/pocket-student
+for recipe in examples/recipes/*.yaml; do
+    name=$(basename "$recipe" .yaml)
+    sed -E -e 's/calibration-samples: [0-9]+(, calibration-tokens: [0-9]+)?/calibration-samples: 2, calibration-tokens: 96/' -e 's/max-windows: [0-9]+/max-windows: 1/' -e "s#out/guide-#$work/guide-#" "$recipe" > "$work/small.yaml"
+    quietly "$SKIFF" compress $student --recipe "$work/small.yaml" -o "$work/$name"
+    exported=$(ls "$work"/guide-*.gguf)
+    quietly "$SKIFF" eval "$exported" --text models/pocket/heldout.txt --max-windows 1
+    rm "$exported"
+    steps=$(grep -cE '^ *- (prune|quantize)' "$recipe")
+    [ "$(grep -cE '"kind": "(prune|structure|quantize)"' "$work/$name/skiff.json")" = "$steps" ] || fail "$name: the manifest has other steps: $(grep '"kind"' "$work/$name/skiff.json")"
+done
+
+# What each step cost and gained is in the manifest, with what the eval behind the last one found.
+grep -q '"kind": "recipe"' "$work/pocket-sparse/skiff.json" || fail "no evidence of the recipe"
+[ "$(grep -c '"seconds"' "$work/pocket-sparse/skiff.json")" = 2 ] || fail "seconds of other steps than two: $(grep '"seconds"' "$work/pocket-sparse/skiff.json")"
+quietly "$SKIFF" report "$work/pocket-sparse" --against $student --text models/pocket/heldout.txt --max-windows 1 --no-speed -o "$work/page"
+grep -q "What each step cost and gained: pocket-sparse" "$work/page/report.html" || fail "the page does not show the steps"
+grep -Eq '^\| quantize gptq w4g32 \|( [0-9.]+ %? ?\|){3} [0-9.]+ ± [0-9.]+ \| [0-9.]+ ± [0-9.]+ \|' "$work/page/report.md" || fail "no figures of the second step: $(cat "$work/page/report.md")"
+
+# Prune, quantize, export: pruned still after it was rounded, with fewer bytes than dense codes take; GGUF says why not, and --densify is the way out.
+quietly "$SKIFF" quantize $student --scheme w4g32 -o "$work/dense4"
+[ "$(bytes_of "$work/pocket-sparse")" -lt "$(bytes_of "$work/dense4")" ] || fail "sparse codes take as many bytes as dense ones"
+"$SKIFF" inspect "$work/pocket-sparse" > "$work/log"
+grep -q "w4g32 of single weights" "$work/log" || fail "not pruned any more: $(cat "$work/log")"
+sed -E -e 's/calibration-samples: [0-9]+(, calibration-tokens: [0-9]+)?/calibration-samples: 1, calibration-tokens: 64/' -e 's/max-windows: [0-9]+/max-windows: 1/' -e "s#out/guide-#$work/guide-#" -e 's/, densify: true//' examples/recipes/pocket-sparse.yaml > "$work/refused.yaml"
+rc=0; "$SKIFF" compress $student --recipe "$work/refused.yaml" -o "$work/refused" > "$work/log" 2>&1 || rc=$?
+[ $rc = 1 ] && grep -q 'is pruned.*--densify' "$work/log" || fail "no reason and no way out in: $(tail -5 "$work/log")"
 echo ok
