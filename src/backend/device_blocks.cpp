@@ -1,11 +1,15 @@
 #include "backend/device_blocks.h"
 
+#include <algorithm>
+
 #include "backend/cuda/device_session.h"
 #include "backend/cuda/library.h"
 #include "backend/device_options.h"
 
 namespace skiff {
 namespace {
+
+constexpr std::int64_t run_tokens = 2048;  // longer runs are no faster, and take more memory
 
 class DeviceBlocks final : public BlockRunner {
 public:
@@ -18,10 +22,11 @@ public:
         options.taps = run.taps;
         options.fuse = cuda::DeviceModelOptions::Fuse::off;
         options.graphs = cuda::DeviceSessionOptions::Graphs::off;
-        options.session = {.n_threads = run.n_threads, .n_context = run.n_tokens, .max_batch = run.n_tokens};
+        options.session = {.n_threads = run.n_threads, .n_context = run.n_tokens, .max_batch = std::min(run.n_tokens, run_tokens)};
         SKIFF_TRY(auto session, cuda::DeviceSession::create(table_, spec, weights, options));
         return std::unique_ptr<Session>(std::move(session));
     }
+    std::int64_t most_tokens() const override { return run_tokens; }
     std::string where() const override { return where_; }
 
 private:

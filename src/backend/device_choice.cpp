@@ -93,37 +93,51 @@ std::string ms_text(double seconds) {
     return text;
 }
 
+bool fewer_layers_help(const Result<std::unique_ptr<Session>>& session) { return !session.ok() && session.error().code == ErrorCode::resource && !cuda::lacks_host_memory(session.error()); }
+
 // As many layers as fit, and the others where they are fast. Numbers that were estimated are tried, and made smaller.
 Result<std::unique_ptr<Session>> fitting_session(const cuda::Table& table, const ModelSpec& spec, const WeightSource& weights, const DeviceRequest& request, cuda::DeviceSessionOptions options) {
     using Offload = DeviceChoice::Offload;
     const auto n_layers = static_cast<std::size_t>(n_layers_of(spec));
+    const std::string left_to_processor = "--fit leaves what does not fit to the processor: ";
     std::size_t last = n_layers + 1;
     std::size_t first_streamed = 0;
     if (n_layers >= 3) {  // else trying costs no more than measuring
         SKIFF_TRY(const DeviceNeeds needs, device_needs(table, spec, weights, options));
         last = last_block_that_fits(needs);
+        if (last == n_layers) {  // all but the head by an estimate, which counts twice what the head shares with other blocks
+            auto whole = session_up_to(table, spec, weights, request, options, n_layers + 1);
+            if (!fewer_layers_help(whole)) return whole;
+        }
         if (last <= n_layers && request.choice.offload != Offload::processor) first_streamed = first_streamed_block(needs);
         if (first_streamed > 0 && request.choice.offload == Offload::automatic) {
-            SKIFF_TRY(const LayerSpeeds speeds, layer_speeds(table, spec, weights, options, request.processor));
-            const OffloadCost cost = offload_cost(needs, speeds, last, first_streamed, options.session.max_batch);
-            const std::string measured = " (measured: a layer takes " + ms_text(speeds.token) + " a token on the processor, " + ms_text(speeds.copy * needs.weights[1]) + " to be copied)";
-            options.remark = (cost.stream < cost.processor ? "--fit copies the weights of what does not fit, which is faster here" : "--fit leaves what does not fit to the processor, which is faster here") + measured;
+            const auto speeds = layer_speeds(table, spec, weights, options, request.processor);
+            if (!speeds.ok() && !cuda::lacks_host_memory(speeds.error())) return Error(speeds.error());
+            const OffloadCost cost = speeds.ok() ? offload_cost(needs, *speeds, last, first_streamed, options.session.max_batch) : OffloadCost{.processor = 0, .stream = 1};
+            const std::string faster = cost.stream < cost.processor ? "--fit copies the weights of what does not fit, which is faster here" : "--fit leaves what does not fit to the processor, which is faster here";
+            options.remark = speeds.ok() ? faster + " (measured: a layer takes " + ms_text(speeds->token) + " a token on the processor, " + ms_text(speeds->copy * needs.weights[1]) + " to be copied)" : left_to_processor + speeds.error().message;
             if (cost.stream >= cost.processor) first_streamed = 0;
         }
     }
     if (request.choice.offload == Offload::stream && first_streamed == 0 && last <= n_layers)
         return resource_error("--offload stream: the state of all layers, the head and two layers do not fit in the device's free memory; take a shorter --ctx, or --offload processor");
     const bool streams = first_streamed > 0;
+    std::string told;
     for (int attempts = 0; first_streamed > 0; ++attempts) {
         auto session = streaming_session(table, spec, weights, options, first_streamed);
         if (session.ok() || session.error().code != ErrorCode::resource || (request.choice.offload == Offload::stream && first_streamed == 1)) return session;
+        if (cuda::lacks_host_memory(session.error())) {  // more copied layers would lock more
+            if (request.choice.offload == Offload::stream) return session;
+            told = left_to_processor + session.error().message;
+            break;
+        }
         if (request.choice.offload == Offload::automatic && attempts == 2) break;  // the processor takes them
         first_streamed = first_streamed == 1 ? 0 : std::max<std::size_t>(1, first_streamed - std::max<std::size_t>(1, first_streamed / 16));
     }
-    if (streams) options.remark.clear();
+    if (streams) options.remark = told;
     while (last > 0) {
         auto session = session_up_to(table, spec, weights, request, options, last);
-        if (session.ok() || session.error().code != ErrorCode::resource || request.choice.offload == Offload::stream) return session;  // the processor was not asked for
+        if (!fewer_layers_help(session) || request.choice.offload == Offload::stream) return session;  // the processor was not asked for
         last -= std::max<std::size_t>(1, last / 16);  // layers differ, and others take memory, too
     }
     return resource_error("not one layer with its keys and values fits in the device's free memory; take a smaller --scheme, a shorter --ctx, or --device cpu");

@@ -28,6 +28,24 @@ double parameters_of(const ModelSpec& spec, const Block& block) {
     return total;
 }
 
+// Whether all matrices of the head are the embedding's.
+bool shares_table(const ModelSpec& spec) {
+    const auto embedded = [&](const TensorRef& ref) {
+        return std::any_of(spec.blocks.front().ops.begin(), spec.blocks.front().ops.end(), [&](const Op& op) {
+            const auto* embed = std::get_if<EmbedOp>(&op.detail);
+            return embed != nullptr && embed->table.key == ref.key;
+        });
+    };
+    bool any = false;
+    for (const Op& op : spec.blocks.back().ops)
+        if (const auto* linear = std::get_if<LinearOp>(&op.detail)) {
+            any = true;
+            for (const LinearTerm& term : linear->terms)
+                if (!embedded(term.weight)) return false;
+        }
+    return any;
+}
+
 constexpr double never = 1e30;  // more than there is
 
 }  // namespace
@@ -45,7 +63,7 @@ Result<DeviceNeeds> device_needs(const cuda::Table& table, const ModelSpec& spec
     }
     const auto measured = [&](std::size_t first, std::size_t last) -> Result<Taken> {
         auto taken = taken_by(table, spec, weights, options, first, last);
-        if (!taken.ok() && taken.error().code == ErrorCode::resource) return Taken{never, 0};
+        if (!taken.ok() && taken.error().code == ErrorCode::resource && !cuda::lacks_host_memory(taken.error())) return Taken{never, 0};
         return taken;
     };
     needs.weights.assign(n_layers, never);
@@ -60,7 +78,8 @@ Result<DeviceNeeds> device_needs(const cuda::Table& table, const ModelSpec& spec
     for (std::size_t layer = 0; layer < n_layers; ++layer) needs.weights[layer] = of_layer * parameters_of(spec, spec.blocks[layer + 1]) / of_second;
     needs.base = two.bytes - 2 * needs.state_of_layer - needs.weights[0] - needs.weights[1];
     SKIFF_TRY(const Taken head, measured(n_layers + 1, n_layers + 1));
-    needs.head = head.bytes;
+    // A head that reads the embedding's table takes no memory for it.
+    needs.head = head.bytes - (shares_table(spec) && head.bytes < never ? head.weight_bytes : 0);
     return needs;
 }
 

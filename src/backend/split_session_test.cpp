@@ -252,5 +252,61 @@ TEST(DeviceLayers, WhatDoesNotFitIsCopiedOrLeftToTheProcessor) {
     EXPECT_NE(told.find("3 of 8 layers are copied to the device when they are used"), std::string::npos) << told;
 }
 
+// Sets one of the fake device's limits while it lives.
+struct Limit {
+    const char* name;
+    Limit(const char* which, std::int64_t mib) : name(which) { ::setenv(name, std::to_string(mib).c_str(), 1); }
+    ~Limit() { ::unsetenv(name); }
+};
+
+// Copied layers wait in locked memory: where that is short, more of them are no remedy. Who asked for copies is told, who did not gets the processor.
+TEST(DeviceLayers, TooLittleLockedMemoryIsNoReasonToLockMore) {
+    const Small small({{"num_hidden_layers", 8}, {"hidden_size", 384}, {"intermediate_size", 768}});
+    DeviceRequest request = request_of(64);
+    request.choice.fit = DeviceChoice::Fit::what_fits;
+    const Limit memory("SKIFF_FAKE_DEVICE_MIB", 16);
+    for (const std::int64_t locked : {65, 66}) {  // two buffers for uploads of 32 MiB, and not one layer; one layer
+        const Limit pinned("SKIFF_FAKE_PINNED_MIB", locked);
+        request.choice.offload = DeviceChoice::Offload::stream;
+        const auto asked = make_device_session(fake(), small.spec, *small.weights, request);
+        ASSERT_FALSE(asked.ok()) << locked;
+        EXPECT_EQ(asked.error().code, ErrorCode::resource);
+        EXPECT_TRUE(cuda::lacks_host_memory(asked.error()));
+        EXPECT_NE(asked.error().message.find("the weights of a layer"), std::string::npos) << asked.error().to_string();
+        EXPECT_NE(asked.error().message.find("ulimit -l"), std::string::npos) << asked.error().to_string();
+        request.choice.offload = DeviceChoice::Offload::automatic;
+        const auto chosen = make_device_session(fake(), small.spec, *small.weights, request);
+        ASSERT_TRUE(chosen.ok()) << locked << ": " << chosen.error().to_string();
+        EXPECT_NE((*chosen)->where().find("cpu"), std::string::npos) << (*chosen)->where();
+    }
+    const Limit pinned("SKIFF_FAKE_PINNED_MIB", 20);
+    const auto none = make_device_session(fake(), small.spec, *small.weights, request);
+    ASSERT_FALSE(none.ok());
+    EXPECT_TRUE(cuda::lacks_host_memory(none.error())) << none.error().to_string();
+    EXPECT_EQ(none.error().message.find("--offload"), std::string::npos) << none.error().to_string();
+}
+
+// The head reads the embedding's table where they are tied: what it takes is not asked for twice.
+TEST(DeviceLayers, ATiedHeadFitsWhereTheWholeModelDoes) {
+    Json config = *Json::parse(cuda::config_text);
+    for (const auto& [key, number] : std::map<std::string, std::int64_t>{{"num_hidden_layers", 4}, {"vocab_size", 60000}, {"hidden_size", 192}}) config.set(key, number);
+    config.set("tie_word_embeddings", true);
+    const ModelSpec spec = *build_spec(config);
+    const auto weights = random_weights(spec, DType::bf16, 5);
+    DeviceRequest request = request_of(64);
+    request.choice.fit = DeviceChoice::Fit::what_fits;
+    auto options = cuda::small_options(64);
+    options.session = request.session;
+    const auto bytes = cuda::device_session(spec, *weights, options)->device_bytes();
+    const Limit memory("SKIFF_FAKE_DEVICE_MIB", static_cast<std::int64_t>(bytes >> 20) * 16 / 15 + 3);
+    for (const auto offload : {DeviceChoice::Offload::automatic, DeviceChoice::Offload::processor, DeviceChoice::Offload::stream}) {
+        request.choice.offload = offload;
+        const auto session = make_device_session(fake(), spec, *weights, request);
+        ASSERT_TRUE(session.ok()) << session.error().to_string();
+        EXPECT_EQ((*session)->where(), "fake fake device");
+        for (const std::string& remark : (*session)->plan().remarks) EXPECT_EQ(remark.find("copies"), std::string::npos) << remark;
+    }
+}
+
 }  // namespace
 }  // namespace skiff

@@ -24,16 +24,19 @@ Status fill(Session& session, const SpeedTest& test) {
 }
 
 // As generation at temperature 0 does it where the session chooses and feeds the tokens: a few are always on their way.
-Status decode_by_itself(SelfFeeder& feeder, std::int32_t token, std::int64_t n_tokens) {
+Status decode_by_itself(SelfFeeder& feeder, std::span<const std::int32_t> tokens, std::int64_t n_tokens) {
     const std::int64_t ahead = feeder.most_steps() / 2;
+    std::vector<std::int64_t> sequences(tokens.size());
+    std::iota(sequences.begin(), sequences.end(), 0);
     for (std::int64_t queued = 0, read = 0; read < n_tokens; ++read) {
         const std::int64_t n = std::min(ahead - (queued - read), n_tokens - queued);
         if (n > 0 && (n >= ahead / 2 || queued == read)) {
-            SKIFF_CHECK(feeder.queue(0, queued == 0 ? std::optional<std::int32_t>(token) : std::nullopt, {}, n, {}));
+            SKIFF_CHECK(feeder.queue_together(sequences, queued == 0 ? tokens : std::span<const std::int32_t>(), {}, n, {}));
             queued += n;
         }
-        SKIFF_TRY(const auto chosen, feeder.next());
-        if (!chosen) return runtime_error("the model's logits are not numbers, or none is finite");
+        SKIFF_TRY(const auto chosen, feeder.next_together());
+        for (const std::int32_t token : chosen)
+            if (token < 0) return runtime_error("the model's logits are not numbers, or none is finite");
         if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
     }
     return {};
@@ -49,17 +52,25 @@ Result<double> run_once(Session& session, const SpeedTest& test) {
         for (std::int64_t i = 0; i < test.n_tokens; ++i) sequence.push_back(random_token());
     std::vector<BatchItem> items;
     for (std::int64_t sequence = 0; sequence < test.n_sequences; ++sequence) items.push_back({sequence, {0}, BatchItem::Logits::last});
-    SelfFeeder* feeder = test.kind == SpeedTest::Kind::decode && test.n_sequences == 1 ? session.self_feeder() : nullptr;
-    if (feeder != nullptr && !feeder->takes({})) feeder = nullptr;
+    SelfFeeder* feeder = test.kind == SpeedTest::Kind::decode ? session.self_feeder() : nullptr;
+    if (feeder != nullptr && (!feeder->takes({}) || feeder->most_sequences() < test.n_sequences)) feeder = nullptr;
+    const bool own_tokens = !session.where().starts_with("cpu");  // as a device feeds them, so that both ways do the same
+    std::vector<std::int32_t> first;
+    for (const auto& sequence : tokens) first.push_back(sequence.empty() ? 0 : sequence[0]);
     SKIFF_CHECK(session.wait());
     const double begin = monotonic_seconds();
     if (test.kind == SpeedTest::Kind::prefill) {
         SKIFF_CHECK(session.forward(0, tokens[0], BatchItem::Logits::last));
     } else if (feeder != nullptr) {
-        SKIFF_CHECK(decode_by_itself(*feeder, tokens[0][0], test.n_tokens));
+        SKIFF_CHECK(decode_by_itself(*feeder, first, test.n_tokens));
     } else {
         for (std::size_t i = 0; i < tokens[0].size(); ++i) {
-            for (std::size_t sequence = 0; sequence < items.size(); ++sequence) items[sequence].tokens[0] = tokens[sequence][i];
+            for (std::size_t sequence = 0; sequence < items.size(); ++sequence) {
+                items[sequence].tokens[0] = tokens[sequence][i];
+                if (!own_tokens || i == 0) continue;
+                SKIFF_TRY(const auto largest, session.top_row(static_cast<std::int64_t>(sequence)));
+                items[sequence].tokens[0] = largest[0].token;
+            }
             // As generation at temperature 0 does. The last token's logits are wanted whole, for their hash.
             if (i + 1 < tokens[0].size()) SKIFF_CHECK(session.forward_top(items, 1));
             else SKIFF_CHECK(session.forward(items));

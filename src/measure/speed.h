@@ -39,7 +39,7 @@ struct SpeedResult {
 };
 
 // The state that a depth asks for is that of 256 tokens, repeated: its numbers do not matter to the speed.
-// One sequence that decodes on a session that feeds itself goes on with its own tokens; else tokens are pseudo-random and the same every time.
+// On a device sequences that decode go on with their own tokens, as it feeds them itself; else tokens are pseudo-random and the same every time.
 // Each test `repeats` times, the tests taking turns, after one run of each to warm up.
 // `logits_hash` gets the hash of the last logits of the last run: the same for the same model, instruction set and scheme.
 // The session has as many sequences as the tests want. `meter` may be null.

@@ -23,12 +23,24 @@ public:
     virtual bool takes(const ChoiceRule& rule) const = 0;
     virtual std::int64_t most_steps() const = 0;  // that may be queued and not read
 
-    // Queues n_steps: each feeds a token behind the state of the sequence, which grows at once, and chooses the next one. The first feeds `token`, or (nothing) what the
-    // step before it chose. uniforms: a number in [0, 1) for each step, none at temperature 0. Whoever feeds or changes the session otherwise ends the chain; tokens that were
-    // not read are then lost, and the state still has them: it is to be truncated. // uniforms: (n_steps)
-    virtual Status queue(std::int64_t sequence, std::optional<std::int32_t> token, const ChoiceRule& rule, std::int64_t n_steps, std::span<const double> uniforms) = 0;
-    // What the oldest step that was not read has chosen; waits for it. Nothing: its logits leave no choice (NaN, no finite number), and they say why when they are looked at.
-    virtual Result<std::optional<std::int32_t>> next() = 0;
+    virtual std::int64_t most_sequences() const = 0;  // in one chain
+
+    // Queues n_steps: each feeds a token behind the state of every one of the sequences, which grow at once, and chooses their next ones. The first feeds `tokens`, one for each, or (none)
+    // what the step before it chose. uniforms: a number in [0, 1) for each token, none at temperature 0. Whoever feeds or changes the session otherwise ends the chain; tokens that were
+    // not read are then lost, and the state still has them: it is to be truncated. // uniforms: (n_sequences, n_steps)
+    virtual Status queue_together(std::span<const std::int64_t> sequences, std::span<const std::int32_t> tokens, const ChoiceRule& rule, std::int64_t n_steps, std::span<const double> uniforms) = 0;
+    // What the oldest step that was not read has chosen, in the order of the sequences, until the next call; waits for it. Negative: its logits leave no choice (NaN, no finite number), and
+    // they say why when they are looked at; the chain has ended then.
+    virtual Result<std::span<const std::int32_t>> next_together() = 0;
+
+    // The same for one sequence; nothing: no choice.
+    Status queue(std::int64_t sequence, std::optional<std::int32_t> token, const ChoiceRule& rule, std::int64_t n_steps, std::span<const double> uniforms) {
+        return queue_together({&sequence, 1}, token ? std::span<const std::int32_t>(&*token, 1) : std::span<const std::int32_t>(), rule, n_steps, uniforms);
+    }
+    Result<std::optional<std::int32_t>> next() {
+        SKIFF_TRY(const auto tokens, next_together());
+        return tokens.size() == 1 && tokens[0] >= 0 ? std::optional<std::int32_t>(tokens[0]) : std::nullopt;
+    }
 };
 
 }  // namespace skiff

@@ -117,6 +117,51 @@ TEST(TokenStreamOnADevice, NoChoiceIsTheSamplersError) {
     EXPECT_NE(token.error().to_string().find("NaN"), std::string::npos) << token.error().to_string();
 }
 
+// Several sequences with random numbers of their own: chosen and fed there, each is what its sampler gives here.
+TEST(TokenStreamOnADevice, SequencesTogetherAreTheirSamplers) {
+    const Small small;
+    for (const std::int64_t n : {1, 2, 5, 8, 9, 16})
+        for (const Way& way : ways) {
+            if (!way.by_device) continue;
+            auto fed = DeviceSession::create(cuda::fake(), small.spec, *small.weights, small_options(60, n)), plain = DeviceSession::create(cuda::fake(), small.spec, *small.weights, small_options(60, n));
+            ASSERT_TRUE(fed.ok() && plain.ok());
+            std::vector<std::int64_t> sequences;
+            std::vector<std::int32_t> tokens;
+            std::vector<Sampler> here, there;
+            for (std::int64_t i = 0; i < n; ++i) {
+                sequences.push_back(i);
+                tokens.push_back(static_cast<std::int32_t>(3 * i + 1));
+                SamplingOptions sampling = way.sampling;
+                sampling.seed += static_cast<std::uint64_t>(100 * i);
+                here.emplace_back(sampling);
+                there.emplace_back(sampling);
+                for (auto* session : {&fed, &plain}) ASSERT_TRUE((**session).forward(i, some_tokens(static_cast<std::size_t>(2 + i % 3), 131, 5), BatchItem::Logits::none).ok());
+            }
+            std::vector<std::int32_t> last = tokens;
+            SelfFeeder& feeder = *(**fed).self_feeder();
+            for (int part = 0; part < 3; ++part) {
+                constexpr std::int64_t steps = 6;
+                std::vector<double> uniforms;
+                for (const Sampler& sampler : there)
+                    for (const double number : sampler.next_uniforms(steps)) uniforms.push_back(number);
+                const Status queued = feeder.queue_together(sequences, part == 0 ? tokens : std::vector<std::int32_t>(), *there[0].rule(), steps, uniforms);
+                ASSERT_TRUE(queued.ok()) << queued.error().to_string();
+                for (std::int64_t step = 0; step < steps; ++step) {
+                    std::vector<BatchItem> items;
+                    for (std::int64_t i = 0; i < n; ++i) items.push_back({i, {last[static_cast<std::size_t>(i)]}, BatchItem::Logits::last});
+                    ASSERT_TRUE((*plain)->forward(items).ok());
+                    const auto found = feeder.next_together();
+                    ASSERT_TRUE(found.ok());
+                    for (std::size_t i = 0; i < last.size(); ++i) {
+                        last[i] = *here[i].sample(Logits((*plain)->logits_row(static_cast<std::int64_t>(i))));
+                        ASSERT_EQ((*found)[i], last[i]) << way.name << ", sequence " << i << " of " << n << ", step " << step;
+                        there[i].take((*found)[i]);
+                    }
+                }
+            }
+        }
+}
+
 #if defined(SKIFF_EMULATED_CUDA)
 TEST(TokenStreamOnADevice, TheKernelsChooseAsTheHostDoes) {
     static const auto emulated = cuda::open_plug_in(SKIFF_EMULATED_CUDA);

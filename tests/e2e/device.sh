@@ -34,6 +34,11 @@ done
 "$SKIFF" bench "$model" --device cuda -p 0 -n 6 -r 1 --json >"$work/a.json"
 "$SKIFF" bench "$model" --device cuda -p 0 -n 6 -r 1 --graphs off --json >"$work/b.json"
 [ -n "$(hash_of "$work/a.json")" ] && [ "$(hash_of "$work/a.json")" = "$(hash_of "$work/b.json")" ] || fail "graphs change the logits"
+# Fed through the host or by the device itself: the same tokens.
+for sequences in 1 5; do
+    for feed in device host; do "$SKIFF" bench "$model" --device cuda -p 0 -n 9 -r 1 --sequences $sequences --feed $feed --json >"$work/$feed.json"; done
+    [ "$(hash_of "$work/device.json")" = "$(hash_of "$work/host.json")" ] || fail "--feed host feeds $sequences sequences other tokens"
+done
 expect 2 "are a GPU's" "$SKIFF" bench "$model" --graphs off -p 8 -n 4
 expect 2 "are the processor's" "$SKIFF" bench "$model" --device cuda --merge off -p 8 -n 4
 expect 1 "no CUDA row for this --state" "$SKIFF" bench "$model" --device cuda --state int8 -p 8 -n 4 -r 1

@@ -12,13 +12,22 @@ case $1 in
     doctor) echo "{\"devices\": [{\"name\": \"NVIDIA Test\", \"usable\": ${FAKE_USABLE:-true}}]}" ;;
     run) case "$*" in *cuda*) echo "${FAKE_TEXT:-Once there was a girl who had a ball.}" ;; *) echo "Once there was a girl who had a dog." ;; esac ;;
     eval) case "$*" in *cuda*) value=${FAKE_PERPLEXITY-17.42} ;; *) value=17.4 ;; esac; printf '{\n  "model": {"path": "x"},\n  "perplexity": {\n    "value": %s,\n    "tokens": 8\n  }\n}\n' "$value" ;;
-    bench) printf '{\n  "results": [1]\n}\n' ;;
+    bench)
+        shape=${2##*/}
+        printf '{\n  "results": [{"test": "pp2048", "tokens_per_s": {"median": 9000.5, "min": 1}, "share_of_bandwidth": null, "share_of_gemm_rate": 0.61},\n    {"test": "tg128", "tokens_per_s": {"median": 220.25, "min": 1}, "share_of_bandwidth": 0.7%s}' "$(case $shape in B.json) echo 0 ;; *) echo 4 ;; esac)"
+        case $* in *--sequences*) for n in "" x2 x4 x8 x16; do printf ', {"test": "tg512%s @ d512", "tokens_per_s": {"median": 4%s.5}}' "$n" "${n#x}"; done ;; esac
+        printf ']\n}\n'
+        ;;
 esac
 END
 cat >"$work/build/bin/cuda_sweep" <<'END'
 #!/usr/bin/env bash
 echo "$*" >>"${0%/bin/*}/sweeps"
-echo "{\"part\": \"$1\", \"us\": 1.5}"
+case $* in
+    "attention bf16") for pair in "1024 0.5" "8192 0.82" "32768 0.81"; do echo "{\"part\": \"attention\", \"state\": \"bf16\", \"head_dim\": 128, \"length\": ${pair% *}, \"tokens\": 1, \"share_of_read\": ${pair#* }}"; done ;;
+    gemv*) echo "{\"part\": \"gemv\", \"scheme\": \"$2\", \"tokens\": 1, \"bytes\": 70000000, \"share_of_read\": 0.8$((${#2} % 10))}" ;;
+    *) echo "{\"part\": \"$1\", \"us\": 1.5}" ;;
+esac
 [ "$*" != "${FAKE_SLOW:-}" ] || exec sleep 60
 [ "$*" != "${FAKE_BAD:-}" ] || exit 3
 END
@@ -28,7 +37,7 @@ printf '#!/usr/bin/env bash\necho "$*" >>"${0%%/*}/calls"\n' >"$work/tools/compu
 chmod +x "$work"/build/bin/* "$work"/build/*_tests "$work/tools/compute-sanitizer"
 suite() {  # STATUS STAGE...
     local wanted=$1 status=0; shift
-    PATH=$work/tools:$PATH SKIFF_CUDA_LIBRARIES=$work BUILD=$work/build RESULTS=$work/results bash "$SKIFF_SOURCE_DIR/bench/gpu_suite" "$@" >"$work/log" 2>&1 || status=$?
+    PATH=$work/tools:$PATH COMPUTE_SANITIZER=${FAKE_SANITIZER-$work/tools/compute-sanitizer} SKIFF_CUDA_LIBRARIES=$work BUILD=$work/build RESULTS=$work/results bash "$SKIFF_SOURCE_DIR/bench/gpu_suite" "$@" >"$work/log" 2>&1 || status=$?
     [ $status = "$wanted" ] || fail "exit $status instead of $wanted: gpu_suite $*"
 }
 kept() { grep -c -- "$2" "$work/results/gpu-nvidia-test-$1.jsonl" || true; }
@@ -44,6 +53,27 @@ for stage in test sanitize sweep e2e; do [ "$(kept $stage '"status": 0')" -gt 3 
 before=$(wc -l <"$work/build/sweeps")
 suite 0
 [ "$(wc -l <"$work/build/sweeps")" = "$before" ] || fail "what was done is done again"
+
+# The figures are read from the results: below, reached, not run.
+rows() { grep -cF -- "$1" "$work/results/gpu-nvidia-test-figures.md" || true; }
+[ "$(rows "| L8 bf16, one sequence, of the read bandwidth | 74.0 % (220.2 tok/s) | 75 % | below |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of L8 bf16"; }
+[ "$(rows "| B bf16, one sequence | 70.0 % (220.2 tok/s) | 60 % | reached |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of B"; }
+[ "$(rows "bf16, the slowest | 81.0 % | 80 % | reached |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of attention"; }
+[ "$(rows "the slowest scheme and shape | 82.0 % | 88 % | below |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of GEMV"; }
+[ "$(rows "of the measured GEMM rate | 61.0 % (9000.5 tok/s) | 60 % | reached |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of prefill"; }
+[ "$(rows "| 8 | 48.5 | 48.5 | 168.86 | 108.73 | 76.59 |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the table of Llama-2-13B"; }
+mv "$work/results" "$work/kept"
+suite 0 figures
+[ "$(rows "not run")" -ge 12 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "figures without results"; }
+rm -r "$work/results"
+mv "$work/kept" "$work/results"
+
+# A program that is not there is no success.
+rm "$work/results/gpu-nvidia-test-sanitize.jsonl"
+FAKE_SANITIZER='' suite 76 sanitize
+[ "$(kept sanitize '"step": "compute-sanitizer", "status": "skipped"')" = 1 ] || fail "a skipped stage is not recorded"
+grep -q "not all is done, skipped: sanitize compute-sanitizer" "$work/log" || fail "nothing says at the end what was skipped"
+suite 0 sanitize
 
 # What must not pass.
 rm -r "$work/results"

@@ -20,7 +20,7 @@ inline constexpr std::size_t most_programs = 96;      // prompts come in many le
 inline constexpr int n_slots = 16;                    // runs whose inputs may be on the way
 inline constexpr std::int64_t logits_bytes = 64 << 20;  // of a run
 inline constexpr std::size_t workspace_bytes = 64 << 20;
-inline constexpr std::int64_t most_top = 64, most_top_rows = 16;  // of what the device collects of the largest logits
+inline constexpr std::int64_t most_top = 64, most_top_rows = FeedQueue::most_wide;  // of what the device collects of the largest logits
 inline constexpr std::int64_t feed_ring = 256;         // random numbers on the device, a power of two above FeedQueue::most
 inline constexpr std::int64_t most_batch = 16384;      // tokens of a run: several kernels have a row of blocks for each, and a grid has 65535
 
@@ -75,8 +75,9 @@ private:
         explicit Feeder(CudaSession& session) : session_(session) {}
         bool takes(const ChoiceRule& rule) const override;
         std::int64_t most_steps() const override { return FeedQueue::most; }
-        Status queue(std::int64_t sequence, std::optional<std::int32_t> token, const ChoiceRule& rule, std::int64_t n_steps, std::span<const double> uniforms) override;
-        Result<std::optional<std::int32_t>> next() override { return session_.next_chosen(); }
+        std::int64_t most_sequences() const override { return session_.most_chain(); }
+        Status queue_together(std::span<const std::int64_t> sequences, std::span<const std::int32_t> tokens, const ChoiceRule& rule, std::int64_t n_steps, std::span<const double> uniforms) override;
+        Result<std::span<const std::int32_t>> next_together() override { return session_.next_chosen(); }
 
     private:
         CudaSession& session_;
@@ -103,6 +104,7 @@ private:
     Status make_state();
     bool library_takes_all() const;
     Status check(std::span<const BatchItem> items) const;
+    Status check_taps(std::int64_t n_tokens) const;
     Status feed(std::span<const BatchItem> items, const LogitsSink& sink);
     Status feed_hidden(std::int64_t sequence, std::span<const float> input, std::vector<float>& output);
     Status run(Chunk& chunk);
@@ -123,10 +125,11 @@ private:
     Status make_sample_scratch();
     Status put_page_table(std::byte* at);
     bool feeds_itself() const { return !recurrent_ && plan_.has_head && model_.input < 0; }
-    Status begin_chain(std::int64_t sequence, std::int32_t token, const ChoiceRule& rule);
-    Status queue_steps(std::optional<std::int32_t> token, std::int64_t n_steps, std::span<const double> uniforms);
-    Status put_uniforms(std::int64_t position, std::span<const double> uniforms);
-    Result<std::optional<std::int32_t>> next_chosen();
+    std::int64_t most_chain() const;  // sequences that a chain may have
+    Status begin_chain(std::span<const std::int64_t> sequences, std::span<const std::int32_t> tokens, const ChoiceRule& rule);
+    Status queue_steps(std::span<const std::int32_t> tokens, std::int64_t n_steps, std::span<const double> uniforms);
+    Status put_uniforms(std::span<const std::int32_t> positions, std::int64_t n_steps, std::span<const double> uniforms);
+    Result<std::span<const std::int32_t>> next_chosen();
     void end_chain() { feed_.end(); }
     void forget_programs();
     Status truncate(std::int64_t sequence, std::int64_t n_tokens);
@@ -167,8 +170,8 @@ private:
     std::int64_t last_tokens_ = 0;        // of the last run
     FeedQueue feed_;                      // what it has chosen and fed by itself
     ChoiceRule feed_rule_;                // of the program that does
-    std::int32_t* feed_history_ = nullptr;  // on the device: (capacity + 1), the token of each position of the chain
-    double* feed_uniforms_ = nullptr;       // on the device: (feed_ring), by position
+    std::int32_t* feed_history_ = nullptr;  // on the device: (capacity + 1, sequences of the chain), the tokens of each position
+    double* feed_uniforms_ = nullptr;       // on the device: (most_chain, feed_ring), by position
     std::byte* ring_backup_ = nullptr;
     mutable std::byte* host_page_ = nullptr;  // pinned, the largest part of a snapshot
     std::vector<Slot> slots_;

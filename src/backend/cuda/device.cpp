@@ -6,6 +6,7 @@
 namespace skiff::cuda {
 namespace {
 
+constexpr const char* host_memory = "host memory";
 constexpr std::size_t staging_bytes = std::size_t{32} << 20;
 
 std::string gib_text(std::uint64_t bytes) {
@@ -15,6 +16,10 @@ std::string gib_text(std::uint64_t bytes) {
 }
 
 }  // namespace
+
+bool lacks_host_memory(const Error& error) {
+    return error.code == ErrorCode::resource && std::find(error.context.begin(), error.context.end(), host_memory) != error.context.end();
+}
 
 Result<std::unique_ptr<Device>> Device::open(const Table& table, int number) {
     std::unique_ptr<Device> device(new Device(table, number));
@@ -72,10 +77,10 @@ void Device::release(std::byte* address) {
     memory_.erase(found);
 }
 
-Result<std::byte*> Device::allocate_pinned(std::size_t size_bytes) {
+Result<std::byte*> Device::allocate_pinned(std::size_t size_bytes, const std::string& what, const std::string& remedy) {
     void* address = nullptr;
     if (table_.allocate_pinned(std::max<std::size_t>(size_bytes, 1), &address) != 0 || address == nullptr)
-        return resource_error("the host cannot lock " + gib_text(size_bytes) + " of memory for copies to the device; take --offload processor, or a smaller --scheme");
+        return resource_error("the host cannot lock " + gib_text(size_bytes) + " for " + what + "; give it more memory or a higher limit (ulimit -l), or " + remedy).with_context(host_memory);
     pinned_.push_back(static_cast<std::byte*>(address));
     return static_cast<std::byte*>(address);
 }
@@ -84,7 +89,7 @@ Result<Device::Staging*> Device::next_staging() {
     Staging& staging = staging_[next_staging_];
     next_staging_ ^= 1;
     if (staging.memory == nullptr) {
-        SKIFF_TRY(staging.memory, allocate_pinned(staging_bytes));
+        SKIFF_TRY(staging.memory, allocate_pinned(staging_bytes, "copies"));
         SKIFF_CHECK(check(table_.make_event(&staging.copied), "making an event"));
     }
     if (staging.used) SKIFF_CHECK(check(table_.wait_event(staging.copied), "copying to the device"));

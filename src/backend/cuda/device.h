@@ -12,6 +12,9 @@
 
 namespace skiff::cuda {
 
+// Whether it was the host's memory that was too small: fewer layers on the device do not help then.
+bool lacks_host_memory(const Error& error);
+
 class Device {
 public:
     static Result<std::unique_ptr<Device>> open(const Table& table, int number = 0);
@@ -33,7 +36,8 @@ public:
     // Device memory, for good. What names it in the error for too little of it.
     Result<std::byte*> allocate(std::size_t size_bytes, const std::string& what);
     void release(std::byte* address);
-    Result<std::byte*> allocate_pinned(std::size_t size_bytes);
+    // Host memory that copies run from and to. The error (lacks_host_memory) names what it is for, and the options that need less of it.
+    Result<std::byte*> allocate_pinned(std::size_t size_bytes, const std::string& what, const std::string& remedy = "take --device cpu");
     std::uint64_t allocated_bytes() const { return allocated_bytes_; }
     Result<std::uint64_t> free_bytes() const;
 

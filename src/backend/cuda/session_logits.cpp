@@ -44,7 +44,7 @@ Status CudaSession::top_on_device(std::int64_t limit) {
     SKIFF_CHECK(make_sample_scratch());
     if (top_memory_ == nullptr) {
         SKIFF_TRY(top_memory_, device_->allocate(2 * value_bytes, "the largest logits"));
-        SKIFF_TRY(host_top_, device_->allocate_pinned(2 * value_bytes));
+        SKIFF_TRY(host_top_, device_->allocate_pinned(2 * value_bytes, "the largest logits"));
     }
     SampleArgs args;
     args.logits = last_->output;
@@ -72,7 +72,7 @@ Status CudaSession::top_on_device(std::int64_t limit) {
 Status CudaSession::fetch(float* target, std::int64_t n_rows) const {
     const std::size_t size = static_cast<std::size_t>(n_rows * model_.output_width) * sizeof(float);
     if (host_rows_ == nullptr) {
-        SKIFF_TRY(host_rows_, device_->allocate_pinned(static_cast<std::size_t>(most_rows_ * model_.output_width) * sizeof(float)));
+        SKIFF_TRY(host_rows_, device_->allocate_pinned(static_cast<std::size_t>(most_rows_ * model_.output_width) * sizeof(float), "logits"));
     }
     SKIFF_CHECK(device_->check(device_->table().copy_out(host_rows_, last_->output, size, device_->stream()), "copying logits from the device"));
     SKIFF_CHECK(device_->wait());

@@ -41,7 +41,7 @@ EmitOptions CudaSession::emit_options() const {
     options.choose.uniforms = feed_uniforms_;
     options.choose.n_uniforms = feed_ring;
     options.choose.history = feed_history_;
-    options.choose.history_stride = pages_->capacity() + 1;
+    options.choose.history_length = pages_->capacity() + 1;
     options.choose.scratch = reinterpret_cast<float*>(top_scratch_);
     return options;
 }
@@ -74,7 +74,8 @@ Result<CudaSession::Slot*> CudaSession::next_slot() {
     const std::size_t table_bytes = static_cast<std::size_t>(pages_->n_pages()) * sizeof(std::int32_t);
     if (slots_.size() < n_slots) {
         Slot slot;
-        SKIFF_TRY(slot.memory, device_->allocate_pinned(inputs_bytes() + hidden_bytes + table_bytes));
+        const auto uniform_bytes = static_cast<std::size_t>(most_chain() * FeedQueue::most) * sizeof(double);
+        SKIFF_TRY(slot.memory, device_->allocate_pinned(std::max(inputs_bytes() + hidden_bytes + table_bytes, uniform_bytes), "the inputs of a run", "take a smaller --batch or --device cpu"));
         SKIFF_CHECK(device_->check(device_->table().make_event(&slot.free), "making an event"));
         slots_.push_back(slot);
         return &slots_.back();
@@ -260,6 +261,13 @@ Status CudaSession::check(std::span<const BatchItem> items) const {
     return {};
 }
 
+// Taps see one run, the last: of a call that takes several they would show a part, and their sums would be short.
+Status CudaSession::check_taps(std::int64_t n_tokens) const {
+    const std::int64_t most = std::min(most_tokens_, most_rows_);
+    if (options_.taps.empty() || n_tokens <= most) return {};
+    return usage_error("taps see one run of at most " + std::to_string(most) + " tokens; feed " + std::to_string(n_tokens) + " in parts");
+}
+
 // A convolution remembers its inputs in place: what is refused, interrupted or fails when tokens have gone through must be taken back. Only the plain step of decoding, a token for each
 // sequence and logits that wait on the device, has nothing to be refused by but a failed launch, and goes without the copy.
 bool CudaSession::needs_backup(std::span<const BatchItem> items, const LogitsSink& sink) const {
@@ -289,6 +297,9 @@ Status CudaSession::forward(std::span<const BatchItem> items, const LogitsSink& 
     end_chain();
     if (model_.input >= 0) return usage_error("this stretch of the model has no embedding; give it hidden states");
     SKIFF_CHECK(check(items));
+    std::size_t n_tokens = 0;
+    for (const BatchItem& item : items) n_tokens += item.tokens.size();
+    SKIFF_CHECK(check_taps(static_cast<std::int64_t>(n_tokens)));
     std::vector<std::int64_t> lengths;
     for (std::int64_t sequence = 0; sequence < pages_->n_sequences(); ++sequence) lengths.push_back(pages_->length(sequence));
     const bool backs_up = needs_backup(items, sink);
@@ -358,6 +369,7 @@ Status CudaSession::forward_hidden(std::int64_t sequence, std::span<const float>
     if (n_tokens * model_.input_width != static_cast<std::int64_t>(input.size())) return usage_error("the hidden states are no whole number of tokens");
     if (sequence < 0 || sequence >= pages_->n_sequences()) return usage_error("sequence " + std::to_string(sequence) + " is not in this session");
     if (pages_->length(sequence) + n_tokens > pages_->capacity()) return resource_error("the context of " + std::to_string(pages_->capacity()) + " tokens is full");
+    SKIFF_CHECK(check_taps(n_tokens));
     const std::int64_t length = pages_->length(sequence);
     const bool backs_up = recurrent_ && n_tokens > 1;
     rings_touched_ = false;

@@ -10,7 +10,7 @@ Status CudaSession::truncate(std::int64_t sequence, std::int64_t n_tokens) {
     if (n_tokens < 0 || n_tokens > length) return usage_error("cannot truncate a sequence of " + std::to_string(length) + " tokens to " + std::to_string(n_tokens));
     if (recurrent_ && n_tokens != 0 && n_tokens != length)
         return unsupported("on the device this model's convolutions remember only the last tokens: a sequence of " + std::to_string(length) + " tokens cannot go back to " + std::to_string(n_tokens) + "; begin it anew");
-    if (sequence == feed_.sequence()) end_chain();
+    if (feed_.has(sequence)) end_chain();
     pages_->truncate(sequence, n_tokens);
     return {};
 }
@@ -64,7 +64,7 @@ StateSnapshot CudaSession::snapshot(std::int64_t sequence) const {
     std::size_t largest = 1;
     for (const Pool& pool : pools_) largest = std::max({largest, pool.page_bytes, pool.ring_bytes});
     if (host_page_ == nullptr) {
-        auto pinned = device_->allocate_pinned(largest);
+        auto pinned = device_->allocate_pinned(largest, "a page of the state");
         if (!pinned.ok()) return fail(pinned.take_error());
         host_page_ = *pinned;
     }

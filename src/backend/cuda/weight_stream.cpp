@@ -29,7 +29,7 @@ Status WeightStream::pin_last() {
     Block& block = blocks_.back();
     block.size_bytes = packed_.size();
     largest_ = std::max(largest_, block.size_bytes);
-    SKIFF_TRY(block.host, device_.allocate_pinned(block.size_bytes));
+    SKIFF_TRY(block.host, device_.allocate_pinned(block.size_bytes, "the weights of a layer that is copied to the device", "take --offload processor or a smaller --scheme"));
     if (block.size_bytes > 0) std::memcpy(block.host, packed_.data(), block.size_bytes);
     packed_.clear();
     return {};

@@ -101,22 +101,39 @@ Status CalibrationWalk::run(std::size_t block, const WeightSource& weights, cons
     const bool keep = outputs == Outputs::kept;
     if (keep && block == 0) hidden_.resize(static_cast<std::size_t>(text_.n_tokens() * plan.output_width));
     float* at = hidden_.data();
-    std::vector<float> output;
+    const std::int64_t most = runner_ != nullptr ? runner_->most_tokens() : INT64_MAX;
     std::vector<std::span<const float>> values(look.ids.size());
     for (std::size_t sample = 0; sample < text_.samples.size(); ++sample) {
         if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
         const auto& tokens = text_.samples[sample];
         const std::span<float> input{at, tokens.size() * static_cast<std::size_t>(block == 0 ? plan.output_width : plan.input_width)};
-        if (block == 0) {
-            SKIFF_CHECK(session->forward(0, tokens, BatchItem::Logits::all));
-            std::copy(session->logits().begin(), session->logits().end(), input.begin());
-        } else {
-            SKIFF_CHECK(session->forward_hidden(0, input, output));
+        const auto n_tokens = static_cast<std::int64_t>(tokens.size());
+        std::vector<float> output;
+        std::vector<std::vector<float>> gathered(look.ids.size());  // of a text in parts
+        for (std::int64_t first = 0; first == 0 || first < n_tokens; first += most) {
+            const auto n = static_cast<std::size_t>(std::min(most, n_tokens - first)), width = tokens.empty() ? 0 : input.size() / tokens.size();
+            const std::span<float> part = input.subspan(static_cast<std::size_t>(first) * width, n * width);
+            if (block == 0) {
+                SKIFF_CHECK(session->forward(0, std::span(tokens).subspan(static_cast<std::size_t>(first), n), BatchItem::Logits::all));
+                std::copy(session->logits().begin(), session->logits().end(), part.begin());
+            } else if (n_tokens <= most) {
+                SKIFF_CHECK(session->forward_hidden(0, part, output));
+            } else {
+                std::vector<float> more;
+                SKIFF_CHECK(session->forward_hidden(0, part, more));
+                output.insert(output.end(), more.begin(), more.end());
+            }
+            if (!look.observers.empty() && !tokens.empty()) SKIFF_CHECK(observe_run(look, stretch, part, *session));
+            for (std::size_t i = 0; i < look.ids.size() && look.sink && n_tokens > most; ++i) {
+                if (look.ids[i] == stretch.in) continue;
+                const auto seen = session->tap(spec_.values[static_cast<std::size_t>(look.ids[i])].name);
+                gathered[i].insert(gathered[i].end(), seen.begin(), seen.end());
+            }
+            if (n_tokens - first <= most) break;
         }
-        if (!look.observers.empty() && !tokens.empty()) SKIFF_CHECK(observe_run(look, stretch, input, *session));
         if (look.sink) {
             for (std::size_t i = 0; i < look.ids.size(); ++i) {
-                values[i] = look.ids[i] == stretch.in ? input : session->tap(spec_.values[static_cast<std::size_t>(look.ids[i])].name);
+                values[i] = look.ids[i] == stretch.in ? std::span<const float>(input) : n_tokens > most ? std::span<const float>(gathered[i]) : session->tap(spec_.values[static_cast<std::size_t>(look.ids[i])].name);
                 if (values[i].empty() && !tokens.empty()) return runtime_error("the value " + spec_.values[static_cast<std::size_t>(look.ids[i])].name + " of " + stretch.name + " did not come from " + session->where());
             }
             SKIFF_CHECK(look.sink(static_cast<std::int64_t>(sample), values, session->pool()));

@@ -113,6 +113,55 @@ TEST(WalkOnADevice, ValuesCanBeWatched) {
         }
 }
 
+// A text longer than a run of the device is fed in parts: its sums hold all of them, and its values are all there.
+TEST(WalkOnADevice, LongTextsAreCountedToTheirEnd) {
+    cuda::Small small({{"num_hidden_layers", 1}, {"hidden_size", 32}, {"intermediate_size", 40}, {"num_attention_heads", 2}, {"num_key_value_heads", 1}, {"max_position_embeddings", 4096}});
+    const auto runner = make_device_blocks(cuda::fake(), {});
+    ASSERT_TRUE(runner.ok());
+    const auto length = static_cast<std::size_t>((*runner)->most_tokens()) + 60;
+    ASSERT_LE(length, 4096u);
+    const CalibrationText text = random_text(small.spec.n_vocab, {9, length});
+    CalibrationWalk here(small.spec, text, 2), there(small.spec, text, 2, runner->get());
+    ASSERT_TRUE(here.embed(*small.weights).ok() && there.embed(*small.weights).ok());
+    const auto expected = here.observe(1, *small.weights, StatisticsNeed::moments), found = there.observe(1, *small.weights, StatisticsNeed::moments);
+    ASSERT_TRUE(expected.ok());
+    ASSERT_TRUE(found.ok()) << found.error().to_string();
+    for (const auto& [key, statistics] : *expected) {
+        EXPECT_EQ(found->at(key)->n_tokens, static_cast<std::int64_t>(length) + 9) << key;
+        EXPECT_LE(apart(found->at(key)->mean_square, statistics->mean_square), 1e-4) << key;
+    }
+    std::vector<ValueId> ids;
+    for (const auto& [key, id] : linear_inputs(small.spec.blocks[1])) ids.push_back(id);
+    const auto values_of = [&](CalibrationWalk& walk) {
+        std::vector<float> all;
+        const Status status = walk.watch(1, *small.weights, ids, [&](std::int64_t, std::span<const std::span<const float>> values, ThreadPool&) -> Status {
+            for (const auto& value : values) all.insert(all.end(), value.begin(), value.end());
+            return {};
+        });
+        EXPECT_TRUE(status.ok()) << status.error().to_string();
+        return all;
+    };
+    EXPECT_LE(cuda::distance(values_of(there), values_of(here)), 1e-4);
+    ASSERT_TRUE(here.advance(1, *small.weights).ok() && there.advance(1, *small.weights).ok());
+    EXPECT_LE(cuda::distance(there.hidden(), here.hidden()), 1e-4);
+}
+
+// Who feeds it more at once is told, for the values of one run would be taken for those of all.
+TEST(WalkOnADevice, ARunAboveTheMostIsRefusedWhereTapsLook) {
+    const cuda::Small small;
+    auto options = cuda::small_options(200);
+    options.first_block = options.last_block = 1;
+    options.fuse = cuda::DeviceModelOptions::Fuse::off;
+    for (const auto& [key, id] : linear_inputs(small.spec.blocks[1])) options.taps = {small.spec.values[static_cast<std::size_t>(id)].name};
+    const auto session = cuda::device_session(small.spec, *small.weights, options);
+    ASSERT_NE(session, nullptr);
+    std::vector<float> output;
+    const std::vector<float> input(static_cast<std::size_t>(49 * small.spec.d_model), 0.5f);
+    EXPECT_EQ(session->forward_hidden(0, input, output).error().code, ErrorCode::usage);
+    EXPECT_EQ(session->state().length(0), 0);
+    EXPECT_TRUE(session->forward_hidden(0, std::span(input).first(static_cast<std::size_t>(48 * small.spec.d_model)), output).ok());
+}
+
 #if defined(SKIFF_EMULATED_CUDA)
 // Operands of bf16: the second moments of what the kernels compute with, near those of the processor's floats.
 TEST(WalkOnADevice, TheKernelsHessians) {

@@ -287,12 +287,12 @@ struct SampleArgs {
     double temperature = 0, top_p = 1;
     double log_min_p = -1e300;           // of the choice: logits below the largest + log_min_p are left out
     std::int32_t top_k = 1;              // 1 .. 64
-    const double* uniforms = nullptr;    // (n_uniforms), of temperature > 0: the number in [0, 1) for the token at position p is uniforms[p % n_uniforms]
+    const double* uniforms = nullptr;    // (n_tokens, n_uniforms), of temperature > 0: numbers in [0, 1), that of token t at position p in column p % n_uniforms
     std::int64_t n_uniforms = 0;
     std::int32_t* positions = nullptr;   // (n_tokens) in; with `feed` one more afterwards
     std::int32_t* ids = nullptr;         // (n_tokens) out: the chosen token, which the next step's embedding reads; 0 where there is no choice
-    std::int32_t* history = nullptr;     // or (n_tokens, history_stride): ids at their position + 1; -1 where there is no choice: NaN, or no finite logit
-    std::int64_t history_stride = 0;
+    std::int32_t* history = nullptr;     // or (history_length, n_tokens): ids in the row of their position + 1; -1 where there is no choice: NaN, or no finite logit
+    std::int64_t history_length = 0;
     enum class Feed : std::uint8_t { keep, advance } feed = Feed::keep;  // advance: positions[t] += 1, for a graph that feeds itself
     float* scratch = nullptr;            // sample_scratch_bytes() of the most tokens that a launch brings, zero before the first; at most 1024
     float* top_values = nullptr;         // or (n_tokens, 64) out: the top_k logits, descending, and

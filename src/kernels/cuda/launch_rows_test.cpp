@@ -178,7 +178,7 @@ TEST(CudaSample, takes_the_largest) {
             DeviceArray<std::int32_t> ids(n_tokens), positions(std::vector<std::int32_t>{4, 9}), history(n_tokens * 12), top_ids(n_tokens * 64);
             DeviceArray<float> top_values(n_tokens * 64);
             SampleArgs args;
-            args.logits = device.data(), args.stride = stride, args.n_vocab = n_vocab, args.n_tokens = n_tokens, args.ids = ids.data(), args.positions = positions.data(), args.history = history.data(), args.history_stride = 12;
+            args.logits = device.data(), args.stride = stride, args.n_vocab = n_vocab, args.n_tokens = n_tokens, args.ids = ids.data(), args.positions = positions.data(), args.history = history.data(), args.history_length = 12;
             args.feed = SampleArgs::Feed::advance, args.scratch = reinterpret_cast<float*>(scratch.data());
             ASSERT_EQ(launch_sample(args, launch), 0);
             const auto got = ids.values(), fed = positions.values(), past = history.values();
@@ -194,7 +194,7 @@ TEST(CudaSample, takes_the_largest) {
                 const auto ts = static_cast<std::size_t>(t);
                 ASSERT_EQ(got[ts], order.empty() ? 0 : order[0]);
                 ASSERT_EQ(fed[ts], began[ts] + 1);
-                ASSERT_EQ(past[ts * 12 + static_cast<std::size_t>(began[ts]) + 1], order.empty() ? -1 : got[ts]);
+                ASSERT_EQ(past[(static_cast<std::size_t>(began[ts]) + 1) * static_cast<std::size_t>(n_tokens) + ts], order.empty() ? -1 : got[ts]);
                 for (std::size_t i = 0; i < 64; ++i) ASSERT_EQ(tops[ts * 64 + i], i < order.size() && i < static_cast<std::size_t>(args.top_k) ? order[i] : -1) << "token " << t << " rank " << i << " of " << n_vocab;
             }
         });
@@ -263,7 +263,7 @@ TEST(CudaSample, chooses_by_the_rule) {
     for (float& x : logits) x *= 3;
     const DeviceArray<float> device(logits);
     const DeviceMemory scratch(sample_scratch_bytes(n_tokens));
-    const std::vector<double> numbers = {0.0, 0.31, 0.77, 0.999, 0.5};
+    const std::vector<double> numbers = {0.0, 0.31, 0.77, 0.999, 0.5, 0.6, 0.2, 0.9, 0.05, 0.4, 0.85, 0.15, 0.7, 0.95, 0.35};  // (n_tokens, 5)
     const DeviceArray<double> uniforms(numbers);
     struct Case {
         double temperature, top_p, min_p;
@@ -275,7 +275,7 @@ TEST(CudaSample, chooses_by_the_rule) {
             SampleArgs args;
             args.logits = device.data(), args.stride = args.n_vocab = n_vocab, args.n_tokens = n_tokens, args.ids = ids.data(), args.positions = positions.data(), args.scratch = reinterpret_cast<float*>(scratch.data());
             args.temperature = c.temperature, args.top_p = c.top_p, args.top_k = c.top_k, args.uniforms = uniforms.data(), args.n_uniforms = 5, args.feed = SampleArgs::Feed::advance;
-            args.history = history.data(), args.history_stride = 32;
+            args.history = history.data(), args.history_length = 32;
             if (c.min_p > 0) args.log_min_p = std::log(c.min_p);
             ASSERT_EQ(launch_sample(args, launch), 0);
             const auto got = ids.values(), past = history.values();
@@ -294,11 +294,11 @@ TEST(CudaSample, chooses_by_the_rule) {
                     total += chances.emplace_back(std::exp(row[id] / c.temperature));
                 }
                 const std::int64_t position = t == 0 ? 0 : t == 1 ? 6 : 18;
-                double left = numbers[static_cast<std::size_t>(position % 5)] * total;
+                double left = numbers[static_cast<std::size_t>(t * 5 + position % 5)] * total;
                 std::size_t wanted = 0;
                 while (wanted + 1 < chances.size() && left >= chances[wanted]) left -= chances[wanted++];
                 EXPECT_EQ(got[static_cast<std::size_t>(t)], order[wanted]) << "token " << t << " at temperature " << c.temperature;
-                EXPECT_EQ(past[static_cast<std::size_t>(t * 32 + position + 1)], order[wanted]);
+                EXPECT_EQ(past[static_cast<std::size_t>((position + 1) * n_tokens + t)], order[wanted]);
             }
         });
 }
@@ -315,7 +315,7 @@ TEST(CudaSample, says_that_there_is_no_choice) {
             DeviceArray<std::int32_t> ids(std::vector<std::int32_t>{9}), positions(std::vector<std::int32_t>{2}), history(8);
             SampleArgs args;
             args.logits = device.data(), args.stride = args.n_vocab = 4, args.n_tokens = 1, args.ids = ids.data(), args.positions = positions.data(), args.scratch = reinterpret_cast<float*>(scratch.data());
-            args.temperature = temperature, args.top_k = 4, args.uniforms = uniforms.data(), args.n_uniforms = 1, args.history = history.data(), args.history_stride = 8;
+            args.temperature = temperature, args.top_k = 4, args.uniforms = uniforms.data(), args.n_uniforms = 1, args.history = history.data(), args.history_length = 8;
             ASSERT_EQ(launch_sample(args, test_launch()), 0);
             const bool one_is_nan = logits[0] == 1 && std::isnan(logits[1]);
             EXPECT_EQ(history.values()[3], one_is_nan && temperature == 0 ? 2 : -1);  // the largest of what are numbers, as on the host

@@ -159,10 +159,10 @@ __global__ void __launch_bounds__(threads) sample_kernel(const __grid_constant__
     const std::int32_t position = args.positions != nullptr ? args.positions[token] : 0;
     const float highest = n > 0 ? logit_of(ordered[0]) : INFINITY;
     const bool has_choice = (n == k || n == args.n_vocab) && highest - highest == 0;
-    if (draws && has_choice && n > 1) chosen = choose_token({args.top_p, args.log_min_p}, scores, weights, chances, n, args.uniforms[position % args.n_uniforms]);
+    if (draws && has_choice && n > 1) chosen = choose_token({args.top_p, args.log_min_p}, scores, weights, chances, n, args.uniforms[token * args.n_uniforms + position % args.n_uniforms]);
     const std::int32_t id = n > 0 ? id_of(ordered[chosen]) : 0;
     if (args.ids != nullptr) args.ids[token] = id;
-    if (args.history != nullptr && position + 1 < args.history_stride) args.history[token * args.history_stride + position + 1] = has_choice ? id : -1;
+    if (args.history != nullptr && position + 1 < args.history_length) args.history[static_cast<std::int64_t>(position + 1) * args.n_tokens + token] = has_choice ? id : -1;
     if (args.feed == SampleArgs::Feed::advance && args.positions != nullptr) args.positions[token] = position + 1;
 }
 

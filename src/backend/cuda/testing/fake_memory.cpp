@@ -136,6 +136,10 @@ int release_from(std::map<const std::byte*, std::size_t>& memory, void* address)
 int release(void* address) { return release_from(device_memory(), address); }
 int allocate_pinned(std::size_t size, void** address) {
     if (captures > 0) return in_capture;
+    std::uint64_t used = size;
+    for (const auto& [address_of, size_of] : pinned_memory()) used += size_of;
+    const char* most = std::getenv("SKIFF_FAKE_PINNED_MIB");
+    if (most != nullptr && used > std::strtoull(most, nullptr, 10) << 20) return out_of_memory;
     auto* memory = static_cast<std::byte*>(std::aligned_alloc(256, (size + 255) / 256 * 256));
     if (memory == nullptr) return out_of_memory;
     pinned_memory().emplace(memory, size);

@@ -2,7 +2,7 @@
 // runs the kernels' own sources (emulated_device.cpp).
 //
 // It is stricter than a device. Memory comes filled with NaN; an address that no allocation holds is refused; work waits in the stream until somebody waits for
-// it, so that host memory which changes too early shows; a capture refuses what CUDA refuses. SKIFF_FAKE_DEVICE_MIB is its memory; SKIFF_FAKE_CAPTURE_FAILS_AT the step of a capture
+// it, so that host memory which changes too early shows; a capture refuses what CUDA refuses. SKIFF_FAKE_DEVICE_MIB is its memory, SKIFF_FAKE_PINNED_MIB what the host can lock; SKIFF_FAKE_CAPTURE_FAILS_AT the step of a capture
 // that fails, SKIFF_FAKE_FAILS_AT the copy or launch that does, counted from when it was set.
 #pragma once
 

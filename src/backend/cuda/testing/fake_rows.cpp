@@ -158,7 +158,7 @@ int causal_conv(const ConvLaunchArgs& args, const Launch& launch) {
 int sample(const SampleArgs& args, const Launch& launch) {
     if (!floats(args.logits, (args.n_tokens - 1) * args.stride + args.n_vocab) || !floats(args.ids, args.n_tokens) || !floats(args.positions, args.n_tokens) || args.top_k < 1 || args.top_k > 64 ||
         !floats(args.top_values, args.n_tokens * 64) || !floats(args.top_ids, args.n_tokens * 64) || !here(args.scratch, 4) ||
-        !floats(args.history, args.n_tokens * args.history_stride) || (args.temperature > 0 && (args.uniforms == nullptr || !floats(args.uniforms, args.n_uniforms))))
+        !floats(args.history, args.n_tokens * args.history_length) || (args.temperature > 0 && (args.uniforms == nullptr || !floats(args.uniforms, args.n_tokens * args.n_uniforms))))
         return bad_value;
     return put(launch.stream, [args]() -> int {
         for (std::int64_t t = 0; t < args.n_tokens; ++t) {
@@ -188,10 +188,10 @@ int sample(const SampleArgs& args, const Launch& launch) {
                     weights[i] = std::exp(static_cast<double>(scores[i]) - highest);
                     chances[i] = std::exp((static_cast<double>(scores[i]) - highest) / args.temperature);
                 }
-                chosen = choose_token({args.top_p, args.log_min_p}, scores, weights, chances, n, args.uniforms[args.positions[t] % args.n_uniforms]);
+                chosen = choose_token({args.top_p, args.log_min_p}, scores, weights, chances, n, args.uniforms[t * args.n_uniforms + args.positions[t] % args.n_uniforms]);
             }
             args.ids[t] = order[static_cast<std::size_t>(chosen)];
-            if (args.history != nullptr) args.history[t * args.history_stride + args.positions[t] + 1] = has_choice ? args.ids[t] : -1;
+            if (args.history != nullptr && args.positions[t] + 1 < args.history_length) args.history[(args.positions[t] + 1) * args.n_tokens + t] = has_choice ? args.ids[t] : -1;
             if (args.feed == SampleArgs::Feed::advance) ++args.positions[t];
         }
         return good;
