@@ -3,7 +3,7 @@
 # tests and benchmarks that run on another machine, the pocket model, the texts), with SHA256SUMS. Built in BUILD/portable: everything but glibc is in the programs.
 # skiff-train stays out: it runs only with the LibTorch that it was linked with, and its many libraries. README.md says how to build it.
 # The archives have fixed times, owners and order: the same commit and compiler give the same bytes.
-# SKIFF_CUDA_ARCHITECTURES="80;90a;120" (default) are the GPUs that the plug-in has code for (that of 8.0 runs on 8.6 and 8.9, too); JOBS compile jobs.
+# SKIFF_CUDA_ARCHITECTURES="80;86;89;90a;120" (default) are the GPUs that the plug-in has code for; JOBS compile jobs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-build}/portable
@@ -18,7 +18,7 @@ fi
 tests=OFF
 [ -e /usr/include/gtest/gtest.h ] && tests=ON
 command -v ninja >/dev/null && export CMAKE_GENERATOR=${CMAKE_GENERATOR:-Ninja}
-cmake -S . -B "$folder" -DSKIFF_PORTABLE=ON -DSKIFF_TRAIN=OFF -DSKIFF_TESTS=$tests "-DSKIFF_CUDA_ARCHITECTURES=${SKIFF_CUDA_ARCHITECTURES:-80;90a;120}"
+cmake -S . -B "$folder" -DSKIFF_PORTABLE=ON -DSKIFF_TRAIN=OFF -DSKIFF_TESTS=$tests "-DSKIFF_CUDA_ARCHITECTURES=${SKIFF_CUDA_ARCHITECTURES:-80;86;89;90a;120}"
 targets=$(cmake --build "$folder" --target help | grep -oE '\b(skiff|skiff_cuda|cuda_sweep|cuda_device_tests|backend_tests)\b' | sort -u)
 # shellcheck disable=SC2086
 cmake --build "$folder" -j"${JOBS:-$(nproc)}" --target $targets

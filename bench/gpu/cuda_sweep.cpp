@@ -1,5 +1,5 @@
-// cuda_sweep [--small] [PART...] [NAME...]: kernels by themselves, one JSON line each, on stdout. Parts: limits, gemv, gemm, attention, prefill; none: all. Names: of schemes (of gemv and
-// gemm) and states (of attention and prefill); none: all.
+// cuda_sweep [--small] [--tuning FILE] [PART...] [NAME...]: kernels by themselves, one JSON line each, on stdout. Parts: limits, gemv, gemm, attention, prefill, statistics, tune; none: all but
+// the last. Names: of schemes (of gemv, gemm and tune) and states (of attention and prefill); none: all. tune finds choices that change no sum, and writes them to FILE (backend/cuda/tuning_table.h).
 // Figures are medians of runs between two events; what is read (a matrix, keys and values of attention) is one of so many that take turns that the L2 cache cannot hold it.
 #include <algorithm>
 #include <array>
@@ -12,6 +12,8 @@
 #include "backend/cuda/device.h"
 #include "backend/cuda/driver.h"
 #include "backend/cuda/library.h"
+#include "backend/cuda/tuning_table.h"
+#include "base/atomic_file.h"
 #include "base/cpu_features.h"
 #include "base/json.h"
 #include "base/rng.h"
@@ -20,14 +22,17 @@
 namespace skiff::cuda {
 namespace {
 
-constexpr std::array<const char*, 9> gemv_schemes = {"bf16", "e4m3", "w8", "w4g128", "w4g32r", "n4g32r", "w3g32r", "w2g32r", "ternary"};
+constexpr std::array<const char*, 13> gemv_schemes = {"bf16", "e4m3", "w8", "w4g128", "w4g32r", "n4g32r", "w3g32r", "w2g32r", "ternary", "nf4", "k256tensor", "v8k256", "v2k16"};
+constexpr std::array<const char*, 4> gemm_schemes = {"bf16", "e4m3", "w8", "w4g128"};
+constexpr std::pair<std::int64_t, std::int64_t> layer_shapes[] = {{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}};  // of L8, rows and columns
 constexpr std::pair<StateForm, const char*> forms[] = {{StateForm::bf16, "bf16"}, {StateForm::fp8, "fp8"}, {StateForm::int8, "int8"}, {StateForm::int4, "int4"}};
 
 struct Sweep {
     Device& device;
     ThreadPool& pool;
     bool small;
-    double read_gbps = 0;
+    std::string tuning_file;
+    double read_gbps = 0, product_tflops = 0;
 
     void say(const Json& line) const {
         std::printf("%s\n", line.dump().c_str());
@@ -87,10 +92,44 @@ struct Sweep {
         read_gbps = static_cast<double>(size) / read * 1e-9;
         say(Json::object({{"part", "limits"}, {"what", "read"}, {"bytes", size}, {"us", read * 1e6}, {"gbps", read_gbps}}));
         say(Json::object({{"part", "limits"}, {"what", "copy (read and written)"}, {"bytes", size}, {"us", copy * 1e6}, {"gbps", 2 * static_cast<double>(size) / copy * 1e-9}}));
-        SKIFF_TRY(std::byte * pinned, device.allocate_pinned(size));
+        SKIFF_TRY(std::byte * pinned, device.allocate_pinned(size, "the measurement of copies"));
         SKIFF_TRY(const double in, time([&](int) { return table.copy_in(to, pinned, size, device.stream()); }, "copying from the host"));
         say(Json::object({{"part", "limits"}, {"what", "copy from pinned host memory"}, {"bytes", size}, {"us", in * 1e6}, {"gbps", static_cast<double>(size) / in * 1e-9}}));
         for (std::byte* address : {from, to, sink}) device.release(address);
+        return products();
+    }
+
+    // The rate of matrix products: by cuBLASLt, a large one, and those of a prompt of 2048 tokens.
+    Status products() {
+        const Table& table = device.table();
+        std::string path;
+        for (const NamedLibrary& library : probe_cuda_libraries())
+            if (library.what == "cuBLASLt") path = library.path;
+        if (path.empty() || table.open_cublaslt(path.c_str()) != 0) {
+            say(Json::object({{"part", "limits"}, {"what", "product, cuBLASLt"}, {"problem", path.empty() ? "libcublasLt was not found" : "libcublasLt cannot be opened"}}));
+            return {};
+        }
+        const std::size_t workspace_bytes = std::size_t{64} << 20;
+        SKIFF_TRY(std::byte * workspace, zeros(workspace_bytes, "a workspace"));
+        std::vector<std::array<std::int64_t, 3>> shapes = {{8192, 8192, 8192}};
+        for (const auto& [rows, columns] : layer_shapes) shapes.push_back({rows, columns, 2048});
+        if (small) shapes = {{64, 96, 40}};
+        for (const auto& [rows, columns, tokens] : shapes) {
+            SKIFF_TRY(std::byte * weight, zeros(static_cast<std::size_t>(rows * columns) * 2, "a matrix"));
+            SKIFF_TRY(std::byte * x, zeros(table.operand_bytes(OperandForm::rows, tokens, columns), "an operand"));
+            SKIFF_TRY(std::byte * y, zeros(static_cast<std::size_t>(rows * tokens) * 4, "a product"));
+            MatmulArgs args;
+            args.weight = weight, args.x = x, args.y = reinterpret_cast<float*>(y);
+            args.n_tokens = tokens, args.n_rows = rows, args.n_columns = args.weight_stride = args.x_stride = columns, args.y_stride = rows;
+            args.workspace = workspace, args.workspace_bytes = workspace_bytes;
+            SKIFF_CHECK(device.check(table.prepare_matmul(args), "finding an algorithm"));
+            SKIFF_TRY(const double seconds, time([&](int) { return table.matmul(args, device.launch()); }, "a product by cuBLASLt"));
+            const double tflops = 2e-12 * static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(tokens) / seconds;
+            if (product_tflops == 0) product_tflops = tflops;
+            say(Json::object({{"part", "limits"}, {"what", "product, cuBLASLt"}, {"rows", rows}, {"columns", columns}, {"tokens", tokens}, {"us", seconds * 1e6}, {"tflops", tflops}, {"share_of_product", tflops / product_tflops}}));
+            for (std::byte* address : {weight, x, y}) device.release(address);
+        }
+        device.release(workspace);
         return {};
     }
 
@@ -163,14 +202,69 @@ struct Sweep {
             SKIFF_TRY(const double seconds, time(call, part + " " + scheme));
             const double gbps = static_cast<double>(size_bytes) / seconds * 1e-9, tflops = 2e-12 * static_cast<double>(n_rows * n_columns * n) / seconds;
             say(Json::object({{"part", part}, {"scheme", scheme}, {"rows", n_rows}, {"columns", n_columns}, {"tokens", n}, {"bytes", size_bytes}, {"copies", weights.size()}, {"us", seconds * 1e6}, {"gbps", gbps},
-                              {"share_of_read", read_gbps > 0 ? Json(gbps / read_gbps) : Json()}, {"tflops", tflops}}));
+                              {"share_of_read", read_gbps > 0 ? Json(gbps / read_gbps) : Json()}, {"tflops", tflops}, {"share_of_product", product_tflops > 0 ? Json(tflops / product_tflops) : Json()}}));
             for (std::byte* address : {x, reinterpret_cast<std::byte*>(numbers), y, partials, arrivals}) device.release(address);
         }
         for (const GpuWeight& weight : weights) device.release(const_cast<std::byte*>(static_cast<const std::byte*>(weight.codes)));
         return {};
     }
 
-    Status attention(StateForm form, const char* form_name, std::int64_t n_heads, std::int64_t n_kv_heads, std::int64_t head_dim, std::int64_t length, std::int64_t n_new) {
+    // The blocks of an SM and the ring that read a large and a small matrix of the scheme fastest, both counted by what they take with the kernel's own; those stay where nothing is 2 % faster.
+    Status tune(const std::string& scheme, Tuning& tuning) {
+        const Table& table = device.table();
+        std::vector<std::pair<std::int64_t, std::int64_t>> shapes = {{28672, 4096}, {4096, 4096}};
+        if (small) shapes = {{64, 96}, {32, 96}};
+        struct Choice {
+            int blocks;
+            Tuning::Ring ring;
+            double cost = 0;
+        };
+        std::vector<Choice> choices;
+        for (const auto ring : {Tuning::Ring::longest, Tuning::Ring::shortest})
+            for (const int blocks : {0, 1, 2, 3, 4}) choices.push_back({blocks, ring});
+        int form = 0;
+        for (const auto& [rows, columns] : shapes) {
+            std::size_t size_bytes = 0;
+            SKIFF_TRY(const auto weights, matrices(scheme, rows, columns, size_bytes));
+            form = static_cast<int>(weights[0].form);
+            SKIFF_TRY(std::byte * x, zeros(table.operand_bytes(OperandForm::split, 1, columns), "an operand"));
+            SKIFF_TRY(std::byte * y, zeros(static_cast<std::size_t>(rows) * 4, "a product"));
+            double own = 0;
+            for (Choice& choice : choices) {
+                Launch launch = device.launch();
+                launch.tuning.gemv_blocks[form] = static_cast<std::uint8_t>(choice.blocks);
+                launch.tuning.gemv_ring[form] = choice.ring;
+                const auto call = [&](int i) {
+                    GemvArgs args;
+                    args.weight = weights[static_cast<std::size_t>(i) % weights.size()];
+                    args.x = x;
+                    args.n_tokens = 1;
+                    args.y = reinterpret_cast<float*>(y);
+                    args.y_stride = args.weight.n_rows;
+                    return table.gemv(args, launch);
+                };
+                SKIFF_TRY(const double seconds, time(call, "tuning " + scheme));
+                if (own == 0) own = seconds;
+                choice.cost += seconds / own / static_cast<double>(shapes.size());
+            }
+            for (std::byte* address : {x, y}) device.release(address);
+            for (const GpuWeight& weight : weights) device.release(const_cast<std::byte*>(static_cast<const std::byte*>(weight.codes)));
+        }
+        const auto best = std::min_element(choices.begin(), choices.end(), [](const Choice& a, const Choice& b) { return a.cost < b.cost; });
+        const bool is_first = tuning.gemv_blocks[form] == 0 && tuning.gemv_ring[form] == Tuning::Ring::longest;  // of several schemes of a form
+        const bool taken = best->cost < 0.98 && is_first;
+        if (taken) tuning.gemv_blocks[form] = static_cast<std::uint8_t>(best->blocks), tuning.gemv_ring[form] = best->ring;
+        say(Json::object({{"part", "tune"}, {"scheme", scheme}, {"form", code_form_name(static_cast<CodeForm>(form))}, {"blocks_per_sm", best->blocks}, {"ring", best->ring == Tuning::Ring::longest ? "longest" : "shortest"},
+                          {"time_of_own", best->cost}, {"taken", taken}}));
+        return {};
+    }
+
+    struct Heads {
+        std::int64_t n_heads = 32, n_kv_heads = 8, head_dim = 128, window = 0;
+        float softcap = 0;
+    };
+    Status attention(StateForm form, const char* form_name, const Heads& heads, std::int64_t length, std::int64_t n_new) {
+        const auto& [n_heads, n_kv_heads, head_dim, window, softcap] = heads;
         const Table& table = device.table();
         if (!table.attention_takes(head_dim, form)) return {};
         const bool prefill = n_new > max_gemv_tokens;
@@ -196,6 +290,8 @@ struct Sweep {
         common.state = {form, keys, values, page_table, n_pages, n_kv_heads, head_dim};
         common.tokens = {n_new, position_row, sequence_row};
         common.scale = 0.1f;
+        common.window = window;
+        common.softcap = softcap;
         common.y = reinterpret_cast<float*>(y);
         double seconds = 0;
         std::int64_t n_splits = 0;
@@ -219,9 +315,10 @@ struct Sweep {
             };
             SKIFF_TRY(seconds, time(call, "decode attention"));
         }
-        const double bytes = 2.0 * static_cast<double>(pool_bytes), gbps = bytes / seconds * 1e-9;
-        const double flops = 4.0 * static_cast<double>(width) * static_cast<double>(n_new) * (static_cast<double>(length) - static_cast<double>(n_new - 1) / 2);
-        say(Json::object({{"part", prefill ? "prefill" : "attention"}, {"state", form_name}, {"heads", n_heads}, {"kv_heads", n_kv_heads}, {"head_dim", head_dim}, {"length", length}, {"tokens", n_new}, {"splits", n_splits}, {"copies", n_pools},
+        const double seen = window > 0 ? std::min(1.0, static_cast<double>(window) / static_cast<double>(length)) : 1;  // of the positions
+        const double bytes = 2.0 * seen * static_cast<double>(pool_bytes), gbps = bytes / seconds * 1e-9;
+        const double flops = 4.0 * static_cast<double>(width) * static_cast<double>(n_new) * (window > 0 ? static_cast<double>(std::min(window, length)) : static_cast<double>(length) - static_cast<double>(n_new - 1) / 2);
+        say(Json::object({{"part", prefill ? "prefill" : "attention"}, {"state", form_name}, {"heads", n_heads}, {"kv_heads", n_kv_heads}, {"head_dim", head_dim}, {"window", window}, {"softcap", softcap}, {"length", length}, {"tokens", n_new}, {"splits", n_splits}, {"copies", n_pools},
                           {"us", seconds * 1e6}, {"gbps", prefill ? Json() : Json(gbps)}, {"share_of_read", !prefill && read_gbps > 0 ? Json(gbps / read_gbps) : Json()}, {"tflops", flops / seconds * 1e-12}}));
         for (const void* address : {static_cast<const void*>(keys), static_cast<const void*>(values), static_cast<const void*>(page_table), static_cast<const void*>(position_row), static_cast<const void*>(sequence_row),
                                     static_cast<const void*>(q), static_cast<const void*>(y), static_cast<const void*>(partials), static_cast<const void*>(arrivals), static_cast<const void*>(tile_memory)})
@@ -252,25 +349,40 @@ struct Sweep {
                           {"l2_bytes", device.facts().l2_bytes}, {"plug_in", device.table().name}}));
         SKIFF_CHECK(limits());  // the denominator of all that follows
         const std::vector<std::string> schemes = small ? std::vector<std::string>{"bf16", "w4g32"} : std::vector<std::string>{gemv_schemes.begin(), gemv_schemes.end()};
-        const std::vector<std::pair<std::int64_t, std::int64_t>> shapes =
-            small ? std::vector<std::pair<std::int64_t, std::int64_t>>{{64, 96}} : std::vector<std::pair<std::int64_t, std::int64_t>>{{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}};
+        const std::vector<std::pair<std::int64_t, std::int64_t>> shapes = small ? std::vector<std::pair<std::int64_t, std::int64_t>>{{64, 96}} : std::vector<std::pair<std::int64_t, std::int64_t>>{std::begin(layer_shapes), std::end(layer_shapes)};
         if (wanted("gemv"))
             for (const auto& scheme : schemes)
                 for (const auto& [rows, columns] : shapes)
                     if (named(scheme)) SKIFF_CHECK(linear("gemv", scheme, rows, columns, small ? std::vector<std::int64_t>{1, 3} : std::vector<std::int64_t>{1, 2, 4, 8}));
         if (wanted("gemm"))
-            for (const std::string& scheme : small ? schemes : std::vector<std::string>{"bf16", "w8", "w4g128"})
+            for (const std::string& scheme : small ? schemes : std::vector<std::string>{gemm_schemes.begin(), gemm_schemes.end()})
                 if (named(scheme)) SKIFF_CHECK(linear("gemm", scheme, small ? 64 : 14336, small ? 96 : 4096, small ? std::vector<std::int64_t>{9} : std::vector<std::int64_t>{16, 32, 64, 256, 1024, 2048}));
-        const std::int64_t heads = small ? 4 : 32, kv_heads = small ? 2 : 8, head_dim = small ? 32 : 128;
+        const Heads plain = small ? Heads{4, 2, 32} : Heads{};
+        // Other heads, all keys for themselves (no groups), a window, a soft cap: of one length each.
+        const std::vector<Heads> others = small ? std::vector<Heads>{{4, 4, 64}, {4, 2, 32, 20}, {4, 2, 32, 0, 30.0f}} : std::vector<Heads>{{32, 8, 64}, {16, 4, 256}, {32, 32, 128}, {32, 8, 128, 4096}, {32, 8, 128, 0, 50.0f}};
         if (wanted("attention"))
             for (const auto& [form, name] : forms)
                 for (const std::int64_t length : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{1024, 8192, 32768, 131072})
                     for (const std::int64_t n : {1, 4})
-                        if (named(name)) SKIFF_CHECK(attention(form, name, heads, kv_heads, head_dim, length, n));
+                        if (named(name)) SKIFF_CHECK(attention(form, name, plain, length, n));
+        if (wanted("attention"))
+            for (const auto& [form, name] : forms)
+                for (const Heads& heads : others)
+                    if (named(name)) SKIFF_CHECK(attention(form, name, heads, small ? 70 : 8192, 1));
         if (wanted("prefill"))
             for (const auto& [form, name] : forms)
                 for (const std::int64_t length : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{2048, 8192})
-                    if (named(name)) SKIFF_CHECK(attention(form, name, heads, kv_heads, head_dim, length, small ? 20 : 2048));
+                    if (named(name)) SKIFF_CHECK(attention(form, name, plain, length, small ? 20 : 2048));
+        if (wanted("prefill"))
+            for (const auto& [form, name] : forms)
+                for (const Heads& heads : others)
+                    if (named(name)) SKIFF_CHECK(attention(form, name, heads, small ? 70 : 8192, small ? 20 : 2048));
+        if (parts.count("tune") != 0) {
+            Tuning tuning;
+            for (const auto& scheme : schemes)
+                if (named(scheme)) SKIFF_CHECK(tune(scheme, tuning));
+            if (!tuning_file.empty()) SKIFF_CHECK(write_file_atomic(tuning_file, tuning_json(tuning, device.facts().name).dump(2) + "\n"));
+        }
         if (wanted("statistics"))
             for (const std::int64_t columns : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{4096, 14336}) SKIFF_CHECK(statistics(small ? 40 : 2048, columns));
         return {};
@@ -279,19 +391,21 @@ struct Sweep {
 
 Status sweep(int argc, char** argv) {
     bool small = false;
+    std::string tuning_file;
     std::set<std::string> parts, names;
     const auto is_state = [](const std::string& word) { return std::any_of(std::begin(forms), std::end(forms), [&](const auto& form) { return word == form.second; }); };
     for (int i = 1; i < argc; ++i) {
         const std::string word = argv[i];
         if (word == "--small") small = true;
-        else if (word == "limits" || word == "gemv" || word == "gemm" || word == "attention" || word == "prefill" || word == "statistics") parts.insert(word);
+        else if (word == "--tuning" && i + 1 < argc) tuning_file = argv[++i];
+        else if (word == "limits" || word == "gemv" || word == "gemm" || word == "attention" || word == "prefill" || word == "statistics" || word == "tune") parts.insert(word);
         else if (is_state(word) || std::find(gemv_schemes.begin(), gemv_schemes.end(), word) != gemv_schemes.end() || (small && word == "w4g32")) names.insert(word);
-        else return usage_error("cuda_sweep [--small] [limits|gemv|gemm|attention|prefill|statistics ...] [SCHEME|STATE ...]");
+        else return usage_error("cuda_sweep [--small] [--tuning FILE] [limits|gemv|gemm|attention|prefill|statistics|tune ...] [SCHEME|STATE ...]");
     }
     SKIFF_TRY(const auto plug_in, open_plug_in());
     SKIFF_TRY(const auto device, Device::open(*plug_in.table));
     ThreadPool pool(default_thread_count());
-    return Sweep{*device, pool, small}.run(parts, names);
+    return Sweep{*device, pool, small, tuning_file}.run(parts, names);
 }
 
 }  // namespace

@@ -222,6 +222,8 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     const std::size_t peak_bytes = std::max(load_peak, peak_resident_bytes());
     const double after = bandwidth();
     const double read_gbps = std::max(before, after);
+    const bool has_prefill = std::any_of(tests.begin(), tests.end(), [](const SpeedTest& test) { return test.kind == SpeedTest::Kind::prefill; });
+    const std::optional<double> gemm_tflops = has_prefill ? session.gemm_tflops() : std::nullopt;
 
     const Plan& plan = engine->plan();
     const CpuInfo cpu = read_cpu_info();
@@ -245,12 +247,13 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
                                      {"tokens_per_s", spread_json(result.tokens_per_s)},
                                      {"gbps", decode ? Json(result.gb_per_s()) : Json()},
                                      {"share_of_bandwidth", decode && !in_cache ? Json(share) : Json()},
+                                     {"share_of_gemm_rate", !decode && gemm_tflops ? Json(2e-3 * result.gmac_per_s() / *gemm_tflops) : Json()},
                                      {"in_cache", in_cache},
                                      {"gmac_per_s", result.gmac_per_s()}}));
     }
     terminal.print(table_text(rows, TableStyle::markdown));
     terminal.print("read bandwidth " + number_text(before, 1) + " GB/s before, " + number_text(after, 1) + " after, " +
-                   counted(engine_options.n_threads, "threads") + " · peak memory " + bytes_text(peak_bytes) + " · logits " + hex64(hash));
+                   counted(engine_options.n_threads, "threads") + (gemm_tflops ? " · matrix products " + number_text(*gemm_tflops, 1) + " TFLOP/s" : "") + " · peak memory " + bytes_text(peak_bytes) + " · logits " + hex64(hash));
     const Json energy = options.energy ? energy_report(meter, idle_watts, results, terminal) : Json();
     if (options.profile) print_profile(engine->session().decode_steps(), seconds, terminal);
     engine->session().set_profiling(nullptr);
@@ -273,6 +276,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
                                    {"read_gbps_before", before},
                                    {"read_gbps_after", after},
                                    {"device", session.where()},
+                                   {"gemm_tflops", gemm_tflops ? Json(*gemm_tflops) : Json()},
                                    {"l3_bytes", cpu.l3_bytes}})},
          {"results", list},
          {"speculation", speculated},

@@ -19,10 +19,11 @@ Json cuda_facts() {
     facts.set("plug_in", plug_in.ok() ? Json(plug_in->path) : Json());
     facts.set("plug_in_problem", plug_in.ok() ? "" : plug_in.error().to_string());
     facts.set("plug_in_version", plug_in.ok() ? Json(plug_in->table->name) : Json());
-    // Whether it works together: the runtime in the plug-in may be newer than the driver.
+    // Whether it works together: the runtime in the plug-in may be newer than the driver, and it may have no kernels for this GPU.
     std::string problem = plug_in.ok() ? "" : plug_in.error().to_string();
     if (plug_in.ok()) {
         if (auto device = cuda::Device::open(*plug_in->table); !device.ok()) problem = device.error().to_string();
+        else if (const Status launched = (*device)->try_kernel(); !launched.ok()) problem = launched.error().to_string();
     }
     facts.set("usable", problem.empty());
     facts.set("problem", problem);

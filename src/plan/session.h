@@ -74,6 +74,8 @@ public:
     virtual std::string where() const = 0;  // "cpu avx2", "cuda NVIDIA H200"
     // Bytes per second that its memory gives, where the session can tell better than a measurement on the processor: nothing on the CPU.
     virtual std::optional<double> read_gb_per_s() { return std::nullopt; }
+    // Floating-point operations per second, in 10^12, of a large product of bf16 matrices by what multiplies long prompts here: the limit of prefill. Nothing where that is not measured.
+    virtual std::optional<double> gemm_tflops() { return std::nullopt; }
     virtual double share_read_there() const { return 1; }  // of what a token reads; the rest comes from the processor's memory
 
     virtual SelfFeeder* self_feeder() { return nullptr; }  // where it can choose and feed tokens by itself

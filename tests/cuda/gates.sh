@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # gates.sh CUOBJDUMP LIBRARY: what can be said of the CUDA kernels' machine code without a GPU. For each kernel and architecture: nothing spilled, registers and static shared
-# memory within what the launch needs; and the instructions that its speed rests on are there (16-byte asynchronous copies past the L1, tensor-core products, matrix loads).
+# memory within what the launch needs; and the instructions that its speed rests on are there (16-byte asynchronous copies past the L1, tensor-core products, matrix loads). From sm_90 on every
+# kernel waits for the one before it (griddepcontrol.wait, ACQBULK in machine code): all may be launched with programmatic dependence, and one that does not wait reads what is not written yet.
 set -euo pipefail
 cuobjdump=${1:?} library=${2:?}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "$cuobjdump" --dump-resource-usage "$library" > "$work/usage" 2>/dev/null
-"$cuobjdump" -sass "$library" 2>/dev/null | awk '/^ *arch = sm_/{print} /Function : /{print} /LDGSTS|HMMA|LDSM|LDG\.E\.128|LDG\.E\.ENL2\.256/{print}' > "$work/sass"
+"$cuobjdump" -sass "$library" 2>/dev/null | awk '/^ *arch = sm_/{print} /Function : /{print} /ACQBULK|LDGSTS|HMMA|LDSM|LDG\.E\.128|LDG\.E\.ENL2\.256/{print}' > "$work/sass"
 awk '
 # kernel (a part of its mangled name), most registers, most static shared bytes
 function limit(name, registers, shared_bytes) { ++n; of[n] = name; most_registers[n] = registers; most_shared[n] = shared_bytes }
@@ -35,6 +36,7 @@ FILENAME ~ /usage$/ && /REG:/ {
 }
 function complain(text) { print text; ++problems }
 FILENAME ~ /sass$/ && /Function : / { kernel = arch " " $NF; functions[kernel] = 1; next }
+FILENAME ~ /sass$/ && /ACQBULK/ { waits[kernel]++; next }
 FILENAME ~ /sass$/ && /LDGSTS/ && /128/ { copies[kernel]++; next }
 FILENAME ~ /sass$/ && /HMMA\.16816\.F32\.BF16/ { products[kernel]++; next }
 FILENAME ~ /sass$/ && /LDSM/ { matrices[kernel]++; next }
@@ -47,6 +49,9 @@ END {
         if (index(kernel, "gram_kernel") && !products[kernel]) complain(kernel ": no tensor-core products")
         if (attention && !matrices[kernel]) complain(kernel ": no ldmatrix")
         if (matrix && !copies[kernel]) complain(kernel ": weights are not copied 16 bytes at a time")
+        if (attention && index(kernel, "ELb1E") && !copies[kernel]) complain(kernel ": keys and values of bf16 are not copied 16 bytes at a time")
+        split(kernel, words, " ")
+        if (substr(words[1], 4) + 0 >= 90 && !waits[kernel]) complain(kernel ": does not wait for the kernel before it")
         if (attention && !copies[kernel] && !loads[kernel]) complain(kernel ": the state is not read 16 bytes at a time")
         if (index(kernel, "gather_kernel") && !loads[kernel]) complain(kernel ": weights are not read 16 bytes at a time")
     }

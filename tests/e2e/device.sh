@@ -21,6 +21,8 @@ grep -q "CUDA plug-in" "$work/doctor" || fail "doctor does not name the plug-in"
 export SKIFF_CUDA_LIBRARY=$fake
 "$SKIFF" doctor --no-measure --json >"$work/doctor.json"
 grep -q '"usable": *true' "$work/doctor.json" || { cat "$work/doctor.json"; fail "doctor does not find the plug-in usable"; }
+SKIFF_FAKE_FAILS_AT=1 "$SKIFF" doctor --no-measure --json >"$work/doctor.json"  # a kernel that cannot be launched
+grep -q '"usable": *false' "$work/doctor.json" && grep -q 'launching a kernel' "$work/doctor.json" || { cat "$work/doctor.json"; fail "doctor finds a device usable that runs no kernel"; }
 "$SKIFF" bench "$model" --device cuda -p 8,40 -n 6 -r 1 --json >"$work/bench.json"
 grep -q '"device": *"fake fake device"' "$work/bench.json" || { cat "$work/bench.json"; fail "bench does not name the device"; }
 hash_of() { sed -n 's/.*"logits_hash": *"\([0-9a-f]*\)".*/\1/p' "$1"; }
@@ -106,5 +108,9 @@ if [ -f "$work/sweep" ]; then
     awk -F'"(bytes|copies)":' '/"part": *"gemv"/ { ++n; if (int($2) * int($3) < 2 * 1048576) { print "too few copies: " $0; bad = 1 } } END { exit bad || n < 4 }' "$work/sweep" || fail "cuda_sweep measures what the cache holds"
     "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small gemv w4g32 >"$work/sweep" && grep -q '"scheme": *"w4g32"' "$work/sweep" && ! grep -q '"scheme": *"bf16"' "$work/sweep" || fail "cuda_sweep takes other schemes than the one that was named"
     expect 2 "cuda_sweep" "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small gemv w5
+    "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small --tuning "$work/tuning.json" tune w4g32 >"$work/sweep" && grep -q '"part": *"tune"' "$work/sweep" && grep -q '"gemv"' "$work/tuning.json" || fail "cuda_sweep tune writes no table"
+    SKIFF_CUDA_TUNING=$work/tuning.json "$SKIFF" bench "$model" --device cuda -p 8 -n 4 -r 1 >"$work/out" 2>&1 || { cat "$work/out"; fail "the table that cuda_sweep wrote is not read"; }
+    echo '{"gemv": 1}' >"$work/tuning.json"
+    SKIFF_CUDA_TUNING=$work/tuning.json expect 5 "tuning" "$SKIFF" bench "$model" --device cuda -p 8 -n 4 -r 1
 fi
 echo "run, bench, eval and doctor with a device"

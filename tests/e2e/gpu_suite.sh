@@ -24,7 +24,7 @@ cat >"$work/build/bin/cuda_sweep" <<'END'
 #!/usr/bin/env bash
 echo "$*" >>"${0%/bin/*}/sweeps"
 case $* in
-    "attention bf16") for pair in "1024 0.5" "8192 0.82" "32768 0.81"; do echo "{\"part\": \"attention\", \"state\": \"bf16\", \"head_dim\": 128, \"length\": ${pair% *}, \"tokens\": 1, \"share_of_read\": ${pair#* }}"; done ;;
+    "attention bf16") for pair in "1024 0.5" "8192 0.82" "32768 0.81"; do echo "{\"part\": \"attention\", \"state\": \"bf16\", \"head_dim\": 128, \"window\": 0, \"length\": ${pair% *}, \"tokens\": 1, \"share_of_read\": ${pair#* }}"; done ;;
     gemv*) echo "{\"part\": \"gemv\", \"scheme\": \"$2\", \"tokens\": 1, \"bytes\": 70000000, \"share_of_read\": 0.8$((${#2} % 10))}" ;;
     *) echo "{\"part\": \"$1\", \"us\": 1.5}" ;;
 esac
@@ -59,7 +59,7 @@ rows() { grep -cF -- "$1" "$work/results/gpu-nvidia-test-figures.md" || true; }
 [ "$(rows "| L8 bf16, one sequence, of the read bandwidth | 74.0 % (220.2 tok/s) | 75 % | below |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of L8 bf16"; }
 [ "$(rows "| B bf16, one sequence | 70.0 % (220.2 tok/s) | 60 % | reached |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of B"; }
 [ "$(rows "bf16, the slowest | 81.0 % | 80 % | reached |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of attention"; }
-[ "$(rows "the slowest scheme and shape | 82.0 % | 88 % | below |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of GEMV"; }
+[ "$(rows "the slowest scheme and shape | 80.0 % | 88 % | below |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of GEMV"; }
 [ "$(rows "of the measured GEMM rate | 61.0 % (9000.5 tok/s) | 60 % | reached |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the figure of prefill"; }
 [ "$(rows "| 8 | 48.5 | 48.5 | 168.86 | 108.73 | 76.59 |")" = 1 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "the table of Llama-2-13B"; }
 mv "$work/results" "$work/kept"

@@ -44,6 +44,7 @@ public:
     std::uint64_t buffer_bytes() const override { return scratch_->bytes() + scratch_->operand_bytes(); }
     std::string where() const override { return std::string(device_->table().name) + " " + device_->facts().name; }
     std::optional<double> read_gb_per_s() override;
+    std::optional<double> gemm_tflops() override;
     SelfFeeder* self_feeder() override { return options_.feed == DeviceSessionOptions::Feed::device && feeds_itself() ? &feeder_ : nullptr; }
     Status wait() override { return device_->wait(); }
     void set_profiling(std::vector<double>* seconds_by_step) override { profile_ = seconds_by_step; }

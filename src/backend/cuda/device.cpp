@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/cuda/library.h"
+#include "backend/cuda/tuning_table.h"
+
 namespace skiff::cuda {
 namespace {
 
@@ -31,7 +34,10 @@ Result<std::unique_ptr<Device>> Device::open(const Table& table, int number) {
     if (device->facts_.arch < 80)
         return unsupported(std::string(device->facts_.name) + " has compute capability " + std::to_string(device->facts_.arch / 10) + "." + std::to_string(device->facts_.arch % 10) + "; 8.0 is needed");
     SKIFF_CHECK(device->check(table.make_stream(&device->stream_), "making a stream"));
-    device->launch_ = {device->stream_, device->facts_.n_multiprocessors, device->facts_.arch, Dependence::stream};
+    device->launch_ = {device->stream_, device->facts_.n_multiprocessors, device->facts_.arch, Dependence::stream, {}};
+    if (const std::string tuned = find_tuning(folder_of(table), device->facts_.name); !tuned.empty()) {
+        SKIFF_TRY(device->launch_.tuning, load_tuning(tuned));
+    }
     return device;
 }
 
@@ -83,6 +89,15 @@ Result<std::byte*> Device::allocate_pinned(std::size_t size_bytes, const std::st
         return resource_error("the host cannot lock " + gib_text(size_bytes) + " for " + what + "; give it more memory or a higher limit (ulimit -l), or " + remedy).with_context(host_memory);
     pinned_.push_back(static_cast<std::byte*>(address));
     return static_cast<std::byte*>(address);
+}
+
+Status Device::try_kernel() {
+    SKIFF_TRY(std::byte * memory, allocate(512, "a first kernel"));
+    Status status = check(table_.fill(memory, 0, 512, stream_), "clearing memory");
+    if (status.ok()) status = check(table_.read_all(memory, 256, reinterpret_cast<float*>(memory + 256), launch_), "launching a kernel");
+    if (status.ok()) status = wait();
+    release(memory);
+    return status;
 }
 
 Result<Device::Staging*> Device::next_staging() {

@@ -54,6 +54,8 @@ public:
         if (!status.ok()) return status.take_error();
         return reinterpret_cast<const T*>(*address);
     }
+    // Launches a small kernel and waits for it: whether the device runs what the plug-in has for it.
+    Status try_kernel();
     Status wait() const { return check(table_.wait_stream(stream_), "waiting for the device"); }
 
 private:

@@ -119,6 +119,35 @@ bool ModelBuilder::is_simple(std::size_t i) const {
     return linear != nullptr && linear->terms.size() == 1 && linear->terms[0].kind == LinearTerm::Kind::packed;
 }
 
+// The same terms, but for numbers kept aside, which any may have.
+bool ModelBuilder::same_terms(std::size_t a, std::size_t b) const {
+    const auto count = [&](std::size_t i, LinearTerm::Kind kind) {
+        const auto& terms = std::get<LinearOp>(items_[i].op->detail).terms;
+        return std::count_if(terms.begin(), terms.end(), [&](const LinearTerm& term) { return term.kind == kind; });
+    };
+    for (const auto kind : {LinearTerm::Kind::packed, LinearTerm::Kind::low_rank})
+        if (count(a, kind) > 1 || count(a, kind) != count(b, kind)) return false;
+    return count(a, LinearTerm::Kind::packed) + count(a, LinearTerm::Kind::low_rank) > 0;
+}
+
+bool ModelBuilder::aside_fits(const std::vector<std::size_t>& group) const {
+    std::vector<WeightRows> parts;
+    bool any = false;
+    for (std::size_t i : group) {
+        TensorRef ref;
+        for (const LinearTerm& term : std::get<LinearOp>(items_[i].op->detail).terms) {
+            if (term.kind != LinearTerm::Kind::sparse) continue;
+            if (!ref.empty()) return false;  // two of them
+            ref = term.weight;
+        }
+        any |= !ref.empty();
+        parts.push_back({ref, width(items_[i].op->out), width(items_[i].in[0])});
+    }
+    if (!any) return true;
+    const auto packed = weights_.pack_sparse(parts);
+    return packed.ok() && packed->has_value();  // an error comes again where it is loaded
+}
+
 bool ModelBuilder::share_input(std::size_t a, std::size_t b) const {
     return items_[a].in[0] == items_[b].in[0] && std::get<LinearOp>(items_[a].op->detail).transform == std::get<LinearOp>(items_[b].op->detail).transform;
 }
@@ -167,6 +196,8 @@ void ModelBuilder::finish() {
         value(norm->x).norm_behind = static_cast<int>(i);
     }
     model_.weight_bytes = weights_.weight_bytes();
+    if (weights_.n_written_out() > 0)
+        model_.remarks.push_back("the zeros of " + std::to_string(weights_.n_written_out()) + " pruned matrices are written out on the device, whose kernels read whole tiles: they take the memory and the time of dense ones");
 }
 
 void ModelBuilder::count_reads(const RopeDevice& d) {

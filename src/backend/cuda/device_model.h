@@ -25,6 +25,9 @@ struct DeviceValue {
     bool as_floats = false;    // somebody reads f32 numbers
     bool as_operand = false;   // a matrix multiplies it
     int norm_behind = -1;      // operator number of an RMS norm that its producer may prepare (NextNorm)
+    // Of a product whose columns several matrices multiply, each some of them: its producer writes them all in one operand.
+    Operand parts;                    // its width and cuts; 0 columns: it has none
+    std::int64_t operand_first = -1;  // of such columns: where they begin there
 };
 
 struct EmbedDevice {
@@ -53,9 +56,17 @@ struct LinearDevice {
     int x = -1;
     std::vector<MatrixDevice> matrices;  // more than one: of different schemes
     GemvWrite write = GemvWrite::replace;
-    Activation activation = Activation::silu;  // of gate
-    int adds_to = -1;                          // of add: the residual stream, in place
+    Activation activation = Activation::silu;  // of gate and activate
+    int adds_to = -1;                          // in place: the residual stream, or what other terms gave; of replace: whose other columns stay
     float factor = 1, softcap = 0;
+    int out = -1;
+};
+struct SparseDevice {  // numbers kept aside from a matrix, before it is multiplied
+    int x = -1;
+    const std::uint32_t* entries = nullptr;
+    const std::int32_t* begins = nullptr;
+    Float16Form values = Float16Form::f16;
+    int adds_to = -1;  // in place; -1: its rows are what there is so far
     int out = -1;
 };
 struct RopeDevice {  // and head norms, and the write of keys and values
@@ -96,7 +107,7 @@ struct ConvDevice {
     std::int64_t n_taps = 1;
     int x = -1, state = -1, out = -1;
 };
-using DeviceDetail = std::variant<EmbedDevice, NormDevice, LinearDevice, RopeDevice, AttentionDevice, ElementDevice, SelectDevice, RouteDevice, ConvDevice>;
+using DeviceDetail = std::variant<EmbedDevice, NormDevice, LinearDevice, SparseDevice, RopeDevice, AttentionDevice, ElementDevice, SelectDevice, RouteDevice, ConvDevice>;
 struct DeviceOp {
     std::string name;  // of the operators it does: "block0.attn.q + block0.attn.k"
     DeviceDetail detail;

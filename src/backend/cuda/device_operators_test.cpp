@@ -1,5 +1,9 @@
 // Operators and how they are joined on the device: transforms, biases, gates, routers, products of the library, launches of a layer.
+#include <functional>
+#include <tuple>
+
 #include "backend/cuda/device_session_testing.h"
+#include "tensor/sparse.h"
 
 namespace skiff::cuda {
 namespace {
@@ -240,6 +244,149 @@ TEST(DeviceSession, ALibraryThatDoesNotWorkIsLeft) {
     EXPECT_TRUE(session->forward(0, std::span(tokens).first(122), BatchItem::Logits::last).ok());
 }
 
+// Terms beside a matrix or in its place, in every linear operator of the layers.
+class WithWeights final : public WeightSource {
+public:
+    explicit WithWeights(std::shared_ptr<WeightSource> source) : source_(std::move(source)) {}
+    void put(const std::string& key, Weight weight) { weights_.insert_or_assign(key, std::move(weight)); }
+    bool contains(const std::string& key) const override { return weights_.count(key) != 0 || source_->contains(key); }
+    std::vector<std::string> keys() const override { return source_->keys(); }
+    Result<Weight> load(const std::string& key) const override {
+        const auto found = weights_.find(key);
+        return found == weights_.end() ? source_->load(key) : Result<Weight>(found->second);
+    }
+
+private:
+    std::shared_ptr<WeightSource> source_;
+    std::map<std::string, Weight> weights_;
+};
+enum class Beside : std::uint8_t { nothing, matrix };
+struct Terms {
+    Small small;
+    std::shared_ptr<WithWeights> weights;
+
+    // Thin matrices of a few ranks, which differ from operator to operator.
+    void low_rank(Beside beside, std::int64_t step) {
+        std::int64_t n = 0;
+        in_layers([&](LinearOp& linear, const std::string& key) {
+            const std::string axis = key + ".rank";
+            small.spec.axes.push_back({axis, step * (1 + n++ % 3), 1});
+            const auto dimensions = small.spec.tensors.at(key).dimensions;
+            small.spec.tensors.emplace(key + ".up", TensorDecl{key + ".up", {dimensions[0], {{axis, 1}}}, TensorDecl::Role::linear, TensorDecl::Need::required});
+            small.spec.tensors.emplace(key + ".down", TensorDecl{key + ".down", {{{axis, 1}}, dimensions[1]}, TensorDecl::Role::linear, TensorDecl::Need::required});
+            if (beside == Beside::nothing) linear.terms.clear();
+            linear.terms.push_back({LinearTerm::Kind::low_rank, {key + ".up", {}, false}, {key + ".down", {}, false}});
+        });
+        weights = std::make_shared<WithWeights>(small.weights = random_weights(small.spec, DType::bf16, 5));
+    }
+    // One number in a hundred, where `wanted` says so.
+    void aside(DType dtype, const std::function<bool(const std::string&)>& wanted) {
+        weights = std::make_shared<WithWeights>(small.weights);
+        Rng rng(4);
+        in_layers([&](LinearOp& linear, const std::string& key) {
+            if (!wanted(key)) return;
+            auto dimensions = small.spec.tensors.at(key).dimensions;
+            if (linear.terms[0].kind == LinearTerm::Kind::low_rank) dimensions[1] = small.spec.tensors.at(linear.terms[0].down.key).dimensions[1];
+            const Shape shape = {small.spec.width(dimensions[0]), small.spec.width(dimensions[1])};
+            std::vector<float> values;
+            std::vector<std::int32_t> columns;
+            std::vector<std::int64_t> rows = {0};
+            for (std::int64_t r = 0; r < shape[0]; ++r) {
+                for (std::int64_t c = 0; c < shape[1]; ++c)
+                    if (rng.below(100) == 0) values.push_back(static_cast<float>(rng.uniform()) - 0.5f), columns.push_back(static_cast<std::int32_t>(c));
+                rows.push_back(static_cast<std::int64_t>(values.size()));
+            }
+            weights->put(key + ".outliers", make_outliers(shape, dtype, values, std::move(columns), std::move(rows)));
+            small.spec.tensors.emplace(key + ".outliers", TensorDecl{key + ".outliers", dimensions, TensorDecl::Role::other, TensorDecl::Need::optional});
+            linear.terms.push_back({LinearTerm::Kind::sparse, {key + ".outliers", {}, false}, {}});
+        });
+    }
+    // As the reference kernels have them, however many tokens come at once, with all joined and nothing.
+    void expect_the_reference(const char* what, std::initializer_list<Matmul> ways = {Matmul::own, Matmul::cublaslt}) const {
+        const auto tokens = some_tokens(90, 131);
+        auto options = small_options(128);
+        options.session.max_batch = 90;
+        const auto expected = all_logits(*reference_session(small.spec, *weights, options.session), tokens, 90);
+        for (const Matmul matmul : ways)
+            for (const auto fuse : {DeviceModelOptions::Fuse::on, DeviceModelOptions::Fuse::off}) {
+                options.matmul = matmul;
+                options.cublaslt = "fake";
+                options.fuse = fuse;
+                for (const std::size_t chunk : {90, 20, 7, 1}) {
+                    if (chunk != 90 && matmul == Matmul::cublaslt) continue;
+                    EXPECT_LE(distance(all_logits(*device_session(small.spec, *weights, options), tokens, chunk), expected), 1e-4) << what << ", " << chunk << " tokens at a time";
+                }
+            }
+    }
+    std::size_t launches() const { return device_session(small.spec, *weights, small_options(64))->decode_launches().size(); }
+
+private:
+    void in_layers(const std::function<void(LinearOp&, const std::string&)>& use) {
+        for (std::size_t b = 1; b + 1 < small.spec.blocks.size(); ++b)
+            for (Op& op : small.spec.blocks[b].ops)
+                if (auto* linear = std::get_if<LinearOp>(&op.detail)) use(*linear, std::string(linear->terms[0].weight.key));
+    }
+};
+
+TEST(DeviceSession, LowRankTermsShareWhatTheyCan) {
+    for (const Beside beside : {Beside::nothing, Beside::matrix})
+        for (const std::int64_t step : {8, 5, 120}) {  // ranks that the library takes, others, and parts of an operand beyond the first 256 columns
+            Terms terms{Small({{"intermediate_size", 184}}), nullptr};
+            terms.low_rank(beside, step);
+            terms.expect_the_reference(beside == Beside::nothing ? "low rank" : "low rank beside a matrix");
+            // q, k and v: one product of thin matrices, three that are added into one value, and what stands beside them; so of gate and up, and an activation.
+            EXPECT_EQ(terms.launches(), 1u + 3u * (beside == Beside::nothing ? 14 : 18) + 1u);
+        }
+    // Biases are added once.
+    Terms terms{Small({{"intermediate_size", 184}}), nullptr};
+    Json config = *Json::parse(config_text);
+    config.set("model_type", "qwen2");
+    terms.small.spec = *build_spec(config);
+    terms.low_rank(Beside::nothing, 8);
+    terms.expect_the_reference("low rank with biases");
+}
+
+TEST(DeviceSession, NumbersKeptAsideAreALaunchAndNoMatrix) {
+    const auto all = [](const std::string&) { return true; };
+    Terms terms{Small({{"intermediate_size", 184}}), nullptr};
+    const auto without = device_session(terms.small.spec, *terms.small.weights, small_options(64))->plan().decode_read_bytes;
+    terms.aside(DType::f16, all);
+    terms.expect_the_reference("outliers");
+    EXPECT_EQ(terms.launches(), 1u + 3u * 11 + 1u);
+    const auto with = device_session(terms.small.spec, *terms.weights, small_options(64))->plan().decode_read_bytes;
+    EXPECT_LT(with - without, without / 15);  // of bf16 matrices: a hundredth of the numbers, two halves each, and where rows begin
+    // Some operators have them, and some types are no entries of the kernel: matrices then, as before.
+    Terms some{Small({{"intermediate_size", 184}}), nullptr};
+    some.aside(DType::bf16, [](const std::string& key) { return key.find("v_proj") != std::string::npos || key.find("gate") != std::string::npos; });
+    some.expect_the_reference("outliers of some");
+    Terms wide{Small({{"intermediate_size", 184}}), nullptr};
+    wide.aside(DType::f32, all);
+    wide.expect_the_reference("outliers of 32 bits", {Matmul::own});  // the library would be given them as bf16
+    // Beside thin matrices.
+    Terms both{Small({{"intermediate_size", 184}}), nullptr};
+    both.low_rank(Beside::nothing, 8);
+    both.aside(DType::f16, all);
+    both.expect_the_reference("outliers beside low rank");
+}
+
+#if defined(SKIFF_EMULATED_CUDA)
+TEST(DeviceSession, TheKernelsWithTermsBesideMatrices) {
+    static const auto emulated = open_plug_in(SKIFF_EMULATED_CUDA);
+    ASSERT_TRUE(emulated.ok()) << emulated.error().to_string();
+    Terms terms{Small({{"num_hidden_layers", 1}}), nullptr};
+    terms.low_rank(Beside::matrix, 24);
+    terms.aside(DType::f16, [](const std::string&) { return true; });
+    const auto tokens = some_tokens(14, 131);
+    const auto options = small_options(64);
+    const auto expected = all_logits(*reference_session(terms.small.spec, *terms.weights, options.session), tokens, 14);
+    for (const std::size_t chunk : {14, 6, 1}) {
+        auto session = DeviceSession::create(*emulated->table, terms.small.spec, *terms.weights, options);
+        ASSERT_TRUE(session.ok()) << session.error().to_string();
+        EXPECT_LE(distance(all_logits(**session, tokens, chunk), expected), 0.03) << chunk << " tokens at a time";
+    }
+}
+#endif
+
 // What docs/fusion.md promises for a llama layer.
 TEST(DeviceSession, LaunchesOfALayer) {
     const Small small;
@@ -249,6 +396,13 @@ TEST(DeviceSession, LaunchesOfALayer) {
     EXPECT_EQ(fused.size(), 1u + 3 * 6 + 1);
     options.fuse = DeviceModelOptions::Fuse::off;
     EXPECT_GE(count().size(), 1u + 3 * 15 + 2);
+    // A plain feed-forward network: its first product activates.
+    for (const auto& [name, of_layer, around] : {std::tuple{"gpt2", 8, 4}, std::tuple{"gpt_neox", 9, 3}}) {
+        const auto opened = Checkpoint::open(models_dir + "/" + name);
+        ASSERT_TRUE(opened.ok()) << name;
+        const auto n_layers = static_cast<int>(opened->spec.blocks.size()) - 2;
+        EXPECT_EQ(device_session(opened->spec, *opened->weights, small_options(32))->decode_launches().size(), static_cast<std::size_t>(n_layers * of_layer + around)) << name;
+    }
 }
 
 }  // namespace

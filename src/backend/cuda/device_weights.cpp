@@ -56,6 +56,8 @@ Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightR
     weights.reserve(parts.size());
     for (const WeightRows& part : parts) {
         SKIFF_TRY(auto weight, load(part));
+        // Two of four have kernels of their own; of all other patterns a tile is read whole.
+        if (const Sparse* sparse = weight.sparse(); sparse != nullptr && !(sparse->pattern.n == 2 && sparse->pattern.m == 4)) ++n_written_out_;
         weights.push_back(std::move(weight));
         const RowMap rows = part.ref.rows.block == 0 ? RowMap::all(weights.back().n_rows()) : part.ref.rows;
         sources.push_back({&weights.back(), rows});
@@ -82,6 +84,37 @@ Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightR
     for (const Weight& weight : weights) release_pages(weight);
     packed_.emplace(key, result);
     return result;
+}
+
+Result<std::optional<SparseRows>> DeviceWeights::pack_sparse(const std::vector<WeightRows>& parts) const {
+    std::vector<Weight> weights;
+    weights.reserve(parts.size());
+    std::vector<RowSource> sources;
+    for (const WeightRows& part : parts) {
+        if (part.ref.empty()) {
+            sources.push_back({nullptr, RowMap::all(part.n_rows)});
+            continue;
+        }
+        SKIFF_TRY(auto weight, load(part));
+        weights.push_back(std::move(weight));
+        sources.push_back({&weights.back(), part.ref.rows.block == 0 ? RowMap::all(weights.back().n_rows()) : part.ref.rows});
+    }
+    return pack_sparse_rows(sources);
+}
+
+Result<std::optional<DeviceWeights::Aside>> DeviceWeights::sparse(const std::vector<WeightRows>& parts) {
+    const std::string key = key_of(parts, Interleave::none);
+    if (const auto found = sparse_.find(key); found != sparse_.end()) return std::optional<Aside>(found->second);
+    SKIFF_TRY(const auto packed, pack_sparse(parts));
+    if (!packed) return std::optional<Aside>();
+    Aside sparse;
+    SKIFF_TRY(sparse.entries, device_.upload_new(packed->entries, "numbers kept aside"));
+    SKIFF_TRY(sparse.begins, device_.upload_new(packed->begins, "numbers kept aside"));
+    sparse.values = packed->values;
+    sparse.size_bytes = packed->size_bytes();
+    weight_bytes_ += sparse.size_bytes;
+    sparse_.emplace(key, sparse);
+    return std::optional<Aside>(sparse);
 }
 
 Result<std::vector<float>> DeviceWeights::numbers(const TensorRef& ref, std::int64_t size, float offset) {

@@ -84,7 +84,7 @@ private:
         if (--live.readers > 0) return;
         if (live.owned) scratch_.give(live.floats);
         live.owned = false;
-        free_operand(v);
+        free_operand(model_.root(v));
     }
     void free_operand(int v) {
         Live& live = live_[static_cast<std::size_t>(v)];
@@ -128,6 +128,10 @@ private:
             out.rms = {out.square_sums, pending_parts(width), width, norm.eps};
         } else if (value(v).as_operand) {
             next.operand = make_operand(v);
+        } else if (value(v).parts.n_columns > 0) {
+            Operand like = value(v).parts;
+            like.form = form();
+            next.operand = live_[static_cast<std::size_t>(v)].operand = scratch_.take_operand(like);
         }
         return next;
     }
@@ -143,6 +147,7 @@ private:
     // The operand of a matrix: as its producer left it, or made from the numbers now.
     const Live& operand_of(int v) {
         Live& live = live_[static_cast<std::size_t>(v)];
+        if (is_part(v)) return root(v);
         if (live.operand.data != nullptr) return live;
         ElementLaunchArgs args;
         args.kind = ElementKind::scale;
@@ -154,6 +159,8 @@ private:
         push("operand", args);
         return live;
     }
+    // Columns of a product whose producer left all that is multiplied in one operand.
+    bool is_part(int v) { return value(v).operand_first >= 0 && root(v).operand.data != nullptr; }
     void done_operand(int v) {
         // Of a column of a product the operand is its own; it goes when the product goes, or now if nobody else multiplies it.
         if (value(v).parent >= 0) free_operand(v);
@@ -230,9 +237,9 @@ private:
         const bool one = linear.matrices.size() == 1;
         // Before anything is given back: the kernel writes its result's operand while it still reads x.
         NextNorm next;
-        if (linear.write == GemvWrite::gate) next.operand = make_operand(linear.out);
+        if (linear.write == GemvWrite::gate || linear.write == GemvWrite::activate) next.operand = make_operand(linear.out);
         else if (one && !library()) next = next_of(linear.out);
-        if (linear.write == GemvWrite::add) {
+        if (linear.adds_to >= 0) {
             take_over(linear.out, linear.adds_to);
             y = floats(linear.out);
         } else if (linear.write == GemvWrite::replace) {
@@ -258,11 +265,13 @@ private:
             args.softcap = linear.softcap;
             args.factor = linear.factor;
             args.next = next;
+            if (is_part(linear.x)) args.x_columns = x.operand.n_columns, args.x_first = value(linear.x).operand_first;
             if (rows_ <= max_gemv_tokens) {
                 push("gemv", args);
                 continue;
             }
             GemmArgs many{args.weight, args.x, args.n_tokens, args.rms, args.bias, args.write, args.activation, args.y, args.y_stride, args.softcap, args.factor, args.next};
+            many.x_columns = args.x_columns, many.x_first = args.x_first;
             const std::size_t partial_bytes = scratch_table().gemm_partial_bytes(args.weight, rows_, *options_.launch);
             if (partial_bytes > 0 && scratch_table().gemm_arrivals(args.weight, rows_) <= options_.n_arrivals) {
                 many.partials = static_cast<float*>(scratch_.take(partial_bytes));
@@ -274,13 +283,37 @@ private:
         done_operand(linear.x);
     }
 
+    void add(const SparseDevice& sparse) {
+        const Live x = operand_of(sparse.x);
+        SparseRowsArgs args;
+        args.entries = sparse.entries;
+        args.begins = sparse.begins;
+        args.values = sparse.values;
+        args.n_rows = value(sparse.out).width;
+        args.n_columns = value(sparse.x).width;
+        args.x = x.operand.data;
+        args.form = x.operand.form;
+        args.n_tokens = rows_;
+        args.rms = x.rms;
+        if (sparse.adds_to >= 0) {
+            take_over(sparse.out, sparse.adds_to);
+        } else {
+            args.write = SparseRowsArgs::Write::replace;
+            make_floats(sparse.out);
+        }
+        args.y = floats(sparse.out);
+        args.y_stride = stride(sparse.out);
+        push("sparse rows", args);
+        done(sparse.x);
+    }
+
     // By cuBLASLt: rows of the matrix as bf16, as many as its workspace has room for, then the product.
     void multiply(const LinearDevice& linear, const MatrixDevice& matrix, const Live& x, float* y, const NextNorm& next) {
-        const bool gate = linear.write == GemvWrite::gate;
+        const bool gate = linear.write == GemvWrite::gate, activates = linear.write == GemvWrite::activate;
         const std::int64_t n_columns = matrix.weight.n_columns, padded = (n_columns + 7) / 8 * 8;
         const std::int64_t n_rows = gate ? (matrix.weight.n_rows / 2 + 7) / 8 * 16 : matrix.weight.n_rows;  // pairs fill whole tiles
-        float* target = gate ? scratch_.take_floats(rows_ * n_rows) : y + matrix.offset;
-        const std::int64_t target_stride = gate ? n_rows : stride(linear.out);
+        float* target = gate || activates ? scratch_.take_floats(rows_ * n_rows) : y + matrix.offset;
+        const std::int64_t target_stride = gate || activates ? n_rows : stride(linear.out);
         const std::int64_t at_once = std::max<std::int64_t>(256, library_weight_bytes / (2 * padded) / 256 * 256);
         for (std::int64_t first = 0; first < n_rows; first += at_once) {
             const std::int64_t n = std::min(at_once, n_rows - first);
@@ -306,6 +339,17 @@ private:
         }
         if (gate) {
             push("activation of pairs", PairsArgs{target, matrix.bias, rows_, matrix.weight.n_rows / 2, linear.activation, next.operand});
+            scratch_.give(target);
+        } else if (activates) {
+            ElementLaunchArgs args;
+            args.kind = ElementKind::activation;
+            args.activation = linear.activation;
+            args.a = target;
+            args.a_stride = target_stride;
+            args.n_tokens = rows_;
+            args.n_columns = n_rows;
+            args.operand = next.operand;
+            push("activation", args);
             scratch_.give(target);
         } else if (linear.softcap > 0) {
             ElementLaunchArgs args;
@@ -504,6 +548,7 @@ struct Launcher {
     int operator()(const NormLaunchArgs& args) const { return table.norm(args, launch); }
     int operator()(const GemvArgs& args) const { return table.gemv(args, launch); }
     int operator()(const GemmArgs& args) const { return table.gemm(args, launch); }
+    int operator()(const SparseRowsArgs& args) const { return table.sparse_rows(args, launch); }
     int operator()(const RopeWriteArgs& args) const { return table.rope_write(args, launch); }
     int operator()(const DecodeAttentionArgs& args) const { return table.decode_attention(args, launch); }
     int operator()(const PrefillAttentionArgs& args) const { return table.prefill_attention(args, launch); }

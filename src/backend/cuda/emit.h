@@ -59,7 +59,7 @@ struct SelectArgs {
     std::int64_t n_rows = 0, n_columns = 0;
 };
 
-using LaunchArgs = std::variant<EmbedArgs, NormLaunchArgs, GemvArgs, GemmArgs, RopeWriteArgs, DecodeAttentionArgs, PrefillAttentionArgs, ElementLaunchArgs, SelectArgs, RouteLaunchArgs, ConvLaunchArgs,
+using LaunchArgs = std::variant<EmbedArgs, NormLaunchArgs, GemvArgs, GemmArgs, SparseRowsArgs, RopeWriteArgs, DecodeAttentionArgs, PrefillAttentionArgs, ElementLaunchArgs, SelectArgs, RouteLaunchArgs, ConvLaunchArgs,
                                 DequantizeArgs, MatmulArgs, PairsArgs, SampleArgs, StreamArgs>;
 struct DeviceStep {
     std::string name;    // of the operators it does

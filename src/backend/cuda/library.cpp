@@ -21,6 +21,11 @@ std::string folder_of_program() {
 
 }  // namespace
 
+std::string folder_of(const Table& table) {
+    Dl_info info{};
+    return ::dladdr(&table, &info) != 0 && info.dli_fname != nullptr ? parent_path(info.dli_fname) : std::string();
+}
+
 std::vector<std::string> plug_in_places() {
     if (const char* given = std::getenv("SKIFF_CUDA_LIBRARY"); given != nullptr && *given != '\0') return {given};
     const std::string folder = folder_of_program();

@@ -18,5 +18,6 @@ Result<PlugIn> open_plug_in();
 // One file, however the environment is set: for tests.
 Result<PlugIn> open_plug_in(const std::string& path);
 std::vector<std::string> plug_in_places();
+std::string folder_of(const Table& table);  // of the plug-in that it came from; "" where it came from none
 
 }  // namespace skiff::cuda

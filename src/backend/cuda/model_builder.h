@@ -58,6 +58,9 @@ private:
         return reader < 0 ? nullptr : std::get_if<Detail>(&items_[static_cast<std::size_t>(reader)].op->detail);
     }
     bool is_simple(std::size_t i) const;
+    bool is_linear(std::size_t i) const { return std::get_if<LinearOp>(&items_[i].op->detail) != nullptr && !items_[i].in.empty(); }
+    bool same_terms(std::size_t a, std::size_t b) const;
+    bool aside_fits(const std::vector<std::size_t>& group) const;  // numbers kept aside have a kernel, for all of them together
     bool share_input(std::size_t a, std::size_t b) const;
     // Whether a value is wanted as the operand of matrices and never as floats: a gated product leaves nothing else.
     bool all_multiply(int v) const;
@@ -85,8 +88,9 @@ private:
     Result<bool> add_gate(const Gate& gate);
     // Matrices with one input: one product where their schemes allow it, and always one buffer.
     Status add_merged(const std::vector<std::size_t>& group);
-    // What stands behind a product and is done by it: a factor, a soft cap, the addition to the residual stream.
+    // What stands behind a product and is done by it: an activation, a factor, a soft cap, the addition to the residual stream.
     struct Tail {
+        const ActivationOp* activation = nullptr;  // whose result only matrices read
         float factor = 1, softcap = 0;
         int adds_to = -1, out = -1;
         std::string name;
@@ -95,7 +99,14 @@ private:
     bool made(int v) const;
     // LinearOp::input_scale, the fixed range of 8-bit codes of the input, has no use here: no kernel codes its input in 8 bits. Up to eight tokens are multiplied with 16
     // significant bits, more with the eight of bf16, which have no range to fix; the sums are those of unrounded inputs, not those that the codes would give.
-    Status add_single(std::size_t i, const LinearOp& detail);
+    // One operator, or several with one input, whose results become columns of one value: its terms one after another, each added to what is there.
+    Status add_terms(const std::vector<std::size_t>& group);
+    struct Sum;
+    using Round = std::vector<const LinearTerm*>;  // one term of each operator, of one kind; null: it has none
+    Result<bool> add_aside(const std::vector<std::size_t>& group, const Round& round, Sum& sum);
+    Status add_low_rank(const std::vector<std::size_t>& group, const Round& round, Sum& sum);
+    Status add_packed(const std::vector<std::size_t>& group, const Round& round, Sum& sum);
+    void push_term(LinearDevice linear, Sum& sum);
 
     // ---- attention
     bool belongs_to_attention(std::size_t i) const;
@@ -124,6 +135,7 @@ private:
     void count_reads(const EmbedDevice& d) { reads(d.adds_to, false); }
     void count_reads(const NormDevice& d) { reads(d.x, false), reads(d.residual, false); }
     void count_reads(const LinearDevice& d) { reads(d.x, true), reads(d.adds_to, false); }
+    void count_reads(const SparseDevice& d) { reads(d.x, true), reads(d.adds_to, false); }
     void count_reads(const RopeDevice& d);
     void count_reads(const AttentionDevice& d) { reads(d.q, false); }
     void count_reads(const ElementDevice& d) { reads(d.a, false), reads(d.b, false); }

@@ -35,16 +35,21 @@ WeightRows ModelBuilder::rows_of(std::size_t i) const {
     return {linear.terms[0].weight, width(items_[i].op->out), width(items_[i].in[0])};
 }
 
-Status ModelBuilder::add(std::size_t i, const LinearOp& detail) {
+Status ModelBuilder::add(std::size_t i, const LinearOp&) {
     if (const auto gate = gates_.find(i); gate != gates_.end()) {
         SKIFF_TRY(const bool done, add_gate(gate->second));
         if (done) return {};
     }
     std::vector<std::size_t> group = {i};
-    if (fuse() && is_simple(i) && !items_[i].in.empty())
-        for (std::size_t j = i + 1; j < items_.size() && is_simple(j) && !items_[j].done && gated_.count(j) == gated_.count(i) && share_input(i, j); ++j) group.push_back(j);
-    if (group.size() > 1) return add_merged(group);
-    return add_single(i, detail);
+    bool simple = is_simple(i);
+    if (fuse() && is_linear(i))
+        for (std::size_t j = i + 1; j < items_.size() && is_linear(j) && !items_[j].done && gated_.count(j) == gated_.count(i) && same_terms(i, j) && share_input(i, j); ++j) {
+            group.push_back(j);
+            simple = simple && is_simple(j);
+        }
+    if (group.size() > 1 && simple) return add_merged(group);
+    if (group.size() > 1 && !aside_fits(group)) group = {i};
+    return add_terms(group);
 }
 
 Result<bool> ModelBuilder::add_gate(const Gate& gate) {
@@ -122,6 +127,11 @@ ModelBuilder::Tail ModelBuilder::tail_of(int out, bool may_scale) {
         tail.out = item.op->out;
         tail.name += " + " + item.op->name;
     };
+    if (const auto* activation = reader_as<ActivationOp>(tail.out, reader); activation != nullptr && may_scale && all_multiply(items_[static_cast<std::size_t>(reader)].op->out)) {
+        tail.activation = activation;
+        take();
+        return tail;
+    }
     if (const auto* scale = reader_as<ScaleOp>(tail.out, reader); scale != nullptr && may_scale) {
         tail.factor = scale->factor;
         take();
@@ -149,47 +159,6 @@ ModelBuilder::Tail ModelBuilder::tail_of(int out, bool may_scale) {
 bool ModelBuilder::made(int v) const {
     const auto found = producer_.find(v);
     return v == select_out_ || (found != producer_.end() && items_[found->second].done);
-}
-
-Status ModelBuilder::add_single(std::size_t i, const LinearOp& detail) {
-    const Op& op = *items_[i].op;
-    SKIFF_TRY(const int x, transformed(i, detail.transform));
-    const std::int64_t n_in = width(items_[i].in[0]), n_out = width(op.out);
-    SKIFF_TRY(const auto bias_numbers, bias_of(i));
-    SKIFF_TRY(const float* bias, weights_.vector(bias_numbers));
-    if (detail.terms.empty()) return corrupt("a linear operator without terms");
-    const Tail tail = tail_of(op.out, detail.terms.size() == 1);
-    int sum = tail.adds_to;
-    for (std::size_t t = 0; t < detail.terms.size(); ++t) {
-        const LinearTerm& term = detail.terms[t];
-        LinearDevice linear;
-        linear.x = x;
-        std::int64_t n_source = n_in;
-        if (term.kind == LinearTerm::Kind::low_rank) {
-            const auto declared = spec_.tensors.find(term.down.key);
-            if (declared == spec_.tensors.end()) return corrupt("tensor " + term.down.key + " is not declared");
-            n_source = spec_.shape(declared->second)[0];
-            LinearDevice down;
-            down.x = x;
-            SKIFF_TRY(const auto weight, weights_.matrices({{term.down, n_source, n_in}}));
-            down.matrices = {{weight[0], nullptr, 0}};
-            down.out = linear.x = new_value(op.name + ".rank", n_source);
-            count(weight[0]);
-            push("down of " + op.name, down);
-        }
-        SKIFF_TRY(const auto weight, weights_.matrices({{term.weight, n_out, n_source}}));
-        linear.matrices = {{weight[0], t == 0 ? bias : nullptr, 0}};
-        count(weight[0]);
-        linear.write = sum >= 0 ? GemvWrite::add : GemvWrite::replace;
-        linear.adds_to = sum;
-        linear.factor = tail.factor;
-        linear.softcap = tail.softcap;
-        const bool last = t + 1 == detail.terms.size();
-        linear.out = last ? tail.out : new_value(op.name + ".part", n_out);
-        sum = linear.out;
-        push(op.name + (last ? tail.name : ""), linear);
-    }
-    return {};
 }
 
 }  // namespace skiff::cuda

@@ -35,22 +35,24 @@ void Scratch::give(const void* address) {
     taken_.erase(static_cast<std::size_t>(static_cast<const std::byte*>(address) - (base_ != nullptr ? base_ : imaginary())));
 }
 
-Operand Scratch::take_operand(OperandForm form, std::int64_t n_columns) {
-    auto& slots = operands_[{form, n_columns}];
+Operand Scratch::take_operand(Operand like) {
+    const OperandForm form = like.form;
+    auto& slots = operands_[key_of(like)];
     auto found = std::find_if(slots.begin(), slots.end(), [](const Slot& slot) { return !slot.used; });
     if (found == slots.end()) {
         std::size_t before = 0;
         for (const auto& [key, others] : operands_) before += others.size();
-        slots.push_back({imaginary() + (std::size_t{1} << 43) + before * alignment, table_.operand_bytes(form, operand_tokens(form), n_columns)});
+        slots.push_back({imaginary() + (std::size_t{1} << 43) + before * alignment, table_.operand_bytes(form, operand_tokens(form), like.n_columns)});
         ++unplaced_;
         found = slots.end() - 1;
     }
     found->used = true;
-    return {form, found->address, n_columns};
+    like.data = found->address;
+    return like;
 }
 
 void Scratch::give(const Operand& operand) {
-    const auto slots = operands_.find({operand.form, operand.n_columns});
+    const auto slots = operands_.find(key_of(operand));
     if (operand.data == nullptr || slots == operands_.end()) return;
     for (Slot& slot : slots->second)
         if (slot.address == operand.data) slot.used = false;

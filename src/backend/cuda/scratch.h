@@ -20,8 +20,9 @@ public:
     void* take(std::size_t size_bytes);
     float* take_floats(std::int64_t n) { return static_cast<float*>(take(static_cast<std::size_t>(n) * sizeof(float))); }
     void give(const void* address);
-    // An operand's buffer. Its padding must stay zero, so it is shared only by operands of the same form and width.
-    Operand take_operand(OperandForm form, std::int64_t n_columns);
+    // An operand's buffer. Its padding must stay zero, so it is shared only by operands of the same form, width and cuts.
+    Operand take_operand(OperandForm form, std::int64_t n_columns) { return take_operand(Operand{form, nullptr, n_columns}); }
+    Operand take_operand(Operand like);  // of that form, width and cuts
     void give(const Operand& operand);
 
     const Table& table() const { return table_; }
@@ -47,7 +48,9 @@ private:
     std::byte* base_ = nullptr;
     std::size_t size_ = 0, peak_ = 0;
     std::map<std::size_t, std::size_t> taken_;  // offset -> bytes
-    std::map<std::tuple<OperandForm, std::int64_t>, std::vector<Slot>> operands_;
+    using OperandKey = std::tuple<OperandForm, std::int64_t, std::int32_t, std::int32_t, std::int32_t, std::int32_t>;
+    static OperandKey key_of(const Operand& operand) { return {operand.form, operand.n_columns, operand.cuts[0], operand.gaps[0], operand.cuts[1], operand.gaps[1]}; }
+    std::map<OperandKey, std::vector<Slot>> operands_;
     std::size_t unplaced_ = 0;  // operands without memory
 };
 

@@ -142,6 +142,46 @@ std::optional<double> CudaSession::read_gb_per_s() {
     return rates[rates.size() / 2];
 }
 
+// A square product by cuBLASLt, 8192 each way where the device has as many multiprocessors as that takes to fill.
+std::optional<double> CudaSession::gemm_tflops() {
+    const Table& table = device_->table();
+    if (options_.matmul != Matmul::cublaslt || workspace_ == nullptr || !device_->enter().ok()) return std::nullopt;
+    const std::int64_t n = std::min<std::int64_t>(8192, 64 * std::max(1, device_->facts().n_multiprocessors));
+    const auto elements = static_cast<std::size_t>(n * n), operand_size = std::max(elements * 2, table.operand_bytes(OperandForm::rows, n, n));
+    const auto available = device_->free_bytes();
+    if (!available.ok() || 2 * operand_size + elements * 4 > *available / 2) return std::nullopt;
+    std::byte* memory[3] = {};
+    const std::size_t sizes[3] = {operand_size, operand_size, elements * 4};
+    bool good = true;
+    for (int i = 0; i < 3 && good; ++i) {
+        auto taken = device_->allocate(sizes[i], "the measurement of products");
+        good = taken.ok() && table.fill(*taken, 0, sizes[i], device_->stream()) == 0;
+        if (taken.ok()) memory[i] = *taken;
+    }
+    MatmulArgs args;
+    args.weight = memory[0];
+    args.x = memory[1];
+    args.y = reinterpret_cast<float*>(memory[2]);
+    args.n_tokens = args.n_rows = args.n_columns = args.weight_stride = args.x_stride = args.y_stride = n;
+    args.workspace = workspace_;
+    args.workspace_bytes = workspace_bytes;
+    Event begin = nullptr, end = nullptr;
+    std::vector<double> rates;
+    good = good && table.make_event(&begin) == 0 && table.make_event(&end) == 0 && table.prepare_matmul(args) == 0;
+    for (int pass = 0; pass < 7 && good; ++pass) {
+        float ms = 0;
+        good = table.record(begin, device_->stream()) == 0 && table.matmul(args, device_->launch()) == 0 && table.record(end, device_->stream()) == 0 && table.wait_event(end) == 0 && table.elapsed_ms(begin, end, &ms) == 0 && ms > 0;
+        if (good && pass > 1) rates.push_back(2e-9 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / ms);
+    }
+    for (Event event : {begin, end})
+        if (event != nullptr) table.destroy_event(event);
+    for (std::byte* address : memory)
+        if (address != nullptr) device_->release(address);
+    if (rates.empty()) return std::nullopt;
+    std::sort(rates.begin(), rates.end());
+    return rates[rates.size() / 2];
+}
+
 Result<double> CudaSession::seconds_per_streamed_byte() {
     SKIFF_CHECK(device_->enter());
     if (!model_.stream) return usage_error("all weights of this session are on the device");

@@ -93,6 +93,7 @@ struct Table {
     // ---- kernels (kernels/cuda/launch.h)
     int (*gemv)(const GemvArgs& args, const Launch& launch);
     int (*gemm)(const GemmArgs& args, const Launch& launch);
+    int (*sparse_rows)(const SparseRowsArgs& args, const Launch& launch);
     int (*dequantize)(const DequantizeArgs& args, const Launch& launch);
     int (*embed)(const EmbedArgs& args, const Launch& launch);
     int (*norm)(const NormLaunchArgs& args, const Launch& launch);
@@ -111,7 +112,7 @@ struct Table {
     int (*windows)(const WindowsArgs& args, const Launch& launch);
     int (*read_all)(const void* data, std::size_t size_bytes, float* sink, const Launch& launch);  // reads it and keeps nothing: the bandwidth // sink: (1) f32
 
-    // ---- cuBLASLt, where the program has found it. Opened once, for the device chosen then.
+    // ---- cuBLASLt, where the program has found it. Opened once; each call is for the device that the thread has chosen.
     int (*open_cublaslt)(const char* path);
     int (*prepare_matmul)(const MatmulArgs& args);  // finds its algorithm and launches nothing; an error where there is none
     int (*matmul)(const MatmulArgs& args, const Launch& launch);
@@ -120,7 +121,7 @@ struct Table {
 inline constexpr std::uint32_t table_version = 1;
 constexpr std::uint32_t table_layout() {
     std::uint32_t hash = 2166136261u;
-    for (std::size_t size : {sizeof(Table), sizeof(DeviceFacts), sizeof(MatmulArgs), sizeof(PairsArgs), sizeof(Launch), sizeof(GpuWeight), sizeof(GemvArgs), sizeof(GemmArgs),
+    for (std::size_t size : {sizeof(Table), sizeof(DeviceFacts), sizeof(MatmulArgs), sizeof(PairsArgs), sizeof(Launch), sizeof(GpuWeight), sizeof(GemvArgs), sizeof(GemmArgs), sizeof(SparseRowsArgs),
                              sizeof(DequantizeArgs), sizeof(EmbedArgs), sizeof(NormLaunchArgs), sizeof(RopeWriteArgs), sizeof(DecodeAttentionArgs), sizeof(PrefillAttentionArgs),
                              sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs), sizeof(ColumnSumsArgs), sizeof(GramArgs), sizeof(PatchesArgs), sizeof(WindowsArgs)})
         hash = (hash ^ static_cast<std::uint32_t>(size)) * 16777619u;

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
     const int first_tile = (static_cast<int>(blockIdx.x) * gemm_warps + warp) * n_tiles, first_token_tile = static_cast<int>(blockIdx.y) * gemm_token_tiles;
     const int n_token_tiles = min(gemm_token_tiles, (p.n_tokens + 7) / 8 - first_token_tile);
     const int first_unit = static_cast<int>(static_cast<std::int64_t>(weight.n_units) * blockIdx.z / params.n_splits), end_unit = static_cast<int>(static_cast<std::int64_t>(weight.n_units) * (blockIdx.z + 1) / params.n_splits);
-    const std::int64_t param_units = n_param_units(weight, p.layout), n_slabs = operand_slabs(weight.n_columns);
+    const std::int64_t param_units = n_param_units(weight, p.layout), n_slabs = p.x_slabs;
 
     const auto copy_unit = [&](int u) {
         if (u < end_unit) {

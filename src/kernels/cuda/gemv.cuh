@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
     }
     __syncthreads();
 
-    const std::int64_t n_slabs = operand_slabs(weight.n_columns);
+    const std::int64_t n_slabs = p.x_slabs;
     const bool relative = has_supers(weight.params);
     const std::uint32_t all_ones[4] = {one_bf16x2, one_bf16x2, one_bf16x2, one_bf16x2};
     int slot = 0, round = 0;
@@ -177,10 +177,12 @@ template <class Decoder, int n_blocks>
 int launch_gemv_blocks(const GemvArgs& args, const Launch& launch) {
     LinearParams params = linear_params(args);
     const auto ring_bytes = [&](int n_stages) { return std::size_t{gemv_warps} * static_cast<std::size_t>(n_stages * (unit_pieces(Decoder::form) * 512 + params.param_bytes)); };
-    params.n_stages = ring_bytes(gemv_stages(Decoder::form)) <= 90 * 1024 ? gemv_stages(Decoder::form) : gemv_few_stages(Decoder::form);
+    constexpr int form = static_cast<int>(Decoder::form);
+    params.n_stages = ring_bytes(gemv_stages(Decoder::form)) <= 90 * 1024 && launch.tuning.gemv_ring[form] == Tuning::Ring::longest ? gemv_stages(Decoder::form) : gemv_few_stages(Decoder::form);
     const std::size_t shared_bytes = gemv_fixed_bytes<Decoder, n_blocks>() + ring_bytes(params.n_stages);
     auto* kernel = gemv_kernel<Decoder, n_blocks>;
-    const std::int64_t most = static_cast<std::int64_t>(launch.n_sms) * blocks_per_sm(kernel, gemv_warps * lanes, shared_bytes);
+    const int resident = blocks_per_sm(kernel, gemv_warps * lanes, shared_bytes), tuned = launch.tuning.gemv_blocks[form];
+    const std::int64_t most = static_cast<std::int64_t>(launch.n_sms) * (tuned > 0 && tuned < resident ? tuned : resident);
     const auto grid = static_cast<unsigned>(args.weight.n_tiles < most ? args.weight.n_tiles : most);
     return launch_kernel<LinearParams>(kernel, dim3(grid), dim3(gemv_warps * lanes), shared_bytes, launch, params);
 }

@@ -18,11 +18,18 @@ namespace skiff::cuda {
 
 enum class Dependence : std::uint8_t { stream, programmatic };  // programmatic: the kernel may start while the one before ends (sm_90 and later)
 
+// Choices that change no sum, as a measurement on the device found them (backend/cuda/tuning_table.h), by the form of the codes. 0: the kernel's own.
+struct Tuning {
+    enum class Ring : std::uint8_t { longest, shortest };
+    std::uint8_t gemv_blocks[n_code_forms] = {};  // on an SM, at most
+    Ring gemv_ring[n_code_forms] = {};            // of two lengths, where a form has two
+};
 struct Launch {
     void* stream = nullptr;  // cudaStream_t
     int n_sms = 1;           // of the device
     int arch = 80;           // 10 * major + minor
     Dependence dependence = Dependence::stream;
+    Tuning tuning;
 };
 const char* launch_error_text(int error);
 
@@ -40,7 +47,11 @@ struct Operand {
     OperandForm form = OperandForm::rows;
     void* data = nullptr;         // null: not wanted
     std::int64_t n_columns = 0;
+    // What a product writes for several matrices that each read some of its rows: rows from cuts[i] on lie gaps[i] columns further, so that each part begins at a multiple of
+    // operand_part_columns. 0: no cut. Only launch_gemv and launch_gemm make such.
+    std::int32_t cuts[2] = {0, 0}, gaps[2] = {0, 0};
 };
+inline constexpr std::int64_t operand_part_columns = 256;
 inline constexpr std::int64_t max_gemv_tokens = 8;
 OperandForm operand_form(std::int64_t n_tokens, bool own_gemm);  // split up to 8; then fragments for launch_gemm, or rows for cuBLASLt
 
@@ -66,6 +77,7 @@ enum class GemvWrite : std::uint8_t {
     replace,  // y = value
     add,      // y = y + value: the residual
     gate,     // rows in pairs (packed with Interleave::gate_up): operand column j = activation(row j of gate) * (row j of up)
+    activate, // operand column j = activation(row j)
 };
 struct GemvArgs {
     GpuWeight weight;
@@ -74,12 +86,13 @@ struct GemvArgs {
     PendingRms rms;                     // of x
     const float* bias = nullptr;        // (n_rows) f32; of gate: in packed order (pair_bias in pack.h)
     GemvWrite write = GemvWrite::replace;
-    Activation activation = Activation::silu;  // of gate
-    float* y = nullptr;                 // (n_tokens, y_stride) f32; not of gate
+    Activation activation = Activation::silu;  // of gate and activate
+    float* y = nullptr;                 // (n_tokens, y_stride) f32; not of gate and activate
     std::int64_t y_stride = 0;
     float softcap = 0;                  // of replace: y = softcap * tanh(y / softcap); 0 = none
-    float factor = 1;                   // multiplies the value (behind the bias) of replace and add
-    NextNorm next;                      // of replace and add: operand of y times next.weight; of gate: next.operand alone
+    float factor = 1;                   // multiplies the value (behind the bias) of all but gate
+    NextNorm next;                      // of replace and add: operand of y times next.weight; of gate and activate: next.operand alone
+    std::int64_t x_columns = 0, x_first = 0;  // x is that part of an operand of x_columns that begins at column x_first (a multiple of operand_part_columns); 0: all of one
 };
 int launch_gemv(const GemvArgs& args, const Launch& launch);
 
@@ -99,10 +112,27 @@ struct GemmArgs {
     // Few tokens leave most SMs without a block, unless the columns are cut, too. Null: they are not.
     float* partials = nullptr;         // gemm_partial_bytes(): scratch
     std::int32_t* arrivals = nullptr;  // gemm_arrivals(), zero before and after
+    std::int64_t x_columns = 0, x_first = 0;  // as of GemvArgs
 };
 std::size_t gemm_partial_bytes(const GpuWeight& weight, std::int64_t n_tokens, const Launch& launch);  // 0: no scratch is needed
 std::int64_t gemm_arrivals(const GpuWeight& weight, std::int64_t n_tokens);
 int launch_gemm(const GemmArgs& args, const Launch& launch);
+
+// ---- a few numbers of each row beside a matrix (outliers that were kept aside): y = S x, or added to y, for any number of tokens
+struct SparseRowsArgs {
+    const std::uint32_t* entries = nullptr;  // (begins[n_rows]): the column in the low half, the value in the high one
+    const std::int32_t* begins = nullptr;    // (n_rows + 1)
+    Float16Form values = Float16Form::f16;
+    std::int64_t n_rows = 0, n_columns = 0;  // at most 65536 columns
+    const void* x = nullptr;                 // operand in any form, (n_tokens, n_columns)
+    OperandForm form = OperandForm::split;
+    std::int64_t n_tokens = 0;
+    PendingRms rms;                          // of x
+    enum class Write : std::uint8_t { replace, add } write = Write::add;
+    float* y = nullptr;                      // (n_tokens, y_stride) f32
+    std::int64_t y_stride = 0;
+};
+int launch_sparse_rows(const SparseRowsArgs& args, const Launch& launch);
 
 // ---- weights as bf16 for cuBLASLt: rows [first_row, first_row + n_rows) of the packed order // target: (n_rows, n_columns) bf16
 struct DequantizeArgs {

@@ -44,7 +44,7 @@ int run(bool gemm, const GemvArgs& args, const Launch& launch, float* partials =
     if (!gemm) return launch_gemv(args, launch);
     GemmArgs more;
     more.weight = args.weight, more.x = args.x, more.n_tokens = args.n_tokens, more.rms = args.rms, more.bias = args.bias, more.write = args.write, more.activation = args.activation;
-    more.y = args.y, more.y_stride = args.y_stride, more.softcap = args.softcap, more.factor = args.factor, more.next = args.next, more.partials = partials, more.arrivals = arrivals;
+    more.y = args.y, more.y_stride = args.y_stride, more.softcap = args.softcap, more.factor = args.factor, more.next = args.next, more.partials = partials, more.arrivals = arrivals, more.x_columns = args.x_columns, more.x_first = args.x_first;
     return launch_gemm(more, launch);
 }
 
@@ -135,6 +135,35 @@ TEST(CudaLinear, gemv_does_not_depend_on_the_batch) {
     }
 }
 
+// Whatever a tuning table says, the bits are the same.
+TEST(CudaLinear, tuning_changes_no_bit) {
+    SKIFF_NEEDS_DEVICE();
+    for (const char* name : {"bf16", "w4g32", "w2g16a", "nf4"}) {
+        Scheme scheme = *parse_scheme(name);
+        const Weight weight = scheme.is_coded() ? random_codes(150, 900, scheme, 4) : random_plain(150, 900, scheme.dtype, 4);
+        const DeviceWeight device = device_weight(weight);
+        const auto x = normal_values(5 * 900, 5);
+        const DeviceMemory operand = device_operand(OperandForm::split, x, 5, 900);
+        const auto product = [&](const Tuning& tuning) {
+            DeviceArray<float> y(5 * 150);
+            GemvArgs args;
+            args.weight = device.view, args.x = operand.data(), args.n_tokens = 5, args.y = y.data(), args.y_stride = 150;
+            Launch launch = test_launch();
+            launch.tuning = tuning;
+            EXPECT_EQ(launch_gemv(args, launch), 0);
+            return y.values();
+        };
+        const auto expected = product({});
+        for (const int blocks : {0, 1, 2})
+            for (const auto ring : {Tuning::Ring::longest, Tuning::Ring::shortest}) {
+                Tuning tuning;
+                std::fill(std::begin(tuning.gemv_blocks), std::end(tuning.gemv_blocks), static_cast<std::uint8_t>(blocks));
+                std::fill(std::begin(tuning.gemv_ring), std::end(tuning.gemv_ring), ring);
+                EXPECT_TRUE(same_bits(product(tuning), expected)) << name;
+            }
+    }
+}
+
 // Residual: what was there is added; the next norm's operand and sums of squares; the pending norm of x; bias; strides.
 TEST(CudaLinear, writes_the_residual_and_the_next_operand) {
     SKIFF_NEEDS_DEVICE();
@@ -183,6 +212,113 @@ TEST(CudaLinear, writes_the_residual_and_the_next_operand) {
     }
 }
 
+// Parts of an operand: what one product wrote for three matrices, each of which reads its own columns.
+TEST(CudaLinear, products_of_parts_of_an_operand) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t heights[] = {40, 300, 24}, firsts[] = {0, 256, 768}, n_columns = 130, n_rows = 364, padded = 768 + 24;
+    const Weight down = random_codes(n_rows, n_columns, *parse_scheme("w4g32"), 41);
+    const DeviceWeight device = device_weight(down);
+    for (const std::int64_t n_tokens : {1, 6, 21}) {
+        const bool gemm = n_tokens > 8;
+        const OperandForm form = gemm ? OperandForm::fragments : OperandForm::split;
+        const auto x = normal_values(n_tokens * n_columns, 42);
+        in_every_mode([&](const Launch& launch) {
+            const DeviceMemory operand = device_operand(form, x, n_tokens, n_columns), parts(operand_bytes(form, n_tokens, padded));
+            DeviceArray<float> y(n_tokens * n_rows);
+            GemvArgs args;
+            args.weight = device.view, args.x = operand.data(), args.n_tokens = n_tokens, args.y = y.data(), args.y_stride = n_rows;
+            args.next.operand = {form, parts.data(), padded, {40, 340}, {256 - 40, 768 - 340}};
+            ASSERT_EQ(run(gemm, args, launch), 0);
+            const auto found = operand_floats(form, operand_values(parts), n_tokens, padded), numbers = y.values();
+            std::int64_t row = 0;
+            for (int part = 0; part < 3; ++part) {
+                std::vector<float> mine;
+                for (std::int64_t token = 0; token < n_tokens; ++token)
+                    for (std::int64_t c = 0; c < heights[part]; ++c) {
+                        mine.push_back(found[static_cast<std::size_t>(token * padded + firsts[part] + c)]);
+                        const float number = numbers[static_cast<std::size_t>(token * n_rows + row + c)];
+                        ASSERT_NEAR(mine.back(), number, std::fabs(number) * (gemm ? 0x1p-8 : 0x1p-15) + 1e-20) << "part " << part << " column " << c;
+                    }
+                row += heights[part];
+                const Weight up = random_codes(37, heights[part], *parse_scheme("w8g32"), 43);
+                const DeviceWeight up_device = device_weight(up);
+                const Sums wanted = plain_sums(up, mine, n_tokens);
+                DeviceArray<float> product(n_tokens * 37);
+                GemvArgs next;
+                next.weight = up_device.view, next.x = parts.data(), next.x_columns = padded, next.x_first = firsts[part], next.n_tokens = n_tokens, next.y = product.data(), next.y_stride = 37;
+                ASSERT_EQ(run(gemm, next, launch), 0);
+                const auto got = product.values();
+                for (std::size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], wanted.value[i], wanted.size[i] * 0x1p-15 + 1e-30) << "part " << part << " of " << n_tokens << " tokens";
+            }
+        });
+    }
+}
+
+// Numbers that were kept aside, of several matrices, some without any; operands of every form, a pending norm, what is there before.
+TEST(CudaLinear, rows_of_a_few_numbers) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t n_columns = 700, stride = 130;
+    for (const DType dtype : {DType::f16, DType::bf16}) {
+        std::vector<Weight> weights;
+        for (const std::int64_t n_rows : {37, 60}) {
+            std::vector<float> values;
+            std::vector<std::int32_t> columns;
+            std::vector<std::int64_t> rows = {0};
+            for (std::int64_t r = 0; r < n_rows; ++r) {  // from none to more than a warp has lanes
+                for (std::int64_t c = r % 5; c < n_columns; c += r % 7 == 0 ? 13 : 90 + r) columns.push_back(static_cast<std::int32_t>(c));
+                if (r % 11 == 3) columns.resize(static_cast<std::size_t>(rows.back()));
+                rows.push_back(static_cast<std::int64_t>(columns.size()));
+            }
+            values = normal_values(static_cast<std::int64_t>(columns.size()), 51);
+            weights.push_back(make_outliers({n_rows, n_columns}, dtype, values, columns, rows));
+        }
+        const RowSource sources[] = {{&weights[0], RowMap::all(37)}, {nullptr, RowMap::all(20)}, {&weights[1], {30, 30, 30, 1}}};
+        const auto packed = pack_sparse_rows(sources);
+        ASSERT_TRUE(packed.has_value());
+        const std::int64_t n_rows = packed->n_rows;
+        ASSERT_EQ(n_rows, 37 + 20 + 30);
+        for (const OperandForm form : {OperandForm::split, OperandForm::fragments, OperandForm::rows})
+            for (const std::int64_t n_tokens : {1, 7, 21}) {
+                if (form == OperandForm::split && n_tokens > 8) continue;
+                const auto x = normal_values(n_tokens * n_columns, 52), old = normal_values(n_tokens * stride, 53);
+                const auto seen = as_operand(form, x, n_tokens, n_columns);
+                const std::int64_t n_parts = pending_parts(n_columns);
+                const std::vector<float> squares(static_cast<std::size_t>(n_tokens * n_parts), 4.0f);
+                const double scale = 1 / std::sqrt(4.0 * static_cast<double>(n_parts) / n_columns + 1e-5);
+                std::vector<float> row(static_cast<std::size_t>(n_columns));
+                in_every_mode([&](const Launch& launch) {
+                    const DeviceMemory operand = device_operand(form, x, n_tokens, n_columns);
+                    const DeviceArray<std::uint32_t> entries(packed->entries);
+                    const DeviceArray<std::int32_t> begins(packed->begins);
+                    const DeviceArray<float> pending(squares);
+                    for (const auto write : {SparseRowsArgs::Write::add, SparseRowsArgs::Write::replace}) {
+                        const DeviceArray<float> y(old);
+                        SparseRowsArgs args;
+                        args.entries = entries.data(), args.begins = begins.data(), args.values = packed->values, args.n_rows = n_rows, args.n_columns = n_columns, args.x = operand.data(), args.form = form;
+                        args.n_tokens = n_tokens, args.rms = {pending.data(), n_parts, n_columns, 1e-5f}, args.write = write, args.y = y.data(), args.y_stride = stride;
+                        ASSERT_EQ(launch_sparse_rows(args, launch), 0);
+                        const auto got = y.values();
+                        for (std::int64_t r = 0; r < n_rows; ++r) {
+                            std::fill(row.begin(), row.end(), 0.0f);
+                            if (r < 37) weights[0].row(r, row.data());
+                            else if (r >= 57) weights[1].row(30 + r - 57, row.data());
+                            for (std::int64_t token = 0; token < n_tokens; ++token) {
+                                double sum = 0, size = 0;
+                                for (std::int64_t c = 0; c < n_columns; ++c) {
+                                    const double product = static_cast<double>(row[static_cast<std::size_t>(c)]) * seen[static_cast<std::size_t>(token * n_columns + c)];
+                                    sum += product, size += std::fabs(product);
+                                }
+                                const auto at = static_cast<std::size_t>(token * stride + r);
+                                ASSERT_NEAR(got[at], (write == SparseRowsArgs::Write::add ? old[at] : 0) + sum * scale, size * scale * 0x1p-18 + 1e-6) << "token " << token << " row " << r;
+                            }
+                        }
+                        for (std::int64_t token = 0; token < n_tokens; ++token) ASSERT_EQ(got[static_cast<std::size_t>(token * stride + n_rows)], old[static_cast<std::size_t>(token * stride + n_rows)]);
+                    }
+                });
+            }
+    }
+}
+
 TEST(CudaLinear, gate_and_up_in_one) {
     SKIFF_NEEDS_DEVICE();
     constexpr std::int64_t height = 45, n_columns = 200;
@@ -211,6 +347,36 @@ TEST(CudaLinear, gate_and_up_in_one) {
                     activation_kernels()[0].fn({&g, nullptr, &activated, 1, activation}, {0, 1});
                     const double wanted = activated * (ups.value[i] + bias_up[i % height]);
                     ASSERT_NEAR(got[i], wanted, std::fabs(wanted) * (gemm ? 0x1p-7 : 0x1p-12) + (gates.size[i] + ups.size[i] + 1) * 1e-4) << "token " << i / height << " column " << i % height;
+                }
+            });
+        }
+}
+
+TEST(CudaLinear, an_activation_behind_a_bias) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t n_rows = 45, n_columns = 200;
+    const Weight weight = random_codes(n_rows, n_columns, *parse_scheme("w8g32"), 61);
+    const DeviceWeight device = device_weight(weight);
+    const auto bias = normal_values(n_rows, 62, 0.1f);
+    for (const std::int64_t n_tokens : {1, 6, 12})
+        for (const Activation activation : {Activation::gelu_tanh, Activation::gelu_erf, Activation::relu}) {
+            const bool gemm = n_tokens > 8;
+            const OperandForm form = gemm ? OperandForm::fragments : OperandForm::split;
+            const auto x = normal_values(n_tokens * n_columns, 63);
+            const Sums sums = plain_sums(weight, as_operand(form, x, n_tokens, n_columns), n_tokens);
+            in_every_mode([&](const Launch& launch) {
+                const DeviceMemory operand = device_operand(form, x, n_tokens, n_columns), next(operand_bytes(form, n_tokens, n_rows));
+                const DeviceArray<float> biases(bias);
+                GemvArgs args;
+                args.weight = device.view, args.x = operand.data(), args.n_tokens = n_tokens, args.bias = biases.data(), args.write = GemvWrite::activate, args.activation = activation, args.factor = 0.5f;
+                args.next.operand = {form, next.data(), n_rows};
+                ASSERT_EQ(run(gemm, args, launch), 0);
+                const auto got = operand_floats(form, operand_values(next), n_tokens, n_rows);
+                for (std::size_t i = 0; i < got.size(); ++i) {
+                    const auto value = static_cast<float>(0.5 * (sums.value[i] + bias[i % n_rows]));
+                    float wanted = 0;
+                    activation_kernels()[0].fn({&value, nullptr, &wanted, 1, activation}, {0, 1});
+                    ASSERT_NEAR(got[i], wanted, std::fabs(wanted) * (gemm ? 0x1p-7 : 0x1p-12) + (sums.size[i] + 1) * 1e-4) << "token " << i / n_rows << " row " << i % n_rows;
                 }
             });
         }

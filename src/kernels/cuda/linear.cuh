@@ -14,6 +14,7 @@ struct LinearParams {
     int has_offsets = 0;
     int n_stages = 0;           // of gemv's ring
     const unsigned char* x = nullptr;
+    std::int64_t x_slabs = 0;   // of the operand that x lies in
     int n_tokens = 0;
     PendingRms rms;
     const float* bias = nullptr;
@@ -24,6 +25,7 @@ struct LinearParams {
     float softcap = 0, factor = 1;
     const float* next_weight = nullptr;
     OperandTarget operand;
+    int cuts[2] = {0, 0}, gaps[2] = {0, 0};  // of the operand
     float* square_sums = nullptr;
 };
 
@@ -36,7 +38,8 @@ LinearParams linear_params(const Args& args) {
     p.pair_bytes = 2 * record_bytes(args.weight.params);
     p.fold_steps = args.weight.params == ParamForm::none ? 0 : args.weight.group_log2 == 4 ? 15 : args.weight.group_log2 == 5 ? 10 : 8;
     p.has_offsets = has_offset(args.weight.params) ? 1 : 0;
-    p.x = static_cast<const unsigned char*>(args.x);
+    p.x = static_cast<const unsigned char*>(args.x) + args.x_first / slab_columns * 1024;
+    p.x_slabs = operand_columns(args.x_columns > 0 ? args.x_columns : args.weight.n_columns) / slab_columns;
     p.n_tokens = static_cast<int>(args.n_tokens);
     p.rms = args.rms;
     p.bias = args.bias;
@@ -48,6 +51,7 @@ LinearParams linear_params(const Args& args) {
     p.factor = args.factor;
     p.next_weight = args.next.weight;
     p.operand = target_of(args.next.operand);
+    for (int i = 0; i < 2; ++i) p.cuts[i] = args.next.operand.cuts[i] > 0 ? args.next.operand.cuts[i] : INT32_MAX, p.gaps[i] = args.next.operand.gaps[i];
     p.square_sums = args.next.square_sums;
     return p;
 }
@@ -140,6 +144,12 @@ __device__ __forceinline__ void finish(const LinearParams& p, int tile, int g, s
     }
     const bool has[2] = {valid && row0 < p.weight.n_rows, valid && row1 < p.weight.n_rows};
     float values[2] = {v0, v1}, squares = 0;
+    if (p.write == GemvWrite::activate) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+            if (has[i]) p.operand.put(token, row0 + 8 * i, activate(p.activation, (p.bias != nullptr ? values[i] + p.bias[row0 + 8 * i] : values[i]) * p.factor));
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         if (!has[i]) continue;
@@ -152,7 +162,7 @@ __device__ __forceinline__ void finish(const LinearParams& p, int tile, int g, s
         if (p.write == GemvWrite::add) value += *y;
         *y = value;
         squares += value * value;
-        if (p.operand.data != nullptr) p.operand.put(token, row, p.next_weight != nullptr ? value * p.next_weight[row] : value);
+        if (p.operand.data != nullptr) p.operand.put(token, row + (row >= p.cuts[1] ? p.gaps[1] : row >= p.cuts[0] ? p.gaps[0] : 0), p.next_weight != nullptr ? value * p.next_weight[row] : value);
     }
     if (p.square_sums == nullptr) return;  // the same for all lanes
 #pragma unroll

@@ -1,6 +1,7 @@
 // From a checkpoint's weight to the bytes that the CUDA kernels read: one blob to upload, and where its parts are. Runs on the CPU, by threads.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -39,6 +40,17 @@ GpuWeight gpu_form(const Weight& weight);
 bool can_merge(std::span<const RowSource> sources);
 // All sources in one weight. Sources that cannot be merged are an error that names them.
 Result<PackedGpu> pack_gpu(std::span<const RowSource> sources, Interleave interleave = Interleave::none, ThreadPool* pool = nullptr);
+// Outliers of several weights, one below the other, as launch_sparse_rows() reads them. A source without a weight has rows without any.
+struct SparseRows {
+    std::vector<std::uint32_t> entries;
+    std::vector<std::int32_t> begins;  // (n_rows + 1)
+    Float16Form values = Float16Form::f16;
+    std::int64_t n_rows = 0, n_columns = 0;
+    std::size_t size_bytes() const { return entries.size() * 4 + begins.size() * 4; }
+};
+// Nothing where the kernel has no such form: values of 32 bits or of different types, more than 65536 columns.
+std::optional<SparseRows> pack_sparse_rows(std::span<const RowSource> sources);
+
 // A bias in the order of the packed rows. // (n_rows of all sources) f32
 std::vector<float> pair_bias(std::span<const float> gate, std::span<const float> up);
 

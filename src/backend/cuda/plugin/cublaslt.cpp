@@ -25,7 +25,8 @@ struct Library {
     decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
     decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
     decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
-    cublasLtHandle_t handle = nullptr;  // of the device that was chosen when it was opened
+    bool complete = false;
+    std::map<int, cublasLtHandle_t> handles;  // by device: a handle is of the one that was chosen when it was made
 };
 Library library;
 std::mutex lock;
@@ -43,7 +44,7 @@ struct Product {
     cublasLtMatmulAlgo_t algorithm{};
 };
 using Alignments = std::array<std::uint32_t, 3>;  // of weight, x and y, in bytes
-using Key = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, Alignments>;
+using Key = std::tuple<int, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, Alignments>;
 std::map<Key, Product> products;
 constexpr std::size_t most_products = 4096;  // prompts come in many lengths
 
@@ -65,8 +66,21 @@ Alignments alignments_of(const MatmulArgs& args) {
 
 int failed(cublasStatus_t status) { return status == CUBLAS_STATUS_SUCCESS ? 0 : cublaslt_errors + static_cast<int>(status); }
 
+// The handle of the calling thread's device.
+int handle_here(int& device, cublasLtHandle_t& handle) {
+    if (!library.complete) return cublaslt_not_opened;
+    if (const cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return static_cast<int>(error);
+    if (const auto found = library.handles.find(device); found != library.handles.end()) {
+        handle = found->second;
+        return 0;
+    }
+    if (const int error = failed(library.create(&handle)); error != 0) return error;
+    library.handles.emplace(device, handle);
+    return 0;
+}
+
 // In columns: y is (n_rows, n_tokens), weight (n_columns, n_rows) turned, x (n_columns, n_tokens).
-int make_product(const MatmulArgs& args, const Alignments& alignments, Product& product) {
+int make_product(const MatmulArgs& args, cublasLtHandle_t handle, const Alignments& alignments, Product& product) {
     const cublasOperation_t turned = CUBLAS_OP_T;
     if (const int error = failed(library.desc_create(&product.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F)); error != 0) return error;
     if (const int error = failed(library.desc_set(product.desc, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned)); error != 0) return error;
@@ -90,7 +104,7 @@ int make_product(const MatmulArgs& args, const Alignments& alignments, Product& 
         if (status == CUBLAS_STATUS_SUCCESS) status = library.preference_set(preference, attribute, &bytes, sizeof bytes);
     cublasLtMatmulHeuristicResult_t result{};
     int n_found = 0;
-    if (status == CUBLAS_STATUS_SUCCESS) status = library.heuristic(library.handle, product.desc, product.weight, product.x, product.y, product.y, preference, 1, &result, &n_found);
+    if (status == CUBLAS_STATUS_SUCCESS) status = library.heuristic(handle, product.desc, product.weight, product.x, product.y, product.y, preference, 1, &result, &n_found);
     library.preference_destroy(preference);
     if (status != CUBLAS_STATUS_SUCCESS) return failed(status);
     if (n_found == 0) return cublaslt_errors + static_cast<int>(CUBLAS_STATUS_NOT_SUPPORTED);
@@ -98,10 +112,11 @@ int make_product(const MatmulArgs& args, const Alignments& alignments, Product& 
     return 0;
 }
 
-int find_product(const MatmulArgs& args, Product*& product) {
-    if (library.handle == nullptr) return cublaslt_not_opened;
+int find_product(const MatmulArgs& args, cublasLtHandle_t& handle, Product*& product) {
+    int device = 0;
+    if (const int error = handle_here(device, handle); error != 0) return error;
     const Alignments alignments = alignments_of(args);
-    const Key key = {args.n_tokens, args.n_rows, args.n_columns, args.weight_stride, args.x_stride, args.y_stride, args.bias != nullptr, alignments};
+    const Key key = {device, args.n_tokens, args.n_rows, args.n_columns, args.weight_stride, args.x_stride, args.y_stride, args.bias != nullptr, alignments};
     auto found = products.find(key);
     if (found == products.end()) {
         if (products.size() >= most_products) {
@@ -109,7 +124,7 @@ int find_product(const MatmulArgs& args, Product*& product) {
             products.clear();
         }
         Product made;
-        if (const int error = make_product(args, alignments, made); error != 0) {
+        if (const int error = make_product(args, handle, alignments, made); error != 0) {
             destroy(made);
             return error;
         }
@@ -123,32 +138,36 @@ int find_product(const MatmulArgs& args, Product*& product) {
 
 int open_cublaslt(const char* path) {
     const std::lock_guard held(lock);
-    if (library.handle != nullptr) return 0;
+    int device = 0;
+    cublasLtHandle_t handle = nullptr;
+    if (library.complete) return handle_here(device, handle);
     void* opened = path == nullptr ? nullptr : dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (opened == nullptr) return cublaslt_not_opened;
-    const bool complete = bind(opened, "cublasLtCreate", library.create) && bind(opened, "cublasLtMatmul", library.matmul) && bind(opened, "cublasLtMatmulDescCreate", library.desc_create) &&
+    library.complete = bind(opened, "cublasLtCreate", library.create) && bind(opened, "cublasLtMatmul", library.matmul) && bind(opened, "cublasLtMatmulDescCreate", library.desc_create) &&
                           bind(opened, "cublasLtMatmulDescDestroy", library.desc_destroy) && bind(opened, "cublasLtMatrixLayoutDestroy", library.layout_destroy) &&
                           bind(opened, "cublasLtMatmulDescSetAttribute", library.desc_set) && bind(opened, "cublasLtMatrixLayoutCreate", library.layout_create) &&
                           bind(opened, "cublasLtMatmulPreferenceCreate", library.preference_create) && bind(opened, "cublasLtMatmulPreferenceSetAttribute", library.preference_set) &&
                           bind(opened, "cublasLtMatmulPreferenceDestroy", library.preference_destroy) && bind(opened, "cublasLtMatmulAlgoGetHeuristic", library.heuristic);
-    return complete ? failed(library.create(&library.handle)) : cublaslt_not_opened;
+    return library.complete ? handle_here(device, handle) : cublaslt_not_opened;
 }
 
 int prepare_cublaslt(const MatmulArgs& args) {
     const std::lock_guard held(lock);
     Product* product = nullptr;
-    return find_product(args, product);
+    cublasLtHandle_t handle = nullptr;
+    return find_product(args, handle, product);
 }
 
 int multiply_cublaslt(const MatmulArgs& args, const Launch& launch) {
     const std::lock_guard held(lock);
     Product* found = nullptr;
-    if (const int error = find_product(args, found); error != 0) return error;
+    cublasLtHandle_t handle = nullptr;
+    if (const int error = find_product(args, handle, found); error != 0) return error;
     const Product& product = *found;
     if (args.bias != nullptr)
         if (const int error = failed(library.desc_set(product.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &args.bias, sizeof args.bias)); error != 0) return error;
     const float alpha = args.factor, beta = args.write == MatmulArgs::Write::add ? 1.0f : 0.0f;
-    return failed(library.matmul(library.handle, product.desc, &alpha, args.weight, product.weight, args.x, product.x, &beta, args.y, product.y, args.y, product.y, &product.algorithm, args.workspace,
+    return failed(library.matmul(handle, product.desc, &alpha, args.weight, product.weight, args.x, product.x, &beta, args.y, product.y, args.y, product.y, &product.algorithm, args.workspace,
                                  args.workspace_bytes, static_cast<cudaStream_t>(launch.stream)));
 }
 

@@ -28,6 +28,7 @@ const Table* make_table() {
     table.sample_scratch_bytes = sample_scratch_bytes;
     table.gemv = launch_gemv;
     table.gemm = launch_gemm;
+    table.sparse_rows = launch_sparse_rows;
     table.dequantize = launch_dequantize;
     table.embed = launch_embed;
     table.norm = launch_norm;

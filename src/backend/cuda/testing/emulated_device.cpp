@@ -53,6 +53,7 @@ const Table* make_table() {
     table.sample_scratch_bytes = sample_scratch_bytes;
     table.gemv = later<launch_gemv, GemvArgs>;
     table.gemm = later<launch_gemm, GemmArgs>;
+    table.sparse_rows = later<launch_sparse_rows, SparseRowsArgs>;
     table.dequantize = later<launch_dequantize, DequantizeArgs>;
     table.embed = later<launch_embed, EmbedArgs>;
     table.norm = later<launch_norm, NormLaunchArgs>;

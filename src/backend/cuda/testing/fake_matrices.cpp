@@ -16,7 +16,12 @@ void write_operand(const Operand& operand, std::int64_t token, std::int64_t colu
     if (operand.data != nullptr) static_cast<float*>(operand.data)[token * operand.n_columns + column] = value;
 }
 void write_next(const NextNorm& next, std::int64_t token, const float* row, std::int64_t width) {
-    for (std::int64_t c = 0; c < width; ++c) write_operand(next.operand, token, c, next.weight != nullptr ? row[c] * next.weight[c] : row[c]);
+    const auto place = [&](std::int64_t c) {
+        for (const int i : {1, 0})
+            if (next.operand.cuts[i] > 0 && c >= next.operand.cuts[i]) return c + next.operand.gaps[i];
+        return c;
+    };
+    for (std::int64_t c = 0; c < width; ++c) write_operand(next.operand, token, place(c), next.weight != nullptr ? row[c] * next.weight[c] : row[c]);
     if (next.square_sums == nullptr) return;
     float* sums = const_cast<float*>(next.square_sums) + token * pending_parts(width);
     for (std::int64_t part = 0; part < pending_parts(width); ++part) {
@@ -26,7 +31,7 @@ void write_next(const NextNorm& next, std::int64_t token, const float* row, std:
     }
 }
 bool next_here(const NextNorm& next, std::int64_t n_tokens, std::int64_t width) {
-    return floats(next.weight, width) && operand_here(next.operand, n_tokens) && floats(next.square_sums, n_tokens * pending_parts(width)) && (next.operand.data == nullptr || next.operand.n_columns == width);
+    return floats(next.weight, width) && operand_here(next.operand, n_tokens) && floats(next.square_sums, n_tokens * pending_parts(width)) && (next.operand.data == nullptr || (next.operand.cuts[0] > 0 ? next.operand.n_columns >= width : next.operand.n_columns == width));
 }
 float activated(Activation kind, float x) {
     float y = 0;
@@ -39,11 +44,13 @@ namespace {
 template <class Args>
 int multiply(const Args& args, const Launch& launch) {
     const std::int64_t n = args.n_tokens, n_rows = args.weight.n_rows, n_columns = args.weight.n_columns;
-    const bool gate = args.write == GemvWrite::gate;
-    if (n < 1 || !here(args.weight.codes, 1) || args.next.operand.data == args.x || !here(args.x, fake_operand_bytes({}, n, n_columns)) || (!gate && (args.y == nullptr || !rows(args.y, n, n_rows, args.y_stride))) ||
+    const bool gate = args.write == GemvWrite::gate, activates = args.write == GemvWrite::activate;
+    const std::int64_t x_columns = args.x_columns > 0 ? args.x_columns : n_columns, x_first = args.x_first;
+    if (x_first % operand_part_columns != 0 || x_first + n_columns > x_columns) return bad_value;
+    if (n < 1 || !here(args.weight.codes, 1) || args.next.operand.data == args.x || !here(args.x, fake_operand_bytes({}, n, x_columns)) || (!gate && !activates && (args.y == nullptr || !rows(args.y, n, n_rows, args.y_stride))) ||
         !next_here(args.next, n, gate ? n_rows / 2 : n_rows) || !floats(args.bias, gate ? (n_rows / 2 + 7) / 8 * 16 : n_rows) || (args.rms.square_sums != nullptr && args.rms.width != n_columns))
         return bad_value;
-    return put(launch.stream, [args, n, n_rows, n_columns, gate]() -> int {
+    return put(launch.stream, [args, n, n_rows, n_columns, gate, activates, x_columns, x_first]() -> int {
         const auto* x = static_cast<const float*>(args.x);
         std::vector<double> scale(static_cast<std::size_t>(n), 1.0);
         for (std::int64_t t = 0; t < n && args.rms.square_sums != nullptr; ++t) {
@@ -58,7 +65,7 @@ int multiply(const Args& args, const Launch& launch) {
             packed_row(args.weight, r, row.data());
             for (std::int64_t t = 0; t < n; ++t) {
                 double sum = 0;
-                for (std::int64_t c = 0; c < n_columns; ++c) sum += static_cast<double>(row[static_cast<std::size_t>(c)]) * x[t * n_columns + c];
+                for (std::int64_t c = 0; c < n_columns; ++c) sum += static_cast<double>(row[static_cast<std::size_t>(c)]) * x[t * x_columns + x_first + c];
                 auto value = static_cast<float>(sum * scale[static_cast<std::size_t>(t)]);
                 if (args.bias != nullptr) value += args.bias[r];
                 product[static_cast<std::size_t>(t * n_packed + r)] = value;
@@ -72,6 +79,10 @@ int multiply(const Args& args, const Launch& launch) {
                     const std::int64_t at = j / 8 * 16 + j % 8;
                     write_operand(args.next.operand, t, j, activated(args.activation, from[at]) * from[at + 8]);
                 }
+                continue;
+            }
+            if (activates) {
+                for (std::int64_t r = 0; r < n_rows; ++r) write_operand(args.next.operand, t, r, activated(args.activation, from[r] * args.factor));
                 continue;
             }
             float* y = args.y + t * args.y_stride;
@@ -99,6 +110,32 @@ int gemm(const GemmArgs& args, const Launch& launch) {
             return error;
     }
     return multiply(args, launch);
+}
+
+int sparse_rows(const SparseRowsArgs& args, const Launch& launch) {
+    if (args.n_tokens < 1 || !grid((args.n_tokens + 7) / 8) || args.begins == nullptr || !floats(args.begins, args.n_rows + 1) || !here(args.x, fake_operand_bytes({}, args.n_tokens, args.n_columns)) || args.y == nullptr ||
+        !rows(args.y, args.n_tokens, args.n_rows, args.y_stride) || (args.rms.square_sums != nullptr && args.rms.width != args.n_columns))
+        return bad_value;
+    return put(launch.stream, [args]() -> int {
+        if (args.begins[args.n_rows] > 0 && !floats(args.entries, args.begins[args.n_rows])) return bad_value;
+        for (std::int64_t t = 0; t < args.n_tokens; ++t) {
+            double squares = 0;
+            for (std::int64_t part = 0; args.rms.square_sums != nullptr && part < args.rms.n_parts; ++part) squares += args.rms.square_sums[t * args.rms.n_parts + part];
+            const double scale = args.rms.square_sums != nullptr ? 1.0 / std::sqrt(squares / static_cast<double>(args.rms.width) + args.rms.eps) : 1.0;
+            for (std::int64_t r = 0; r < args.n_rows; ++r) {
+                double sum = 0;
+                for (std::int32_t i = args.begins[r]; i < args.begins[r + 1]; ++i) {
+                    const std::uint32_t entry = args.entries[i];
+                    const auto half = static_cast<std::uint16_t>(entry >> 16);
+                    sum += static_cast<double>(args.values == Float16Form::f16 ? f16_to_float(half) : bf16_to_float(half)) * static_cast<const float*>(args.x)[t * args.n_columns + (entry & 0xffffu)];
+                }
+                float& y = args.y[t * args.y_stride + r];
+                const auto value = static_cast<float>(sum * scale);
+                y = args.write == SparseRowsArgs::Write::add ? y + value : value;
+            }
+        }
+        return good;
+    });
 }
 
 int dequantize(const DequantizeArgs& args, const Launch& launch) {
@@ -155,6 +192,7 @@ void add_matrices(Table& table) {
     table.gemm_arrivals = fake_gemm_arrivals;
     table.gemv = gemv;
     table.gemm = gemm;
+    table.sparse_rows = sparse_rows;
     table.dequantize = dequantize;
     table.matmul = matmul;
     table.pairs = pairs;
