@@ -1,5 +1,6 @@
-// cuda_sweep [--small] [--tuning FILE] [PART...] [NAME...]: kernels by themselves, one JSON line each, on stdout. Parts: limits, gemv, gemm, attention, prefill, statistics, tune; none: all but
-// the last. Names: of schemes (of gemv, gemm and tune) and states (of attention and prefill); none: all. tune finds choices that change no sum, and writes them to FILE (backend/cuda/tuning_table.h).
+// cuda_sweep [--small] [--tuning FILE] [PART...] [NAME...]: kernels by themselves, one JSON line each, on stdout. Parts: limits, gemv, gemm, attention, prefill, convolution, statistics, tune;
+// none: all but the last. Names: of schemes (of gemv, gemm and tune) and states (of attention and prefill); none: all. tune finds choices that change no sum, and writes them to FILE
+// (backend/cuda/tuning_table.h). Prefill with a state of bf16 and convolution are also timed by cuDNN, where it is found ("row").
 // Figures are medians of runs between two events; what is read (a matrix, keys and values of attention) is one of so many that take turns that the L2 cache cannot hold it.
 #include <algorithm>
 #include <array>
@@ -10,7 +11,9 @@
 #include <string>
 
 #include "backend/cuda/device.h"
+#include "backend/cuda/device_net.h"
 #include "backend/cuda/driver.h"
+#include "backend/cuda/emit.h"
 #include "backend/cuda/library.h"
 #include "backend/cuda/tuning_table.h"
 #include "base/atomic_file.h"
@@ -32,6 +35,7 @@ struct Sweep {
     ThreadPool& pool;
     bool small;
     std::string tuning_file;
+    std::string cudnn;  // its path; empty: not found, or it has no use for this device
     double read_gbps = 0, product_tflops = 0;
 
     void say(const Json& line) const {
@@ -259,6 +263,68 @@ struct Sweep {
         return {};
     }
 
+    // Prefill by cuDNN: with the queries as bf16 in front, and its result as numbers behind. Nothing where it has no plan, which a line says.
+    Result<double> by_cudnn(const AttentionCommon& common, std::int64_t n_new, std::int64_t length, std::int64_t n_pages, std::string& refused) {
+        const Table& table = device.table();
+        const std::int64_t width = common.n_heads * common.state.head_dim;
+        SequenceAttentionArgs args;
+        args.n_rows = segment_rows(n_new), args.n_heads = common.n_heads, args.state = common.state;
+        args.n_pages = segment_pages(length, n_pages), args.n_pool_pages = n_pages;
+        args.scale = common.scale, args.softcap = common.softcap, args.window = common.window;
+        args.workspace_bytes = std::size_t{64} << 20;
+        const std::size_t row_bytes = table.operand_bytes(OperandForm::rows, args.n_rows, width);
+        SKIFF_TRY(std::byte * q, zeros(row_bytes, "queries"));
+        SKIFF_TRY(std::byte * y, zeros(row_bytes, "a result"));
+        SKIFF_TRY(std::byte * workspace, zeros(args.workspace_bytes, "a workspace"));
+        const std::vector<std::int32_t> numbers = {static_cast<std::int32_t>(n_new), 0, 0, 0, static_cast<std::int32_t>(length)};
+        SKIFF_TRY(const std::int32_t* lengths, device.upload_new(numbers, "lengths"));
+        args.q = q, args.y = y, args.workspace = workspace;
+        args.n_tokens = lengths, args.n_positions = lengths + 4;
+        double seconds = 0;
+        if (const int error = table.prepare_sequence_attention(args); error != 0) {
+            refused = table.error_text(error);
+        } else {
+            ElementLaunchArgs narrow;
+            narrow.kind = ElementKind::scale;
+            narrow.a = common.q, narrow.a_stride = common.q_stride, narrow.n_tokens = n_new, narrow.n_columns = width;
+            narrow.operand = {OperandForm::rows, q, width};
+            const WidenArgs widen = {y, n_new, width, common.y, common.y_stride, {}};
+            const auto call = [&](int) {
+                if (const int failed = table.elements(narrow, device.launch()); failed != 0) return failed;
+                if (const int failed = table.sequence_attention(args, device.launch()); failed != 0) return failed;
+                return table.widen(widen, device.launch());
+            };
+            SKIFF_TRY(seconds, time(call, "prefill attention by cuDNN"));
+        }
+        for (std::byte* address : {q, y, workspace, reinterpret_cast<std::byte*>(const_cast<std::int32_t*>(lengths))}) device.release(address);
+        return seconds;
+    }
+
+    // A convolution with its bias and ReLU, by the own kernels and by cuDNN.
+    Status convolution(std::int64_t side, std::int64_t channels, std::int64_t out_channels, std::int64_t groups, std::int64_t kernel) {
+        const std::int64_t n_images = small ? 2 : 64;
+        const auto number = [](std::int64_t n) { return std::to_string(n); };
+        SKIFF_TRY(const Json config, Json::parse(R"({"model_type": "skiff-net", "input": {"height": )" + number(side) + R"(, "width": )" + number(side) + R"(, "channels": )" + number(channels) + R"(}, "ops": [
+            {"name": "c", "op": "conv", "channels": )" + number(out_channels) + R"(, "kernel": )" + number(kernel) + R"(, "padding": )" + number(kernel / 2) + R"(, "groups": )" + number(groups) + R"(},
+            {"name": "r", "op": "activation", "kind": "relu"}]})"));
+        SKIFF_TRY(const net::NetSpec spec, net::parse_net(config));
+        const net::Net net = net::random_net(spec, 1);
+        for (const bool by_cudnn : {false, true}) {
+            if (by_cudnn && cudnn.empty()) continue;
+            DeviceNetOptions options;
+            if (by_cudnn) options = {DeviceNetOptions::Convolution::cudnn, cudnn};
+            SKIFF_TRY(const auto one, DeviceNet::create(device.table(), net, n_images, options));
+            const std::vector<float> x(static_cast<std::size_t>(n_images * side * side * channels), 0.5f);
+            std::vector<float> y(static_cast<std::size_t>(n_images * one->output().n_elements()));
+            SKIFF_CHECK(one->run(x.data(), n_images, y.data()));
+            SKIFF_TRY(const double seconds, (Sweep{one->device(), pool, small, tuning_file, cudnn}.time([&](int) { return one->launch(n_images); }, "a convolution")));
+            const double flops = 2.0 * static_cast<double>(n_images * side * side * out_channels) * static_cast<double>(kernel * kernel * channels / groups);
+            say(Json::object({{"part", "convolution"}, {"row", by_cudnn && one->remarks().empty() ? "cudnn" : "own"}, {"images", n_images}, {"side", side}, {"channels", channels}, {"out_channels", out_channels}, {"groups", groups},
+                              {"kernel", kernel}, {"launches", one->steps().size()}, {"us", seconds * 1e6}, {"tflops", flops / seconds * 1e-12}, {"refused", one->remarks().empty() ? Json() : Json(one->remarks().front())}}));
+        }
+        return {};
+    }
+
     struct Heads {
         std::int64_t n_heads = 32, n_kv_heads = 8, head_dim = 128, window = 0;
         float softcap = 0;
@@ -318,8 +384,14 @@ struct Sweep {
         const double seen = window > 0 ? std::min(1.0, static_cast<double>(window) / static_cast<double>(length)) : 1;  // of the positions
         const double bytes = 2.0 * seen * static_cast<double>(pool_bytes), gbps = bytes / seconds * 1e-9;
         const double flops = 4.0 * static_cast<double>(width) * static_cast<double>(n_new) * (window > 0 ? static_cast<double>(std::min(window, length)) : static_cast<double>(length) - static_cast<double>(n_new - 1) / 2);
-        say(Json::object({{"part", prefill ? "prefill" : "attention"}, {"state", form_name}, {"heads", n_heads}, {"kv_heads", n_kv_heads}, {"head_dim", head_dim}, {"window", window}, {"softcap", softcap}, {"length", length}, {"tokens", n_new}, {"splits", n_splits}, {"copies", n_pools},
+        say(Json::object({{"part", prefill ? "prefill" : "attention"}, {"row", "own"}, {"state", form_name}, {"heads", n_heads}, {"kv_heads", n_kv_heads}, {"head_dim", head_dim}, {"window", window}, {"softcap", softcap}, {"length", length}, {"tokens", n_new}, {"splits", n_splits}, {"copies", n_pools},
                           {"us", seconds * 1e6}, {"gbps", prefill ? Json() : Json(gbps)}, {"share_of_read", !prefill && read_gbps > 0 ? Json(gbps / read_gbps) : Json()}, {"tflops", flops / seconds * 1e-12}}));
+        if (prefill && form == StateForm::bf16 && !cudnn.empty()) {
+            std::string refused;
+            SKIFF_TRY(const double theirs, by_cudnn(common, n_new, length, n_pages, refused));
+            say(Json::object({{"part", "prefill"}, {"row", "cudnn"}, {"state", form_name}, {"heads", n_heads}, {"kv_heads", n_kv_heads}, {"head_dim", head_dim}, {"window", window}, {"softcap", softcap}, {"length", length}, {"tokens", n_new},
+                              {"us", refused.empty() ? Json(theirs * 1e6) : Json()}, {"tflops", refused.empty() ? Json(flops / theirs * 1e-12) : Json()}, {"refused", refused.empty() ? Json() : Json(refused)}}));
+        }
         for (const void* address : {static_cast<const void*>(keys), static_cast<const void*>(values), static_cast<const void*>(page_table), static_cast<const void*>(position_row), static_cast<const void*>(sequence_row),
                                     static_cast<const void*>(q), static_cast<const void*>(y), static_cast<const void*>(partials), static_cast<const void*>(arrivals), static_cast<const void*>(tile_memory)})
             device.release(static_cast<std::byte*>(const_cast<void*>(address)));
@@ -377,6 +449,13 @@ struct Sweep {
             for (const auto& [form, name] : forms)
                 for (const Heads& heads : others)
                     if (named(name)) SKIFF_CHECK(attention(form, name, heads, small ? 70 : 8192, small ? 20 : 2048));
+        if (wanted("convolution")) {
+            struct Shape {
+                std::int64_t side, channels, out_channels, groups, kernel;
+            };
+            const std::vector<Shape> convolutions = small ? std::vector<Shape>{{6, 8, 12, 1, 3}, {5, 8, 8, 8, 3}} : std::vector<Shape>{{56, 64, 64, 1, 3}, {28, 128, 128, 1, 3}, {14, 256, 256, 1, 3}, {56, 256, 64, 1, 1}, {28, 128, 128, 4, 3}, {56, 144, 144, 144, 3}};
+            for (const Shape& shape : convolutions) SKIFF_CHECK(convolution(shape.side, shape.channels, shape.out_channels, shape.groups, shape.kernel));
+        }
         if (parts.count("tune") != 0) {
             Tuning tuning;
             for (const auto& scheme : schemes)
@@ -398,14 +477,16 @@ Status sweep(int argc, char** argv) {
         const std::string word = argv[i];
         if (word == "--small") small = true;
         else if (word == "--tuning" && i + 1 < argc) tuning_file = argv[++i];
-        else if (word == "limits" || word == "gemv" || word == "gemm" || word == "attention" || word == "prefill" || word == "statistics" || word == "tune") parts.insert(word);
+        else if (word == "limits" || word == "gemv" || word == "gemm" || word == "attention" || word == "prefill" || word == "convolution" || word == "statistics" || word == "tune") parts.insert(word);
         else if (is_state(word) || std::find(gemv_schemes.begin(), gemv_schemes.end(), word) != gemv_schemes.end() || (small && word == "w4g32")) names.insert(word);
-        else return usage_error("cuda_sweep [--small] [--tuning FILE] [limits|gemv|gemm|attention|prefill|statistics|tune ...] [SCHEME|STATE ...]");
+        else return usage_error("cuda_sweep [--small] [--tuning FILE] [limits|gemv|gemm|attention|prefill|convolution|statistics|tune ...] [SCHEME|STATE ...]");
     }
     SKIFF_TRY(const auto plug_in, open_plug_in());
     SKIFF_TRY(const auto device, Device::open(*plug_in.table));
     ThreadPool pool(default_thread_count());
-    return Sweep{*device, pool, small, tuning_file}.run(parts, names);
+    std::string cudnn = find_cudnn();
+    if (!cudnn.empty() && plug_in.table->open_cudnn(cudnn.c_str()) != 0) cudnn.clear();
+    return Sweep{*device, pool, small, tuning_file, cudnn}.run(parts, names);
 }
 
 }  // namespace

@@ -35,6 +35,10 @@ Result<cuda::DeviceSessionOptions> device_options_of(const DeviceRequest& reques
     options.dependence = request.choice.overlap == DeviceChoice::Overlap::on ? cuda::Dependence::programmatic : cuda::Dependence::stream;
     options.feed = request.choice.feed == DeviceChoice::Feed::device ? cuda::DeviceSessionOptions::Feed::device : cuda::DeviceSessionOptions::Feed::host;
     options.progress = request.progress;
+    if (request.choice.attention == DeviceChoice::Attention::cudnn) {
+        options.attention = cuda::PromptAttention::cudnn;
+        options.cudnn = find_cudnn();
+    }
     if (request.choice.gemm != DeviceChoice::Gemm::own) {
         for (const NamedLibrary& library : probe_cuda_libraries())
             if (library.what == "cuBLASLt") options.cublaslt = library.path;

@@ -18,6 +18,7 @@ struct DeviceChoice {
     bool state_fp8 = false;  // keys and values as 8-bit floats, which only the device has
     enum class Graphs : std::uint8_t { on, off } graphs = Graphs::on;
     enum class Gemm : std::uint8_t { automatic, own, cublaslt } gemm = Gemm::automatic;  // of long prompts; automatic: cuBLASLt where it is found and works
+    enum class Attention : std::uint8_t { own, cudnn } attention = Attention::own;  // to long prompts; cudnn: where it is found and has a plan for them
     enum class Overlap : std::uint8_t { on, off } overlap = Overlap::off;  // kernels begin while the one before ends (sm_90 and later)
     enum class Feed : std::uint8_t { device, host } feed = Feed::device;  // of chosen tokens; host: each goes through it
     std::optional<std::int64_t> n_layers = {};  // that the device has; the last ones and the head are the processor's

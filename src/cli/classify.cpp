@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "backend/cuda/device_net.h"
+#include "backend/cuda/driver.h"
 #include "backend/cuda/library.h"
 #include "base/progress.h"
 #include "cli/format.h"
@@ -14,7 +15,7 @@ namespace skiff {
 namespace {
 
 struct ClassifyOptions {
-    std::string model, data, against, device = "cpu";
+    std::string model, data, against, device = "cpu", convolution = "own";
     std::int64_t threads = 0, show = 0;
 
     void fields(FieldVisitor& visitor) {
@@ -23,6 +24,7 @@ struct ClassifyOptions {
         visitor.option("--against", against, "Another network: both answer, and how often they differ is said");
         visitor.option("--show", show, "Print this many of the images, with the answers");
         visitor.choice("--device", device, {"cpu", "cuda"}, "Where the networks run; cuda: an NVIDIA GPU (skiff doctor)");
+        visitor.choice("--convolution", convolution, {"own", "cudnn"}, "On a GPU, what does the convolutions; cudnn: that library, each with its bias and activation, where it is found and has a plan for them");
         visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
     }
 };
@@ -43,17 +45,21 @@ struct Answers {
     net::Accuracy accuracy;
     double image_us = 0;
     std::string where;  // empty: the processor
+    std::vector<std::string> remarks;
 };
 
 // Twice: the first run loads kernels, the second is timed.
-Result<Answers> answer_on_device(const net::Net& net, const net::LabelledImages& images) {
+Result<Answers> answer_on_device(const net::Net& net, const net::LabelledImages& images, const std::string& convolution) {
     constexpr std::int64_t at_once = 64;
     const auto plug_in = cuda::open_plug_in();
     if (!plug_in.ok()) return Error(plug_in.error()).with_context("--device cuda");
-    auto device = cuda::DeviceNet::create(*plug_in->table, net, at_once);
+    cuda::DeviceNetOptions options;
+    if (convolution == "cudnn") options = {cuda::DeviceNetOptions::Convolution::cudnn, find_cudnn()};
+    auto device = cuda::DeviceNet::create(*plug_in->table, net, at_once, options);
     if (!device.ok()) return device.take_error().with_context("--device cuda");
     Answers result;
     result.where = (*device)->where();
+    result.remarks = (*device)->remarks();
     std::vector<float> outputs(static_cast<std::size_t>(images.n() * (*device)->output().n_elements()));
     for (int pass = 0; pass < 2; ++pass) {
         const double begin = monotonic_seconds();
@@ -64,11 +70,11 @@ Result<Answers> answer_on_device(const net::Net& net, const net::LabelledImages&
     return result;
 }
 
-Result<Answers> answer(const std::string& path, const net::LabelledImages& images, const net::SessionOptions& options, const std::string& device) {
+Result<Answers> answer(const std::string& path, const net::LabelledImages& images, const net::SessionOptions& session_options, const ClassifyOptions& options) {
     SKIFF_TRY(const auto net, net::open_net(path));
     SKIFF_CHECK(net::check_images(net.spec, images));
-    if (device == "cuda") return answer_on_device(net, images);
-    SKIFF_TRY(const auto session, net::Session::create(net, options));
+    if (options.device == "cuda") return answer_on_device(net, images, options.convolution);
+    SKIFF_TRY(const auto session, net::Session::create(net, session_options));
     Answers result;
     result.accuracy = net::measure_accuracy(*session, images);
     result.image_us = net::image_us(*session, std::span(images.pixels).first(static_cast<std::size_t>(std::min<std::int64_t>(images.n(), 256) * images.shape.n_elements())), 9);
@@ -78,10 +84,12 @@ Result<Answers> answer(const std::string& path, const net::LabelledImages& image
 Status run_classify(ClassifyOptions& options, Terminal& terminal) {
     if (!net::is_net(options.model)) return usage_error(options.model + " is no network of convolutions (its config.json does not say \"skiff-net\"); language models answer with skiff run");
     if (options.data.empty()) return usage_error("give the images with --data");
+    if (options.device != "cuda" && options.convolution != "own") return usage_error("--convolution cudnn is a GPU's; it needs --device cuda");
     SKIFF_TRY(const auto session, net_session_options(options.threads));
     SKIFF_TRY(const auto images, net::load_images(options.data));
     if (options.model.ends_with(".json")) terminal.remark("a spec has no weights: random ones answer; skiff train-net trains them");
-    SKIFF_TRY(const auto found, answer(options.model, images, session, options.device));
+    SKIFF_TRY(const auto found, answer(options.model, images, session, options));
+    for (const std::string& remark : found.remarks) terminal.remark("note: " + remark);
     for (std::int64_t i = 0; i < std::min(options.show, images.n()); ++i) show_image(images, i, std::to_string(found.accuracy.answers[static_cast<std::size_t>(i)]), terminal);
     const net::Accuracy& accuracy = found.accuracy;
     terminal.print(number_text(100 * accuracy.share(), 2) + " % right ± " + number_text(100 * accuracy.standard_error(), 2) + " (" + std::to_string(accuracy.n_right) + " of " + std::to_string(accuracy.n) + "), cross-entropy " +
@@ -95,7 +103,7 @@ Status run_classify(ClassifyOptions& options, Terminal& terminal) {
     }
     document.set("answers_by_label", counts);
     if (!options.against.empty()) {
-        SKIFF_TRY(const auto other, answer(options.against, images, session, options.device));
+        SKIFF_TRY(const auto other, answer(options.against, images, session, options));
         std::int64_t n_different = 0;
         for (std::size_t i = 0; i < found.accuracy.answers.size(); ++i) n_different += found.accuracy.answers[i] != other.accuracy.answers[i];
         terminal.print("against " + options.against + ": " + number_text(100 * other.accuracy.share(), 2) + " % right, cross-entropy " + number_text(other.accuracy.loss, 4) + ", " + number_text(other.image_us, 1) + " µs an image; " +

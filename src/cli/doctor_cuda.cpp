@@ -30,7 +30,7 @@ Json cuda_facts() {
     Json libraries = Json::array();
     if (driver.found || plug_in.ok())
         for (const NamedLibrary& library : probe_cuda_libraries())
-            libraries.push_back(Json::object({{"name", library.what}, {"use", library.use}, {"path", library.path.empty() ? Json() : Json(library.path)}}));
+            libraries.push_back(Json::object({{"name", library.what}, {"use", library.use}, {"path", library.path.empty() ? Json() : Json(library.path)}, {"version", library.version}, {"source", library.source}}));
     facts.set("libraries", libraries);
     return facts;
 }
@@ -49,9 +49,12 @@ std::vector<Finding> cuda_findings(const Json& facts) {
     }
     list.push_back({"CUDA plug-in", has_plug_in ? text("plug_in") + " (" + text("plug_in_version") + ")" : "not found", has_plug_in ? "" : text("plug_in_problem")});
     list.push_back({"models on the GPU", usable ? "yes: --device cuda" : "no", usable ? "" : !has_driver ? text("driver_problem") : text("problem") + (has_plug_in ? "; a driver that is older than the plug-in's CUDA must be updated" : "")});
-    for (const Json& library : facts["libraries"].items())
-        list.push_back({library["name"].text(), library["path"].is_null() ? "not found" : library["path"].text(),
-                        library["path"].is_null() ? library["use"].text() + "; its folder can be named in SKIFF_CUDA_LIBRARIES" : ""});
+    for (const Json& library : facts["libraries"].items()) {
+        const bool found = !library["path"].is_null();
+        const std::string version = library["version"].text(), source = library["source"].text();
+        list.push_back({library["name"].text(), found ? (version.empty() ? "" : version + ", ") + library["path"].text() : "not found",
+                        found ? "" : library["use"].text() + (source.empty() ? "" : "; get it from " + source) + "; its folder can be named in SKIFF_CUDA_LIBRARIES"});
+    }
     return list;
 }
 

@@ -112,9 +112,11 @@ private:
     Result<Program*> program_for(const RunShape& shape);
     Result<DeviceProgram> lay_out(const RunShape& shape);
     Status leave_library(Status why);
+    void leave_cudnn(const Status& why);
     RunInputs inputs_of(const RunShape& shape) const;
     EmitOptions emit_options() const;
     RunShape shape_of(const Chunk& chunk, std::vector<PrefillTile>& tiles) const;
+    std::vector<Segment> segments_of(const Chunk& chunk) const;
     Status stage(const RunShape& shape, const Chunk& chunk, const std::vector<PrefillTile>& tiles);
     Status execute(const RunShape& shape, Program& entry);
     Status execute_profiled(const DeviceProgram& program);
@@ -162,7 +164,7 @@ private:
     float* hidden_ = nullptr;             // on the device: (max_batch, input_width)
     std::int32_t* arrivals_ = nullptr;
     std::int64_t n_arrivals_ = 0;
-    std::byte* workspace_ = nullptr;      // of cuBLASLt
+    std::byte* workspace_ = nullptr;      // of the libraries
     std::byte* top_scratch_ = nullptr;    // of sampling
     std::byte* top_memory_ = nullptr;     // on the device: (most_top_rows, most_top) values, then ids
     std::byte* host_top_ = nullptr;       // pinned

@@ -19,14 +19,14 @@ std::string missing(const net::Op& op) {
 
 }  // namespace
 
-Result<std::unique_ptr<DeviceNet>> DeviceNet::create(const Table& table, const net::Net& net, std::int64_t batch) {
+Result<std::unique_ptr<DeviceNet>> DeviceNet::create(const Table& table, const net::Net& net, std::int64_t batch, const DeviceNetOptions& options) {
     SKIFF_TRY(auto resolved, net::resolve(net.spec));
     for (const net::Op& op : net.spec.ops)
         if (const std::string sentence = missing(op); !sentence.empty()) return unsupported(sentence);
     std::int64_t largest = 1;
     for (const net::ValueShape& shape : resolved.shapes) largest = std::max(largest, shape.n_elements());
     batch = std::clamp<std::int64_t>(batch, 1, std::max<std::int64_t>(1, (std::int64_t{1} << 30) / largest));
-    std::unique_ptr<DeviceNet> device_net(new DeviceNet(net, std::move(resolved), std::min(batch, most_grid_rows)));
+    std::unique_ptr<DeviceNet> device_net(new DeviceNet(net, std::move(resolved), std::min(batch, most_grid_rows), options));
     SKIFF_CHECK(device_net->start(table));
     device_net->net_ = nullptr;  // all of it is there
     return device_net;
@@ -34,6 +34,7 @@ Result<std::unique_ptr<DeviceNet>> DeviceNet::create(const Table& table, const n
 
 Status DeviceNet::start(const Table& table) {
     SKIFF_TRY(device_, Device::open(table));
+    if (options_.convolution == DeviceNetOptions::Convolution::cudnn) SKIFF_CHECK(open_cudnn());
     values_.resize(resolved_.shapes.size());
     for (std::size_t v = 0; v < values_.size(); ++v) {
         const net::OpDetail* detail = v > 0 ? &net_->spec.ops[v - 1].detail : nullptr;
@@ -43,6 +44,7 @@ Status DeviceNet::start(const Table& table) {
     }
     for (index_ = 0; index_ < net_->spec.ops.size(); ++index_) {
         const net::Op& op = net_->spec.ops[index_];
+        if (joined_.count(index_) != 0) continue;
         if (std::holds_alternative<net::Flatten>(op.detail) || std::holds_alternative<net::Fold>(op.detail)) {
             SKIFF_CHECK(numbers_in());
             values_[index_ + 1].data = in().data;
@@ -52,6 +54,7 @@ Status DeviceNet::start(const Table& table) {
         if (!status.ok()) return status.take_error().with_context("operator " + op.name);
     }
     --index_;
+    remark_on_cudnn();
     SKIFF_CHECK(numbers_in_output());
     if (partial_bytes_ > 0) {
         SKIFF_TRY(partials_, device_->allocate(partial_bytes_, "parts of products"));
@@ -80,6 +83,12 @@ Status DeviceNet::run(const float* x, std::int64_t n_images, float* y) {
     return {};
 }
 
+int DeviceNet::launch(std::int64_t n_images) {
+    for (const Step& step : steps_)
+        if (const int error = step.launch(device_->launch(), n_images); error != 0) return error;
+    return 0;
+}
+
 // Rows of all images in grids that a device has.
 void DeviceNet::push_rows(const char* kernel, std::int64_t rows_of_image, const ElementLaunchArgs& args) {
     push(kernel, [this, rows_of_image, args](const Launch& launch, std::int64_t n_images) {
@@ -101,7 +110,8 @@ bool DeviceNet::only_windows_read(std::size_t value) const {
     for (std::size_t i = 0; i < net_->spec.ops.size(); ++i)
         for (std::size_t input : resolved_.inputs[i]) {
             if (input != value) continue;
-            if (!std::holds_alternative<net::Conv>(net_->spec.ops[i].detail) && !std::holds_alternative<net::Pool>(net_->spec.ops[i].detail)) return false;
+            const bool own = std::holds_alternative<net::Conv>(net_->spec.ops[i].detail) && options_.convolution == DeviceNetOptions::Convolution::own;
+            if (!own && !std::holds_alternative<net::Pool>(net_->spec.ops[i].detail)) return false;
             any = true;
         }
     return any;
@@ -315,6 +325,10 @@ Result<Operand> DeviceNet::operand_for(std::int64_t n_columns) {
 }
 
 Status DeviceNet::lower(const net::Conv& conv) {
+    if (options_.convolution == DeviceNetOptions::Convolution::cudnn) {
+        SKIFF_TRY(const bool done, by_cudnn(conv));
+        if (done) return {};
+    }
     if (conv.groups == in_shape().channels && conv.groups > 1) return depthwise(conv);
     const std::string& name = net_->spec.ops[index_].name;
     const Table& table = device_->table();

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,19 +14,28 @@
 
 namespace skiff::cuda {
 
+struct DeviceNetOptions {
+    enum class Convolution : std::uint8_t { own, cudnn } convolution = Convolution::own;  // cudnn: where it has a plan; else the own kernels, and a remark
+    std::string cudnn = {};  // its path; empty: it was not found
+};
+
 class DeviceNet {
 public:
-    static Result<std::unique_ptr<DeviceNet>> create(const Table& table, const net::Net& net, std::int64_t batch);
+    static Result<std::unique_ptr<DeviceNet>> create(const Table& table, const net::Net& net, std::int64_t batch, const DeviceNetOptions& options = {});
 
     const net::ValueShape& input() const { return resolved_.shapes.front(); }
     const net::ValueShape& output() const { return resolved_.shapes.back(); }
     // x: (n_images, height, width, channels) f32; y: (n_images, output) f32
     Status run(const float* x, std::int64_t n_images, float* y);
+    // The launches of a run alone, on values that are there: to time them.
+    int launch(std::int64_t n_images);
+    Device& device() { return *device_; }
     std::string where() const { return std::string(device_->table().name) + " " + device_->facts().name; }
     std::vector<std::pair<std::string, std::string>> steps() const;  // (operator, kernel), of a batch
+    const std::vector<std::string>& remarks() const { return remarks_; }  // what is done otherwise than it was asked for, and why
 
 private:
-    DeviceNet(const net::Net& net, net::Resolved resolved, std::int64_t batch) : net_(&net), resolved_(std::move(resolved)), batch_(batch) {}
+    DeviceNet(const net::Net& net, net::Resolved resolved, std::int64_t batch, DeviceNetOptions options) : net_(&net), resolved_(std::move(resolved)), batch_(batch), options_(std::move(options)) {}
     struct Step {
         std::string name;
         const char* kernel;
@@ -52,6 +62,10 @@ private:
     Status lower(const net::Flatten&) { return {}; }
     Status lower(const net::Fold&) { return {}; }
     Status depthwise(const net::Conv& conv);
+    Status open_cudnn();
+    void remark_on_cudnn();
+    Result<bool> by_cudnn(const net::Conv& conv);
+    std::size_t only_activation_behind() const;
 
     const net::ValueShape& in_shape(std::size_t i = 0) const { return resolved_.shapes[resolved_.inputs[index_][i]]; }
     const net::ValueShape& out_shape() const { return resolved_.shapes[index_ + 1]; }
@@ -59,7 +73,7 @@ private:
     float* out() { return values_[index_ + 1].data; }
     Result<const float*> numbers_in(std::size_t i = 0);  // of a value without an activation that is pending
     Status numbers_in_output();
-    bool only_windows_read(std::size_t value) const;
+    bool only_windows_read(std::size_t value) const;  // own ones
     Result<ImageWindows> windows_over(const net::Window& window, const std::vector<std::int64_t>& taps);
     Result<Operand> operand_for(std::int64_t n_columns);
     void push(const char* kernel, std::function<int(const Launch&, std::int64_t)> launch) { steps_.push_back({net_->spec.ops[index_].name, kernel, std::move(launch)}); }
@@ -75,6 +89,12 @@ private:
     std::size_t partial_bytes_ = 0;
     std::int32_t* arrivals_ = nullptr;
     std::int64_t n_arrivals_ = 0;
+    DeviceNetOptions options_;
+    std::byte* workspace_ = nullptr;  // of cuDNN
+    std::set<std::size_t> joined_;    // activations that are done with their convolution
+    std::int64_t n_convolutions_ = 0, n_left_ = 0;  // of them, to the own kernels
+    std::string why_left_;            // the first
+    std::vector<std::string> remarks_;
     std::vector<Step> steps_;
     std::size_t index_ = 0;
 };

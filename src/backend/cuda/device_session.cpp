@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backend/cuda/cuda_session.h"
+#include "backend/cuda/driver.h"
 #include "base/checked.h"
 
 namespace skiff::cuda {
@@ -51,10 +52,20 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
         const int error = table.open_cublaslt(options_.cublaslt.c_str());
         if (error != 0) SKIFF_CHECK(leave_library(device_->check(error, "opening " + options_.cublaslt)));
     }
-    if (options_.matmul == Matmul::cublaslt) {
-        auto workspace = device_->allocate(workspace_bytes, "cuBLASLt's workspace");
-        if (workspace.ok()) workspace_ = *workspace;
-        else SKIFF_CHECK(leave_library(workspace.take_error()));
+    if (options_.attention == PromptAttention::cudnn) {
+        const int error = options_.cudnn.empty() ? 0 : table.open_cudnn(options_.cudnn.c_str());
+        if (options_.cudnn.empty()) leave_cudnn(unsupported(no_cudnn()));
+        else if (error != 0) leave_cudnn(device_->check(error, "opening " + options_.cudnn));
+    }
+    if (options_.matmul == Matmul::cublaslt || options_.attention == PromptAttention::cudnn) {
+        auto workspace = device_->allocate(workspace_bytes, "the libraries' workspace");
+        if (workspace.ok()) {
+            workspace_ = *workspace;
+        } else {
+            const Status why = workspace.take_error();
+            if (options_.attention == PromptAttention::cudnn) leave_cudnn(why);
+            if (options_.matmul == Matmul::cublaslt) SKIFF_CHECK(leave_library(why));
+        }
     }
     DeviceModelOptions model;
     model.first_block = options_.first_block;
@@ -112,6 +123,8 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     shapes.push_back({std::min(max_gemv_tokens, session.max_batch), std::min(max_gemv_tokens, session.max_batch), RunShape::Selection::all, RunShape::Attention::decode, 0});
     if (most_tokens_ > max_gemv_tokens) {
         if (takes_prompts_) shapes.push_back({most_tokens_, 1, RunShape::Selection::some, RunShape::Attention::prefill, (most_tokens_ + prefill_tile_tokens - 1) / prefill_tile_tokens});
+        if (takes_prompts_ && options_.attention == PromptAttention::cudnn && most_tokens_ >= segment_min_tokens)
+            shapes.back().segments = {{0, most_tokens_, segment_rows(most_tokens_), segment_pages(most_tokens_, pages_->max_pages())}};
         // Tokens that attend by themselves: of many sequences (shape_of), or all where there is nothing else.
         const std::int64_t alone = takes_prompts_ ? std::min({most_tokens_, graph_tokens, 4 * session.n_sequences}) : most_tokens_;
         if (alone > max_gemv_tokens) shapes.push_back({alone, std::min(alone, most_rows_), alone <= most_rows_ ? RunShape::Selection::all : RunShape::Selection::some, RunShape::Attention::decode, 0});
@@ -121,11 +134,12 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     };
     measure();
     SKIFF_CHECK(scratch_->place(*device_));
-    if (options_.matmul == Matmul::cublaslt) {
+    if (options_.matmul == Matmul::cublaslt || options_.attention == PromptAttention::cudnn) {
+        const auto before = std::pair(options_.matmul, options_.attention);
         for (const RunShape& shape : shapes) {
-            SKIFF_TRY(const DeviceProgram program, lay_out(shape));  // whether the library has what it needs
+            SKIFF_TRY(const DeviceProgram program, lay_out(shape));  // whether the libraries have what it needs
         }
-        if (options_.matmul == Matmul::own) {
+        if (before != std::pair(options_.matmul, options_.attention)) {
             measure();
             SKIFF_CHECK(scratch_->place(*device_));
         }
@@ -139,6 +153,12 @@ Status CudaSession::leave_library(Status why) {
     options_.matmul = Matmul::own;
     plan_.remarks.push_back("the own kernels multiply long prompts, not cuBLASLt: " + why.error().message);
     return {};
+}
+
+// Said once: from then on the own kernels attend.
+void CudaSession::leave_cudnn(const Status& why) {
+    options_.attention = PromptAttention::own;
+    plan_.remarks.push_back("the own kernels attend to prompts, not cuDNN: " + why.error().message);
 }
 
 // Rows in whole 16 bytes, and no factor behind a bias.

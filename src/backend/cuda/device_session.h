@@ -18,6 +18,8 @@ struct DeviceSessionOptions {
     DeviceModelOptions::Fuse fuse = DeviceModelOptions::Fuse::on;
     Matmul matmul = Matmul::own;
     std::string cublaslt;    // its path, of Matmul::cublaslt
+    PromptAttention attention = PromptAttention::own;  // cudnn: of prompts, where it has a plan for them; else the own kernels, and a remark
+    std::string cudnn;       // its path, of PromptAttention::cudnn
     enum class Library : std::uint8_t { may, must } library = Library::may;  // must: an error where cuBLASLt cannot be used; may: the own kernels then
     Dependence dependence = Dependence::stream;
     enum class Feed : std::uint8_t { device, host } feed = Feed::device;  // device: where somebody wants it (Session::self_feeder), chosen tokens are fed there

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <cstdlib>
+#include <sstream>
 
 #include "base/mapped_file.h"
 
@@ -43,7 +44,11 @@ std::string reason_of(CuResult result) {
 
 std::vector<std::string> library_folders() {
     std::vector<std::string> folders = {""};  // what the loader knows: LD_LIBRARY_PATH, ld.so.conf
-    if (const char* given = std::getenv("SKIFF_CUDA_LIBRARIES"); given != nullptr) folders.push_back(given);
+    if (const char* given = std::getenv("SKIFF_CUDA_LIBRARIES"); given != nullptr) {
+        std::istringstream list(given);
+        for (std::string folder; std::getline(list, folder, ':');)
+            if (!folder.empty()) folders.push_back(folder);
+    }
     for (const char* variable : {"CUDA_HOME", "CUDA_PATH"})
         if (const char* given = std::getenv(variable); given != nullptr) folders.push_back(std::string(given) + "/lib64");
     folders.push_back("/usr/local/cuda/lib64");
@@ -111,14 +116,35 @@ std::string find_named_library(const std::vector<std::string>& names) {
     return {};
 }
 
+namespace {
+
+const std::vector<std::string> cudnn_names = {"libcudnn.so.9"};
+constexpr const char* cudnn_source = "PyPI's nvidia-cudnn-cu13 or -cu12, or developer.nvidia.com/cudnn";
+
+// 91900 is 9.19.0.
+std::string cudnn_version(const std::string& path) {
+    if (path.empty()) return {};
+    std::size_t (*version)() = nullptr;
+    bind(::dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL), "cudnnGetVersion", version);
+    if (version == nullptr) return {};
+    const std::size_t number = version();
+    return std::to_string(number / 10000) + "." + std::to_string(number / 100 % 100) + "." + std::to_string(number % 100);
+}
+
+}  // namespace
+
 std::vector<NamedLibrary> probe_cuda_libraries() {
     std::vector<NamedLibrary> libraries = {
-        {"cuBLASLt", "matrix products of long prompts; without it own kernels do them, slower", {"libcublasLt.so.13", "libcublasLt.so.12"}, ""},
-        {"cuDNN", "an optional row for attention over prompts and for convolution; without it own kernels do them", {"libcudnn.so.9"}, ""},
-        {"NCCL", "sums across several GPUs; one GPU needs none", {"libnccl.so.2"}, ""},
+        {"cuBLASLt", "matrix products of long prompts; without it own kernels do them, slower", {"libcublasLt.so.13", "libcublasLt.so.12"}, "", "", ""},
+        {"cuDNN", "attention over prompts (--attention cudnn) and convolution (classify --convolution cudnn), where they are asked of it; the own kernels need none", cudnn_names, "", "", cudnn_source},
+        {"NCCL", "sums across several GPUs; one GPU needs none", {"libnccl.so.2"}, "", "", ""},
     };
     for (NamedLibrary& library : libraries) library.path = find_named_library(library.names);
+    libraries[1].version = cudnn_version(libraries[1].path);
     return libraries;
 }
+
+std::string find_cudnn() { return find_named_library(cudnn_names); }
+std::string no_cudnn() { return cudnn_names.front() + " was not found; get it (" + cudnn_source + ") and name its folder in SKIFF_CUDA_LIBRARIES"; }
 
 }  // namespace skiff

@@ -30,9 +30,13 @@ struct NamedLibrary {
     std::string use;                 // what is done with it, and what happens without
     std::vector<std::string> names;  // newest first
     std::string path;                // where it was found; empty: nowhere
+    std::string version;             // where it says one: "9.19.0"
+    std::string source;              // how to get it
 };
-// cuBLASLt, cuDNN and NCCL: the loader's folders, $SKIFF_CUDA_LIBRARIES, $CUDA_HOME/lib64, /usr/local/cuda/lib64.
+// cuBLASLt, cuDNN and NCCL: the loader's folders, those of $SKIFF_CUDA_LIBRARIES (separated by colons), $CUDA_HOME/lib64, /usr/local/cuda/lib64.
 std::vector<NamedLibrary> probe_cuda_libraries();
+std::string find_cudnn();  // its path, or nothing
+std::string no_cudnn();    // the sentence for that, with what to do
 // One of `names`, in those folders, or nothing. What is found can be given to dlopen.
 std::string find_named_library(const std::vector<std::string>& names);
 

@@ -1,6 +1,7 @@
 #include "backend/cuda/emit.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 namespace skiff::cuda {
@@ -332,8 +333,8 @@ private:
             args.n_columns = n_columns;
             args.factor = linear.factor;
             args.write = linear.write == GemvWrite::add ? MatmulArgs::Write::add : MatmulArgs::Write::replace;
-            args.workspace = options_.matmul_workspace;
-            args.workspace_bytes = options_.matmul_workspace_bytes;
+            args.workspace = options_.workspace;
+            args.workspace_bytes = options_.workspace_bytes;
             push("cublaslt", args);
             scratch_.give(rows);
         }
@@ -405,7 +406,9 @@ private:
             common.y_stride = value(attention.out).width;
         }
         if (value(attention.out).as_operand) common.operand = make_operand(attention.out);
-        if (shape_.attention == RunShape::Attention::prefill) {
+        if (options_.attention == PromptAttention::cudnn && !shape_.segments.empty() && common.state.form == StateForm::bf16) {
+            attend(common, attention.op.head_dim);
+        } else if (shape_.attention == RunShape::Attention::prefill) {
             push("prefill attention", PrefillAttentionArgs{common, inputs_.tiles, shape_.n_tiles});
         } else {
             DecodeAttentionArgs args;
@@ -417,6 +420,54 @@ private:
             scratch_.give(args.partials);
         }
         done(attention.q);
+    }
+
+    // By cuDNN: queries as bf16, one sequence after another, the result as numbers and operand. What it leaves behind the tokens of a sequence, the next one writes over.
+    void attend(const AttentionCommon& common, std::int64_t head_dim) {
+        const std::int64_t width = common.n_heads * head_dim;
+        const auto row_bytes = [&](std::int64_t n) { return scratch_table().operand_bytes(OperandForm::rows, n, width); };
+        std::int64_t n_rows = rows_, first = 0;
+        for (const Segment& segment : shape_.segments) {
+            n_rows = std::max(n_rows, first + segment.n_rows);
+            first += segment.n_tokens;
+        }
+        auto* q = static_cast<std::byte*>(scratch_.take(row_bytes(n_rows)));
+        auto* y = static_cast<std::byte*>(scratch_.take(row_bytes(n_rows)));
+        ElementLaunchArgs narrow;
+        narrow.kind = ElementKind::scale;
+        narrow.a = common.q;
+        narrow.a_stride = common.q_stride;
+        narrow.n_tokens = rows_;
+        narrow.n_columns = width;
+        narrow.factor = 1;
+        narrow.operand = {OperandForm::rows, q, width};
+        push("operand", narrow);
+        first = 0;
+        const std::int32_t* lengths = inputs_.segment_lengths;
+        for (const Segment& segment : shape_.segments) {
+            SequenceAttentionArgs args;
+            args.q = q + row_bytes(first);
+            args.y = y + row_bytes(first);
+            args.n_rows = segment.n_rows;
+            args.n_heads = common.n_heads;
+            args.state = common.state;
+            args.sequence = segment.sequence;
+            args.n_pages = segment.n_pages;
+            args.n_pool_pages = options_.n_pool_pages;
+            args.n_tokens = lengths;
+            args.n_positions = lengths + 4;
+            args.scale = common.scale;
+            args.softcap = common.softcap;
+            args.window = common.window;
+            args.workspace = options_.workspace;
+            args.workspace_bytes = options_.workspace_bytes;
+            push("cudnn attention", args);
+            first += segment.n_tokens;
+            lengths += segment_stride;
+        }
+        push("rows of attention", WidenArgs{y, rows_, width, common.y, common.y_stride, common.operand});
+        scratch_.give(q);
+        scratch_.give(y);
     }
 
     void add(const ElementDevice& element) {
@@ -535,6 +586,13 @@ private:
 
 }  // namespace
 
+std::int64_t segment_rows(std::int64_t n_tokens) { return std::max<std::int64_t>(segment_min_tokens, static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(n_tokens)))); }
+std::int64_t segment_pages(std::int64_t n_positions, std::int64_t max_pages) {
+    constexpr std::uint64_t least = 16;
+    const auto needed = static_cast<std::uint64_t>((n_positions + page_positions - 1) / page_positions);
+    return std::min(max_pages, static_cast<std::int64_t>(std::max(least, std::bit_ceil(needed))));
+}
+
 DeviceProgram emit(const DeviceModel& model, const std::vector<StatePlace>& states, const RunShape& shape, const RunInputs& inputs, const EmitOptions& options, Scratch& scratch) {
     return Emitter(model, states, shape, inputs, options, scratch).run();
 }
@@ -559,6 +617,8 @@ struct Launcher {
     int operator()(const DequantizeArgs& args) const { return table.dequantize(args, launch); }
     int operator()(const MatmulArgs& args) const { return table.matmul(args, launch); }
     int operator()(const PairsArgs& args) const { return table.pairs(args, launch); }
+    int operator()(const SequenceAttentionArgs& args) const { return table.sequence_attention(args, launch); }
+    int operator()(const WidenArgs& args) const { return table.widen(args, launch); }
     int operator()(const SampleArgs& args) const { return table.sample(args, launch); }
     int operator()(const StreamArgs& args) const { return args.when == StreamArgs::When::begin ? args.stream->begin(args.block) : args.stream->end(args.block); }
 };

@@ -11,6 +11,18 @@
 
 namespace skiff::cuda {
 
+// Neighbouring tokens of a sequence, as attention by cuDNN takes them: sizes of memory, for which it has a plan.
+struct Segment {
+    std::int64_t sequence = 0, n_tokens = 0;
+    std::int64_t n_rows = 0;   // segment_rows()
+    std::int64_t n_pages = 0;  // segment_pages()
+    auto operator<=>(const Segment&) const = default;
+};
+inline constexpr std::int64_t segment_min_tokens = 64;  // with fewer in a run, the own kernels do all of it
+// Powers of two: the library compiles a kernel for each size when it is first asked for it, which takes about a second.
+std::int64_t segment_rows(std::int64_t n_tokens);
+std::int64_t segment_pages(std::int64_t n_positions, std::int64_t max_pages);
+
 struct RunShape {
     std::int64_t n_tokens = 1;
     std::int64_t n_selected = 1;  // rows that go on into the head
@@ -18,6 +30,7 @@ struct RunShape {
     enum class Attention : std::uint8_t { decode, prefill } attention = Attention::decode;
     std::int64_t n_tiles = 0;  // of prefill
     enum class Then : std::uint8_t { stop, choose } then = Then::stop;  // choose: a token by its logits, which becomes the next run's input (all rows selected)
+    std::vector<Segment> segments = {};  // of prefill, where cuDNN may attend: all tokens, in order
     auto operator<=>(const RunShape&) const = default;
 };
 
@@ -28,8 +41,11 @@ struct RunInputs {
     const std::int32_t* sequences = nullptr;  // (n_tokens)
     const std::int32_t* selected = nullptr;   // (n_selected)
     const PrefillTile* tiles = nullptr;       // (n_tiles)
+    const std::int32_t* segment_lengths = nullptr;  // (n_segments, segment_stride): tokens in the first, positions in the fifth, so that both are aligned to 16 bytes
     const float* hidden = nullptr;            // (n_tokens, input_width), of a stretch of blocks
 };
+
+inline constexpr std::int64_t segment_stride = 8;
 
 // The state of an operator on the device.
 struct StatePlace {
@@ -37,17 +53,20 @@ struct StatePlace {
     float* rings = nullptr;  // of a convolution
 };
 
-enum class Matmul : std::uint8_t { own, cublaslt };  // of many tokens
+enum class Matmul : std::uint8_t { own, cublaslt };     // of many tokens
+enum class PromptAttention : std::uint8_t { own, cudnn };
 
 struct EmitOptions {
     const Launch* launch = nullptr;
     std::int64_t capacity = 0;
     Matmul matmul = Matmul::own;
+    PromptAttention attention = PromptAttention::own;
+    std::int64_t n_pool_pages = 0;
     enum class Fuse : std::uint8_t { on, off } fuse = Fuse::on;  // the norm's product in the kernel in front
     std::int32_t* arrivals = nullptr;     // (n_arrivals) zeros: who is last among the blocks that share a result
     std::int64_t n_arrivals = 0;
-    void* matmul_workspace = nullptr;
-    std::size_t matmul_workspace_bytes = 0;
+    void* workspace = nullptr;  // of the libraries
+    std::size_t workspace_bytes = 0;
     SampleArgs choose;  // of RunShape::Then::choose: all but logits and tokens
 };
 inline constexpr std::int64_t matmul_min_tokens = 65;  // from here on cuBLASLt, where it is wanted
@@ -60,7 +79,7 @@ struct SelectArgs {
 };
 
 using LaunchArgs = std::variant<EmbedArgs, NormLaunchArgs, GemvArgs, GemmArgs, SparseRowsArgs, RopeWriteArgs, DecodeAttentionArgs, PrefillAttentionArgs, ElementLaunchArgs, SelectArgs, RouteLaunchArgs, ConvLaunchArgs,
-                                DequantizeArgs, MatmulArgs, PairsArgs, SampleArgs, StreamArgs>;
+                                DequantizeArgs, MatmulArgs, PairsArgs, SequenceAttentionArgs, WidenArgs, SampleArgs, StreamArgs>;
 struct DeviceStep {
     std::string name;    // of the operators it does
     const char* kernel;  // "gemv", "decode attention"

@@ -9,7 +9,7 @@ namespace skiff::cuda {
 
 // ---- what a run reads
 
-std::size_t CudaSession::inputs_bytes() const { return static_cast<std::size_t>(options_.session.max_batch) * (4 * sizeof(std::int32_t) + sizeof(PrefillTile)) + 256; }
+std::size_t CudaSession::inputs_bytes() const { return static_cast<std::size_t>(options_.session.max_batch) * (4 * sizeof(std::int32_t) + sizeof(PrefillTile)) + static_cast<std::size_t>(options_.session.max_batch / segment_min_tokens * segment_stride) * sizeof(std::int32_t) + 256; }
 
 // One behind the other, so that they come in one copy.
 RunInputs CudaSession::inputs_of(const RunShape& shape) const {
@@ -20,6 +20,7 @@ RunInputs CudaSession::inputs_of(const RunShape& shape) const {
     inputs.sequences = numbers + 2 * shape.n_tokens;
     inputs.selected = numbers + 3 * shape.n_tokens;
     inputs.tiles = reinterpret_cast<const PrefillTile*>(numbers + 3 * shape.n_tokens + (shape.n_selected + 3) / 4 * 4 + (4 - 3 * shape.n_tokens % 4) % 4);
+    inputs.segment_lengths = reinterpret_cast<const std::int32_t*>(inputs.tiles + shape.n_tiles);
     inputs.hidden = hidden_;
     return inputs;
 }
@@ -29,11 +30,13 @@ EmitOptions CudaSession::emit_options() const {
     options.launch = &device_->launch();
     options.capacity = pages_->capacity();
     options.matmul = options_.matmul;
+    options.attention = options_.attention;
+    options.n_pool_pages = pages_->n_pages();
     options.fuse = options_.fuse == DeviceModelOptions::Fuse::on ? EmitOptions::Fuse::on : EmitOptions::Fuse::off;
     options.arrivals = arrivals_;
     options.n_arrivals = n_arrivals_;
-    options.matmul_workspace = workspace_;
-    options.matmul_workspace_bytes = workspace_ != nullptr ? workspace_bytes : 0;
+    options.workspace = workspace_;
+    options.workspace_bytes = workspace_ != nullptr ? workspace_bytes : 0;
     options.choose.temperature = feed_rule_.temperature;
     options.choose.top_k = static_cast<std::int32_t>(feed_rule_.temperature > 0 ? feed_rule_.top_k : 1);
     options.choose.top_p = feed_rule_.top_p;
@@ -66,7 +69,25 @@ RunShape CudaSession::shape_of(const Chunk& chunk, std::vector<PrefillTile>& til
     }
     shape.attention = RunShape::Attention::prefill;
     shape.n_tiles = static_cast<std::int64_t>(tiles.size());
+    if (options_.attention == PromptAttention::cudnn) shape.segments = segments_of(chunk);
     return shape;
+}
+
+// None where one would be too short for a plan of its own.
+std::vector<Segment> CudaSession::segments_of(const Chunk& chunk) const {
+    std::vector<Segment> segments;
+    std::int64_t end = 0;  // position behind the last token
+    for (std::size_t i = 0; i < chunk.positions.size(); ++i, ++end) {
+        const bool joins = !segments.empty() && chunk.sequences[i] == segments.back().sequence && chunk.positions[i] == end;
+        if (!joins && !segments.empty() && segments.back().n_tokens < segment_min_tokens) return {};
+        if (!joins) segments.push_back({chunk.sequences[i], 0, 0, 0}), end = chunk.positions[i];
+        Segment& segment = segments.back();
+        ++segment.n_tokens;
+        segment.n_pages = segment_pages(end + 1, pages_->max_pages());
+    }
+    if (segments.empty() || segments.back().n_tokens < segment_min_tokens) return {};
+    for (Segment& segment : segments) segment.n_rows = segment_rows(segment.n_tokens);
+    return segments;
 }
 
 Result<CudaSession::Slot*> CudaSession::next_slot() {
@@ -101,6 +122,14 @@ Status CudaSession::stage(const RunShape& shape, const Chunk& chunk, const std::
     put(places.sequences, chunk.sequences.data(), chunk.sequences.size() * 4);
     put(places.selected, chunk.selected.data(), chunk.selected.size() * 4);
     put(places.tiles, tiles.data(), tiles.size() * sizeof(PrefillTile));
+    std::vector<std::int32_t> lengths;
+    std::size_t last = 0;
+    for (const Segment& segment : shape.segments) {
+        last += static_cast<std::size_t>(segment.n_tokens);
+        const std::int32_t row[segment_stride] = {static_cast<std::int32_t>(segment.n_tokens), 0, 0, 0, chunk.positions[last - 1] + 1};
+        lengths.insert(lengths.end(), std::begin(row), std::end(row));
+    }
+    put(places.segment_lengths, lengths.data(), lengths.size() * sizeof(std::int32_t));
     SKIFF_CHECK(device_->check(table.copy_in(inputs_, slot->memory, static_cast<std::size_t>(end - slot->memory), device_->stream()), "copying tokens to the device"));
     std::byte* more = slot->memory + inputs_bytes();
     if (chunk.hidden != nullptr) {
@@ -125,18 +154,27 @@ Status CudaSession::put_page_table(std::byte* at) {
 
 // ---- running
 
-// The library says now whether it has an algorithm for each product: in the middle of a run it would be too late for another way.
+// The libraries say now whether they have what each step needs: in the middle of a run it would be too late for another way.
 Result<DeviceProgram> CudaSession::lay_out(const RunShape& shape) {
-    DeviceProgram program = emit(model_, places_, shape, inputs_of(shape), emit_options(), *scratch_);
-    for (const DeviceStep& step : program.steps) {
-        const auto* product = std::get_if<MatmulArgs>(&step.args);
-        if (product == nullptr || !scratch_->fits()) continue;
-        const int error = device_->table().prepare_matmul(*product);
-        if (error == 0) continue;
-        SKIFF_CHECK(leave_library(device_->check(error, options_.cublaslt + " for " + step.name)));
-        return emit(model_, places_, shape, inputs_of(shape), emit_options(), *scratch_);
+    const Table& table = device_->table();
+    for (;;) {
+        DeviceProgram program = emit(model_, places_, shape, inputs_of(shape), emit_options(), *scratch_);
+        if (!scratch_->fits()) return program;
+        bool left = false;
+        for (const DeviceStep& step : program.steps) {
+            if (const auto* product = std::get_if<MatmulArgs>(&step.args)) {
+                const int error = table.prepare_matmul(*product);
+                if (error != 0) SKIFF_CHECK(leave_library(device_->check(error, options_.cublaslt + " for " + step.name)));
+                left = error != 0;
+            } else if (const auto* attention = std::get_if<SequenceAttentionArgs>(&step.args)) {
+                const int error = table.prepare_sequence_attention(*attention);
+                if (error != 0) leave_cudnn(device_->check(error, options_.cudnn + " for " + step.name));
+                left = error != 0;
+            }
+            if (left) break;
+        }
+        if (!left) return program;
     }
-    return program;
 }
 
 Result<CudaSession::Program*> CudaSession::program_for(const RunShape& shape) {
@@ -147,7 +185,7 @@ Result<CudaSession::Program*> CudaSession::program_for(const RunShape& shape) {
     }
     SKIFF_TRY(DeviceProgram program, lay_out(shape));
     for (int n_placed = 0; !scratch_->fits(); ++n_placed) {
-        if (n_placed == 2) return runtime_error("a program does not fit the memory that it was measured for; please report this");  // twice: the library may have been left
+        if (n_placed == 3) return runtime_error("a program does not fit the memory that it was measured for; please report this");  // three times: both libraries may have been left
         SKIFF_CHECK(device_->wait());
         forget_programs();
         SKIFF_CHECK(scratch_->place(*device_));

@@ -39,6 +39,36 @@ struct MatmulArgs {
     std::size_t workspace_bytes = 0;
 };
 
+// Causal attention of neighbouring tokens of one sequence over its pages, which are of the form bf16: by cuDNN. They are the last n_tokens of n_positions positions.
+struct SequenceAttentionArgs {
+    const void* q = nullptr;     // (n_rows, n_heads * head_dim) bf16: a size of memory, for which there is a plan; the rows behind the tokens may hold anything
+    void* y = nullptr;           // (n_rows, n_heads * head_dim) bf16, and anything behind the tokens
+    std::int64_t n_rows = 0, n_heads = 0;
+    StateView state;
+    std::int64_t sequence = 0;   // the row of the page table
+    std::int64_t n_pages = 0;    // of that row; at least those of the positions
+    std::int64_t n_pool_pages = 0;
+    const std::int32_t *n_tokens = nullptr, *n_positions = nullptr;  // (1) each, on the device
+    float scale = 1, softcap = 0;
+    std::int64_t window = 0;     // 0 = all
+    void* workspace = nullptr;
+    std::size_t workspace_bytes = 0;
+};
+
+// y = activation(convolution of x + bias): by cuDNN. Images with channels innermost.
+struct ConvolutionArgs {
+    const float* x = nullptr;       // (n_images, height, width, channels)
+    const float* weight = nullptr;  // (out_channels, kernel, kernel, channels / groups)
+    const float* bias = nullptr;    // (out_channels) or null
+    float* y = nullptr;             // (n_images, out_height, out_width, out_channels)
+    std::int64_t n_images = 0, height = 1, width = 1, channels = 1, out_height = 1, out_width = 1, out_channels = 1, groups = 1;
+    std::int64_t kernel[2] = {1, 1}, stride[2] = {1, 1}, dilation[2] = {1, 1}, before[2] = {0, 0}, after[2] = {0, 0};  // [0] is down, [1] is across
+    enum class Then : std::uint8_t { nothing, activation } then = Then::nothing;
+    Activation activation = Activation::relu;
+    void* workspace = nullptr;
+    std::size_t workspace_bytes = 0;
+};
+
 using Stream = void*;
 using Event = void*;
 using Graph = void*;
@@ -116,6 +146,14 @@ struct Table {
     int (*open_cublaslt)(const char* path);
     int (*prepare_matmul)(const MatmulArgs& args);  // finds its algorithm and launches nothing; an error where there is none
     int (*matmul)(const MatmulArgs& args, const Launch& launch);
+
+    // ---- cuDNN, likewise. Where there is no plan for a shape, preparing it is an error that says why.
+    int (*open_cudnn)(const char* path);
+    int (*prepare_sequence_attention)(const SequenceAttentionArgs& args);
+    int (*sequence_attention)(const SequenceAttentionArgs& args, const Launch& launch);
+    int (*widen)(const WidenArgs& args, const Launch& launch);
+    int (*prepare_convolution)(const ConvolutionArgs& args);
+    int (*convolution)(const ConvolutionArgs& args, const Launch& launch);
 };
 
 inline constexpr std::uint32_t table_version = 1;
@@ -123,7 +161,8 @@ constexpr std::uint32_t table_layout() {
     std::uint32_t hash = 2166136261u;
     for (std::size_t size : {sizeof(Table), sizeof(DeviceFacts), sizeof(MatmulArgs), sizeof(PairsArgs), sizeof(Launch), sizeof(GpuWeight), sizeof(GemvArgs), sizeof(GemmArgs), sizeof(SparseRowsArgs),
                              sizeof(DequantizeArgs), sizeof(EmbedArgs), sizeof(NormLaunchArgs), sizeof(RopeWriteArgs), sizeof(DecodeAttentionArgs), sizeof(PrefillAttentionArgs),
-                             sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs), sizeof(ColumnSumsArgs), sizeof(GramArgs), sizeof(PatchesArgs), sizeof(WindowsArgs)})
+                             sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs), sizeof(ColumnSumsArgs), sizeof(GramArgs), sizeof(PatchesArgs), sizeof(WindowsArgs),
+                             sizeof(SequenceAttentionArgs), sizeof(ConvolutionArgs), sizeof(WidenArgs)})
         hash = (hash ^ static_cast<std::uint32_t>(size)) * 16777619u;
     for (const char character : std::string_view(SKIFF_VERSION)) hash = (hash ^ static_cast<unsigned char>(character)) * 16777619u;
     return hash;

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "kernels/cuda/launch_testing.h"
+#include "kernels/cuda/product_rows.h"
 #include "kernels/kernels_testing.h"
 
 namespace skiff::cuda {
@@ -321,6 +322,36 @@ TEST(CudaSample, says_that_there_is_no_choice) {
             EXPECT_EQ(history.values()[3], one_is_nan && temperature == 0 ? 2 : -1);  // the largest of what are numbers, as on the host
             EXPECT_TRUE(ids.values()[0] >= 0 && ids.values()[0] < 4);
         }
+}
+
+// What cuDNN leaves as bf16, as numbers and as every form of operand.
+TEST(CudaRows, bfloat_rows_become_numbers_and_operands) {
+    SKIFF_NEEDS_DEVICE();
+    for (const std::int64_t n_tokens : {1, 7, 33})
+        for (const std::int64_t n_columns : {2, 96, 640})
+            for (const OperandForm form : {OperandForm::rows, OperandForm::fragments, OperandForm::split}) {
+                if (form == OperandForm::split && n_tokens > max_gemv_tokens) continue;
+                Rng rng(9);
+                std::vector<std::uint16_t> x;
+                std::vector<float> wanted;
+                for (std::int64_t i = 0; i < n_tokens * n_columns; ++i) {
+                    x.push_back(float_to_bf16(rng.normal()));
+                    wanted.push_back(bf16_to_float(x.back()));
+                }
+                in_every_mode([&](const Launch& launch) {
+                    const DeviceArray<std::uint16_t> from(x);
+                    const std::int64_t stride = n_columns + 6;
+                    const DeviceArray<float> y(n_tokens * stride);
+                    const DeviceMemory operand(operand_bytes(form, n_tokens, n_columns));
+                    ASSERT_EQ(launch_widen({from.data(), n_tokens, n_columns, y.data(), stride, {form, operand.data(), n_columns}}, launch), 0);
+                    const auto numbers = y.values();
+                    for (std::int64_t t = 0; t < n_tokens; ++t)
+                        for (std::int64_t c = 0; c < stride; ++c) ASSERT_EQ(numbers[static_cast<std::size_t>(t * stride + c)], c < n_columns ? wanted[static_cast<std::size_t>(t * n_columns + c)] : 0.0f);
+                    EXPECT_EQ(operand_floats(form, operand_values(operand), n_tokens, n_columns), wanted);
+                });
+            }
+    const DeviceArray<float> y(4);
+    EXPECT_NE(launch_widen({y.data(), 1, 3, y.data(), 3, {}}, test_launch()), 0);
 }
 
 }  // namespace

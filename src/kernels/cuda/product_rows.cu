@@ -25,6 +25,25 @@ __global__ void __launch_bounds__(block_threads) pairs_kernel(const __grid_const
     p.operand.put(token, j, activate(args.activation, gate) * up);
 }
 
+struct WidenParams {
+    WidenArgs args;
+    OperandTarget operand;
+};
+__global__ void __launch_bounds__(block_threads) widen_kernel(const __grid_constant__ WidenParams p) {
+    wait_for_predecessor();
+    let_successor_start();
+    const WidenArgs& args = p.args;
+    const std::int64_t pair = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x, token = blockIdx.y, column = 2 * pair;
+    if (column >= args.n_columns) return;
+    const std::uint32_t both = static_cast<const std::uint32_t*>(args.x)[(token * args.n_columns + column) / 2];
+    const float first = bits_float(both << 16), second = bits_float(both & 0xffff0000u);
+    if (args.y != nullptr) {
+        args.y[token * args.y_stride + column] = first;
+        args.y[token * args.y_stride + column + 1] = second;
+    }
+    if (p.operand.data != nullptr) p.operand.put_pair(token, column, first, second);
+}
+
 struct ReadParams {
     const uint4* data;
     std::size_t n;
@@ -56,6 +75,12 @@ int launch_pairs(const PairsArgs& args, const Launch& launch) {
     if (args.n_tokens < 1 || args.n_tokens > 65535 || args.n_pairs < 1 || args.operand.data == nullptr) return cudaErrorInvalidValue;
     const dim3 grid(static_cast<unsigned>((args.n_pairs + block_threads - 1) / block_threads), static_cast<unsigned>(args.n_tokens));
     return launch_kernel(pairs_kernel, grid, dim3(block_threads), 0, launch, PairsParams{args, target_of(args.operand)});
+}
+
+int launch_widen(const WidenArgs& args, const Launch& launch) {
+    if (args.x == nullptr || args.n_tokens < 1 || args.n_tokens > 65535 || args.n_columns < 2 || args.n_columns % 2 != 0 || (args.y != nullptr && args.y_stride < args.n_columns)) return cudaErrorInvalidValue;
+    const dim3 grid(static_cast<unsigned>((args.n_columns / 2 + block_threads - 1) / block_threads), static_cast<unsigned>(args.n_tokens));
+    return launch_kernel(widen_kernel, grid, dim3(block_threads), 0, launch, WidenParams{args, target_of(args.operand)});
 }
 
 int launch_read_all(const void* data, std::size_t size_bytes, float* sink, const Launch& launch) {

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "backend/cuda/cudnn/rows.h"
+
 namespace skiff::cuda {
 namespace {
 
@@ -53,6 +55,7 @@ int end_capture(Stream stream, Graph* graph) {
 
 const char* error_text(int error) {
     static thread_local char text[96];
+    if (const char* said = cudnn::error_text(error); said != nullptr) return said;
     if (error == cublaslt_not_opened) return "the library cannot be opened, or lacks a function";
     if (error >= cublaslt_errors) {
         std::snprintf(text, sizeof text, "cuBLASLt status %d", error - cublaslt_errors);

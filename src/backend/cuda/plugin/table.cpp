@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "backend/cuda/cudnn/rows.h"
 #include "backend/cuda/plugin/runtime.h"
 #include "kernels/cuda/state_format.h"
 
@@ -49,6 +50,12 @@ const Table* make_table() {
     table.open_cublaslt = open_cublaslt;
     table.prepare_matmul = prepare_cublaslt;
     table.matmul = multiply_cublaslt;
+    table.open_cudnn = cudnn::open;
+    table.prepare_sequence_attention = cudnn::prepare;
+    table.sequence_attention = cudnn::attend;
+    table.widen = launch_widen;
+    table.prepare_convolution = cudnn::prepare;
+    table.convolution = cudnn::convolve;
     return &table;
 }
 

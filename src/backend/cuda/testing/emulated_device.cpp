@@ -1,5 +1,5 @@
 // A device whose kernels are those of a GPU, run thread by thread (kernels/cuda/emulation.h): slow, and all there is of a GPU but its speed.
-#include "backend/cuda/testing/fake_memory.h"
+#include "backend/cuda/testing/fake_kernels.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/state_format.h"
 
@@ -42,6 +42,7 @@ const Table* make_table() {
     table.layout = table_layout();
     table.name = "emulated";
     add_runtime(table);
+    add_cudnn(table);
     table.operand_bytes = operand_bytes;
     table.state_page_bytes = state_page_bytes;
     table.gemm_partial_bytes = gemm_partial_bytes;
@@ -72,6 +73,7 @@ const Table* make_table() {
     table.select_rows = select_later;
     table.read_all = read_later;
     table.matmul = library_product;
+    table.widen = later<launch_widen, WidenArgs>;
     return &table;
 }
 

@@ -13,8 +13,9 @@ const Table* make_table() {
     add_runtime(table);
     add_matrices(table);
     add_rows(table);
-    add_state(table);
     add_windows(table);
+    add_cudnn(table);
+    add_state(table);
     return &table;
 }
 

@@ -18,5 +18,6 @@ void add_matrices(Table& table);
 void add_rows(Table& table);
 void add_state(Table& table);
 void add_windows(Table& table);
+void add_cudnn(Table& table);  // of the emulated device, too
 
 }  // namespace skiff::cuda::fake

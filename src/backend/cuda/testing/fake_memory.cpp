@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/cudnn/rows.h"
+
 namespace skiff::cuda::fake {
 namespace {
 
@@ -172,8 +174,10 @@ const char* error_text(int error) {
         case in_capture: return "not allowed in a capture";
         case wrong_form: return "operand of the wrong width";
         case not_supported: return "no algorithm";
-        default: return "unknown error";
+        default: break;
     }
+    const char* said = cudnn::error_text(error);
+    return said != nullptr ? said : "unknown error";
 }
 
 // ---- order

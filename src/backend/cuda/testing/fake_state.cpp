@@ -1,7 +1,9 @@
 // Keys and values of the fake device: pages, what is written into them, attention.
 #include <cmath>
+#include <string_view>
 #include <vector>
 
+#include "backend/cuda/cudnn/rows.h"
 #include "backend/cuda/testing/fake_kernels.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/state_format.h"
@@ -174,6 +176,51 @@ int prefill_attention(const PrefillAttentionArgs& args, const Launch& launch) {
     });
 }
 
+// As cuDNN would, of operands and pages as they are here, whose numbers are f32. "plain" is no library; "picky" has plans for 64 rows and 16 pages at most.
+bool picky = false;
+int open_cudnn(const char* path) {
+    const std::string_view name(path);
+    if (name == "broken") return bad_value;
+    picky = name == "picky";
+    return picky || name == "plain" ? static_cast<int>(good) : cudnn::open(path);
+}
+int prepare_sequence_attention(const SequenceAttentionArgs& args) { return picky && (args.n_rows > 64 || args.n_pages > 16) ? static_cast<int>(not_supported) : static_cast<int>(good); }
+int sequence_attention(const SequenceAttentionArgs& args, const Launch& launch) {
+    const std::int64_t width = args.n_heads * args.state.head_dim;
+    const std::size_t bytes = fake_operand_bytes(OperandForm::rows, args.n_rows, width);
+    if (args.state.form != StateForm::bf16 || args.q == args.y || !here(args.q, bytes) || !here(args.y, bytes) || !here(args.n_tokens, 4) || !here(args.n_positions, 4) || !here(args.workspace, args.workspace_bytes) ||
+        args.n_pages > args.state.max_pages || reinterpret_cast<std::uintptr_t>(args.n_tokens) % 16 != 0 || reinterpret_cast<std::uintptr_t>(args.n_positions) % 16 != 0)
+        return bad_value;
+    return put(launch.stream, [args, width]() -> int {
+        const std::int64_t n = *args.n_tokens, first = *args.n_positions - n;
+        if (n < 1 || n > args.n_rows || first < 0 || *args.n_positions > args.n_pages * page_positions) return bad_value;
+        AttentionCommon common;
+        common.q = static_cast<const float*>(args.q);
+        common.q_stride = common.y_stride = width;
+        common.n_heads = args.n_heads;
+        common.state = args.state;
+        common.scale = args.scale;
+        common.softcap = args.softcap;
+        common.window = args.window;
+        common.y = static_cast<float*>(args.y);
+        for (std::int64_t t = 0; t < n; ++t) attend(common, t, args.sequence, first + t);
+        std::fill(common.y + n * width, common.y + args.n_rows * width, NAN);
+        return good;
+    });
+}
+int widen(const WidenArgs& args, const Launch& launch) {
+    if (!here(args.x, fake_operand_bytes(OperandForm::rows, args.n_tokens, args.n_columns)) || !rows(args.y, args.n_tokens, args.n_columns, args.y_stride) || !operand_here(args.operand, args.n_tokens)) return bad_value;
+    return put(launch.stream, [args]() -> int {
+        for (std::int64_t t = 0; t < args.n_tokens; ++t)
+            for (std::int64_t c = 0; c < args.n_columns; ++c) {
+                const float value = static_cast<const float*>(args.x)[t * args.n_columns + c];
+                if (args.y != nullptr) args.y[t * args.y_stride + c] = value;
+                write_operand(args.operand, t, c, value);
+            }
+        return good;
+    });
+}
+
 std::int64_t fake_splits(std::int64_t capacity, std::int64_t, const Launch&) { return std::max<std::int64_t>(1, capacity / 256); }
 bool fake_prefill_takes(std::int64_t head_dim, StateForm form) { return head_dim % 16 == 0 && form == StateForm::bf16; }  // so that both ways are tested
 
@@ -188,6 +235,10 @@ void add_state(Table& table) {
     table.rope_write = rope_write;
     table.decode_attention = decode_attention;
     table.prefill_attention = prefill_attention;
+    table.open_cudnn = open_cudnn;
+    table.prepare_sequence_attention = prepare_sequence_attention;
+    table.sequence_attention = sequence_attention;
+    table.widen = widen;
 }
 
 }  // namespace skiff::cuda::fake
