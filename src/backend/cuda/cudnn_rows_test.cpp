@@ -117,6 +117,15 @@ TEST(CudnnRows, RefusalsSayWhy) {
     EXPECT_EQ(cudnn::error_text(1), nullptr);
 }
 
+TEST(CudnnRows, LibrariesAreFoundInSeveralFolders) {
+    const std::string path = SKIFF_FAKE_CUDNN, folder = path.substr(0, path.rfind('/')), name = path.substr(path.rfind('/') + 1);
+    EXPECT_EQ(find_named_library({name}), "");
+    ::setenv("SKIFF_CUDA_LIBRARIES", ("/nowhere:" + folder).c_str(), 1);
+    EXPECT_EQ(find_named_library({name}), path);
+    ::unsetenv("SKIFF_CUDA_LIBRARIES");
+    EXPECT_NE(no_cudnn().find("nvidia-cudnn"), std::string::npos);
+}
+
 // The fake library is worth something: it refuses what is wrong.
 TEST(CudnnRows, WrongGraphsAreRefused) {
     const auto library = cudnn::Library::open(SKIFF_FAKE_CUDNN);

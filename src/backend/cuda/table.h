@@ -147,7 +147,7 @@ struct Table {
     int (*prepare_matmul)(const MatmulArgs& args);  // finds its algorithm and launches nothing; an error where there is none
     int (*matmul)(const MatmulArgs& args, const Launch& launch);
 
-    // ---- cuDNN, likewise. Where there is no plan for a shape, preparing it is an error that says why.
+    // ---- cuDNN, where the program has found it and was asked for it. Opened for the device that is chosen then. Where there is no plan for a shape, preparing it is an error that says why.
     int (*open_cudnn)(const char* path);
     int (*prepare_sequence_attention)(const SequenceAttentionArgs& args);
     int (*sequence_attention)(const SequenceAttentionArgs& args, const Launch& launch);
