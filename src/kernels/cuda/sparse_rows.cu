@@ -23,7 +23,7 @@ __device__ __forceinline__ float operand_number(const SparseParams& p, std::int6
     return half_at((token * p.args.n_columns + column) * 2);
 }
 
-__global__ void __launch_bounds__(sparse_threads) sparse_rows_kernel(const __grid_constant__ SparseParams p) {
+__global__ void __launch_bounds__(sparse_threads, 2) sparse_rows_kernel(const __grid_constant__ SparseParams p) {
     __shared__ float scales[sparse_tokens];
     const SparseRowsArgs& args = p.args;
     const int warp = static_cast<int>(threadIdx.x) / lanes, lane = static_cast<int>(threadIdx.x) % lanes;
