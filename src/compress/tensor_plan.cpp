@@ -155,11 +155,11 @@ private:
         const bool requantize = step_.quantized == QuantizeStep::Quantized::requantize;
         if (elsewhere()) return unsupported("is pruned (" + planned.from + "), which no other program loads; leave --compat out, or first write the zeros out with skiff convert --to hf");
         SKIFF_TRY(auto wanted, choose(planned, weight));
-        if (wanted && sparse.scheme.is_coded() && !(*wanted == sparse.scheme) && !requantize) return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
+        if (wanted && sparse.scheme.is_coded() && !(*wanted == sparse.scheme) && !requantize) return unsupported("is quantized already (" + planned.from + "); take the model that it was made from, or round it twice (skiff quantize --allow-requantize)");
         if (wanted) {
             const Status status = sparse_defined_on(*wanted);
             if (!status.ok() && requantize) return false;
-            if (!status.ok()) return unsupported("is pruned (" + planned.from + "): " + status.error().message + ", or add --allow-requantize to write the zeros out as codes");
+            if (!status.ok()) return unsupported("is pruned (" + planned.from + "): " + status.error().message + ", or first write the zeros out with skiff convert --to hf");
         }
         n_changed_ += wanted && !(*wanted == sparse.scheme);
         planned.scheme = wanted ? *wanted : sparse.scheme;
@@ -201,7 +201,7 @@ private:
         if (elsewhere()) return unsupported("is hashed (" + planned.from + "), which no other program loads; leave --compat out" + instead);
         const Scheme* wanted = wanted_for(planned);
         const bool coded = hashed.bank->codes() != nullptr, rounds = wanted != nullptr && wanted->is_coded();
-        if (coded && rounds && step_.quantized == QuantizeStep::Quantized::refuse) return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
+        if (coded && rounds && step_.quantized == QuantizeStep::Quantized::refuse) return unsupported("is quantized already (" + planned.from + "); take the model that it was made from, or round it twice (skiff quantize --allow-requantize)");
         if (rounds) {
             SKIFF_CHECK(hash_defined_on(*wanted));
             const bool plain_rounding = step_.method == "nearest" && step_.outliers == 0 && !step_.corrections.any() && step_.inputs.kind != InputScaleRule::Kind::fixed;
@@ -235,8 +235,8 @@ private:
             if (stays) return take(planned, weight);
         }
         if (weight.plain() == nullptr && step_.quantized == QuantizeStep::Quantized::refuse) {
-            if (weight.sparse() != nullptr) return unsupported("is pruned (" + planned.from + "); prune and round in one step with prune --scheme, or add --allow-requantize to write the zeros out as codes");
-            return unsupported("is quantized already (" + planned.from + "); quantize the model that it was made from, or add --allow-requantize to round it twice");
+            if (weight.sparse() != nullptr) return unsupported("is pruned (" + planned.from + "); prune and round in one step with prune --scheme, or first write the zeros out with skiff convert --to hf");
+            return unsupported("is quantized already (" + planned.from + "); take the model that it was made from, or round it twice (skiff quantize --allow-requantize)");
         }
         SKIFF_TRY(planned.scheme, choose(planned, weight));
         planned.shape = weight.shape;

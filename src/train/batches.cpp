@@ -72,9 +72,16 @@ void Batches::read(std::uint64_t first, std::int64_t* target, std::int64_t n) co
 }
 
 std::string hash_of_tokens(const Batches& batches) {
-    std::vector<std::int64_t> tokens(static_cast<std::size_t>(std::min<std::uint64_t>(batches.n_tokens(), 1'000'000)));
-    batches.read(0, tokens.data(), static_cast<std::int64_t>(tokens.size()));
-    return hex64(hash64(std::as_bytes(std::span(tokens))));
+    if (!batches.hash_.empty()) return batches.hash_;
+    // A million at a time, each part's hash the seed of the next one's.
+    std::vector<std::int64_t> tokens;
+    std::uint64_t hash = 0;
+    for (std::uint64_t begin = 0; begin < batches.n_tokens(); begin += tokens.size()) {
+        tokens.resize(static_cast<std::size_t>(std::min<std::uint64_t>(batches.n_tokens() - begin, 1'000'000)));
+        batches.read(begin, tokens.data(), static_cast<std::int64_t>(tokens.size()));
+        hash = hash64(std::as_bytes(std::span(tokens)), hash);
+    }
+    return batches.hash_ = hex64(hash);
 }
 
 at::Tensor Batches::shuffled(std::uint64_t first, std::int64_t n) {

@@ -40,9 +40,11 @@ private:
     std::uint64_t n_tokens_ = 0;
     std::int64_t window_;
     WindowSampler sampler_;
+    mutable std::string hash_;  // of all tokens, once it was asked for
+    friend std::string hash_of_tokens(const Batches& batches);
 };
 
-// Of the first million tokens, so that another text of the same length is noticed.
+// Of all tokens, so that another text of the same length is noticed.
 std::string hash_of_tokens(const Batches& batches);
 
 }  // namespace skiff::train

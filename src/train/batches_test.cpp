@@ -76,6 +76,14 @@ TEST(Batches, NameTheTokensThatTheyHold) {
     EXPECT_EQ(hash_of_tokens(*one), hash_of_tokens(*same));
     EXPECT_EQ(hash_of_tokens(*one), hash_of_tokens(*split));
     EXPECT_NE(hash_of_tokens(*one), hash_of_tokens(*other));
+    // Also what lies behind the first million of them.
+    std::vector<std::uint16_t> many(2'300'000);
+    for (std::size_t i = 0; i < many.size(); ++i) many[i] = static_cast<std::uint16_t>(i % 251);
+    const auto large = open_files({write_tokens(folder, "f.tokens", many)}, 4), large_again = open_files({write_tokens(folder, "g.tokens", many)}, 4);
+    many[2'200'000] = 252;
+    const auto changed = open_files({write_tokens(folder, "h.tokens", many)}, 4);
+    EXPECT_EQ(hash_of_tokens(*large), hash_of_tokens(*large_again));
+    EXPECT_NE(hash_of_tokens(*large), hash_of_tokens(*changed));
 }
 
 TEST(Batches, RefuseWhatDoesNotFit) {

@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/rng.h"
 #include "corpus/token_file.h"
+#include "train/blockwise_teacher.h"
 #include "train/distillation_loss.h"
 #include "train/objective.h"
 #include "train/student_text.h"
@@ -36,8 +37,13 @@ public:
             top_ = key.k;
             if (observer.on_remark) observer.on_remark("the teacher's word on " + std::to_string(cache_->n_windows()) + " windows is in " + options_.cache);
         }
-        // With every window in the file the teacher need not be loaded at all.
-        if (!cache_ || cache_->n_windows() < static_cast<std::uint64_t>(whole.n_steps * whole.batch)) SKIFF_CHECK(load_teacher(checkpoint));
+        if (options_.block_wise == DistillOptions::BlockWise::on) {
+            auto teacher = BlockwiseTeacher::create(checkpoint, student_.options());
+            if (!teacher.ok()) return teacher.take_error().with_context("teacher " + options_.teacher);
+            blockwise_teacher_ = std::move(*teacher);
+        } else if (!cache_ || cache_->n_windows() < static_cast<std::uint64_t>(whole.n_steps * whole.batch)) {
+            SKIFF_CHECK(load_teacher(checkpoint));  // with every window in the file it is not needed at all
+        }
         streams_ = matched_streams(student_.spec().n_layers, n_teacher_blocks_);
         if (options_.on_policy > 0) {
             n_prompt_ = options_.on_policy_prompt > 0 ? options_.on_policy_prompt : std::max<std::int64_t>(1, window / 4);
@@ -187,13 +193,15 @@ private:
 
     Result<SoftTargets> from_cache(const MicroBatch& batch) {
         const std::int64_t n = batch.inputs.size(0), window = batch.inputs.size(1);
-        if (batch.first_window + static_cast<std::uint64_t>(n) > cache_->n_windows()) {
-            if (cache_->n_windows() != batch.first_window) return runtime_error(options_.cache + ": holds fewer windows than an earlier part of this run needed; give another --teacher-cache");
+        if (const std::uint64_t end = batch.first_window + static_cast<std::uint64_t>(n); end > cache_->n_windows()) {
+            if (cache_->n_windows() < batch.first_window) return runtime_error(options_.cache + ": holds fewer windows than an earlier part of this run needed; give another --teacher-cache");
+            // An earlier run with batches of another size may have ended within this one.
+            const auto n_known = static_cast<std::int64_t>(cache_->n_windows() - batch.first_window), n_missing = n - n_known;
             const at::NoGradGuard no_grad;
-            const Pass taught = teacher_->observe(batch.inputs, {});
+            const Pass taught = teacher_->observe(batch.inputs.narrow(0, n_known, n_missing), {});
             std::vector<at::Tensor> values, tokens;
-            for (std::int64_t first = 0; first < n * window; first += teacher_->head_chunk()) {
-                const std::int64_t rows = std::min(teacher_->head_chunk(), n * window - first);
+            for (std::int64_t first = 0; first < n_missing * window; first += teacher_->head_chunk()) {
+                const std::int64_t rows = std::min(teacher_->head_chunk(), n_missing * window - first);
                 const SoftTargets top = top_targets(teacher_rows(taught, first, rows).logits, options_.temperature, top_);
                 values.push_back(top.log_probabilities);
                 tokens.push_back(top.tokens);
@@ -218,7 +226,7 @@ private:
             }
             loss = loss + sum * (options_.hidden_weight / static_cast<double>(streams_.size()));
         }
-        if (options_.attention_weight > 0) {
+        if (options_.attention_weight > 0 && own.qkv[0].defined()) {  // not where the pass has left that block out
             at::Tensor sum = at::zeros_like(loss);
             for (std::size_t i = 0; i < 3; ++i) sum = sum + relation_loss(own.qkv[i], taught.qkv[i], n_tokens, common_relations(own.qkv[i].size(1), taught.qkv[i].size(1)));
             loss = loss + sum * (options_.attention_weight / 3);
@@ -232,23 +240,21 @@ private:
         return 1;
     }
 
-    // Each block alone: from the teacher's stream before the stretch that it stands for, to the one behind it. One block's activations at a time.
-    double block_by_block(const MicroBatch& batch) {
-        Pass taught;
-        {
-            const at::NoGradGuard no_grad;
-            taught = teacher_->observe(batch.inputs, Watch{true, -1});
-        }
-        const at::AutoGradMode with_grad(true);
+    // Each block alone: from the teacher's stream before the stretch that it stands for, to the one behind it. One block's activations, and one of the teacher's
+    // blocks, are in memory at a time.
+    Result<double> block_by_block(const MicroBatch& batch) {
         const double share = batch.scale * static_cast<double>(batch.inputs.numel()) / static_cast<double>(streams_.size());
         double total = 0;
+        SKIFF_TRY(at::Tensor in, blockwise_teacher_->embedded(batch.inputs));
         for (std::size_t i = 0; i < streams_.size(); ++i) {
-            if (i < batch.network.dropped.size() && batch.network.dropped[i]) continue;
-            const at::Tensor in = taught.streams[static_cast<std::size_t>(i == 0 ? 0 : streams_[i - 1])];
-            const at::Tensor out = student_.decoder_block(static_cast<std::int64_t>(i), batch.inputs, in);
-            const at::Tensor loss = relative_square(out, taught.streams[static_cast<std::size_t>(streams_[i])]) * share;
-            total += loss.item<double>();
-            torch::autograd::backward({loss});
+            SKIFF_TRY(const at::Tensor wanted, blockwise_teacher_->through(in, batch.inputs, i == 0 ? 0 : streams_[i - 1], streams_[i]));
+            if (i >= batch.network.dropped.size() || !batch.network.dropped[i]) {
+                const at::AutoGradMode with_grad(true);
+                const at::Tensor loss = relative_square(student_.decoder_block(static_cast<std::int64_t>(i), batch.inputs, in), wanted) * share;
+                total += loss.item<double>();
+                torch::autograd::backward({loss});
+            }
+            in = wanted;
         }
         return total;
     }
@@ -256,6 +262,7 @@ private:
     TrainableModel& student_;
     const DistillOptions& options_;
     std::unique_ptr<TrainableModel> teacher_;
+    std::unique_ptr<BlockwiseTeacher> blockwise_teacher_;  // instead, for students that learn block by block
     std::string teacher_hash_;
     std::int64_t n_teacher_blocks_ = 0, top_ = 0;
     std::optional<TeacherCache> cache_;

@@ -111,14 +111,37 @@ Status check_trainable_scheme(const Scheme& scheme) {
     return {};
 }
 
-QuantRule quant_rule(const Scheme& scheme) {
+Status check_zero_level(const Scheme& scheme) {
+    const bool integer = scheme.kind == NumberKind::integer && !scheme.minimums;  // with a zero for each group, also asymmetric ones
+    const bool in_table = scheme.kind == NumberKind::codebook && std::find(scheme.codebook->levels.begin(), scheme.codebook->levels.end(), 0.0f) != scheme.codebook->levels.end();
+    if (integer || in_table) return {};
+    return unsupported("the scheme " + scheme.name() + " has no level for zero, so that pruned weights would not stay zero; take one that has, such as w4g32r, nf4 or ternary, or train the zeros too (--zeros train)");
+}
+
+void round_to_bytes(std::span<float> levels, TableOf table) {
+    if (levels.size() > 16) return;
+    float low = 0, high = 0;
+    bool integers = table == TableOf::all;
+    for (const float level : levels) {
+        low = std::min(low, level), high = std::max(high, level);
+        integers = integers && level == std::nearbyint(level);
+    }
+    const float extreme = std::max(-low, high);
+    if (extreme == 0 || (integers && high - low <= 255)) return;
+    const float step = extreme / 127;
+    for (float& level : levels) level = std::nearbyint(level / step) * step;
+}
+
+QuantRule quant_rule(const Scheme& scheme, Tables tables) {
     QuantRule rule;
     rule.stretched = scheme.bits <= 2;
     if (scheme.kind == NumberKind::integer) {
         rule.last = static_cast<float>((1 << scheme.bits) - 1);
         return rule;
     }
-    const std::span<const float> levels = scheme.codebook->levels;
+    std::vector<float>& levels = rule.of_code;
+    levels.assign(scheme.codebook->levels.begin(), scheme.codebook->levels.end());
+    if (tables == Tables::bytes) round_to_bytes(levels, TableOf::all);
     std::vector<std::size_t> order(levels.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return levels[a] < levels[b]; });
@@ -132,8 +155,8 @@ QuantRule quant_rule(const Scheme& scheme) {
     return rule;
 }
 
-FakeQuant::FakeQuant(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes)
-    : trained_(weight), columns_(columns), scheme_(scheme), codes_(codes), n_rows_(columns ? weight.size(1) : weight.size(0)), n_columns_(columns ? weight.size(0) : weight.size(1)),
+FakeQuant::FakeQuant(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes, Tables tables)
+    : trained_(weight), columns_(columns), scheme_(scheme), codes_(codes), tables_(tables), n_rows_(columns ? weight.size(1) : weight.size(0)), n_columns_(columns ? weight.size(0) : weight.size(1)),
       n_groups_(scheme.n_groups(n_columns_)) {}
 
 at::Tensor FakeQuant::rows() const { return (columns_ ? trained_.detach().t() : trained_.detach()).contiguous(); }
@@ -143,13 +166,13 @@ void FakeQuant::make_gradients() const {
         if (leaf->defined() && leaf->requires_grad() && !leaf->grad().defined()) leaf->mutable_grad() = at::zeros_like(leaf->detach());
 }
 
-Result<std::shared_ptr<FakeQuant>> FakeQuant::create(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes) {
+Result<std::shared_ptr<FakeQuant>> FakeQuant::create(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes, Tables tables) {
     SKIFF_CHECK(check_trainable_scheme(scheme));
-    return scheme.kind == NumberKind::clusters ? make_cluster_quant(weight, columns, scheme, codes) : make_group_quant(weight, columns, scheme, codes);
+    return scheme.kind == NumberKind::clusters ? make_cluster_quant(weight, columns, scheme, codes, tables) : make_group_quant(weight, columns, scheme, codes, tables);
 }
 
-Result<std::shared_ptr<FakeQuant>> make_group_quant(const at::Tensor& weight, bool columns, const Scheme& scheme, FakeQuant::Codes codes) {
-    std::shared_ptr<GroupQuant> quant(new GroupQuant(weight, columns, scheme, codes));
+Result<std::shared_ptr<FakeQuant>> make_group_quant(const at::Tensor& weight, bool columns, const Scheme& scheme, FakeQuant::Codes codes, Tables tables) {
+    std::shared_ptr<GroupQuant> quant(new GroupQuant(weight, columns, scheme, codes, tables));
     quant->begin();
     return std::shared_ptr<FakeQuant>(std::move(quant));
 }
@@ -172,6 +195,7 @@ void GroupQuant::begin() {
             }
         }
     });
+    if (codes_ == Codes::follow && rule_.kind != QuantRule::Kind::sign && check_zero_level(scheme_).ok()) wake_scales();
     if (rule_.kind != QuantRule::Kind::sign) ratio_ = at::ones({static_cast<std::int64_t>(n)}, at::kFloat).set_requires_grad(true);
     if (codes_ == Codes::stay) {
         codes_ = Codes::follow;
@@ -181,6 +205,30 @@ void GroupQuant::begin() {
         for (std::int64_t row = 0; row < n_rows_; ++row)
             unpack_codes(now.codes()->packed.data.data() + row * packed_row_bytes(scheme_.bits, n_columns_), scheme_.bits, n_columns_, kept_codes_.data() + row * n_columns_);
         codes_ = Codes::stay;
+    }
+}
+
+// A scale of 0, of a group of zeros, would be 0 for ever: what multiplies it has no gradient. It begins as scales are on average, of its row or of the weight,
+// which leaves the zeros zero. Not where codes stay, whose zeros stay too, nor where the scheme has no level for zero, so that this would change them.
+void GroupQuant::wake_scales() {
+    const auto mean = [&](std::size_t begin, std::size_t n) {
+        double sum = 0;
+        std::size_t n_other = 0;
+        for (std::size_t i = begin; i < begin + n; ++i) {
+            sum += std::fabs(static_cast<double>(first_scales_[i]));
+            n_other += first_scales_[i] != 0;
+        }
+        return n_other == 0 ? 0.0f : static_cast<float>(sum / static_cast<double>(n_other));
+    };
+    const auto n_groups = static_cast<std::size_t>(n_groups_);
+    const float of_all = mean(0, first_scales_.size());
+    for (std::size_t begin = 0; begin < first_scales_.size(); begin += n_groups) {
+        const float of_row = mean(begin, n_groups), wakes = of_row != 0 ? of_row : of_all != 0 ? of_all : 1e-3f;
+        for (std::size_t i = begin; i < begin + n_groups; ++i)
+            if (first_scales_[i] == 0) {
+                first_scales_[i] = wakes;
+                if (scheme_.kind == NumberKind::integer) zeros_[i] = 1 << (scheme_.bits - 1);  // room on both sides
+            }
     }
 }
 
@@ -240,7 +288,7 @@ at::Tensor GroupQuant::forward() {
                 if (codes_ == Codes::stay) {
                     for (std::int64_t i = 0; i < part.n; ++i) {
                         const std::uint8_t code = kept_codes_[static_cast<std::size_t>(begin + i)];
-                        target[i] = rule_.kind == QuantRule::Kind::integer ? static_cast<float>(static_cast<std::int32_t>(code) - own.zero) : scheme_.codebook->levels[code];
+                        target[i] = rule_.kind == QuantRule::Kind::integer ? static_cast<float>(static_cast<std::int32_t>(code) - own.zero) : rule_.of_code[code];
                     }
                 } else if (rule_.kind == QuantRule::Kind::integer) {
                     integer_levels(part, rule_.last, target);
@@ -280,7 +328,7 @@ void GroupQuant::backward(const at::Tensor& gradient) const {
                 if (codes_ == Codes::stay) {
                     for (std::int64_t i = 0; i < part.n; ++i) {
                         const std::uint8_t code = kept_codes_[static_cast<std::size_t>(begin + i)];
-                        level[static_cast<std::size_t>(i)] = rule_.kind == QuantRule::Kind::integer ? static_cast<float>(static_cast<std::int32_t>(code) - own.zero) : scheme_.codebook->levels[code];
+                        level[static_cast<std::size_t>(i)] = rule_.kind == QuantRule::Kind::integer ? static_cast<float>(static_cast<std::int32_t>(code) - own.zero) : rule_.of_code[code];
                     }
                 } else if (rule_.kind == QuantRule::Kind::integer) {
                     integer_levels(part, rule_.last, level.data());

@@ -13,7 +13,7 @@ namespace {
 
 class ClusterQuant final : public FakeQuant {
 public:
-    ClusterQuant(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes) : FakeQuant(weight, columns, scheme, codes) {}
+    ClusterQuant(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes, Tables tables) : FakeQuant(weight, columns, scheme, codes, tables) {}
 
     // From the exact clusters of the weight. The scheme is theirs: levels that f16 does not hold are f32.
     Status begin() {
@@ -41,7 +41,7 @@ public:
             for (std::int64_t row = first; row < last; ++row)
                 for (std::int64_t group = 0; group < n_groups_; ++group) {
                     const Stretch at = stretch(row, group);
-                    const float* level = stored_.data() + at.table * scheme_.n_levels;
+                    const float* level = computed_.data() + at.table * scheme_.n_levels;
                     const std::uint8_t* order = order_.data() + at.table * scheme_.n_levels;
                     for (std::size_t i = 0; i < borders.size(); ++i) borders[i] = level[i] + (level[i + 1] - level[i]) / 2;
                     for (std::int64_t i = 0; i < scheme_.n_levels; ++i) place[order[i]] = static_cast<std::uint8_t>(i);
@@ -126,17 +126,20 @@ private:
             std::stable_sort(order, order + static_cast<std::ptrdiff_t>(n), [&](std::uint8_t a, std::uint8_t b) { return now[begin + a] < now[begin + b]; });
             for (std::size_t i = 0; i < n; ++i) stored_[begin + i] = grids::round_to(scheme_.scale_dtype, now[begin + order_[begin + i]]);
         }
+        computed_ = stored_;
+        if (tables_ == Tables::exact || scheme_.group_size != 0) return;
+        for (std::size_t begin = 0; begin < computed_.size(); begin += n) round_to_bytes(std::span(computed_).subspan(begin, n), scheme_.one_table ? TableOf::all : TableOf::row);
     }
 
-    std::vector<float> stored_;             // (n_tables * n_levels)
+    std::vector<float> stored_, computed_;  // of the checkpoint; of the forward pass // (n_tables * n_levels)
     std::vector<std::uint8_t> order_;       // of each stored level: which of the table's trained ones it is
     std::vector<std::uint8_t> codes_now_;   // of the last forward(), by stored level // (n_rows * n_columns)
 };
 
 }  // namespace
 
-Result<std::shared_ptr<FakeQuant>> make_cluster_quant(const at::Tensor& weight, bool columns, const Scheme& scheme, FakeQuant::Codes codes) {
-    auto quant = std::make_shared<ClusterQuant>(weight, columns, scheme, codes);
+Result<std::shared_ptr<FakeQuant>> make_cluster_quant(const at::Tensor& weight, bool columns, const Scheme& scheme, FakeQuant::Codes codes, Tables tables) {
+    auto quant = std::make_shared<ClusterQuant>(weight, columns, scheme, codes, tables);
     SKIFF_CHECK(quant->begin());
     return std::shared_ptr<FakeQuant>(std::move(quant));
 }

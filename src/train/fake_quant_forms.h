@@ -6,18 +6,19 @@
 namespace skiff::train {
 
 // Preconditions of both: check_trainable_scheme(), and the scheme's kind.
-Result<std::shared_ptr<FakeQuant>> make_group_quant(const at::Tensor& weight, bool columns, const Scheme& scheme, FakeQuant::Codes codes);
-Result<std::shared_ptr<FakeQuant>> make_cluster_quant(const at::Tensor& weight, bool columns, const Scheme& scheme, FakeQuant::Codes codes);
+Result<std::shared_ptr<FakeQuant>> make_group_quant(const at::Tensor& weight, bool columns, const Scheme& scheme, FakeQuant::Codes codes, Tables tables);
+Result<std::shared_ptr<FakeQuant>> make_cluster_quant(const at::Tensor& weight, bool columns, const Scheme& scheme, FakeQuant::Codes codes, Tables tables);
 
 class GroupQuant final : public FakeQuant {
 public:
-    GroupQuant(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes) : FakeQuant(weight, columns, scheme, codes), rule_(quant_rule(scheme)) {}
+    GroupQuant(const at::Tensor& weight, bool columns, const Scheme& scheme, Codes codes, Tables tables) : FakeQuant(weight, columns, scheme, codes, tables), rule_(quant_rule(scheme, tables)) {}
     void begin();  // first scales, and the codes that stay
     at::Tensor forward() override;
     void backward(const at::Tensor& gradient) const override;
     Weight weight() const override;
 
 private:
+    void wake_scales();
     void store_scales();
     QuantRule rule_;
     std::vector<float> first_scales_;   // (n_rows * n_groups)

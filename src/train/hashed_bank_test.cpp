@@ -138,7 +138,7 @@ TEST(HashedBank, TrainsAndStaysShared) {
             EXPECT_FALSE(load_parameters(checkpoint->spec, weights).any_hashed());
             if (*scheme != 0)
                 for (const Parameter& parameter : parameters.all())
-                    if (parameter.bank) { ASSERT_TRUE(parameters.quantize(parameter.key, keys_stored_as_columns(checkpoint->spec).count(parameter.key) != 0, *parse_scheme(scheme), FakeQuant::Codes::follow).ok()); }
+                    if (parameter.bank) { ASSERT_TRUE(parameters.quantize(parameter.key, *parse_scheme(scheme), FakeQuant::Codes::follow).ok()); }
             parameters.refresh();
             const auto model = make_trainable(checkpoint->spec, std::move(parameters));
             Optimizer optimizer(model->parameters().trained(checkpoint->spec), {});

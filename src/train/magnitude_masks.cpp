@@ -73,12 +73,17 @@ at::Tensor pattern_mask(const at::Tensor& magnitudes, std::int64_t n, std::int64
     return mask;
 }
 
+void leave_out_zeros(Parameter& parameter, const SparsePattern& pattern) {
+    if (parameter.mask.defined() && parameter.mask_form.kind == MaskForm::Kind::written_out && parameter.key.ends_with(".weight")) parameter.mask_form = {MaskForm::Kind::if_smaller, pattern};
+}
+
 MagnitudeMasks::MagnitudeMasks(const ModelSpec& spec, ParameterSet& parameters, const SparsifyOptions& options)
     : parameters_(parameters), options_(options), columns_(keys_stored_as_columns(spec)) {
     const auto in_blocks = parameters.keys_of_blocks(spec);
     for (Parameter& parameter : parameters.all()) {
         if (parameter.role != TensorDecl::Role::linear || parameter.value.dim() != 2 || in_blocks.count(parameter.key) == 0) continue;
         if (!parameter.mask.defined()) parameter.mask = at::ones_like(parameter.value.detach());
+        leave_out_zeros(parameter, options.pattern_m > 0 ? SparsePattern{1, 1, options.pattern_n, options.pattern_m} : SparsePattern{});
         keys_.push_back(parameter.key);
     }
 }

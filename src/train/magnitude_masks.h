@@ -18,6 +18,9 @@ bool prunes_before(const SparsifyOptions& options, std::int64_t step);
 std::vector<at::Tensor> magnitude_masks(const std::vector<at::Tensor>& magnitudes, double sparsity, SparsifyOptions::Scope scope);
 at::Tensor pattern_mask(const at::Tensor& magnitudes, std::int64_t n, std::int64_t m);
 
+// What is masked need not be written where that is smaller, if it was until now.
+void leave_out_zeros(Parameter& parameter, const SparsePattern& pattern);
+
 class MagnitudeMasks {
 public:
     // Gives every linear matrix of the blocks a mask of ones, or what `parameters` have masked already.

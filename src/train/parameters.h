@@ -13,6 +13,7 @@
 #include "model/weight_source.h"
 #include "train/fake_quant.h"
 #include "train/hashed_bank.h"
+#include "train/stored_masks.h"
 
 namespace skiff::train {
 
@@ -20,8 +21,13 @@ struct Parameter {
     std::string key;
     TensorDecl::Role role = TensorDecl::Role::other;
     DType stored = DType::f32;  // in the checkpoint it came from
+    bool columns = false;       // the checkpoint's shape is (inputs, outputs); codes and what is stored sparse are (outputs, inputs)
     at::Tensor value;           // f32, in the checkpoint's shape, or the bank of hashed weights; requires a gradient unless frozen
     at::Tensor mask;            // where weights were pruned: 0 there, 1 elsewhere, f32; undefined: nowhere
+    MaskForm mask_form;         // how it is written
+    // What the checkpoint says of zeros: pruned where they are many; rounded to (of codes, pruned or not); or it has the mask itself: in `kept`, as `mask`.
+    enum class Zeros : std::uint8_t { counted, rounded, listed } zeros = Zeros::counted;
+    at::Tensor kept;            // until keep_zeros() or train_zeros()
     std::shared_ptr<FakeQuant> quant;  // null: the value is not rounded
     std::shared_ptr<const HashedBank> bank;  // null: the value is the whole matrix
     at::Tensor effective;              // with `quant` or `bank`: what the model computes with, a leaf of its own
@@ -51,15 +57,16 @@ public:
     // With the weight's adapter merged, in a way that gradients pass: what is masked stays zero.
     at::Tensor merged(const std::string& key) const;
 
-    // Weights with many exact zeros were pruned: their masks are set. Returns how many tensors that concerns.
+    // Weights that are stored sparse, and plain ones with many exact zeros, were pruned: their masks are set. Returns how many tensors that concerns.
     std::size_t keep_zeros(double at_least_share);
+    void train_zeros();  // instead: what was stored sparse becomes whole
     void apply_masks();
 
     // Keys that the decoder blocks' operators read: neither the embedding's nor the head's alone.
     std::set<std::string> keys_of_blocks(const ModelSpec& spec) const;
 
     // The model computes with this parameter (its bank, where it is hashed) as its scheme stores it, from the next refresh() on.
-    Status quantize(const std::string& key, bool columns, const Scheme& scheme, FakeQuant::Codes codes);
+    Status quantize(const std::string& key, const Scheme& scheme, FakeQuant::Codes codes, Tables tables = Tables::exact);
     void refresh();            // quantizes and gathers anew: after every change of the values
     void collect_gradients();  // from what the model computed with to the values and scales behind it: before a step
 
@@ -84,8 +91,10 @@ public:
     };
     std::vector<Trained> trained(const ModelSpec& spec) const;
 
-    // The weights as they are now, adapters merged. `dtype` of every tensor, or as stored. The set must outlive the source.
-    std::shared_ptr<WeightSource> source(std::optional<DType> dtype) const;
+    // The weights as they are now, adapters merged. `dtype` of every tensor, or as stored. The set must outlive the source. Of masked weights what a
+    // checkpoint of them holds, or all numbers, for whoever loads them again and again.
+    enum class Masked : std::uint8_t { as_stored, written_out };
+    std::shared_ptr<WeightSource> source(std::optional<DType> dtype, Masked masked = Masked::as_stored) const;
 
 private:
     std::vector<Parameter> parameters_;

@@ -1,12 +1,12 @@
 // What comes out of training: samples on the way, a model folder at the end.
 #include <cstdio>
+#include <map>
 
 #include "base/mapped_file.h"
 #include "compress/manifest.h"
 #include "compress/parent_files.h"
 #include "formats/checkpoint_files.h"
 #include "formats/compressed_tensors.h"
-#include "formats/hashed_weights.h"
 #include "runtime/engine.h"
 #include "train/training_setup.h"
 
@@ -17,22 +17,25 @@ constexpr const char* scratch_files[] = {state_file_name, packed_name, packed_va
 
 const char* config_dtype(DType dtype) { return dtype == DType::f16 ? "float16" : dtype == DType::bf16 ? "bfloat16" : "float32"; }
 
-Status write_weights(const TrainingSetup& setup, std::optional<DType> dtype, Manifest& manifest) {
+// Returns the patterns of the weights that were written without their zeros.
+Result<std::map<std::string, SparsePattern>> write_weights(const TrainingSetup& setup, std::optional<DType> dtype, Manifest& manifest) {
     const auto source = setup.model->parameters().source(dtype);
     std::vector<TensorDeclaration> declarations;
+    std::map<std::string, SparsePattern> patterns;
     for (const Parameter& parameter : setup.model->parameters().all()) {
-        if (parameter.bank) {
-            const std::string module = module_of_key(parameter.key);
-            const BlockHash& hash = parameter.bank->hash();
-            SKIFF_TRY(const auto weight, source->load(parameter.key));  // of codes: the type of their scales
-            const Codes* codes = weight.hashed()->bank->codes();
-            for (TensorDeclaration& part : codes != nullptr ? hashed_tensors(module, hash, codes->scheme) : hashed_tensors(module, hash, dtype.value_or(parameter.stored))) declarations.push_back(std::move(part));
-        } else if (parameter.quant) {
-            SKIFF_TRY(const auto weight, source->load(parameter.key));
-            for (TensorDeclaration& part : code_tensors(module_of_key(parameter.key), parameter.quant->scheme(), weight.shape)) declarations.push_back(std::move(part));
-        } else {
-            declarations.push_back({parameter.key, dtype.value_or(parameter.stored), Shape(parameter.value.sizes().begin(), parameter.value.sizes().end())});
+        TensorDeclaration plain{parameter.key, dtype.value_or(parameter.stored), Shape(parameter.value.sizes().begin(), parameter.value.sizes().end())};
+        if (!parameter.bank && !parameter.quant && !parameter.mask.defined()) {
+            declarations.push_back(std::move(plain));
+            continue;
         }
+        SKIFF_TRY(const auto weight, source->load(parameter.key));  // which tensors it has depends on the mask, and on the type of its scales
+        if (weight.plain() != nullptr) {
+            declarations.push_back(std::move(plain));
+            continue;
+        }
+        if (weight.sparse() != nullptr) patterns[parameter.key] = weight.sparse()->pattern;
+        SKIFF_TRY(const auto parts, weight_tensors(module_of_key(parameter.key), weight));
+        for (const StoredTensor& part : parts) declarations.push_back({part.name, part.dtype, part.shape});
     }
     SKIFF_TRY(auto writer, CheckpointWriter::create(setup.working_folder, declarations));
     for (const Parameter& parameter : setup.model->parameters().all()) {
@@ -51,7 +54,26 @@ Status write_weights(const TrainingSetup& setup, std::optional<DType> dtype, Man
         entry.bytes = weight.stored_bytes();
         manifest.tensors.push_back(entry);
     }
-    return writer.commit();
+    SKIFF_CHECK(writer.commit());
+    return patterns;
+}
+
+// What config.json says of the weights: how codes are stored, and that other programs do not read what has no zeros.
+Result<Json> config_of(TrainingSetup& setup, const Checkpoint& parent, const TrainOptions& options, const std::map<std::string, SparsePattern>& patterns) {
+    Json config = parent.config;
+    config.erase("quantization_config");
+    if (setup.quant_plan) {
+        for (PlannedTensor& planned : setup.quant_plan->tensors) {
+            const auto found = patterns.find(planned.key);
+            planned.sparse = found != patterns.end() ? std::optional(found->second) : std::nullopt;
+        }
+        SKIFF_TRY(config, planned_config(parent, *setup.quant_plan, quantize_step(options.quant)));
+    } else if (!patterns.empty()) {
+        SKIFF_TRY(auto quantization, quantization_config_for({}, {}));
+        quantization.set("format", "skiff-quantized");
+        config.set("quantization_config", std::move(quantization));
+    }
+    return config;
 }
 
 // LoRA as the peft package keeps it: adapter_model.safetensors and adapter_config.json.
@@ -122,7 +144,7 @@ Json step_json(const TrainOptions& options, const TrainingSetup& setup, const Tr
         step.set("distillation", distillation);
     }
     if (setup.masks) {
-        Json sparsity = sparsity_json(options.sparsify);
+        Json sparsity = sparsity_json(options.sparsify, setup.masks_hash);
         sparsity.set("zeros", setup.masks->sparsity());
         step.set("sparsity", sparsity);
     }
@@ -161,7 +183,7 @@ Result<std::string> sample_text(const TrainingSetup& setup, const TrainOptions& 
     checkpoint.path = setup.tokenizer_folder;
     checkpoint.name = "in training";
     checkpoint.spec = setup.model->spec();
-    checkpoint.weights = setup.model->parameters().source(DType::f32);
+    checkpoint.weights = setup.model->parameters().source(DType::f32, ParameterSet::Masked::written_out);
     EngineOptions engine_options;
     engine_options.n_threads = options.n_threads;
     engine_options.n_context = setup.window;
@@ -195,12 +217,8 @@ Status write_trained(TrainingSetup& setup, const Checkpoint& parent, const Train
     } else {
         SKIFF_TRY(auto dtype, stored_dtype(options));
         if (!dtype && parent.kind == Checkpoint::Kind::random) dtype = DType::bf16;
-        SKIFF_CHECK(write_weights(setup, dtype, manifest));
-        Json config = parent.config;
-        config.erase("quantization_config");
-        if (setup.quant_plan) {
-            SKIFF_TRY(config, planned_config(parent, *setup.quant_plan, quantize_step(options.quant)));
-        }
+        SKIFF_TRY(const auto patterns, write_weights(setup, dtype, manifest));
+        SKIFF_TRY(Json config, config_of(setup, parent, options, patterns));
         if (dtype) {
             config.erase("dtype");
             config.set("torch_dtype", config_dtype(*dtype));

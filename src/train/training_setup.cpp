@@ -46,6 +46,10 @@ Status check_quantization(const TrainOptions& options) {
         if (scheme) SKIFF_CHECK(check_trainable_scheme(*scheme));
     SKIFF_CHECK(need(options.lora_rank == 0, "adapters cannot be merged into rounded weights; leave --lora out"));
     SKIFF_CHECK(need(options.dtype == "auto", "--dtype is for plain weights; codes are stored as the scheme says"));
+    if (options.sparsify.any()) {
+        SKIFF_CHECK(need(options.quant.train == QuantTrainOptions::Train::all, "--sparsity takes weights away, and with --train scales their codes stay; leave one of them out"));
+        SKIFF_CHECK(check_zero_level(options.quant.schemes->linear));
+    }
     return need(options.quant.train == QuantTrainOptions::Train::all || options.distill.block_wise == DistillOptions::BlockWise::off, "--train scales trains the scales of all blocks together; leave --block-wise out");
 }
 
@@ -151,7 +155,7 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
     if (const Json distillation = setup.objective->describe(); !distillation.is_null()) json.set("distillation", distillation);
     if (options.quant.schemes) json.set("quantization", quantization_json(options.quant));
     if (setup.elastic) json.set("elastic", setup.elastic->describe());
-    if (options.sparsify.any()) json.set("sparsity", sparsity_json(options.sparsify));
+    if (options.sparsify.any()) json.set("sparsity", sparsity_json(options.sparsify, setup.masks_hash));
     return hex64(hash64(std::as_bytes(std::span(std::string_view(json.dump())))));
 }
 
@@ -292,7 +296,8 @@ private:
         if (!options_.quant.schemes) return {};
         if (setup_.device.is_cuda()) return unsupported("weights are rounded on the CPU here; give --device cpu");
         ThreadPool pool(options_.n_threads);
-        SKIFF_TRY(auto plan, plan_tensors(parent_, quantize_step(options_.quant), pool, observer_.progress));
+        const auto zeros = options_.zeros == TrainOptions::Zeros::keep ? Zeros::keep : Zeros::write_out;
+        SKIFF_TRY(auto plan, plan_tensors(parent_, quantize_step(options_.quant), pool, observer_.progress, zeros));
         for (const std::string& text : plan.remarks) remark("note: " + text);
         const bool scales_only = options_.quant.train == QuantTrainOptions::Train::scales;
         if (scales_only)
@@ -300,8 +305,10 @@ private:
         std::size_t n = 0;
         for (const PlannedTensor& planned : plan.tensors) {
             if (!planned.becomes_codes()) continue;
-            auto status = parameters.quantize(planned.key, planned.stored_as_columns, *planned.scheme, scales_only ? FakeQuant::Codes::stay : FakeQuant::Codes::follow);
+            auto status = parameters.quantize(planned.key, *planned.scheme, scales_only ? FakeQuant::Codes::stay : FakeQuant::Codes::follow,
+                                              options_.quant.activations == QuantTrainOptions::Activations::int8 ? Tables::bytes : Tables::exact);
             if (!status.ok()) return status.take_error().with_context("tensor " + planned.key);
+            if (planned.sparse) leave_out_zeros(*parameters.find(planned.key), *planned.sparse);
             ++n;
         }
         parameters.refresh();
@@ -316,6 +323,7 @@ private:
         if (options_.sparsify.mask_from.empty()) return {};
         SKIFF_TRY(const auto other, Checkpoint::open(options_.sparsify.mask_from));
         SKIFF_CHECK(setup_.masks->take_from(other));
+        SKIFF_TRY(setup_.masks_hash, other.content_hash());
         setup_.model->parameters().refresh();
         remark(fmt::format("{:.1f} % of the blocks' weights are zero, by the magnitudes of {}", 100 * setup_.masks->sparsity(), options_.sparsify.mask_from));
         return {};
@@ -338,7 +346,10 @@ private:
     Status keep_zeros(ParameterSet& parameters) const {
         // An adapter on its own knows no zeros; one that is merged changes only what is left.
         const bool stays_apart = options_.lora_rank > 0 && options_.lora_output == TrainOptions::LoraOutput::adapter;
-        if (options_.zeros != TrainOptions::Zeros::keep || stays_apart) return {};
+        if (options_.zeros != TrainOptions::Zeros::keep || stays_apart) {
+            parameters.train_zeros();
+            return {};
+        }
         const std::size_t n = parameters.keep_zeros(0.05);
         if (n == 0) return {};
         remark("the zeros of " + std::to_string(n) + " pruned tensors are kept (--zeros train: trained too)");
@@ -381,12 +392,14 @@ Json quantization_json(const QuantTrainOptions& options) {
                          {"activations", options.activations == QuantTrainOptions::Activations::int8 ? "int8" : "float"}});
 }
 
-Json sparsity_json(const SparsifyOptions& options) {
+Json sparsity_json(const SparsifyOptions& options, const std::string& masks_hash) {
     constexpr const char* courses[] = {"cubic", "stages", "once"};
     constexpr const char* scopes[] = {"row", "tensor", "global"};
-    if (options.pattern_m > 0) return Json::object({{"pattern", std::to_string(options.pattern_n) + ":" + std::to_string(options.pattern_m)}, {"mask_from_another", !options.mask_from.empty()}});
-    Json json = Json::object({{"target", options.target}, {"scope", scopes[static_cast<std::size_t>(options.scope)]}, {"mask_from_another", !options.mask_from.empty()}});
-    if (!options.mask_from.empty()) return json;
+    const bool from_another = !options.mask_from.empty(), pattern = options.pattern_m > 0;
+    Json json = pattern ? Json::object({{"pattern", std::to_string(options.pattern_n) + ":" + std::to_string(options.pattern_m)}, {"mask_from_another", from_another}})
+                        : Json::object({{"target", options.target}, {"scope", scopes[static_cast<std::size_t>(options.scope)]}, {"mask_from_another", from_another}});
+    if (from_another) json.set("mask_from", masks_hash);
+    if (from_another || pattern) return json;
     json.set("schedule", courses[static_cast<std::size_t>(options.course)]);
     json.set("until", options.until);
     if (options.course == SparsifyOptions::Course::cubic) json.set("every", options.every);

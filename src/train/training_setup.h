@@ -40,6 +40,7 @@ struct TrainingSetup {
     std::unique_ptr<Optimizer> optimizer;
     StateTensors state;
     std::optional<MagnitudeMasks> masks;   // where zeros come while training goes on
+    std::string masks_hash;                // content of the model that they were taken from; empty: none
     std::optional<TensorPlan> quant_plan;  // what each tensor becomes, where weights are quantized
     std::string fingerprint;
 };
@@ -49,7 +50,7 @@ Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent
 // The same wish as a step of `skiff quantize`, and for the manifest. Preconditions: options.schemes.
 QuantizeStep quantize_step(const QuantTrainOptions& options);
 Json quantization_json(const QuantTrainOptions& options);
-Json sparsity_json(const SparsifyOptions& options);
+Json sparsity_json(const SparsifyOptions& options, const std::string& masks_hash);
 
 // The type that --dtype asks for; nothing for auto.
 Result<std::optional<DType>> stored_dtype(const TrainOptions& options);

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <map>
 
 #include "base/json.h"
 #include "cli/verb.h"
@@ -179,6 +180,25 @@ TEST(Bench, SequencesSpeculationAndEnergyHaveStableKeys) {
     const Json& energy = document["energy"];
     EXPECT_TRUE(energy["results"].size() > 0 || !energy["reason"].text().empty());
     EXPECT_EQ(skiff("bench " + pocket + " -n 4 --sequences 1,x 2>&1").exit, 2);
+}
+
+// A draft that was taught by the model guesses some of what it says, and nearly nothing of noise.
+TEST(Bench, ADraftOfItsOwnIsMeasured) {
+    const Json document = skiff_json("bench " + pocket + " -p 0 -n 24 -r 1 --speculate " SKIFF_SOURCE_DIR "/models/pocket-student --guesses 3");
+    ASSERT_EQ(document["speculation"].size(), 4u);
+    std::map<std::string, double> shares;
+    for (const Json& row : document["speculation"].items()) {
+        const double proposed = row["proposed"].number_or(0), accepted = row["accepted"].number_or(-1);
+        EXPECT_GT(proposed, 0) << row["test"].text();
+        EXPECT_GE(accepted, 0);
+        EXPECT_LE(accepted, proposed);
+        EXPECT_GE(row["tokens_per_pass"].number_or(0), 1);
+        EXPECT_GT(row["gain"].number_or(0), 0);
+        shares[row["test"].text()] = accepted / proposed;
+    }
+    EXPECT_GT(shares["greedy24"], 0.2);
+    EXPECT_LT(shares["noise24"], shares["greedy24"]);
+    EXPECT_EQ(skiff("bench " + pocket + " -p 0 -n 4 -r 1 --speculate " SKIFF_TEST_DATA_DIR "/models/llama 2>&1").exit, 2);
 }
 
 TEST(Completion, ScriptsAreValidShell) {

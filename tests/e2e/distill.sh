@@ -41,6 +41,14 @@ expect 2 "was made for another run" fresh --steps 20 -o "$work/x" --teacher-cach
 expect 2 "was made for another run" fresh --steps 20 -o "$work/x" --teacher-cache "$work/teacher.cache" --teacher-top 256 --seed 2
 expect 2 "need the teacher itself" fresh --steps 20 -o "$work/x" --teacher-cache "$work/teacher.cache" --hidden-weight 1
 
+# ---- a longer run with batches of another size: the file goes on inside one of them, and is read again
+longer() { "$SKIFF" distill "random:$work/student.json" --tokenizer "$work/tok" --teacher "$work/teacher" --data "$work/corpus.txt" --batch 12 -c 64 --warmup 3 -t 1 --precision f32 --lr 4e-3 --steps 30 --teacher-cache "$work/teacher.cache" --teacher-top 256 "$@"; }
+quietly longer -o "$work/longer"
+grep -q "on 320 windows" "$work/log" || fail "the file should still hold 320 windows: $(cat "$work/log")"
+quietly longer -o "$work/longer-again"
+grep -q "on 360 windows" "$work/log" || fail "the file should hold 360 windows: $(cat "$work/log")"
+[ "$(course longer)" = "$(course longer-again)" ] || fail "a run that extends the file takes another course than one that reads it"
+
 # ---- killed with a file, and gone on with: the same bytes
 "$SKIFF" distill "random:$work/student.json" --tokenizer "$work/tok" --lr 4e-3 --steps 20 -o "$work/killed" --teacher-cache "$work/second.cache" --teacher-top 256 --teacher "$work/teacher" "${usual[@]}" --save-every 3 >"$work/log" 2>&1 &
 pid=$!
@@ -55,7 +63,7 @@ wait $pid 2>/dev/null || true
 cmp "$work/first/model.safetensors" "$work/killed/model.safetensors" || fail "a killed run ends elsewhere"
 
 # ---- every loss falls
-for options in "--kd-loss reverse-kl --kd-temp 2" "--kd-loss jsd --kd-beta 0.3 --kd-alpha 1" "--hidden-weight 1 --attention-weight 1" "--hidden-weight 0.5 --recompute"; do
+for options in "--kd-loss reverse-kl --kd-temp 2" "--kd-loss jsd --kd-beta 0.3 --kd-alpha 1" "--hidden-weight 1 --attention-weight 1" "--attention-weight 1 --layer-drop 0.4 --micro-batch 4" "--hidden-weight 0.5 --recompute"; do
     quietly fresh --steps 12 -o "$work/loss" --force $options
     below "$(loss_at loss 12)" "$(loss_at loss 1)" || fail "$options: the loss went from $(loss_at loss 1) to $(loss_at loss 12)"
 done

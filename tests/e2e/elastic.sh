@@ -44,16 +44,25 @@ for rule in uniform fair sandwich; do
     grep -q "\"rule\": \"$rule\"" "$work/$rule/skiff.json" || fail "the manifest does not say $rule"
 done
 prune() { "$SKIFF" prune "$@"; }
-quietly prune "$work/sandwich" -o "$work/a" --pattern neurons:50% --importance leading
-quietly prune "$work/a" -o "$work/b" --pattern kv_groups:1 --importance leading
-quietly prune "$work/b" -o "$work/smallest" --pattern layers:1 --importance elastic-order
-for pair in "sandwich 1,2,3" "a 0.5,2,3" "smallest 0.5,1,2"; do
-    set -- $pair
+# as_trained MODEL RUN LINE: what the model loses is what the run's elastic.csv says in its line
+as_trained() {
     "$SKIFF" eval "$work/$1" --text "$work/other.txt" --window 65 --json >"$work/json" 2>/dev/null
     measured=$(tr -d '\n' < "$work/json" | sed -n 's/.*"perplexity": *{[^}]*"value": *\([0-9.]*\).*/\1/p')
-    trained=$(grep "^$2," "$work/sandwich/elastic.csv" | cut -d, -f5)
-    awk -v p="$measured" -v l="$trained" 'BEGIN { r = p / exp(l); exit !(r > 0.99 && r < 1.01) }' || fail "$1: eval's perplexity $measured, training's loss $trained"
+    trained=$(grep "^$3," "$work/$2/elastic.csv" | cut -d, -f5)
+    awk -v p="$measured" -v l="$trained" 'BEGIN { r = p / exp(l); exit !(r > 0.99 && r < 1.01) }' || fail "$1 of $2: eval's perplexity $measured, training's loss $trained"
+}
+# cut RUN: into $work/RUN-a (half the neurons) and $work/RUN-smallest
+cut_out() {
+    quietly prune "$work/$1" -o "$work/$1-a" --pattern neurons:50% --importance leading
+    quietly prune "$work/$1-a" -o "$work/$1-b" --pattern kv_groups:1 --importance leading
+    quietly prune "$work/$1-b" -o "$work/$1-smallest" --pattern layers:1 --importance elastic-order
+}
+for rule in uniform fair sandwich; do
+    cut_out $rule
+    as_trained $rule-smallest $rule 0.5,1,2
 done
+as_trained sandwich sandwich 1,2,3
+as_trained sandwich-a sandwich 0.5,2,3
 quietly fresh --elastic sandwich "${lists[@]}" --steps 12 -o "$work/again"
 resumed again fresh --elastic sandwich "${lists[@]}" --steps 12
 
@@ -63,6 +72,12 @@ quietly prune "$work/parent" -o "$work/sorted" --pattern neurons:0% --importance
 cmp -s "$work/parent/model.safetensors" "$work/sorted/model.safetensors" && fail "nothing was sorted"
 quietly "$SKIFF" eval "$work/sorted" --against "$work/parent" --text "$work/other.txt" --window 64 --max-windows 8 --json
 tr -d '\n' < "$work/log" | sed -n 's/.*"mean_kl": *\([-0-9.e+]*\).*/\1/p' | awk '{ exit !($1 < 1e-6) }' || fail "sorted units compute something else: $(cat "$work/log")"
+
+# ---- sorted, trained as elastic, cut
+quietly "$SKIFF" train "$work/sorted" --elastic sandwich "${lists[@]}" "${usual[@]}" --lr 2e-3 --steps 6 --valid "$work/other.txt" --eval-windows 1000 --dtype F32 -o "$work/sorted-elastic"
+cut_out sorted-elastic
+as_trained sorted-elastic-a sorted-elastic 0.5,2,3
+as_trained sorted-elastic-smallest sorted-elastic 0.5,1,2
 
 # ---- what the student writes itself
 distill() { "$SKIFF" distill "random:$work/config.json" --tokenizer "$work/tok" --teacher "$work/parent" "${usual[@]}" --lr 4e-3 --seed 5 "$@"; }

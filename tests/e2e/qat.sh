@@ -69,6 +69,71 @@ for options in "--sparsity 2:4" "--sparsity 0.5 --prune-schedule stages --prune-
     grep -q '"zeros": 0.5\b\|"zeros": 0.4999\|"zeros": 0.5000' "$work/pruned/skiff.json" || fail "$options: not half zeros: $(grep -A6 sparsity "$work/pruned/skiff.json")"
 done
 
+# ---- pruned children: trained under their masks, stored sparse, also as codes
+# tensor MODEL NAME: its bytes in the weight file
+tensor() {
+    local header places
+    header=$(od -An -t u8 -N 8 "$1/model.safetensors" | tr -d ' ')
+    places=$(dd if="$1/model.safetensors" bs=1 skip=8 count="$header" 2>/dev/null | tr -d '\n' | sed -n "s/.*\"$2\": *{[^}]*\"data_offsets\": *\[ *\([0-9]*\) *, *\([0-9]*\) *\].*/\1 \2/p")
+    [ -n "$places" ] || fail "$1 has no tensor $2"
+    set -- "$1" $places
+    tail -c +$((9 + header + $2)) "$1/model.safetensors" | head -c $(($3 - $2))
+}
+mask_of() { tensor "$1" model.layers.1.mlp.up_proj.weight_bitmask | cksum; }
+within() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a < b * 1.02 + 2048) }'; }  # manifests apart, no more bytes
+quietly "$SKIFF" quantize "$work/parent" -o "$work/rounded-w8" --scheme w8g32
+for pattern in 50% 2:4; do
+    quietly "$SKIFF" prune "$work/parent" -o "$work/sparse" --pattern $pattern --force
+    quietly "$SKIFF" recover "$work/sparse" --parent "$work/parent" "${usual[@]}" --lr 3e-3 --steps 12 -o "$work/kept" --force
+    grep -q "the zeros of 14 pruned tensors are kept" "$work/log" || fail "$pattern: zeros were not noticed: $(cat "$work/log")"
+    [ "$(mask_of "$work/sparse")" = "$(mask_of "$work/kept")" ] || fail "$pattern: recovery changed the mask"
+    within "$(bytes_of "$work/kept")" "$(bytes_of "$work/sparse")" || fail "$pattern: $(bytes_of "$work/kept") bytes recovered, $(bytes_of "$work/sparse") before"
+    below "$(kl "$work/kept")" "$(kl "$work/sparse")" || fail "$pattern: recovery did not help: $(kl "$work/kept"), before $(kl "$work/sparse")"
+    quietly "$SKIFF" qat "$work/kept" --teacher "$work/parent" --scheme w8g32 "${usual[@]}" --lr 1e-3 --steps 3 -o "$work/kept-w8" --force
+    [ "$(mask_of "$work/sparse")" = "$(mask_of "$work/kept-w8")" ] || fail "$pattern: qat changed the mask"
+    below "$(bytes_of "$work/kept-w8")" "$(bytes_of "$work/rounded-w8")" || fail "$pattern: codes take $(bytes_of "$work/kept-w8") bytes, without zeros $(bytes_of "$work/rounded-w8")"
+    quietly "$SKIFF" quantize "$work/kept" --scheme w8g32 -o "$work/kept-rounded" --force
+    [ "$(bytes_of "$work/kept-rounded")" = "$(bytes_of "$work/kept-w8")" ] && [ "$(mask_of "$work/kept-rounded")" = "$(mask_of "$work/sparse")" ] || fail "$pattern: quantize stores it otherwise than qat"
+    for child in kept kept-w8 kept-rounded; do quietly "$SKIFF" run "$work/$child" --raw -p "The" -n 4; done
+    said_in=stdout expect 0 "w8g32 of" "$SKIFF" inspect "$work/kept-w8"
+done
+expect 1 "no code for zero" "$SKIFF" qat "$work/kept" --scheme n4g32r "${usual[@]}" --steps 3 -o "$work/x"
+expect 1 "first write the zeros out with skiff convert --to hf" "$SKIFF" qat "$work/kept" --scheme w4g32a "${usual[@]}" --steps 3 -o "$work/x"
+expect 1 "is quantized already" "$SKIFF" qat "$work/kept-w8" --scheme w4g32 "${usual[@]}" --steps 3 -o "$work/x"
+# Zeros that come in training are not written either, and are taken for what they are by the next step.
+quietly "$SKIFF" qat "$work/parent" --scheme w8g32 --sparsity 0.6 --prune-schedule once "${usual[@]}" --steps 3 -o "$work/both"
+below "$(bytes_of "$work/both")" "$(bytes_of "$work/rounded-w8")" || fail "60 % of zeros are written"
+below "$(bytes_of "$work/ramp")" $(($(bytes_of "$work/parent") * 7 / 10)) || fail "60 % of zeros are written: $(bytes_of "$work/ramp") bytes"
+expect 2 "--train scales their codes stay" "$SKIFF" qat "$work/parent" --scheme w4g32 --train scales --sparsity 0.5 "${usual[@]}" --steps 3 -o "$work/x"
+expect 1 "no level for zero" "$SKIFF" qat "$work/parent" --scheme n4g32r --sparsity 0.5 "${usual[@]}" --steps 3 -o "$work/x"
+# Masks of another model: which one decides whether an unfinished run goes on.
+masked() { "$SKIFF" train "$work/parent" "${usual[@]}" --lr 1e-3 --steps "$2" --save-every 2 --sparsity 0.5 --mask-from "$work/$1" -o "$work/masked" "${@:3}"; }
+masked trained-ternary 400 >"$work/log" 2>&1 &
+pid=$!
+for _ in $(seq 1 3000); do [ ! -e "$work/masked.partial/state.safetensors" ] && kill -0 $pid 2>/dev/null || break; sleep 0.01; done
+kill -9 $(pgrep -P $pid) $pid 2>/dev/null || true
+wait $pid 2>/dev/null || true
+[ -e "$work/masked.partial/state.safetensors" ] || fail "no state of a run that was killed"
+expect 2 "unfinished run with other options" masked once 400
+rm -r "$work/masked.partial"
+
+# ---- rounding to zero is not pruning
+quietly "$SKIFF" quantize "$work/parent" -o "$work/w4" --scheme w4g32
+quietly "$SKIFF" train "$work/w4" "${usual[@]}" --steps 3 -o "$work/from-w4"
+if grep -q "zeros of" "$work/log"; then fail "what was rounded to zero was taken for pruned: $(cat "$work/log")"; fi
+
+# ---- children of other shapes recover too
+for how in "prune --pattern neurons:75%" "prune --pattern heads:1" "prune --pattern layers:1" "factorize --method svd --rank 8" "factorize --method sparse-low-rank --rank 4"; do
+    set -- $how
+    [[ "$how" != *neurons* && "$how" != *heads* ]] || set -- "$@" --importance l2 --compensation none
+    [[ "$how" != *layers* && "$how" != *sparse* ]] || set -- "$@" --calibration "$work/other.txt" --calibration-samples 2 --calibration-tokens 64
+    quietly "$SKIFF" "$1" "$work/parent" -o "$work/shaped" --force "${@:2}"
+    quietly "$SKIFF" recover "$work/shaped" --parent "$work/parent" "${usual[@]}" --lr 1e-3 --steps 12 -o "$work/shaped-recovered" --force
+    before=$(kl "$work/shaped") after=$(kl "$work/shaped-recovered")
+    below "$after" "$before" || fail "$how: recovery did not help: KL $after, before $before"
+    within "$(bytes_of "$work/shaped-recovered")" "$(bytes_of "$work/shaped")" || fail "$how: $(bytes_of "$work/shaped-recovered") bytes recovered, $(bytes_of "$work/shaped") before"
+done
+
 # ---- lottery tickets
 quietly bash tools/lottery_ticket.sh -s "$SKIFF" -c "$work/config.json" -t "$work/tok" -d "$work/corpus.txt" -v "$work/other.txt" -o "$work/tickets" -r 2 -k 6 -n 20 -w 3 -f 5 -- --batch 16 -c 64 -t 1 --precision f32 --lr 3e-3
 grep -q "^2," "$work/tickets/table.csv" || fail "no second round in: $(cat "$work/tickets/table.csv")"
