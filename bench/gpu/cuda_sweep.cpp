@@ -1,4 +1,4 @@
-// cuda_sweep [--small] [--tuning FILE] [PART...] [NAME...]: kernels by themselves, one JSON line each, on stdout. Parts: limits, gemv, gemm, attention, prefill, convolution, statistics, tune;
+// cuda_sweep [--small] [--tuning FILE] [PART...] [NAME...]: kernels by themselves, one JSON line each, on stdout. Parts: limits, gemv, gemm, library, attention, prefill, convolution, statistics, tune;
 // none: all but the last. Names: of schemes (of gemv, gemm and tune) and states (of attention and prefill); none: all. tune finds choices that change no sum, and writes them to FILE
 // (backend/cuda/tuning_table.h). Prefill with a state of bf16 and convolution are also timed by cuDNN, where it is found ("row").
 // Figures are medians of runs between two events; what is read (a matrix, keys and values of attention) is one of so many that take turns that the L2 cache cannot hold it.
@@ -21,12 +21,13 @@
 #include "base/json.h"
 #include "base/rng.h"
 #include "kernels/cuda/pack.h"
+#include "tensor/prune_target.h"
 
 namespace skiff::cuda {
 namespace {
 
-constexpr std::array<const char*, 13> gemv_schemes = {"bf16", "e4m3", "w8", "w4g128", "w4g32r", "n4g32r", "w3g32r", "w2g32r", "ternary", "nf4", "k256tensor", "v8k256", "v2k16"};
-constexpr std::array<const char*, 4> gemm_schemes = {"bf16", "e4m3", "w8", "w4g128"};
+constexpr std::array<const char*, 17> gemv_schemes = {"bf16", "e4m3", "w8", "w4g128", "w4g32r", "n4g32r", "w3g32r", "w2g32r", "ternary", "nf4", "k256tensor", "v8k256", "v2k16", "bf16+2:4", "w8+2:4", "w4g128+2:4", "w4g32r+2:4"};
+constexpr std::array<const char*, 7> gemm_schemes = {"bf16", "e4m3", "w8", "w4g128", "bf16+2:4", "w8+2:4", "w4g128+2:4"};
 constexpr std::pair<std::int64_t, std::int64_t> layer_shapes[] = {{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}};  // of L8, rows and columns
 constexpr std::pair<StateForm, const char*> forms[] = {{StateForm::bf16, "bf16"}, {StateForm::fp8, "fp8"}, {StateForm::int8, "int8"}, {StateForm::int4, "int4"}};
 
@@ -142,9 +143,16 @@ struct Sweep {
         Rng rng(3);
         std::vector<float> numbers(static_cast<std::size_t>(n_rows * n_columns));
         for (float& number : numbers) number = static_cast<float>(rng.uniform()) - 0.5f;
+        const std::size_t plus = scheme.find('+');  // of a scheme and what stays
+        const std::vector<float> scores = plus != std::string::npos ? numbers : std::vector<float>();
         Weight weight = make_float_weight({n_rows, n_columns}, std::move(numbers));
-        SKIFF_TRY(const Scheme wanted, parse_scheme(scheme));
+        SKIFF_TRY(const Scheme wanted, parse_scheme(scheme.substr(0, plus)));
         SKIFF_TRY(weight, encode_nearest(weight, wanted, ScaleRule::min_max, {}, &pool));
+        if (plus != std::string::npos) {
+            SKIFF_TRY(const PruneTarget target, parse_prune_target(scheme.substr(plus + 1)));
+            const PruneTarget resolved = target.resolved(n_rows, n_columns);
+            SKIFF_TRY(weight, make_sparse(weight, resolved.pattern, choose_units(resolved, scores, n_rows, n_columns, &pool)));
+        }
         const RowSource source{&weight, RowMap::all(n_rows)};
         SKIFF_TRY(const auto packed, pack_gpu({&source, 1}, Interleave::none, &pool));
         size_bytes = packed.size_bytes();
@@ -414,13 +422,80 @@ struct Sweep {
         return {};
     }
 
+    // A matrix of 8-bit floats by cuBLASLt: as bf16, and as it is with rounded inputs; the product alone, and with what stands around it.
+    Status library(std::int64_t n_rows, std::int64_t n_columns, std::int64_t n_tokens) {
+        const Table& table = device.table();
+        std::string path;
+        for (const NamedLibrary& found : probe_cuda_libraries())
+            if (found.what == "cuBLASLt") path = found.path;
+        if (path.empty() || table.open_cublaslt(path.c_str()) != 0) {
+            say(Json::object({{"part", "library"}, {"what", path.empty() ? "cuBLASLt was not found" : "cuBLASLt cannot be opened"}}));
+            return {};
+        }
+        std::size_t size_bytes = 0;
+        const std::size_t workspace_bytes = std::size_t{32} << 20;
+        SKIFF_TRY(const auto weights, matrices("e4m3", n_rows, n_columns, size_bytes));
+        SKIFF_TRY(std::byte * workspace, zeros(workspace_bytes, "cuBLASLt's workspace"));
+        SKIFF_TRY(float* numbers, floats(n_tokens * n_columns, "an activation"));
+        SKIFF_TRY(std::byte * x, zeros(table.operand_bytes(OperandForm::rows, n_tokens, n_columns), "an operand"));
+        SKIFF_TRY(std::byte * rows, zeros(static_cast<std::size_t>(n_rows * n_columns) * 2, "rows"));
+        SKIFF_TRY(std::byte * codes, zeros(static_cast<std::size_t>(n_tokens * n_columns), "codes"));
+        SKIFF_TRY(std::byte * scales, zeros(static_cast<std::size_t>(n_tokens) * 4, "scales"));
+        SKIFF_TRY(std::byte * y, zeros(static_cast<std::size_t>(n_tokens * n_rows) * 4, "a product"));
+        ElementLaunchArgs convert;
+        convert.kind = ElementKind::scale;
+        convert.a = numbers;
+        convert.a_stride = convert.n_columns = n_columns;
+        convert.n_tokens = n_tokens;
+        convert.operand = {OperandForm::rows, x, n_columns};
+        SKIFF_CHECK(device.check(table.elements(convert, device.launch()), "making an operand"));
+        for (const auto form : {MatmulArgs::Numbers::bf16, MatmulArgs::Numbers::e4m3}) {
+            const bool fp8 = form == MatmulArgs::Numbers::e4m3;
+            if (fp8 && device.facts().arch < 89) continue;
+            MatmulArgs product;
+            product.numbers = form;
+            product.weight = rows;
+            product.x = fp8 ? codes : x;
+            product.y = reinterpret_cast<float*>(y);
+            product.n_tokens = n_tokens;
+            product.n_rows = product.y_stride = n_rows;
+            product.n_columns = product.weight_stride = product.x_stride = n_columns;
+            product.workspace = workspace;
+            product.workspace_bytes = workspace_bytes;
+            Fp8ResultArgs result;
+            result.x = result.y = reinterpret_cast<float*>(y);
+            result.x_stride = result.y_stride = result.n_rows = n_rows;
+            result.token_scales = reinterpret_cast<const float*>(scales);
+            result.n_tokens = n_tokens;
+            const auto whole = [&](int i) {
+                const GpuWeight& weight = weights[static_cast<std::size_t>(i) % weights.size()];
+                result.row_scales = weight.row_scales;
+                int error = fp8 ? table.quantize_rows({x, n_tokens, n_columns, codes, reinterpret_cast<float*>(scales)}, device.launch()) : 0;
+                if (error == 0) error = fp8 ? table.fp8_rows({weight, 0, n_rows, rows}, device.launch()) : table.dequantize({weight, 0, n_rows, rows, n_columns}, device.launch());
+                if (error == 0) error = table.matmul(product, device.launch());
+                return error != 0 || !fp8 ? error : table.fp8_result(result, device.launch());
+            };
+            if (const int error = table.prepare_matmul(product); error != 0) {
+                say(Json::object({{"part", "library"}, {"numbers", fp8 ? "e4m3" : "bf16"}, {"tokens", n_tokens}, {"what", device.check(error, "cuBLASLt").error().message}}));
+                continue;
+            }
+            SKIFF_TRY(const double all, time(whole, "a product and what stands around it"));
+            SKIFF_TRY(const double alone, time([&](int) { return table.matmul(product, device.launch()); }, "a product"));
+            const double tera = 2e-12 * static_cast<double>(n_rows * n_columns * n_tokens);
+            say(Json::object({{"part", "library"}, {"numbers", fp8 ? "e4m3" : "bf16"}, {"rows", n_rows}, {"columns", n_columns}, {"tokens", n_tokens}, {"us", alone * 1e6}, {"tflops", tera / alone}, {"whole_us", all * 1e6}, {"whole_tflops", tera / all}}));
+        }
+        for (std::byte* address : {workspace, reinterpret_cast<std::byte*>(numbers), x, rows, codes, scales, y}) device.release(address);
+        for (const GpuWeight& weight : weights) device.release(const_cast<std::byte*>(static_cast<const std::byte*>(weight.codes)));
+        return {};
+    }
+
     Status run(const std::set<std::string>& parts, const std::set<std::string>& names) {
         const auto wanted = [&](const char* part) { return parts.empty() || parts.count(part) != 0; };
         const auto named = [&](const std::string& name) { return names.empty() || names.count(name) != 0; };
         say(Json::object({{"part", "device"}, {"name", device.facts().name}, {"arch", device.facts().arch}, {"multiprocessors", device.facts().n_multiprocessors}, {"memory_bytes", device.facts().memory_bytes},
                           {"l2_bytes", device.facts().l2_bytes}, {"plug_in", device.table().name}}));
         SKIFF_CHECK(limits());  // the denominator of all that follows
-        const std::vector<std::string> schemes = small ? std::vector<std::string>{"bf16", "w4g32"} : std::vector<std::string>{gemv_schemes.begin(), gemv_schemes.end()};
+        const std::vector<std::string> schemes = small ? std::vector<std::string>{"bf16", "w4g32", "w4g32r+2:4"} : std::vector<std::string>{gemv_schemes.begin(), gemv_schemes.end()};
         const std::vector<std::pair<std::int64_t, std::int64_t>> shapes = small ? std::vector<std::pair<std::int64_t, std::int64_t>>{{64, 96}} : std::vector<std::pair<std::int64_t, std::int64_t>>{std::begin(layer_shapes), std::end(layer_shapes)};
         if (wanted("gemv"))
             for (const auto& scheme : schemes)
@@ -429,6 +504,8 @@ struct Sweep {
         if (wanted("gemm"))
             for (const std::string& scheme : small ? schemes : std::vector<std::string>{gemm_schemes.begin(), gemm_schemes.end()})
                 if (named(scheme)) SKIFF_CHECK(linear("gemm", scheme, small ? 64 : 14336, small ? 96 : 4096, small ? std::vector<std::int64_t>{9} : std::vector<std::int64_t>{16, 32, 64, 256, 1024, 2048}));
+        if (wanted("library"))
+            for (const std::int64_t n : small ? std::vector<std::int64_t>{70} : std::vector<std::int64_t>{256, 1024, 2048}) SKIFF_CHECK(library(small ? 64 : 14336, small ? 96 : 4096, n));
         const Heads plain = small ? Heads{4, 2, 32} : Heads{};
         // Other heads, all keys for themselves (no groups), a window, a soft cap: of one length each.
         const std::vector<Heads> others = small ? std::vector<Heads>{{4, 4, 64}, {4, 2, 32, 20}, {4, 2, 32, 0, 30.0f}} : std::vector<Heads>{{32, 8, 64}, {16, 4, 256}, {32, 32, 128}, {32, 8, 128, 4096}, {32, 8, 128, 0, 50.0f}};
@@ -459,7 +536,7 @@ struct Sweep {
         if (parts.count("tune") != 0) {
             Tuning tuning;
             for (const auto& scheme : schemes)
-                if (named(scheme)) SKIFF_CHECK(tune(scheme, tuning));
+                if (named(scheme) && scheme.find('+') == std::string::npos) SKIFF_CHECK(tune(scheme, tuning));
             if (!tuning_file.empty()) SKIFF_CHECK(write_file_atomic(tuning_file, tuning_json(tuning, device.facts().name).dump(2) + "\n"));
         }
         if (wanted("statistics"))
@@ -477,9 +554,9 @@ Status sweep(int argc, char** argv) {
         const std::string word = argv[i];
         if (word == "--small") small = true;
         else if (word == "--tuning" && i + 1 < argc) tuning_file = argv[++i];
-        else if (word == "limits" || word == "gemv" || word == "gemm" || word == "attention" || word == "prefill" || word == "convolution" || word == "statistics" || word == "tune") parts.insert(word);
+        else if (word == "limits" || word == "gemv" || word == "gemm" || word == "library" || word == "attention" || word == "prefill" || word == "convolution" || word == "statistics" || word == "tune") parts.insert(word);
         else if (is_state(word) || std::find(gemv_schemes.begin(), gemv_schemes.end(), word) != gemv_schemes.end() || (small && word == "w4g32")) names.insert(word);
-        else return usage_error("cuda_sweep [--small] [--tuning FILE] [limits|gemv|gemm|attention|prefill|convolution|statistics|tune ...] [SCHEME|STATE ...]");
+        else return usage_error("cuda_sweep [--small] [--tuning FILE] [limits|gemv|gemm|library|attention|prefill|convolution|statistics|tune ...] [SCHEME|STATE ...]");
     }
     SKIFF_TRY(const auto plug_in, open_plug_in());
     SKIFF_TRY(const auto device, Device::open(*plug_in.table));

@@ -42,9 +42,10 @@ Result<cuda::DeviceSessionOptions> device_options_of(const DeviceRequest& reques
     if (request.choice.gemm != DeviceChoice::Gemm::own) {
         for (const NamedLibrary& library : probe_cuda_libraries())
             if (library.what == "cuBLASLt") options.cublaslt = library.path;
-        if (!options.cublaslt.empty()) options.matmul = cuda::Matmul::cublaslt;
-        if (request.choice.gemm == DeviceChoice::Gemm::cublaslt) options.library = cuda::DeviceSessionOptions::Library::must;
-        if (options.cublaslt.empty() && request.choice.gemm == DeviceChoice::Gemm::cublaslt) return unsupported("--gemm cublaslt: libcublasLt was not found; name its folder in SKIFF_CUDA_LIBRARIES, or use --gemm own");
+        const bool fp8 = request.choice.gemm == DeviceChoice::Gemm::fp8, must = fp8 || request.choice.gemm == DeviceChoice::Gemm::cublaslt;
+        if (!options.cublaslt.empty()) options.matmul = fp8 ? cuda::Matmul::fp8 : cuda::Matmul::cublaslt;
+        if (must) options.library = cuda::DeviceSessionOptions::Library::must;
+        if (must && options.cublaslt.empty()) return unsupported(std::string("--gemm ") + (fp8 ? "fp8" : "cublaslt") + ": libcublasLt was not found; name its folder in SKIFF_CUDA_LIBRARIES, or use --gemm own");
     }
     return options;
 }

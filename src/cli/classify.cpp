@@ -85,6 +85,7 @@ Status run_classify(ClassifyOptions& options, Terminal& terminal) {
     if (!net::is_net(options.model)) return usage_error(options.model + " is no network of convolutions (its config.json does not say \"skiff-net\"); language models answer with skiff run");
     if (options.data.empty()) return usage_error("give the images with --data");
     if (options.device != "cuda" && options.convolution != "own") return usage_error("--convolution cudnn is a GPU's; it needs --device cuda");
+    if (options.device == "cuda" && options.threads != 0) return usage_error("-t is of the processor; with --device cuda it would do nothing");
     SKIFF_TRY(const auto session, net_session_options(options.threads));
     SKIFF_TRY(const auto images, net::load_images(options.data));
     if (options.model.ends_with(".json")) terminal.remark("a spec has no weights: random ones answer; skiff train-net trains them");

@@ -18,6 +18,8 @@ void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.option("--device-layers", device_layers, "On a GPU: so many layers; for the others see --offload. -1: all");
     visitor.choice("--offload", offload, {"auto", "processor", "stream"},
                    "With --fit or --device-layers, the other layers: run on the processor, or their weights are streamed to the GPU when they are used; auto: with --fit what a measurement finds faster, else the processor");
+    visitor.choice("--gemm", gemm, {"auto", "own", "cublaslt", "fp8"},
+                   "On a GPU, what multiplies the matrices of long prompts; auto: cuBLASLt where it is found. fp8: it, and inputs of e4m3 weights are rounded to e4m3, a scale for each token (compute capability 8.9 on)");
     visitor.choice("--attention", attention, {"own", "cudnn"}, "On a GPU, what attends to long prompts; cudnn: that library, where it is found and has a plan for them (bf16 state)");
     visitor.option("--batch", batch, "Tokens worked on at a time in a prompt; changes speed and memory, never the result; 0: 256, on a GPU 1024");
     visitor.option("--state", state, "How keys and values are kept: f32, f16, bf16, int8, int4, on a GPU also fp8; int8 and int4 halve and quarter what a long context reads. Single layers behind: int8,0-1=bf16");
@@ -43,6 +45,8 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     if (options.device.kind == DeviceChoice::Kind::cpu && (fit || device_layers != -1)) return usage_error("--fit and --device-layers say what a GPU takes; they need --device cuda");
     if (options.device.kind == DeviceChoice::Kind::cpu && attention != "own") return usage_error("--attention cudnn is a GPU's; it needs --device cuda");
     if (attention == "cudnn") options.device.attention = DeviceChoice::Attention::cudnn;
+    if (options.device.kind == DeviceChoice::Kind::cpu && gemm != "auto") return usage_error("--gemm is of a GPU's products; it needs --device cuda");
+    options.device.gemm = gemm == "own" ? DeviceChoice::Gemm::own : gemm == "cublaslt" ? DeviceChoice::Gemm::cublaslt : gemm == "fp8" ? DeviceChoice::Gemm::fp8 : DeviceChoice::Gemm::automatic;
     if (fit && device_layers != -1) return usage_error("--fit chooses the number of layers, --device-layers names it; give one of them");
     if (device_layers < -1) return usage_error("--device-layers " + std::to_string(device_layers) + ": expected a number of layers, or -1 for all");
     if (offload != "auto" && !fit && device_layers == -1) return usage_error("--offload is of the layers that a GPU does not keep; it needs --fit or --device-layers");

@@ -38,6 +38,7 @@ function complain(text) { print text; ++problems }
 FILENAME ~ /sass$/ && /Function : / { kernel = arch " " $NF; functions[kernel] = 1; next }
 FILENAME ~ /sass$/ && /ACQBULK/ { waits[kernel]++; next }
 FILENAME ~ /sass$/ && /LDGSTS/ && /128/ { copies[kernel]++; next }
+FILENAME ~ /sass$/ && /HMMA\.SP\.16832\.F32\.BF16/ { sparse_products[kernel]++; next }
 FILENAME ~ /sass$/ && /HMMA\.16816\.F32\.BF16/ { products[kernel]++; next }
 FILENAME ~ /sass$/ && /LDSM/ { matrices[kernel]++; next }
 FILENAME ~ /sass$/ && /LDG\.E\.128/ { loads[kernel]++; next }
@@ -45,7 +46,9 @@ END {
     for (kernel in functions) {
         matrix = index(kernel, "gemv_kernel") || index(kernel, "gemm_kernel")
         attention = index(kernel, "attention_kernel")
-        if ((matrix || attention) && !products[kernel]) complain(kernel ": no tensor-core products")
+        sparse = matrix && index(kernel, "TwoOfFour")
+        if ((matrix || attention) && !sparse && !products[kernel]) complain(kernel ": no tensor-core products")
+        if (sparse && (!sparse_products[kernel] || products[kernel])) complain(kernel ": kept columns are not multiplied by the sparse tensor cores")
         if (index(kernel, "gram_kernel") && !products[kernel]) complain(kernel ": no tensor-core products")
         if (attention && !matrices[kernel]) complain(kernel ": no ldmatrix")
         if (matrix && !copies[kernel]) complain(kernel ": weights are not copied 16 bytes at a time")

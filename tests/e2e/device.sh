@@ -27,7 +27,7 @@ grep -q '"usable": *false' "$work/doctor.json" && grep -q 'launching a kernel' "
 grep -q '"device": *"fake fake device"' "$work/bench.json" || { cat "$work/bench.json"; fail "bench does not name the device"; }
 hash_of() { sed -n 's/.*"logits_hash": *"\([0-9a-f]*\)".*/\1/p' "$1"; }
 pocket=$SKIFF_SOURCE_DIR/models/pocket
-for options in "--graphs off" "--sequences 1,2" "--state int8" "--state fp8" "--gemm own" "--overlap on" "--profile" "--feed host" "--device-layers 1 --offload stream"; do
+for options in "--graphs off" "--sequences 1,2" "--state int8" "--state fp8" "--gemm own" "--prune 2:4 --scheme w4g32r" "--overlap on" "--profile" "--feed host" "--device-layers 1 --offload stream"; do
     measured=$model
     case $options in --state*) measured=random:$pocket/config.json ;; esac  # the small model's heads are too small for these
     # shellcheck disable=SC2086

@@ -45,7 +45,7 @@ kept() { grep -c -- "$2" "$work/results/gpu-nvidia-test-$1.jsonl" || true; }
 FAKE_USABLE=false suite 77 test
 suite 0
 for stage in test sanitize sweep e2e; do [ "$(kept $stage '"status": 0')" -gt 3 ] || fail "stage $stage kept nothing"; done
-[ "$(kept test '"processor": 17.4, "device": 17.42')" = 2 ] || fail "the perplexities of the model and of calibration are not kept"
+[ "$(kept test '"processor": 17.4, "device": 17.42')" = 5 ] || fail "the perplexities of the model and of calibration are not kept"
 [ "$(kept sweep '"of": "gemv-w4g128"')" = 1 ] || fail "a sweep's lines are not kept"
 [ "$(wc -l <"$work/tools/calls")" = 7 ] || fail "the sanitizer was not called for every tool"
 

@@ -104,6 +104,7 @@ private:
 
     Status make_state();
     bool library_takes_all() const;
+    bool is_two_of_four() const;
     Status check(std::span<const BatchItem> items) const;
     Status check_taps(std::int64_t n_tokens) const;
     Status feed(std::span<const BatchItem> items, const LogitsSink& sink);

@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "backend/cuda/device_session_testing.h"
+#include "model/pruned_on_load.h"
 #include "tensor/sparse.h"
 
 namespace skiff::cuda {
@@ -194,6 +195,91 @@ TEST(DeviceSession, LongPromptsByTheLibrary) {
     const auto found = all_logits(**session, {tokens.begin(), tokens.begin() + 80}, 80);
     EXPECT_LE(distance(found, std::span(expected).first(found.size())), 0.03);
 #endif
+}
+
+// Long prompts with inputs rounded to 8-bit floats: not the same numbers, but near, and only where the weights are such and the run is long.
+TEST(DeviceSession, LongPromptsInEightBitFloats) {
+    Small small({{"intermediate_size", 184}});
+    auto options = small_options(300);
+    options.session.max_batch = 100;
+    const auto tokens = some_tokens(90, 131);
+    const Scheme e4m3 = *parse_scheme("e4m3"), groups = *parse_scheme("e4m3g32");
+    const auto weights_in = [&](const Scheme& scheme) {
+        return quantized_on_load(
+            small.spec, small.weights, [&small, &scheme](const std::string& key) { return small.spec.tensors.at(key).role == TensorDecl::Role::linear && key.find("o_proj") == std::string::npos ? &scheme : nullptr; }, ScaleRule::min_max);
+    };
+    const auto weights = weights_in(e4m3);
+    const auto expected = all_logits(*reference_session(small.spec, *weights, options.session), tokens, 90);
+    options.matmul = Matmul::fp8;
+    options.library = DeviceSessionOptions::Library::must;
+    options.cublaslt = "fake";
+    const auto expect_near = [&](DeviceSession& session, double bound) {
+        const double rounded = distance(all_logits(session, tokens, 90), expected);
+        EXPECT_LE(rounded, 0.15);    // three bits of mantissa are up to 6 % of each input, in three layers; a scale in the wrong place is all of it
+        EXPECT_GE(rounded, 1e-3);  // else nothing was rounded
+        ASSERT_TRUE(session.state().truncate(0, 0).ok());
+        EXPECT_LE(distance(all_logits(session, tokens, 60), expected), bound);  // runs of 60 and 30
+    };
+    const auto session = device_session(small.spec, *weights, options);
+    ASSERT_NE(session, nullptr);
+    expect_near(*session, 1e-3);
+    // Not joined, it rounds the same numbers: those of products whose scales other launches apply.
+    ASSERT_TRUE(session->state().truncate(0, 0).ok());
+    const auto joined = all_logits(*session, tokens, 90);
+    options.fuse = DeviceModelOptions::Fuse::off;
+    EXPECT_LE(distance(all_logits(*device_session(small.spec, *weights, options), tokens, 90), joined), 0.01);
+    options.fuse = DeviceModelOptions::Fuse::on;
+    const auto remarks = session->plan().remarks;
+    EXPECT_TRUE(std::any_of(remarks.begin(), remarks.end(), [](const std::string& remark) { return remark.find("rounded to e4m3") != std::string::npos; }));
+#if defined(SKIFF_EMULATED_CUDA)
+    const auto emulated = open_plug_in(SKIFF_EMULATED_CUDA);
+    ASSERT_TRUE(emulated.ok());
+    auto of_kernels = DeviceSession::create(*emulated->table, small.spec, *weights, options);
+    ASSERT_TRUE(of_kernels.ok()) << of_kernels.error().to_string();
+    expect_near(**of_kernels, 0.03);
+#endif
+    const auto refused = DeviceSession::create(fake(), small.spec, *weights_in(groups), options);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_NE(refused.error().to_string().find("one scale for each row"), std::string::npos) << refused.error().to_string();
+}
+
+// Weights that keep two of every four inputs are half as large there, and long prompts are the own kernels' (the sparse tensor cores').
+TEST(DeviceSession, TwoOfEveryFourInputs) {
+    Small small({{"intermediate_size", 184}});
+    auto options = small_options(300);
+    options.session.max_batch = 80;
+    const auto tokens = some_tokens(80, 131);
+    for (const char* name : {"w4g32r", "w8", "bf16"}) {
+        SCOPED_TRACE(name);
+        const Scheme scheme = *parse_scheme(name);
+        const auto choice = [&](const std::string& key) { return scheme.is_coded() && small.spec.tensors.at(key).role == TensorDecl::Role::linear ? &scheme : nullptr; };
+        const auto pruned = pruned_on_load(small.spec, small.weights, *parse_prune_target("2:4"), choice, ScaleRule::min_max);
+        const auto whole = quantized_on_load(small.spec, small.weights, choice, ScaleRule::min_max);
+        const auto expected = all_logits(*reference_session(small.spec, *pruned, options.session), tokens, 80);
+        options.matmul = Matmul::cublaslt;
+        options.cublaslt = "fake";
+        options.library = DeviceSessionOptions::Library::may;
+        const auto session = device_session(small.spec, *pruned, options);
+        ASSERT_NE(session, nullptr);
+        EXPECT_TRUE(std::any_of(session->plan().remarks.begin(), session->plan().remarks.end(), [](const std::string& remark) { return remark.find("two of every four") != std::string::npos; }));
+        EXPECT_LT(session->plan().decode_read_bytes, device_session(small.spec, *whole, options)->plan().decode_read_bytes);
+        for (const std::size_t chunk : {80, 5}) EXPECT_LE(distance(all_logits(*device_session(small.spec, *pruned, options), tokens, chunk), expected), 1e-3) << chunk;
+        options.library = DeviceSessionOptions::Library::must;  // with their zeros
+        EXPECT_LE(distance(all_logits(*device_session(small.spec, *pruned, options), tokens, 80), expected), scheme.is_coded() ? 0.02 : 1e-3);
+#if defined(SKIFF_EMULATED_CUDA)
+        options.library = DeviceSessionOptions::Library::may;
+        const auto emulated = open_plug_in(SKIFF_EMULATED_CUDA);
+        ASSERT_TRUE(emulated.ok());
+        auto of_kernels = DeviceSession::create(*emulated->table, small.spec, *pruned, options);
+        ASSERT_TRUE(of_kernels.ok()) << of_kernels.error().to_string();
+        const std::vector<std::int32_t> some(tokens.begin(), tokens.begin() + 14);
+        for (const std::size_t chunk : {14, 1}) {
+            const auto found = all_logits(**of_kernels, some, chunk);
+            EXPECT_LE(distance(found, std::span(expected).first(found.size())), 0.03) << chunk;
+            ASSERT_TRUE((*of_kernels)->state().truncate(0, 0).ok());
+        }
+#endif
+    }
 }
 
 // A library that is found may still not be of use: then the own kernels multiply, and a remark says so; where it was asked for, that is an error.

@@ -47,8 +47,10 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     const SessionOptions& session = options_.session;
     if (session.max_batch < 1 || session.n_threads < 1 || session.n_sequences < 1 || session.n_context < 1) return usage_error("a session needs at least one thread, one sequence and one token per run");
     SKIFF_TRY(device_, Device::open(table));
+    if (options_.matmul == Matmul::fp8 && device_->facts().arch < 89)
+        return unsupported("products of 8-bit floats need a GPU of compute capability 8.9 or later; this one has " + std::to_string(device_->facts().arch / 10) + "." + std::to_string(device_->facts().arch % 10));
     device_->set_dependence(device_->facts().arch >= 90 ? options_.dependence : Dependence::stream);
-    if (options_.matmul == Matmul::cublaslt) {
+    if (options_.matmul != Matmul::own) {
         const int error = table.open_cublaslt(options_.cublaslt.c_str());
         if (error != 0) SKIFF_CHECK(leave_library(device_->check(error, "opening " + options_.cublaslt)));
     }
@@ -57,14 +59,14 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
         if (options_.cudnn.empty()) leave_cudnn(unsupported(no_cudnn()));
         else if (error != 0) leave_cudnn(device_->check(error, "opening " + options_.cudnn));
     }
-    if (options_.matmul == Matmul::cublaslt || options_.attention == PromptAttention::cudnn) {
+    if (options_.matmul != Matmul::own || options_.attention == PromptAttention::cudnn) {
         auto workspace = device_->allocate(workspace_bytes, "the libraries' workspace");
         if (workspace.ok()) {
             workspace_ = *workspace;
         } else {
             const Status why = workspace.take_error();
             if (options_.attention == PromptAttention::cudnn) leave_cudnn(why);
-            if (options_.matmul == Matmul::cublaslt) SKIFF_CHECK(leave_library(why));
+            if (options_.matmul != Matmul::own) SKIFF_CHECK(leave_library(why));
         }
     }
     DeviceModelOptions model;
@@ -77,8 +79,19 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     model.pool = &pool_;
     model.progress = options_.progress;
     SKIFF_TRY(model_, build_device_model(spec, weights, *device_, model));
-    if (options_.matmul == Matmul::cublaslt && !library_takes_all()) {
+    if (options_.matmul != Matmul::own && !library_takes_all()) {
         SKIFF_CHECK(leave_library(unsupported("the matrices of this model have no form that cuBLASLt takes")));
+    }
+    if (options_.matmul == Matmul::cublaslt && options_.library == DeviceSessionOptions::Library::may && is_two_of_four()) {
+        SKIFF_CHECK(leave_library(unsupported("most weights keep two of every four inputs, which is half the work of the sparse tensor cores")));
+    }
+    if (options_.matmul == Matmul::fp8) {
+        bool any = false;
+        for (const DeviceOp& op : model_.ops)
+            if (const auto* linear = std::get_if<LinearDevice>(&op.detail))
+                for (const MatrixDevice& matrix : linear->matrices) any = any || takes_fp8(matrix.weight);
+        if (!any) return unsupported("no matrix of this model is of 8-bit floats (e4m3) with one scale for each row, which products of 8-bit floats need; --scheme e4m3 makes plain weights such");
+        plan_.remarks.push_back("in runs of " + std::to_string(matmul_min_tokens) + " tokens and more the inputs of e4m3 weights are rounded to e4m3, with a scale for each token");
     }
     plan_.spec = spec;
     plan_.states = model_.states;
@@ -134,7 +147,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     };
     measure();
     SKIFF_CHECK(scratch_->place(*device_));
-    if (options_.matmul == Matmul::cublaslt || options_.attention == PromptAttention::cudnn) {
+    if (options_.matmul != Matmul::own || options_.attention == PromptAttention::cudnn) {
         const auto before = std::pair(options_.matmul, options_.attention);
         for (const RunShape& shape : shapes) {
             SKIFF_TRY(const DeviceProgram program, lay_out(shape));  // whether the libraries have what it needs
@@ -172,6 +185,22 @@ bool CudaSession::library_takes_all() const {
         if (linear->out >= 0 && model_.values[static_cast<std::size_t>(linear->out)].width % 4 != 0) return false;
     }
     return true;
+}
+
+// Most of the multiplications are those of kept columns, which cuBLASLt would multiply with their zeros.
+bool CudaSession::is_two_of_four() const {
+    std::int64_t kept = 0, all = 0;
+    for (const DeviceOp& op : model_.ops) {
+        if (std::holds_alternative<SelectDevice>(op.detail)) break;
+        const auto* linear = std::get_if<LinearDevice>(&op.detail);
+        if (linear == nullptr) continue;
+        for (const MatrixDevice& matrix : linear->matrices) {
+            const std::int64_t n = std::int64_t{matrix.weight.n_rows} * matrix.weight.n_columns;
+            all += n;
+            if (matrix.weight.two_of_four) kept += n;
+        }
+    }
+    return 2 * kept > all;
 }
 
 Status CudaSession::make_state() {

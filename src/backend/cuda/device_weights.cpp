@@ -29,6 +29,7 @@ void relocate(GpuWeight& weight, const std::byte* base) {
         if (address != nullptr) address = reinterpret_cast<std::remove_reference_t<decltype(address)>>(base + (reinterpret_cast<const std::byte*>(address) - imaginary_base()));
     };
     move(weight.codes);
+    move(weight.positions);
     move(weight.group_params);
     move(weight.super_scales);
     move(weight.super_minimums);
@@ -56,8 +57,6 @@ Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightR
     weights.reserve(parts.size());
     for (const WeightRows& part : parts) {
         SKIFF_TRY(auto weight, load(part));
-        // Two of four have kernels of their own; of all other patterns a tile is read whole.
-        if (const Sparse* sparse = weight.sparse(); sparse != nullptr && !(sparse->pattern.n == 2 && sparse->pattern.m == 4)) ++n_written_out_;
         weights.push_back(std::move(weight));
         const RowMap rows = part.ref.rows.block == 0 ? RowMap::all(weights.back().n_rows()) : part.ref.rows;
         sources.push_back({&weights.back(), rows});
@@ -69,6 +68,8 @@ Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightR
     std::vector<GpuWeight> result;
     for (const auto& group : groups) {
         SKIFF_TRY(const auto packed, pack_gpu(group, interleave, pool_));
+        // Two of four have kernels of their own; of all other patterns a tile is read whole.
+        for (const RowSource& source : group) n_written_out_ += source.weight->sparse() != nullptr && !packed.shape.two_of_four ? 1 : 0;
         std::byte* address = nullptr;
         if (stream_ != nullptr) {
             SKIFF_TRY(const std::size_t offset, stream_->add(packed.blob.data(), packed.size_bytes()));

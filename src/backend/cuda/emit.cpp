@@ -15,6 +15,8 @@ struct Live {
     Operand operand;
     PendingRms rms;       // of the operand
     float* square_sums = nullptr;
+    void* codes = nullptr;  // the operand as 8-bit floats, once somebody multiplies it so
+    float* code_scales = nullptr;
     int readers = 0;
 };
 
@@ -91,8 +93,11 @@ private:
         Live& live = live_[static_cast<std::size_t>(v)];
         scratch_.give(live.operand);
         scratch_.give(live.square_sums);
+        scratch_.give(live.codes);
+        scratch_.give(live.code_scales);
         live.operand = {};
-        live.square_sums = nullptr;
+        live.square_sums = live.code_scales = nullptr;
+        live.codes = nullptr;
         live.rms = {};
     }
     // `to` goes on in the memory of `from`, whose last reader is this operator.
@@ -107,7 +112,7 @@ private:
     }
 
     OperandForm form() const { return operand_form(rows_, !library()); }
-    bool library() const { return options_.matmul == Matmul::cublaslt && rows_ >= matmul_min_tokens && !in_head_; }  // few rows go through the head
+    bool library() const { return options_.matmul != Matmul::own && rows_ >= matmul_min_tokens && !in_head_; }  // few rows go through the head
     Operand make_operand(int v) {
         Live& live = live_[static_cast<std::size_t>(v)];
         live.operand = scratch_.take_operand(form(), value(v).width);
@@ -308,39 +313,68 @@ private:
         done(sparse.x);
     }
 
-    // By cuBLASLt: rows of the matrix as bf16, as many as its workspace has room for, then the product.
+    // By cuBLASLt: rows of the matrix as bf16 or as the 8-bit floats that they are, as many as its workspace has room for, then the product.
     void multiply(const LinearDevice& linear, const MatrixDevice& matrix, const Live& x, float* y, const NextNorm& next) {
-        const bool gate = linear.write == GemvWrite::gate, activates = linear.write == GemvWrite::activate;
-        const std::int64_t n_columns = matrix.weight.n_columns, padded = (n_columns + 7) / 8 * 8;
-        const std::int64_t n_rows = gate ? (matrix.weight.n_rows / 2 + 7) / 8 * 16 : matrix.weight.n_rows;  // pairs fill whole tiles
-        float* target = gate || activates ? scratch_.take_floats(rows_ * n_rows) : y + matrix.offset;
-        const std::int64_t target_stride = gate || activates ? n_rows : stride(linear.out);
-        const std::int64_t at_once = std::max<std::int64_t>(256, library_weight_bytes / (2 * padded) / 256 * 256);
+        const GpuWeight& weight = matrix.weight;
+        const bool gate = linear.write == GemvWrite::gate, activates = linear.write == GemvWrite::activate, fp8 = options_.matmul == Matmul::fp8 && takes_fp8(weight);
+        const std::int64_t n_columns = weight.n_columns, padded = fp8 ? fp8_columns(n_columns) : (n_columns + 7) / 8 * 8;
+        const std::int64_t n_rows = gate || fp8 ? std::int64_t{weight.n_tiles} * 16 : weight.n_rows;  // pairs fill whole tiles
+        float* target = gate || activates || fp8 ? scratch_.take_floats(rows_ * n_rows) : y + matrix.offset;
+        const std::int64_t target_stride = gate || activates || fp8 ? n_rows : stride(linear.out), number_bytes = fp8 ? 1 : 2;
+        const Live* coded = fp8 ? &codes_of(linear.x) : nullptr;
+        const std::int64_t at_once = std::max<std::int64_t>(256, library_weight_bytes / (number_bytes * padded) / 256 * 256);
         for (std::int64_t first = 0; first < n_rows; first += at_once) {
             const std::int64_t n = std::min(at_once, n_rows - first);
-            void* rows = scratch_.take(static_cast<std::size_t>(n * padded) * 2);
-            push("dequantize", DequantizeArgs{matrix.weight, first, n, rows, padded});
+            void* rows = scratch_.take(static_cast<std::size_t>(n * padded * number_bytes));
             MatmulArgs args;
+            if (fp8) {
+                push("rows of fp8", Fp8RowsArgs{weight, first, n, rows});
+                args.numbers = MatmulArgs::Numbers::e4m3;
+                args.x = coded->codes;
+                args.x_stride = args.n_columns = padded;
+            } else {
+                push("dequantize", DequantizeArgs{weight, first, n, rows, padded});
+                args.x = x.operand.data;
+                args.x_stride = args.n_columns = n_columns;
+                args.bias = gate || matrix.bias == nullptr ? nullptr : matrix.bias + first;
+                args.factor = linear.factor;
+                args.write = linear.write == GemvWrite::add ? MatmulArgs::Write::add : MatmulArgs::Write::replace;
+            }
             args.weight = rows;
             args.weight_stride = padded;
-            args.x = x.operand.data;
-            args.x_stride = n_columns;
-            args.bias = gate || matrix.bias == nullptr ? nullptr : matrix.bias + first;
             args.y = target + first;
             args.y_stride = target_stride;
             args.n_tokens = rows_;
             args.n_rows = n;
-            args.n_columns = n_columns;
-            args.factor = linear.factor;
-            args.write = linear.write == GemvWrite::add ? MatmulArgs::Write::add : MatmulArgs::Write::replace;
             args.workspace = options_.workspace;
             args.workspace_bytes = options_.workspace_bytes;
-            push("cublaslt", args);
+            push(fp8 ? "cublaslt fp8" : "cublaslt", args);
             scratch_.give(rows);
         }
+        if (fp8 && !gate) {
+            Fp8ResultArgs args;
+            args.x = target;
+            args.x_stride = target_stride;
+            args.token_scales = coded->code_scales;
+            args.row_scales = weight.row_scales;
+            args.bias = matrix.bias;
+            args.n_tokens = rows_;
+            args.n_rows = weight.n_rows;
+            args.factor = linear.factor;
+            args.softcap = linear.softcap;
+            args.write = linear.write == GemvWrite::add ? Fp8ResultArgs::Write::add : Fp8ResultArgs::Write::replace;
+            args.y = activates ? target : y + matrix.offset;
+            args.y_stride = activates ? target_stride : stride(linear.out);
+            push("scales of fp8", args);
+        }
         if (gate) {
-            push("activation of pairs", PairsArgs{target, matrix.bias, rows_, matrix.weight.n_rows / 2, linear.activation, next.operand});
-            scratch_.give(target);
+            PairsArgs pairs{target, matrix.bias};
+            if (fp8) pairs.token_scales = coded->code_scales, pairs.row_scales = weight.row_scales;
+            pairs.n_tokens = rows_;
+            pairs.n_pairs = weight.n_rows / 2;
+            pairs.activation = linear.activation;
+            pairs.operand = next.operand;
+            push("activation of pairs", pairs);
         } else if (activates) {
             ElementLaunchArgs args;
             args.kind = ElementKind::activation;
@@ -348,11 +382,10 @@ private:
             args.a = target;
             args.a_stride = target_stride;
             args.n_tokens = rows_;
-            args.n_columns = n_rows;
+            args.n_columns = weight.n_rows;
             args.operand = next.operand;
             push("activation", args);
-            scratch_.give(target);
-        } else if (linear.softcap > 0) {
+        } else if (!fp8 && linear.softcap > 0) {
             ElementLaunchArgs args;
             args.kind = ElementKind::softcap;
             args.a = args.y = target;
@@ -362,6 +395,16 @@ private:
             args.factor = linear.softcap;
             push("softcap", args);
         }
+        if (gate || activates || fp8) scratch_.give(target);
+    }
+    // The operand of a matrix as 8-bit floats; products that share it share them.
+    const Live& codes_of(int v) {
+        Live& live = live_[static_cast<std::size_t>(v)];
+        if (live.codes != nullptr) return live;
+        live.codes = scratch_.take(static_cast<std::size_t>(rows_ * fp8_columns(value(v).width)));
+        live.code_scales = scratch_.take_floats(rows_);
+        push("inputs as fp8", QuantizeRowsArgs{live.operand.data, rows_, value(v).width, live.codes, live.code_scales});
+        return live;
     }
 
     void add(const RopeDevice& rope) {
@@ -619,6 +662,9 @@ struct Launcher {
     int operator()(const PairsArgs& args) const { return table.pairs(args, launch); }
     int operator()(const SequenceAttentionArgs& args) const { return table.sequence_attention(args, launch); }
     int operator()(const WidenArgs& args) const { return table.widen(args, launch); }
+    int operator()(const QuantizeRowsArgs& args) const { return table.quantize_rows(args, launch); }
+    int operator()(const Fp8RowsArgs& args) const { return table.fp8_rows(args, launch); }
+    int operator()(const Fp8ResultArgs& args) const { return table.fp8_result(args, launch); }
     int operator()(const SampleArgs& args) const { return table.sample(args, launch); }
     int operator()(const StreamArgs& args) const { return args.when == StreamArgs::When::begin ? args.stream->begin(args.block) : args.stream->end(args.block); }
 };

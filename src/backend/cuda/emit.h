@@ -53,7 +53,7 @@ struct StatePlace {
     float* rings = nullptr;  // of a convolution
 };
 
-enum class Matmul : std::uint8_t { own, cublaslt };     // of many tokens
+enum class Matmul : std::uint8_t { own, cublaslt, fp8 };  // of many tokens; fp8: cuBLASLt, and inputs of weights that are 8-bit floats become such, too
 enum class PromptAttention : std::uint8_t { own, cudnn };
 
 struct EmitOptions {
@@ -79,7 +79,7 @@ struct SelectArgs {
 };
 
 using LaunchArgs = std::variant<EmbedArgs, NormLaunchArgs, GemvArgs, GemmArgs, SparseRowsArgs, RopeWriteArgs, DecodeAttentionArgs, PrefillAttentionArgs, ElementLaunchArgs, SelectArgs, RouteLaunchArgs, ConvLaunchArgs,
-                                DequantizeArgs, MatmulArgs, PairsArgs, SequenceAttentionArgs, WidenArgs, SampleArgs, StreamArgs>;
+                                DequantizeArgs, MatmulArgs, PairsArgs, QuantizeRowsArgs, Fp8RowsArgs, Fp8ResultArgs, SequenceAttentionArgs, WidenArgs, SampleArgs, StreamArgs>;
 struct DeviceStep {
     std::string name;    // of the operators it does
     const char* kernel;  // "gemv", "decode attention"

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/cuda/fp8_rows.h"
 #include "kernels/cuda/image_windows.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/product_rows.h"
@@ -28,8 +29,9 @@ struct DeviceFacts {
 // y = factor * x weight^T + bias (+ y): by cuBLASLt, for many tokens. The factor does not reach the bias; that of the own kernels does (GemmArgs), so that a session
 // never has both here.
 struct MatmulArgs {
-    const void* weight = nullptr;  // (n_rows, n_columns) bf16, rows weight_stride elements apart
-    const void* x = nullptr;       // (n_tokens, n_columns) bf16
+    enum class Numbers : std::uint8_t { bf16, e4m3 } numbers = Numbers::bf16;  // of weight and x; e4m3 from sm_89 on, whole 16 rows and columns
+    const void* weight = nullptr;  // (n_rows, n_columns), rows weight_stride elements apart
+    const void* x = nullptr;       // (n_tokens, n_columns)
     const float* bias = nullptr;   // (n_rows) or null
     float* y = nullptr;            // (n_tokens, y_stride) f32
     std::int64_t n_tokens = 0, n_rows = 0, n_columns = 0, weight_stride = 0, x_stride = 0, y_stride = 0;
@@ -136,6 +138,9 @@ struct Table {
     int (*causal_conv)(const ConvLaunchArgs& args, const Launch& launch);
     int (*sample)(const SampleArgs& args, const Launch& launch);
     int (*pairs)(const PairsArgs& args, const Launch& launch);
+    int (*quantize_rows)(const QuantizeRowsArgs& args, const Launch& launch);
+    int (*fp8_rows)(const Fp8RowsArgs& args, const Launch& launch);
+    int (*fp8_result)(const Fp8ResultArgs& args, const Launch& launch);
     int (*column_sums)(const ColumnSumsArgs& args, const Launch& launch);
     int (*gram)(const GramArgs& args, const Launch& launch);
     int (*patches)(const PatchesArgs& args, const Launch& launch);
@@ -162,7 +167,7 @@ constexpr std::uint32_t table_layout() {
     for (std::size_t size : {sizeof(Table), sizeof(DeviceFacts), sizeof(MatmulArgs), sizeof(PairsArgs), sizeof(Launch), sizeof(GpuWeight), sizeof(GemvArgs), sizeof(GemmArgs), sizeof(SparseRowsArgs),
                              sizeof(DequantizeArgs), sizeof(EmbedArgs), sizeof(NormLaunchArgs), sizeof(RopeWriteArgs), sizeof(DecodeAttentionArgs), sizeof(PrefillAttentionArgs),
                              sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs), sizeof(ColumnSumsArgs), sizeof(GramArgs), sizeof(PatchesArgs), sizeof(WindowsArgs),
-                             sizeof(SequenceAttentionArgs), sizeof(ConvolutionArgs), sizeof(WidenArgs)})
+                             sizeof(SequenceAttentionArgs), sizeof(ConvolutionArgs), sizeof(WidenArgs), sizeof(QuantizeRowsArgs), sizeof(Fp8RowsArgs), sizeof(Fp8ResultArgs)})
         hash = (hash ^ static_cast<std::uint32_t>(size)) * 16777619u;
     for (const char character : std::string_view(SKIFF_VERSION)) hash = (hash ^ static_cast<unsigned char>(character)) * 16777619u;
     return hash;

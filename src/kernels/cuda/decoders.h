@@ -1,13 +1,21 @@
 // Calls a function with the decoder of a weight.
 #pragma once
 
-#include "kernels/cuda/lane.h"
+#include "kernels/cuda/two_of_four.h"
 
 namespace skiff::cuda {
 
 // use(Decoder{}) for the decoder that reads `weight`; false where there is none.
 template <class Use>
 bool with_decoder(const GpuWeight& weight, Use use) {
+    if (weight.two_of_four) {
+        switch (weight.form) {
+            case CodeForm::bf16: return use(TwoOfFour<PlainDecoder<CodeForm::bf16>>{}), true;
+            case CodeForm::linear8: return use(TwoOfFour<ByteDecoder<CodeForm::linear8>>{}), true;
+            case CodeForm::linear4: return use(TwoOfFour<LinearDecoder<CodeForm::linear4>>{}), true;
+            default: return false;
+        }
+    }
     switch (weight.form) {
         case CodeForm::f32: return use(PlainDecoder<CodeForm::f32>{}), true;
         case CodeForm::f16: return use(PlainDecoder<CodeForm::f16>{}), true;

@@ -40,6 +40,20 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// c += a b: 16 rows, 8 columns, depth 32, of which `a` has two of every four (two_of_four.h). Lanes 2 * selector and 2 * selector + 1 of every four say which.
+template <int selector>
+__device__ __forceinline__ void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4& b, std::uint32_t positions) {
+#if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1205
+#define SKIFF_MMA_SP "mma.sp::ordered_metadata"  // positions ascend: since sm_90 the other is slow
+#else
+#define SKIFF_MMA_SP "mma.sp"
+#endif
+    asm(SKIFF_MMA_SP ".sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(b.z), "r"(b.w), "r"(positions), "n"(selector));
+#undef SKIFF_MMA_SP
+}
+
 // Four 8 x 8 matrices of 16-bit numbers from shared memory; each lane gives the address of a row.
 __device__ __forceinline__ void load_matrices(std::uint32_t (&r)[4], std::uint32_t row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");

@@ -17,6 +17,7 @@ int launch_gemv(const GemvArgs& args, const Launch& launch) {
         case Family::linear_low: return gemv_linear_low(args, launch);
         case Family::table: return gemv_table(args, launch);
         case Family::table_wide: return gemv_table_wide(args, launch);
+        case Family::two_of_four: return gemv_two_of_four(args, launch);
     }
     return cudaErrorInvalidValue;
 }
@@ -30,6 +31,7 @@ int launch_gemm(const GemmArgs& args, const Launch& launch) {
         case Family::linear_low: return gemm_linear_low(args, launch);
         case Family::table: return gemm_table(args, launch);
         case Family::table_wide: return gemm_table_wide(args, launch);
+        case Family::two_of_four: return gemm_two_of_four(args, launch);
     }
     return cudaErrorInvalidValue;
 }

@@ -216,6 +216,10 @@ struct Product {
     std::uint32_t a[4], b[2];
     float c[4];
 };
+struct SparseProduct {
+    std::uint32_t a[4], b[4], positions;
+    float c[4];
+};
 struct Rows {
     std::uint32_t row;
 };
@@ -237,6 +241,34 @@ void product(const unsigned char (*inputs)[64], unsigned char (*outputs)[64], in
         for (int i = 0; i < 4; ++i) {
             double sum = lanes[lane].c[i];
             for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[lane / 4 + 8 * (i / 2)][k]) * b[k][lane % 4 * 2 + i % 2];
+            c[i] = static_cast<float>(sum);
+        }
+        std::memcpy(outputs[lane], c, sizeof c);
+    }
+}
+
+// As PTX defines the fragments of mma.sp.m16n8k32: `a` and `c` are those of m16n8k16; of `b` register j has rows 8 j + 2 t and the next; a position's word has row g in its low
+// half and row g + 8 in its high one, the first pair of four lanes that the selector names has columns 0 to 15 in its first lane and 16 to 31 in its second.
+void sparse_product(const unsigned char (*inputs)[64], unsigned char (*outputs)[64], int selector) {
+    static_assert(sizeof(SparseProduct) <= 64);
+    float a[16][32] = {}, b[32][8];
+    SparseProduct lanes[32];
+    for (int lane = 0; lane < 32; ++lane) std::memcpy(&lanes[lane], inputs[lane], sizeof(SparseProduct));
+    for (int lane = 0; lane < 32; ++lane) {
+        const int g = lane / 4, t = lane % 4;
+        for (int j = 0; j < 4; ++j) {
+            const int chunk = t + 4 * (j / 2);  // of four columns
+            const std::uint32_t word = lanes[4 * g + 2 * selector + chunk / 4].positions, nibble = word >> (16 * (j % 2) + 4 * (chunk % 4)) & 15u, first = nibble & 3u, second = nibble >> 2;
+            if (first >= second) emulation::stop("positions of a sparse product that do not ascend");
+            for (int h = 0; h < 2; ++h) a[g + 8 * (j % 2)][4 * chunk + static_cast<int>(h == 0 ? first : second)] = bf16_to_float(static_cast<std::uint16_t>(lanes[lane].a[j] >> 16 * h));
+            for (int h = 0; h < 2; ++h) b[8 * j + 2 * t + h][g] = bf16_to_float(static_cast<std::uint16_t>(lanes[lane].b[j] >> 16 * h));
+        }
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+        float c[4];
+        for (int i = 0; i < 4; ++i) {
+            double sum = lanes[lane].c[i];
+            for (int k = 0; k < 32; ++k) sum += static_cast<double>(a[lane / 4 + 8 * (i / 2)][k]) * b[k][lane % 4 * 2 + i % 2];
             c[i] = static_cast<float>(sum);
         }
         std::memcpy(outputs[lane], c, sizeof c);
@@ -266,6 +298,10 @@ void matrices(const unsigned char (*inputs)[64], unsigned char (*outputs)[64], i
 void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
     const Product mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}, {c[0], c[1], c[2], c[3]}};
     emulation::meet(emulation::Meeting::product, &mine, sizeof mine, c, sizeof c, product, 0);
+}
+void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4& b, std::uint32_t positions, int selector) {
+    const SparseProduct mine = {{a[0], a[1], a[2], a[3]}, {b.x, b.y, b.z, b.w}, positions, {c[0], c[1], c[2], c[3]}};
+    emulation::meet(emulation::Meeting::sparse_product, &mine, sizeof mine, c, sizeof c, sparse_product, selector);
 }
 void load_matrices(std::uint32_t (&r)[4], std::uint32_t row) {
     const Rows mine = {row};

@@ -53,7 +53,7 @@ bool can_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_by
 void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel);
 
 unsigned char* shared_memory();
-enum class Meeting : std::uint8_t { shuffle, sync_warp, matrices, product, vote };
+enum class Meeting : std::uint8_t { shuffle, sync_warp, matrices, product, sparse_product, vote };
 // All 32 lanes give `input` and get what `work` makes of all inputs: work(inputs, outputs), rows of 64 bytes.
 void meet(Meeting kind, const void* input, std::size_t input_bytes, void* output, std::size_t output_bytes, void (*work)(const unsigned char (*inputs)[64], unsigned char (*outputs)[64], int argument), int argument);
 void meet_block();
@@ -131,6 +131,11 @@ void copy_wait() {
     emulation::wait(n_pending);
 }
 void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1);
+void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4& b, std::uint32_t positions, int selector);
+template <int selector>
+void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4& b, std::uint32_t positions) {
+    multiply_add_sparse(c, a, b, positions, selector);
+}
 void load_matrices(std::uint32_t (&r)[4], std::uint32_t row);
 void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t row);
 inline float exp2_fast(float x) { return std::exp2(x); }

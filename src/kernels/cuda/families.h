@@ -5,8 +5,9 @@
 
 namespace skiff::cuda {
 
-enum class Family : std::uint8_t { plain, byte, linear, linear_low, table, table_wide };
+enum class Family : std::uint8_t { plain, byte, linear, linear_low, table, table_wide, two_of_four };
 inline Family family_of(const GpuWeight& weight) {
+    if (weight.two_of_four) return Family::two_of_four;
     switch (weight.form) {
         case CodeForm::f32:
         case CodeForm::f16:
@@ -30,12 +31,14 @@ int gemv_byte(const GemvArgs& args, const Launch& launch);
 int gemv_linear(const GemvArgs& args, const Launch& launch);
 int gemv_linear_low(const GemvArgs& args, const Launch& launch);
 int gemv_table(const GemvArgs& args, const Launch& launch);
+int gemv_two_of_four(const GemvArgs& args, const Launch& launch);
 int gemv_table_wide(const GemvArgs& args, const Launch& launch);
 int gemm_float(const GemmArgs& args, const Launch& launch);
 int gemm_byte(const GemmArgs& args, const Launch& launch);
 int gemm_linear(const GemmArgs& args, const Launch& launch);
 int gemm_linear_low(const GemmArgs& args, const Launch& launch);
 int gemm_table(const GemmArgs& args, const Launch& launch);
+int gemm_two_of_four(const GemmArgs& args, const Launch& launch);
 int gemm_table_wide(const GemmArgs& args, const Launch& launch);
 
 }  // namespace skiff::cuda

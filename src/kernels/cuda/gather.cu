@@ -55,6 +55,47 @@ __device__ GroupScale scale_of(const GatherParams& p, std::int64_t tile, int in_
     return read_record(weight, records + record_offset(weight.params, p.layout, in_tile, p.layout.in(column_of_unit)), supers);
 }
 
+// Four neighbouring columns of a row of the tile; the four lanes of a row have sixteen. All lanes of a warp call it.
+__device__ __forceinline__ void put_four(const GatherParams& p, std::int64_t tile, int in_tile, std::int64_t column, float4 four, bool is_there, int t) {
+    const GpuWeight& weight = p.weight;
+    if (p.mode == GatherParams::Mode::embed) {
+        float squares = 0;
+#pragma unroll 1
+        for (int e = 0; e < 4; ++e) {
+            if (!is_there || column + e >= weight.n_columns) continue;
+            float* x = p.x + static_cast<std::int64_t>(blockIdx.x) * weight.n_columns + column + e;
+            float value = (e == 0 ? four.x : e == 1 ? four.y : e == 2 ? four.z : four.w) * p.scale;
+            if (p.write == EmbedArgs::Write::add) value += *x;
+            *x = value;
+            squares += value * value;
+            if (p.operand.data != nullptr) p.operand.put(blockIdx.x, column + e, p.next_weight != nullptr ? value * p.next_weight[column + e] : value);
+        }
+        squares += __shfl_xor_sync(0xffffffffu, squares, 1);
+        squares += __shfl_xor_sync(0xffffffffu, squares, 2);
+        if (p.square_sums != nullptr && is_there && t == 0 && column < weight.n_columns) p.square_sums[blockIdx.x * p.n_parts + column / 16] = squares;
+        return;
+    }
+    const std::int64_t row = tile * tile_rows + in_tile;
+    if (!is_there || row < p.first_row || row >= p.first_row + p.n_rows) return;
+    unsigned short* target = p.target + (row - p.first_row) * p.target_stride + column;
+    const uint2 packed = make_uint2(pack_bf16x2(four.x, four.y), pack_bf16x2(four.z, four.w));
+    if (column + 4 <= weight.n_columns && reinterpret_cast<std::uintptr_t>(target) % 8 == 0) {
+        *reinterpret_cast<uint2*>(target) = packed;
+        return;
+    }
+    if (column < weight.n_columns) target[0] = static_cast<unsigned short>(packed.x);
+    if (column + 1 < weight.n_columns) target[1] = static_cast<unsigned short>(packed.x >> 16);
+    if (column + 2 < weight.n_columns) target[2] = static_cast<unsigned short>(packed.y);
+    if (column + 3 < weight.n_columns) target[3] = static_cast<unsigned short>(packed.y >> 16);
+}
+
+// Four columns of which two are kept: kept columns `kept` and the next of a step.
+__device__ __forceinline__ float4 spread(const std::uint32_t* positions, int in_tile, int step, int kept, float first, float second) {
+    const PositionPlace place = position_place(in_tile, step, kept / 2);
+    const std::uint32_t nibble = positions[place.index()] >> place.bit & 15u, at = nibble & 3u, last = nibble >> 2;
+    return make_float4(at == 0 ? first : 0.0f, at == 1 ? first : last == 1 ? second : 0.0f, at == 2 ? first : last == 2 ? second : 0.0f, last == 3 ? second : 0.0f);
+}
+
 // An embedding's block has one row: a thread for each unit and quarter (t) of it. A matrix' block has a tile: a thread for each unit and lane.
 template <class Decoder>
 __global__ void __launch_bounds__(gather_threads, 4) gather_kernel(const __grid_constant__ GatherParams p) {
@@ -87,41 +128,23 @@ __global__ void __launch_bounds__(gather_threads, 4) gather_kernel(const __grid_
 #pragma unroll 1
         for (int second = first_row; second < end_row; ++second) {
             decode_unit(decoder, words, second, mine);
-            const int in_tile = lane / 4 + 8 * second;
+            const int in_tile = lane / 4 + 8 * second, t = lane % 4;
 #pragma unroll 1
             for (int s = 0; s < unit / 16; ++s) {
-                const std::int64_t column = static_cast<std::int64_t>(u) * unit + 16 * s + 4 * (lane % 4);
                 const GroupScale scale = scale_of(p, tile, in_tile, u, 16 * s);
-                const float4 four = mine[s];
-                const float v[4] = {four.x * scale.scale - scale.offset, four.y * scale.scale - scale.offset, four.z * scale.scale - scale.offset, four.w * scale.scale - scale.offset};
-                if (embed) {
-                    float squares = 0;
-#pragma unroll 1
-                    for (int e = 0; e < 4; ++e) {
-                        if (!is_there || column + e >= weight.n_columns) continue;
-                        float* x = p.x + static_cast<std::int64_t>(blockIdx.x) * weight.n_columns + column + e;
-                        float value = (e == 0 ? v[0] : e == 1 ? v[1] : e == 2 ? v[2] : v[3]) * p.scale;
-                        if (p.write == EmbedArgs::Write::add) value += *x;
-                        *x = value;
-                        squares += value * value;
-                        if (p.operand.data != nullptr) p.operand.put(blockIdx.x, column + e, p.next_weight != nullptr ? value * p.next_weight[column + e] : value);
-                    }
-                    squares += __shfl_xor_sync(0xffffffffu, squares, 1);
-                    squares += __shfl_xor_sync(0xffffffffu, squares, 2);
-                    if (p.square_sums != nullptr && is_there && lane % 4 == 0 && column < weight.n_columns) p.square_sums[blockIdx.x * p.n_parts + column / 16] = squares;
-                    continue;
-                }
-                const std::int64_t row = tile * tile_rows + in_tile;
-                if (!is_there || row < p.first_row || row >= p.first_row + p.n_rows) continue;
-                unsigned short* target = p.target + (row - p.first_row) * p.target_stride + column;
-                const uint2 packed = make_uint2(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]));
-                if (column + 4 <= weight.n_columns && reinterpret_cast<std::uintptr_t>(target) % 8 == 0) {
-                    *reinterpret_cast<uint2*>(target) = packed;
+                float4 four = mine[s];
+                four.x = four.x * scale.scale - scale.offset, four.y = four.y * scale.scale - scale.offset;
+                four.z = four.z * scale.scale - scale.offset, four.w = four.w * scale.scale - scale.offset;
+                const std::int64_t step = (static_cast<std::int64_t>(u) * (unit / 16) + s) * 16;
+                if constexpr (Decoder::two_of_four) {
+                    const std::uint32_t* positions = weight.positions + (tile * weight.n_units + u) * position_unit_words;
+                    put_four(p, tile, in_tile, 2 * step + 4 * t, spread(positions, in_tile, s, 2 * t, four.x, four.y), is_there, t);
+                    put_four(p, tile, in_tile, 2 * step + 16 + 4 * t, spread(positions, in_tile, s, 8 + 2 * t, four.z, four.w), is_there, t);
                 } else {
-                    if (column < weight.n_columns) target[0] = static_cast<unsigned short>(packed.x);
-                    if (column + 1 < weight.n_columns) target[1] = static_cast<unsigned short>(packed.x >> 16);
-                    if (column + 2 < weight.n_columns) target[2] = static_cast<unsigned short>(packed.y);
-                    if (column + 3 < weight.n_columns) target[3] = static_cast<unsigned short>(packed.y >> 16);
+                    // Two and two neighbours become four: the even lane of two has those of columns 0 to 7, the odd one those of 8 to 15.
+                    const bool odd = t % 2 != 0;
+                    const float first = __shfl_xor_sync(0xffffffffu, odd ? four.x : four.z, 1), second_of = __shfl_xor_sync(0xffffffffu, odd ? four.y : four.w, 1);
+                    put_four(p, tile, in_tile, step + 4 * (t / 2) + (odd ? 8 : 0), odd ? make_float4(first, second_of, four.z, four.w) : make_float4(four.x, four.y, first, second_of), is_there, t);
                 }
             }
         }

@@ -22,8 +22,8 @@ constexpr int gemm_row_stride(int block_rows) { return block_rows + 4; }  // of 
 template <class Decoder>
 __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_constant__ GemmParams params) {
     constexpr CodeForm form = Decoder::form;
-    constexpr int unit = unit_columns(form), pieces = unit_pieces(form), n_tiles = gemm_warp_tiles_of(form, Decoder::n_parts), n_threads = gemm_warps * lanes, unit_slabs = unit / slab_columns;
-    constexpr int ahead = gemm_units_ahead(form), weight_slots = ahead + 1, block_rows = gemm_block_rows(n_tiles), row_stride = gemm_row_stride(block_rows);
+    constexpr int unit = unit_columns(form), pieces = unit_pieces(form), n_tiles = gemm_warp_tiles_of(form, Decoder::n_parts), n_threads = gemm_warps * lanes, n_steps = slab_steps<Decoder>, n_unit_slabs = unit_slabs<Decoder>;
+    constexpr int ahead = gemm_units_ahead(n_unit_slabs), weight_slots = ahead + 1, block_rows = gemm_block_rows(n_tiles), row_stride = gemm_row_stride(block_rows);
     SKIFF_SHARED_MEMORY(shared);
     __shared__ float token_scales[gemm_block_tokens];
     __shared__ std::uint32_t levels[form == CodeForm::table8 ? 256 : 1];
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
     const LinearParams& p = params.linear;
     const GpuWeight& weight = p.weight;
     const int warp = threadIdx.x / lanes, lane = threadIdx.x % lanes, g = lane / 4, t = lane % 4;
-    const int tile_bytes = pieces * 512 + p.param_bytes;
+    const int tile_bytes = unit_bytes<Decoder> + p.param_bytes;
     unsigned char* x_ring = shared;
     unsigned char* weight_ring = shared + gemm_x_stages * gemm_x_slab_bytes + warp * weight_slots * n_tiles * tile_bytes;
     const int first_tile = (static_cast<int>(blockIdx.x) * gemm_warps + warp) * n_tiles, first_token_tile = static_cast<int>(blockIdx.y) * gemm_token_tiles;
@@ -45,21 +45,19 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
             for (int i = 0; i < n_tiles; ++i) {
                 if (first_tile + i >= weight.n_tiles) continue;
                 const std::uint32_t slot = shared_address(weight_ring + ((u - first_unit) % weight_slots * n_tiles + i) * tile_bytes);
-                const auto* source = static_cast<const unsigned char*>(weight.codes) + (static_cast<std::int64_t>(first_tile + i) * weight.n_units + u) * (pieces * 512) + lane * 16;
-#pragma unroll
-                for (int piece = 0; piece < pieces; ++piece) copy_async16(slot + piece * 512 + lane * 16, source + piece * 512);
+                copy_codes<Decoder>(weight, first_tile + i, u, slot, lane);
                 const auto* from = static_cast<const unsigned char*>(weight.group_params) + ((first_tile + i) * param_units + p.layout.index(u)) * p.param_bytes;
-                for (int byte = lane * 16; byte < p.param_bytes; byte += lanes * 16) copy_async16(slot + pieces * 512 + byte, from + byte);
+                for (int byte = lane * 16; byte < p.param_bytes; byte += lanes * 16) copy_async16(slot + unit_bytes<Decoder> + byte, from + byte);
             }
         }
     };
     // Slab `j` of this block's columns, of all token tiles that there are. A fragment is 1024 bytes in one run.
-    const int n_block_slabs = (end_unit - first_unit) * unit_slabs;
+    const int n_block_slabs = (end_unit - first_unit) * n_unit_slabs;
     const auto copy_x = [&](int j) {
         if (j < n_block_slabs) {
             const std::uint32_t slot = shared_address(x_ring + j % gemm_x_stages * gemm_x_slab_bytes);
             for (int i = threadIdx.x; i < n_token_tiles * 64; i += n_threads)
-                copy_async16(slot + i * 16, p.x + ((first_token_tile + i / 64) * n_slabs + static_cast<std::int64_t>(first_unit) * unit_slabs + j) * 1024 + i % 64 * 16);
+                copy_async16(slot + i * 16, p.x + ((first_token_tile + i / 64) * n_slabs + static_cast<std::int64_t>(first_unit) * n_unit_slabs + j) * 1024 + i % 64 * 16);
         }
     };
 
@@ -87,8 +85,8 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
     copy_x(1);
     copy_commit();
 
-    const bool relative = has_supers(weight.params);
-    const std::uint32_t all_ones[4] = {one_bf16x2, one_bf16x2, one_bf16x2, one_bf16x2};
+    const bool relative = form > CodeForm::bf16 && has_supers(weight.params);
+    const int fold_steps = form > CodeForm::bf16 ? p.fold_steps : 0;  // said here, a compiler leaves the scales of plain numbers out
     float sums[n_tiles][gemm_token_tiles][4] = {};
     int j = 0;
     for (int u = first_unit; u < end_unit; ++u) {
@@ -99,24 +97,25 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
                 if (first_tile + i < weight.n_tiles) load_supers(weight, first_tile + i, static_cast<std::int64_t>(u) * unit, g, supers[i]);
         }
 #pragma unroll 1
-        for (int slab = 0; slab < unit_slabs; ++slab, ++j) {
+        for (int slab = 0; slab < n_unit_slabs; ++slab, ++j) {
             copy_wait<gemm_x_stages - 2>();
             __syncthreads();  // slab j and its weights are there for all; nobody reads what is filled next
             if (slab == 0) copy_unit(u + ahead);
             copy_x(j + gemm_x_stages - 1);
             copy_commit();
-            std::uint32_t a[n_tiles][4][Decoder::n_parts][4];
-            GroupScale scales[n_tiles][4][2];
+            std::uint32_t a[n_tiles][n_steps][Decoder::n_parts][4], positions[n_tiles];
+            GroupScale scales[n_tiles][n_steps][2];
 #pragma unroll
             for (int i = 0; i < n_tiles; ++i) {
                 const unsigned char* here = weight_ring + ((u - first_unit) % weight_slots * n_tiles + i) * tile_bytes;
                 std::uint32_t words[pieces * 4];
                 load_slab<Decoder>(here, slab, lane, words);
-                for_steps<0, 4>([&](auto index) {
+                positions[i] = first_tile + i < weight.n_tiles ? slab_positions<Decoder>(here, slab, lane) : no_positions;
+                for_steps<0, n_steps>([&](auto index) {
                     constexpr int s = decltype(index)::value;
                     decoder[i].template step<s>(words, a[i][s]);
                     scales[i][s][0] = scales[i][s][1] = {1, 0};
-                    if ((p.fold_steps >> s & 1) != 0) read_pair(weight, here + pieces * 512 + (g * p.layout.in_unit + p.layout.in(slab * slab_columns + 16 * s)) * p.pair_bytes, supers[i], scales[i][s]);
+                    if ((fold_steps >> s & 1) != 0) read_pair(weight, here + unit_bytes<Decoder> + (g * p.layout.in_unit + p.layout.in(16 * (slab * n_steps + s))) * p.pair_bytes, supers[i], scales[i][s]);
                 });
             }
             const unsigned char* x = x_ring + j % gemm_x_stages * gemm_x_slab_bytes + lane * 16;
@@ -126,14 +125,11 @@ __global__ void __launch_bounds__(gemm_warps* lanes) gemm_kernel(const __grid_co
                 const uint4 b[2] = {*reinterpret_cast<const uint4*>(x + n * 1024), *reinterpret_cast<const uint4*>(x + n * 1024 + 512)};
                 float part[n_tiles][4] = {}, ones[4] = {};
 #pragma unroll
-                for (int s = 0; s < 4; ++s) {
-                    const std::uint32_t b0 = s % 2 == 0 ? b[s / 2].x : b[s / 2].z, b1 = s % 2 == 0 ? b[s / 2].y : b[s / 2].w;
+                for (int s = 0; s < n_steps; ++s) {
 #pragma unroll
-                    for (int i = 0; i < n_tiles; ++i)
-#pragma unroll
-                        for (int k = 0; k < Decoder::n_parts; ++k) multiply_add(part[i], a[i][s][k], b0, b1);
-                    if (p.has_offsets != 0) multiply_add(ones, all_ones, b0, b1);
-                    if (s == 3 || (p.fold_steps >> s & 1) != 0) {
+                    for (int i = 0; i < n_tiles; ++i) multiply_step<Decoder>(part[i], a[i][s], b, s, positions[i]);
+                    sum_step<Decoder>(p, ones, b, s);
+                    if (s == n_steps - 1 || (fold_steps >> s & 1) != 0) {
 #pragma unroll
                         for (int i = 0; i < n_tiles; ++i)
 #pragma unroll
@@ -207,7 +203,7 @@ int launch_gemm_form(const GemmArgs& args, const Launch& launch) {
     params.partials = args.partials;
     params.arrivals = args.arrivals;
     constexpr int n_tiles = gemm_warp_tiles_of(form, Decoder::n_parts), rows = gemm_block_rows(n_tiles);
-    const int rings = gemm_x_stages * gemm_x_slab_bytes + gemm_warps * (gemm_units_ahead(form) + 1) * n_tiles * (unit_pieces(form) * 512 + params.linear.param_bytes);
+    const int rings = gemm_x_stages * gemm_x_slab_bytes + gemm_warps * (gemm_units_ahead(unit_slabs<Decoder>) + 1) * n_tiles * (unit_bytes<Decoder> + params.linear.param_bytes);
     const int sums = gemm_block_tokens * gemm_row_stride(rows) * 4;
     const dim3 grid(static_cast<unsigned>((args.weight.n_tiles * tile_rows + rows - 1) / rows), static_cast<unsigned>((args.n_tokens + gemm_block_tokens - 1) / gemm_block_tokens), static_cast<unsigned>(params.n_splits));
     return launch_kernel<GemmParams>(gemm_kernel<Decoder>, grid, dim3(gemm_warps * lanes), static_cast<std::size_t>(rings > sums ? rings : sums), launch, params);

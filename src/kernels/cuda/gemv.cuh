@@ -32,14 +32,14 @@ __device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n
 // The bits of a token's sums do not depend on n_blocks (of four tokens) or on the other tokens: each column of the product is summed by itself.
 template <class Decoder, int n_blocks>
 __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_kernel(const __grid_constant__ LinearParams p) {
-    constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form), stages = gemv_stages(Decoder::form), few_stages = gemv_few_stages(Decoder::form);
+    constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form), n_steps = slab_steps<Decoder>, n_unit_slabs = unit_slabs<Decoder>, stages = gemv_stages(Decoder::form), few_stages = gemv_few_stages(Decoder::form);
     static_assert(few_stages >= 2);
     SKIFF_SHARED_MEMORY(shared);
     auto* token_scales = reinterpret_cast<float*>(shared);
     unsigned char* tables = shared + gemv_head_bytes;
     auto* reduction = reinterpret_cast<float*>(tables + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0));
     const int warp = threadIdx.x / lanes, lane = threadIdx.x % lanes, g = lane / 4, t = lane % 4;
-    const int stage_bytes = pieces * 512 + p.param_bytes;
+    const int stage_bytes = unit_bytes<Decoder> + p.param_bytes;
     const int n_stages = few_stages == stages ? stages : p.n_stages;
     unsigned char* ring = shared + gemv_fixed_bytes<Decoder, n_blocks>() + warp * n_stages * stage_bytes;
     const GpuWeight& weight = p.weight;
@@ -47,7 +47,6 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
     // This warp's units of every tile.
     const int first_unit = static_cast<int>(static_cast<std::int64_t>(weight.n_units) * warp / gemv_warps);
     const int end_unit = static_cast<int>(static_cast<std::int64_t>(weight.n_units) * (warp + 1) / gemv_warps);
-    const auto* codes = static_cast<const unsigned char*>(weight.codes);
     const auto* records = static_cast<const unsigned char*>(weight.group_params);
     const std::int64_t param_units = n_param_units(weight, p.layout);
 
@@ -55,12 +54,10 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
     const auto copy_next = [&] {
         if (ahead_tile < weight.n_tiles) {
             const std::uint32_t slot = shared_address(ring + ahead_slot * stage_bytes);
-            const unsigned char* source = codes + (static_cast<std::int64_t>(ahead_tile) * weight.n_units + ahead_unit) * (pieces * 512) + lane * 16;
-#pragma unroll
-            for (int piece = 0; piece < pieces; ++piece) copy_async16(slot + piece * 512 + lane * 16, source + piece * 512);
+            copy_codes<Decoder>(weight, ahead_tile, ahead_unit, slot, lane);
             if (p.param_bytes > 0) {
                 const unsigned char* from = records + (ahead_tile * param_units + p.layout.index(ahead_unit)) * p.param_bytes;
-                for (int byte = lane * 16; byte < p.param_bytes; byte += lanes * 16) copy_async16(slot + pieces * 512 + byte, from + byte);
+                for (int byte = lane * 16; byte < p.param_bytes; byte += lanes * 16) copy_async16(slot + unit_bytes<Decoder> + byte, from + byte);
             }
             if (++ahead_unit == end_unit) ahead_unit = first_unit, ahead_tile += gridDim.x;
         }
@@ -96,7 +93,6 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
 
     const std::int64_t n_slabs = p.x_slabs;
     const bool relative = has_supers(weight.params);
-    const std::uint32_t all_ones[4] = {one_bf16x2, one_bf16x2, one_bf16x2, one_bf16x2};
     int slot = 0, round = 0;
     for (int tile = blockIdx.x; tile < weight.n_tiles; tile += gridDim.x, ++round) {
         float sums[n_blocks][2] = {}, part[n_blocks][4] = {}, ones[n_blocks][4] = {};
@@ -111,7 +107,7 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
             const unsigned char* here = ring + slot * stage_bytes;
             slot = slot + 1 == n_stages ? 0 : slot + 1;
 #pragma unroll 1
-            for (int slab = 0; slab < unit / slab_columns; ++slab) {
+            for (int slab = 0; slab < n_unit_slabs; ++slab) {
                 uint4 b[n_blocks][2];
 #pragma unroll
                 for (int block = 0; block < n_blocks; ++block)
@@ -119,24 +115,22 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
                     for (int half = 0; half < 2; ++half) {
                         b[block][half] = make_uint4(0, 0, 0, 0);
                         if (4 * block + g / 2 < p.n_tokens)
-                            b[block][half] = *reinterpret_cast<const uint4*>(p.x + (block * n_slabs + static_cast<std::int64_t>(u) * (unit / slab_columns) + slab) * 1024 + half * 512 + lane * 16);
+                            b[block][half] = *reinterpret_cast<const uint4*>(p.x + (block * n_slabs + static_cast<std::int64_t>(u) * n_unit_slabs + slab) * 1024 + half * 512 + lane * 16);
                     }
                 std::uint32_t words[pieces * 4];
                 load_slab<Decoder>(here, slab, lane, words);
-                for_steps<0, 4>([&](auto index) {
+                const std::uint32_t positions = slab_positions<Decoder>(here, slab, lane);
+                for_steps<0, n_steps>([&](auto index) {
                     constexpr int s = decltype(index)::value;
                     std::uint32_t a[Decoder::n_parts][4];
                     decoder.template step<s>(words, a);
 #pragma unroll
                     for (int block = 0; block < n_blocks; ++block) {
-                        const uint4 four = b[block][s / 2];
-                        const std::uint32_t b0 = s % 2 == 0 ? four.x : four.z, b1 = s % 2 == 0 ? four.y : four.w;
-#pragma unroll
-                        for (int i = 0; i < Decoder::n_parts; ++i) multiply_add(part[block], a[i], b0, b1);
-                        if (p.has_offsets != 0) multiply_add(ones[block], all_ones, b0, b1);
+                        multiply_step<Decoder>(part[block], a, b[block], s, positions);
+                        sum_step<Decoder>(p, ones[block], b[block], s);
                     }
                     if ((p.fold_steps >> s & 1) != 0) {
-                        const unsigned char* record = here + pieces * 512 + (g * p.layout.in_unit + p.layout.in(slab * slab_columns + 16 * s)) * p.pair_bytes;
+                        const unsigned char* record = here + unit_bytes<Decoder> + (g * p.layout.in_unit + p.layout.in(16 * (slab * n_steps + s))) * p.pair_bytes;
                         GroupScale scale[2];
                         read_pair(weight, record, supers, scale);
                         fold<n_blocks>(sums, part, ones, scale);
@@ -176,7 +170,7 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
 template <class Decoder, int n_blocks>
 int launch_gemv_blocks(const GemvArgs& args, const Launch& launch) {
     LinearParams params = linear_params(args);
-    const auto ring_bytes = [&](int n_stages) { return std::size_t{gemv_warps} * static_cast<std::size_t>(n_stages * (unit_pieces(Decoder::form) * 512 + params.param_bytes)); };
+    const auto ring_bytes = [&](int n_stages) { return std::size_t{gemv_warps} * static_cast<std::size_t>(n_stages * (unit_bytes<Decoder> + params.param_bytes)); };
     constexpr int form = static_cast<int>(Decoder::form);
     params.n_stages = ring_bytes(gemv_stages(Decoder::form)) <= 90 * 1024 && launch.tuning.gemv_ring[form] == Tuning::Ring::longest ? gemv_stages(Decoder::form) : gemv_few_stages(Decoder::form);
     const std::size_t shared_bytes = gemv_fixed_bytes<Decoder, n_blocks>() + ring_bytes(params.n_stages);

@@ -1,9 +1,9 @@
 // Where each bit of a packed weight is, and how a lane makes tensor-core operands of it. Host and device; the CPU tests run all of it.
 //
 // mma.m16n8k16 has the weight as its first operand: 16 rows (outputs) by 16 columns (inputs). Lane l = 4 g + t holds eight numbers: elements e = 0 .. 7 of
-// rows g and g + 8. Which inputs meet in which slot of k is free, as long as both operands agree; here a lane has four neighbouring columns, so that
-// the other operand is read in eight or sixteen bytes at a time:
-//     row g + 8 * (e / 2 % 2), column 16 step + 4 t + e % 2 + 2 * (e / 4)
+// rows g and g + 8:
+//     row g + 8 * (e / 2 % 2), column 16 step + 2 t + e % 2 + 8 * (e / 4)
+// This is the instruction's own order. Any other would do where both operands agree, but sparse products (two_of_four.h) need it: two of four neighbouring columns.
 // A weight is cut into tiles of 16 rows, tiles into units of 64, 128 or 256 columns: as many as fill whole 16-byte words of each lane. A unit's words lie
 // piece by piece: 32 lanes times 16 bytes, 512 bytes that a warp loads at once, and no two warps share. Decode and prefill read the same bytes.
 //
@@ -49,7 +49,7 @@ constexpr int unit_words(CodeForm form) { return unit_pieces(form) * 4; }  // of
 
 // ---- elements of a lane
 constexpr int element_row(int lane, int e) { return lane / 4 + 8 * (e / 2 % 2); }
-constexpr int element_column(int lane, int step, int e) { return 16 * step + 4 * (lane % 4) + e % 2 + 2 * (e / 4); }
+constexpr int element_column(int lane, int step, int e) { return 16 * step + 2 * (lane % 4) + e % 2 + 8 * (e / 4); }
 constexpr int linear_nibble(int e) { return e / 2 + 4 * (e % 2); }
 constexpr int table_nibble(int e) { return 4 * (e / 2 % 2) + e % 2 + 2 * (e / 4); }
 
@@ -74,11 +74,17 @@ constexpr Planes planes_of(CodeForm form) {
     return planes;
 }
 
+// Of codes of 8 bits: the two of a pair are 16 bits apart.
+struct BytePlace {
+    int word, byte;
+};
+constexpr BytePlace byte_place(int step, int e) { return {step * 2 + e / 4, e / 2 % 2 + 2 * (e % 2)}; }
+
 // Puts a code (up to 8 bits) of a step and element into the words of a lane's unit, which were zero. Forms of at most 8 bits.
 inline void put_code(CodeForm form, std::uint32_t* words, int step, int e, std::uint32_t code) {  // words: (unit_words)
     if (code_bits(form) == 8) {
-        const int pair = e / 2, byte = pair % 2 + 2 * (e % 2);  // the two of a pair are 16 bits apart
-        words[step * 2 + pair / 2] |= code << 8 * byte;
+        const BytePlace place = byte_place(step, e);
+        words[place.word] |= code << 8 * place.byte;
         return;
     }
     const Planes planes = planes_of(form);
@@ -139,6 +145,7 @@ struct PlainDecoder {  // f32, f16, bf16
     static constexpr CodeForm form = form_;
     static constexpr int n_parts = form == CodeForm::bf16 ? 1 : 2;
     static constexpr bool per_tile_tables = false;
+    static constexpr bool two_of_four = false;
     SKIFF_HD void load_tables(const GpuWeight&, int, int) {}
     template <int s>
     SKIFF_HD void step(const std::uint32_t* words, std::uint32_t (&a)[n_parts][4]) const {
@@ -166,6 +173,7 @@ struct ByteDecoder {  // e4m3, e5m2, linear8
     static constexpr CodeForm form = form_;
     static constexpr int n_parts = 1;
     static constexpr bool per_tile_tables = false;
+    static constexpr bool two_of_four = false;
     SKIFF_HD void load_tables(const GpuWeight&, int, int) {}
     // Bytes 0 and 2 of a word.
     static SKIFF_HD std::uint32_t pair(std::uint32_t word) {
@@ -194,6 +202,7 @@ struct LinearDecoder {  // linear6 .. linear1
     static constexpr CodeForm form = form_;
     static constexpr int n_parts = 1, bits = code_bits(form);
     static constexpr bool per_tile_tables = false;
+    static constexpr bool two_of_four = false;
     SKIFF_HD void load_tables(const GpuWeight&, int, int) {}
     // The bits of plane `i` for pair j, over what is there: the mantissa of 128.
     template <int s, int i, int j>
@@ -237,6 +246,7 @@ struct TableDecoder {
     static constexpr CodeForm form = form_;
     static constexpr int n_parts = 1, n_levels = code_bits(form) == 4 ? 16 : 8;
     static constexpr bool per_tile_tables = false;
+    static constexpr bool two_of_four = false;
     BytePlanes<n_levels> planes;
     SKIFF_HD void load_tables(const GpuWeight& weight, int, int) { make_planes(weight.table, 1 << code_bits(form), 0, planes); }
     template <int s>
@@ -253,6 +263,7 @@ struct WideTableDecoder {
     static constexpr CodeForm form = form_;
     static constexpr int n_parts = 2, n_levels = code_bits(form) == 4 ? 16 : 8;
     static constexpr bool per_tile_tables = true;
+    static constexpr bool two_of_four = false;
     BytePlanes<n_levels> planes[2][2];  // (row g and g + 8, part)
     SKIFF_HD void load_tables(const GpuWeight& weight, int tile, int lane) {
         constexpr int n = 1 << code_bits(form);
@@ -276,6 +287,7 @@ struct Table8Decoder {
     static constexpr CodeForm form = CodeForm::table8;
     static constexpr int n_parts = 2;
     static constexpr bool per_tile_tables = false;
+    static constexpr bool two_of_four = false;
     const std::uint32_t* levels = nullptr;
     SKIFF_HD void load_tables(const GpuWeight& weight, int, int) { levels = weight.table; }
     template <int s>
@@ -378,7 +390,7 @@ SKIFF_HD std::int64_t operand_slabs(std::int64_t n_columns) { return (n_columns 
 // Byte of (token, column) in the form of fragments (n = token % 8 of block token / 8) or split (n = 2 * (token % 4) + part of block token / 4): a slab of 64 columns is
 // 1024 bytes, two halves of 32 lanes times 16 bytes, so that a lane has the registers of two steps in one load.
 SKIFF_HD std::int64_t fragment_byte(std::int64_t block, int n, std::int64_t column, std::int64_t n_slabs) {
-    const int step = static_cast<int>(column >> 4 & 3), t = static_cast<int>(column >> 2 & 3), e = static_cast<int>(column & 3);
+    const int step = static_cast<int>(column >> 4 & 3), t = static_cast<int>(column >> 1 & 3), e = static_cast<int>(column & 1) + 2 * static_cast<int>(column >> 3 & 1);
     return (block * n_slabs + (column >> 6)) * 1024 + (step >> 1) * 512 + (n * 4 + t) * 16 + (step & 1) * 8 + e * 2;
 }
 

@@ -8,6 +8,7 @@
 // All launches return 0, or a cudaError_t. Nothing allocates, nothing waits.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -315,7 +316,7 @@ struct SampleArgs {
     const float* logits = nullptr;       // (n_tokens, stride) f32
     std::int64_t stride = 0, n_vocab = 0, n_tokens = 0;
     double temperature = 0, top_p = 1;
-    double log_min_p = -1e300;           // of the choice: logits below the largest + log_min_p are left out
+    double log_min_p = -INFINITY;        // of the choice: logits below the largest + log_min_p are left out
     std::int32_t top_k = 1;              // 1 .. 64
     const double* uniforms = nullptr;    // (n_tokens, n_uniforms), of temperature > 0: numbers in [0, 1), that of token t at position p in column p % n_uniforms
     std::int64_t n_uniforms = 0;

@@ -1,4 +1,6 @@
 // The matrix kernels against plain sums, for every stored kind of weight, odd shapes, all ways of writing.
+#include <array>
+
 #include "kernels/cuda/launch_testing.h"
 #include "kernels/linear_testing.h"
 
@@ -99,6 +101,19 @@ TEST(CudaLinear, wide_and_many_tokens) {
     }
 }
 
+// Two of every four columns kept, by the sparse tensor cores: every form and kind of scale, units cut among warps and blocks, tiles behind the last row.
+TEST(CudaLinear, two_of_four) {
+    SKIFF_NEEDS_DEVICE();
+    for (const SparseCase& each : {SparseCase{"2:4", "bf16"}, SparseCase{"2:4", "w8"}, SparseCase{"2:4", "w8g32"}, SparseCase{"2:4", "w4g32r"}, SparseCase{"2:4", "w4g128"}, SparseCase{"1:4", "w4g64"}})
+        for (const auto& shape : {std::array<std::int64_t, 2>{37, 300}, {70, 2500}}) {
+            const Weight weight = random_sparse(shape[0], shape[1], each.target, *parse_scheme(each.scheme), 8);
+            SCOPED_TRACE(std::string(each.target) + " " + each.scheme + " " + shape_text(weight.shape));
+            ASSERT_TRUE(gpu_form(weight).two_of_four);
+            for (std::int64_t n_tokens : {1, 4, 5, 8}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
+            for (std::int64_t n_tokens : {1, 9, 64, 75}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, true));
+        }
+}
+
 // Groups of 16 with records of 4 and 8 bytes: the most shared memory that rings need.
 TEST(CudaLinear, wide_records_fit_every_gpu) {
     SKIFF_NEEDS_DEVICE();
@@ -117,8 +132,8 @@ TEST(CudaLinear, wide_records_fit_every_gpu) {
 // The same bits for a token alone and among others.
 TEST(CudaLinear, gemv_does_not_depend_on_the_batch) {
     SKIFF_NEEDS_DEVICE();
-    for (const char* name : {"w4g32", "w4g32a", "n2g16r", "w5g32r"}) {
-        const Weight weight = random_codes(40, 900, *parse_scheme(name), 4);
+    for (const char* name : {"w4g32", "w4g32a", "n2g16r", "w5g32r", "2:4"}) {
+        const Weight weight = std::string(name) == "2:4" ? random_sparse(40, 900, name, *parse_scheme("w4g32r"), 4) : random_codes(40, 900, *parse_scheme(name), 4);
         const DeviceWeight device = device_weight(weight);
         const auto x = normal_values(8 * 900, 5);
         const auto product = [&](std::int64_t first, std::int64_t n) {

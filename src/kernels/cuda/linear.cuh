@@ -2,8 +2,17 @@
 #pragma once
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/two_of_four.h"
 
 namespace skiff::cuda {
+
+// Products of a slab of 64 columns, slabs of a unit, and a unit's bytes in front of its records.
+template <class Decoder>
+constexpr int slab_steps = Decoder::two_of_four ? 2 : 4;
+template <class Decoder>
+constexpr int unit_slabs = unit_columns(Decoder::form) / (16 * slab_steps<Decoder>);
+template <class Decoder>
+constexpr int unit_bytes = unit_pieces(Decoder::form) * 512 + (Decoder::two_of_four ? position_unit_bytes : 0);
 
 struct LinearParams {
     GpuWeight weight;
@@ -36,7 +45,8 @@ LinearParams linear_params(const Args& args) {
     p.layout = param_layout(args.weight, unit_columns(args.weight.form));
     p.param_bytes = param_unit_bytes(args.weight.params, p.layout);
     p.pair_bytes = 2 * record_bytes(args.weight.params);
-    p.fold_steps = args.weight.params == ParamForm::none ? 0 : args.weight.group_log2 == 4 ? 15 : args.weight.group_log2 == 5 ? 10 : 8;
+    const int every_step = args.weight.two_of_four ? 3 : 15, every_second = args.weight.two_of_four ? 2 : 10, last_step = args.weight.two_of_four ? 2 : 8;
+    p.fold_steps = args.weight.params == ParamForm::none ? 0 : args.weight.group_log2 == 4 ? every_step : args.weight.group_log2 == 5 ? every_second : last_step;
     p.has_offsets = has_offset(args.weight.params) ? 1 : 0;
     p.x = static_cast<const unsigned char*>(args.x) + args.x_first / slab_columns * 1024;
     p.x_slabs = operand_columns(args.x_columns > 0 ? args.x_columns : args.weight.n_columns) / slab_columns;
@@ -67,7 +77,19 @@ __device__ __forceinline__ void for_steps(Use&& use) {
 // A lane's words of one slab of a unit that lies in shared memory: at the places of the unit's first slab, so that a decoder's steps 0 .. 3 read them.
 template <class Decoder>
 __device__ __forceinline__ void load_slab(const unsigned char* unit, int slab, int lane, std::uint32_t (&words)[unit_words(Decoder::form)]) {
-    if constexpr (unit_columns(Decoder::form) == slab_columns) {
+    if constexpr (Decoder::two_of_four) {  // half of the words
+        constexpr int n = unit_words(Decoder::form) / 2;
+        if constexpr (n == 2) {
+            const uint2 two = *reinterpret_cast<const uint2*>(unit + lane * 16 + slab * 8);
+            words[0] = two.x, words[1] = two.y;
+        } else {
+#pragma unroll
+            for (int i = 0; i < n / 4; ++i) {
+                const uint4 four = *reinterpret_cast<const uint4*>(unit + (slab * (n / 4) + i) * 512 + lane * 16);
+                words[i * 4] = four.x, words[i * 4 + 1] = four.y, words[i * 4 + 2] = four.z, words[i * 4 + 3] = four.w;
+            }
+        }
+    } else if constexpr (unit_columns(Decoder::form) == slab_columns) {
 #pragma unroll
         for (int piece = 0; piece < unit_pieces(Decoder::form); ++piece) {
             const uint4 four = *reinterpret_cast<const uint4*>(unit + piece * 512 + lane * 16);
@@ -88,6 +110,47 @@ __device__ __forceinline__ void load_slab(const unsigned char* unit, int slab, i
                 words[first] = *reinterpret_cast<const std::uint32_t*>(plane + slab * 4);
             }
         });
+    }
+}
+
+// The positions of a slab's kept columns, of a unit that lies in shared memory.
+template <class Decoder>
+__device__ __forceinline__ std::uint32_t slab_positions(const unsigned char* unit, int slab, int lane) {
+    if constexpr (Decoder::two_of_four) return *reinterpret_cast<const std::uint32_t*>(unit + unit_pieces(Decoder::form) * 512 + lane * 8 + slab * 4);
+    else return 0;
+}
+// A unit's codes and, of kept columns, their positions on their way to shared memory, by a warp.
+template <class Decoder>
+__device__ __forceinline__ void copy_codes(const GpuWeight& weight, std::int64_t tile, int u, std::uint32_t slot, int lane) {
+    constexpr int pieces = unit_pieces(Decoder::form);
+    const std::int64_t unit = tile * weight.n_units + u;
+    const unsigned char* source = static_cast<const unsigned char*>(weight.codes) + unit * (pieces * 512) + lane * 16;
+#pragma unroll
+    for (int piece = 0; piece < pieces; ++piece) copy_async16(slot + piece * 512 + lane * 16, source + piece * 512);
+    if constexpr (Decoder::two_of_four) {
+        if (lane < position_unit_bytes / 16) copy_async16(slot + pieces * 512 + lane * 16, weight.positions + unit * position_unit_words + lane * 4);
+    }
+}
+
+// Step `s` of a slab, which is a constant where loops are unrolled. `b`: a lane's numbers of the slab.
+template <class Decoder>
+__device__ __forceinline__ void multiply_step(float (&part)[4], const std::uint32_t (&a)[Decoder::n_parts][4], const uint4 (&b)[2], int s, std::uint32_t positions) {
+    if constexpr (Decoder::two_of_four) {
+        if (s == 0) multiply_add_sparse<0>(part, a[0], b[0], positions);
+        else multiply_add_sparse<1>(part, a[0], b[1], positions);
+    } else {
+        const uint4& four = b[s / 2];
+#pragma unroll
+        for (int i = 0; i < Decoder::n_parts; ++i) multiply_add(part, a[i], s % 2 == 0 ? four.x : four.z, s % 2 == 0 ? four.y : four.w);
+    }
+}
+// The sums of the numbers themselves, which offsets are multiplied with. Kept columns and plain numbers have none.
+template <class Decoder>
+__device__ __forceinline__ void sum_step(const LinearParams& p, float (&ones)[4], const uint4 (&b)[2], int s) {
+    if constexpr (!Decoder::two_of_four && Decoder::form > CodeForm::bf16) {
+        const std::uint32_t all_ones[4] = {one_bf16x2, one_bf16x2, one_bf16x2, one_bf16x2};
+        const uint4& four = b[s / 2];
+        if (p.has_offsets != 0) multiply_add(ones, all_ones, s % 2 == 0 ? four.x : four.z, s % 2 == 0 ? four.y : four.w);
     }
 }
 

@@ -35,20 +35,24 @@ public:
 
     void pack_tiles(Range tiles) {
         const int n_columns = view_.n_columns, unit = unit_columns(view_.form), padded = view_.n_units * unit;
-        const bool plain = view_.form <= CodeForm::bf16;
-        std::vector<std::uint8_t> codes(static_cast<std::size_t>(plain ? 0 : padded * tile_rows));
-        std::vector<float> numbers(static_cast<std::size_t>(plain ? padded * tile_rows : 0));
+        const bool plain = view_.form <= CodeForm::bf16, kept = view_.two_of_four;
+        std::vector<std::uint8_t> codes(static_cast<std::size_t>(plain ? 0 : padded * tile_rows)), all_codes(static_cast<std::size_t>(kept && !plain ? 2 * padded : 0));
+        std::vector<float> numbers(static_cast<std::size_t>(plain ? padded * tile_rows : 0)), all_numbers(static_cast<std::size_t>(kept && plain ? 2 * padded : 0));
         for (std::int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
             for (int i = 0; i < tile_rows; ++i) {
                 const Located located = locate(tile * tile_rows + i);
                 if (plain) {
                     float* row = numbers.data() + static_cast<std::int64_t>(i) * padded;
-                    std::fill_n(row, padded, 0.0f);
-                    if (located.source != nullptr && n_columns > 0) located.source->weight->row(located.row, row);
+                    float* all = kept ? all_numbers.data() : row;
+                    std::fill_n(all, kept ? 2 * padded : padded, 0.0f);
+                    if (located.source != nullptr && n_columns > 0) located.source->weight->row(located.row, all);
+                    if (kept) keep_two(all, 0.0f, tile, i, row);
                 } else {
                     std::uint8_t* row = codes.data() + static_cast<std::int64_t>(i) * padded;
-                    std::fill_n(row, padded, zero_code_of(view_));
-                    if (located.source != nullptr) row_codes(*located.source, located.row, row);
+                    std::uint8_t* all = kept ? all_codes.data() : row;
+                    std::fill_n(all, kept ? 2 * padded : padded, zero_code_of(view_));
+                    if (located.source != nullptr) row_codes(*located.source, located.row, all);
+                    if (kept) keep_two(all, zero_code_of(view_), tile, i, row);
                 }
                 if (located.source != nullptr) pack_row_params(*located.source, located.row, view_, tile, i);
             }
@@ -57,6 +61,23 @@ public:
     }
 
 private:
+    // Of every four numbers the two that are not zero, and which they are; where fewer are not, others, in front. // all: (2 n), target: (n)
+    template <class T>
+    void keep_two(const T* all, T zero, std::int64_t tile, int row, T* target) const {
+        auto* positions = const_cast<std::uint32_t*>(view_.positions) + tile * view_.n_units * position_unit_words;
+        for (std::int64_t group = 0; group < std::int64_t{view_.n_units} * kept_unit_groups; ++group, all += 4, target += 2) {
+            int columns[2] = {}, n = 0;
+            for (const bool wanted : {true, false})
+                for (int c = 0; c < 4 && n < 2; ++c)
+                    if ((all[c] != zero) == wanted) columns[n++] = c;
+            if (columns[0] > columns[1]) std::swap(columns[0], columns[1]);
+            for (int i = 0; i < 2; ++i) target[i] = all[columns[i]];
+            const auto in_unit = static_cast<int>(group % kept_unit_groups);
+            const PositionPlace place = position_place(row, in_unit / step_groups, in_unit % step_groups);
+            positions[group / kept_unit_groups * position_unit_words + place.index()] |= static_cast<std::uint32_t>(columns[0] | columns[1] << 2) << place.bit;
+        }
+    }
+
     void pack_words(std::int64_t tile, const std::vector<std::uint8_t>& codes, const std::vector<float>& numbers, int padded) {
         const CodeForm form = view_.form;
         const int unit = unit_columns(form), n_words = unit_words(form), n_steps = unit / 16;
@@ -66,12 +87,10 @@ private:
             for (int lane = 0; lane < lanes; ++lane) {
                 std::fill_n(words, n_words, 0u);
                 for (int step = 0; step < n_steps; ++step) {
-                    // Four neighbouring columns of two rows.
-                    const std::int64_t first = static_cast<std::int64_t>(lane / 4) * padded + u * unit + 16 * step + 4 * (lane % 4), second = first + 8 * std::int64_t{padded};
-                    if (form <= CodeForm::bf16) {
-                        for (int e = 0; e < 8; ++e) put_number(words, step, e, numbers[static_cast<std::size_t>((e / 2 % 2 != 0 ? second : first) + e % 2 + 2 * (e / 4))]);
-                    } else {
-                        for (int e = 0; e < 8; ++e) put_code(form, words, step, e, codes[static_cast<std::size_t>((e / 2 % 2 != 0 ? second : first) + e % 2 + 2 * (e / 4))]);
+                    for (int e = 0; e < 8; ++e) {
+                        const auto at = static_cast<std::size_t>(std::int64_t{element_row(lane, e)} * padded + u * unit + element_column(lane, step, e));
+                        if (form <= CodeForm::bf16) put_number(words, step, e, numbers[at]);
+                        else put_code(form, words, step, e, codes[at]);
                     }
                 }
                 for (int piece = 0; piece < n_words / 4; ++piece) std::memcpy(target + (piece * lanes + lane) * 4, words + piece * 4, 16);
@@ -102,6 +121,7 @@ GpuWeight PackedGpu::at(const std::byte* base) const {
     GpuWeight view = shape;
     const auto address = [&](std::size_t offset) { return static_cast<const void*>(base + offset); };
     view.codes = address(offsets.codes);
+    view.positions = shape.two_of_four ? static_cast<const std::uint32_t*>(address(offsets.positions)) : nullptr;
     view.group_params = shape.params != ParamForm::none ? address(offsets.group_params) : nullptr;
     view.super_scales = has_supers(shape.params) ? static_cast<const float*>(address(offsets.super_scales)) : nullptr;
     view.super_minimums = shape.params == ParamForm::r8m8 ? static_cast<const float*>(address(offsets.super_minimums)) : nullptr;
@@ -139,13 +159,14 @@ Result<PackedGpu> pack_gpu(std::span<const RowSource> sources, Interleave interl
     shape.n_rows = static_cast<std::int32_t>(n_rows);
     shape.n_columns = static_cast<std::int32_t>(columns);
     shape.n_tiles = static_cast<std::int32_t>(interleave == Interleave::gate_up ? ceil_div<std::int64_t>(n_rows / 2, 8) : ceil_div<std::int64_t>(n_rows, tile_rows));
-    shape.n_units = static_cast<std::int32_t>(ceil_div<std::int64_t>(columns, unit));
+    shape.n_units = static_cast<std::int32_t>(ceil_div<std::int64_t>(columns, shape.two_of_four ? 2 * unit : unit));
     shape.n_supers = shape.super_log2 >= 31 ? 1 : static_cast<std::int32_t>(std::max<std::int64_t>(1, ceil_div<std::int64_t>(std::int64_t{shape.n_units} * unit, std::int64_t{1} << shape.super_log2)));
 
     const ParamLayout params = param_layout(shape, unit);
     const auto n_tiles = static_cast<std::size_t>(shape.n_tiles);
     std::size_t size = 0;
     packed.offsets.codes = take(size, n_tiles * static_cast<std::size_t>(shape.n_units) * static_cast<std::size_t>(unit_pieces(shape.form)) * 512);
+    packed.offsets.positions = take(size, shape.two_of_four ? n_tiles * static_cast<std::size_t>(shape.n_units) * position_unit_bytes : 0);
     packed.offsets.group_params = take(size, n_tiles * static_cast<std::size_t>(n_param_units(shape, params)) * static_cast<std::size_t>(param_unit_bytes(shape.params, params)));
     const std::size_t super_bytes = has_supers(shape.params) ? n_tiles * static_cast<std::size_t>(shape.n_supers) * tile_rows * 4 : 0;
     packed.offsets.super_scales = take(size, super_bytes);
@@ -199,6 +220,7 @@ void packed_row(const GpuWeight& weight, std::int64_t row, float* target) {
         constexpr int unit = unit_columns(Decoder::form), n_words = unit_words(Decoder::form);
         const std::int64_t tile = row / tile_rows;
         const int in_tile = static_cast<int>(row % tile_rows);
+        if (weight.two_of_four) std::fill_n(target, weight.n_columns, 0.0f);
         const ParamLayout params = param_layout(weight, unit);
         const int param_bytes = param_unit_bytes(weight.params, params);
         std::uint32_t words[n_words];
@@ -212,8 +234,11 @@ void packed_row(const GpuWeight& weight, std::int64_t row, float* target) {
                 decode_steps(decoder, words, values);
                 for (int step = 0; step < unit / 16; ++step)
                     for (int e = 0; e < 8; ++e) {
-                        const std::int64_t column = std::int64_t{u} * unit + element_column(lane, step, e);
-                        if (element_row(lane, e) != in_tile || column >= weight.n_columns) continue;
+                        const std::int64_t column = std::int64_t{u} * unit + element_column(lane, step, e);  // of kept ones, where only those are stored
+                        std::int64_t to = column;
+                        if (weight.two_of_four)
+                            to = 4 * (column / 2) + kept_position(weight.positions + (tile * weight.n_units + u) * position_unit_words, in_tile, step, static_cast<int>(column % 16));
+                        if (element_row(lane, e) != in_tile || to >= weight.n_columns) continue;
                         GroupScale scale = {weight.row_scales != nullptr ? weight.row_scales[row] : 1.0f, 0};
                         if (weight.params != ParamForm::none) {
                             const std::int64_t super = weight.super_log2 >= 31 ? 0 : column >> weight.super_log2, at = (tile * weight.n_supers + super) * tile_rows + in_tile;
@@ -221,7 +246,7 @@ void packed_row(const GpuWeight& weight, std::int64_t row, float* target) {
                             const auto* unit_params = static_cast<const unsigned char*>(weight.group_params) + (tile * n_param_units(weight, params) + params.index(u)) * param_bytes;
                             scale = read_record(weight, unit_params + record_offset(weight.params, params, in_tile, params.in(static_cast<int>(column % unit))), supers);
                         }
-                        target[column] = values[step * 8 + e] * scale.scale - scale.offset;
+                        target[to] = values[step * 8 + e] * scale.scale - scale.offset;
                     }
             }
     });

@@ -28,12 +28,12 @@ struct PackedGpu {
     GpuWeight at(const std::byte* base) const;  // base: where the blob is, on the device or here
     GpuWeight shape;                            // without addresses
     struct Offsets {
-        std::size_t codes = 0, group_params = 0, super_scales = 0, super_minimums = 0, row_scales = 0, table = 0;
+        std::size_t codes = 0, positions = 0, group_params = 0, super_scales = 0, super_minimums = 0, row_scales = 0, table = 0;
     } offsets;
     std::size_t size_bytes() const { return blob.size_bytes(); }
 };
 
-// What a weight becomes: its own codes where the kernels know the scheme; else (sparse weights, blocks of GGUF that are no codes, groups of odd sizes, outliers) the
+// What a weight becomes: its own codes where the kernels know the scheme, half of them where it keeps two of every four; else (other sparse weights, blocks of GGUF that are no codes, groups of odd sizes, outliers) the
 // numbers themselves, as bf16 where that is exact, as f16 where that is, else f32.
 GpuWeight gpu_form(const Weight& weight);
 // Whether several weights can be packed as one: same form, same columns, same tables.

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/checked.h"
+#include "kernels/cuda/two_of_four.h"
 #include "tensor/blocks_to_codes.h"
 
 namespace skiff::cuda {
@@ -108,6 +109,20 @@ void vector_codes(const Codes& stored, std::int64_t row, std::int64_t n_columns,
     }
 }
 
+bool keeps_two_of_four(const SparsePattern& pattern) {
+    if (pattern.unit_rows != 1 || pattern.unit_columns != 1 || pattern.n < 1) return false;
+    return pattern.m == 4 ? pattern.n <= 2 : pattern.m == 2 && pattern.n == 1;
+}
+
+// Halves what counts columns, where the kernels know the form and no step has columns of two groups.
+bool as_two_of_four(GpuWeight& shape) {
+    if (!takes_two_of_four(shape.form) || has_offset(shape.params) || shape.group_log2 < 5) return false;
+    shape.two_of_four = true;
+    if (shape.group_log2 < 31) --shape.group_log2;
+    if (shape.super_log2 < 31) --shape.super_log2;
+    return true;
+}
+
 template <class T>
 void put(unsigned char* record, int i, T value) {
     std::memcpy(record + i * static_cast<int>(sizeof value), &value, sizeof value);
@@ -123,6 +138,7 @@ GpuSource gpu_source(const RowSource& from) {
         if (auto codes = codes_of_blocks(*from.weight)) source.owned = std::make_shared<Weight>(std::move(*codes));
     } else if (from.weight->sparse() != nullptr) {
         source.owned = std::make_shared<Weight>(densified(*from.weight));
+        source.two_of_four = keeps_two_of_four(from.weight->sparse()->pattern);
     } else if (from.weight->hashed() != nullptr) {
         source.owned = std::make_shared<Weight>(written_out(*from.weight));
     }
@@ -141,12 +157,13 @@ GpuSource gpu_source(const RowSource& from) {
     } else {
         source.shape.form = CodeForm::f32;
     }
+    source.two_of_four = source.two_of_four && as_two_of_four(source.shape);
     return source;
 }
 
 bool merges(const GpuSource& a, const GpuSource& b) {
     const GpuWeight &x = a.shape, &y = b.shape;
-    return x.form == y.form && x.params == y.params && x.param_float == y.param_float && x.relative_unsigned == y.relative_unsigned && x.table_per_row == y.table_per_row && x.table_exact == y.table_exact && x.half == y.half &&
+    return x.form == y.form && x.two_of_four == y.two_of_four && x.params == y.params && x.param_float == y.param_float && x.relative_unsigned == y.relative_unsigned && x.table_per_row == y.table_per_row && x.table_exact == y.table_exact && x.half == y.half &&
            x.group_log2 == y.group_log2 && x.super_log2 == y.super_log2 && a.row_scales == b.row_scales && a.table == b.table && a.weight->n_columns() == b.weight->n_columns();
 }
 

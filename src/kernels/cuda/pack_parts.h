@@ -18,6 +18,7 @@ struct GpuSource {
     GpuWeight shape;                      // without rows, units and addresses
     RowScales row_scales = RowScales::no;
     std::vector<std::uint32_t> table;     // shared levels
+    bool two_of_four = false;             // `weight` is a sparse one written out, of which at most two of every four columns are kept
 };
 
 GpuSource gpu_source(const RowSource& source);

@@ -18,6 +18,10 @@ __global__ void __launch_bounds__(block_threads) pairs_kernel(const __grid_const
     if (j >= args.n_pairs) return;
     const std::int64_t at = j / 8 * 16 + j % 8, stride = (args.n_pairs + 7) / 8 * 16;
     float gate = args.x[token * stride + at], up = args.x[token * stride + at + 8];
+    if (args.token_scales != nullptr) {
+        gate *= args.token_scales[token] * args.row_scales[at];
+        up *= args.token_scales[token] * args.row_scales[at + 8];
+    }
     if (args.bias != nullptr) {
         gate += args.bias[at];
         up += args.bias[at + 8];

@@ -9,6 +9,8 @@ namespace skiff::cuda {
 struct PairsArgs {
     const float* x = nullptr;     // (n_tokens, ceil(n_pairs / 8) * 16) f32: eight of gate, eight of up, and so on
     const float* bias = nullptr;  // (ceil(n_pairs / 8) * 16) or null
+    const float* token_scales = nullptr;  // (n_tokens) or null: x lacks them
+    const float* row_scales = nullptr;    // (ceil(n_pairs / 8) * 16), with token_scales
     std::int64_t n_tokens = 0, n_pairs = 0;
     Activation activation = Activation::silu;
     Operand operand;              // (n_tokens, n_pairs)

@@ -33,7 +33,7 @@ constexpr int gemm_block_rows(int warp_tiles) { return gemm_warps * warp_tiles *
 constexpr int gemm_warp_tiles_of(CodeForm form, int n_parts) { return form == CodeForm::f32 || (is_table(form) && n_parts == 2) ? 1 : 2; }
 // Slabs of x on their way or in use; units of weights ahead of the one in use.
 constexpr int gemm_x_stages = 3;
-constexpr int gemm_units_ahead(CodeForm form) { return unit_columns(form) == slab_columns ? gemm_x_stages - 1 : 1; }
+constexpr int gemm_units_ahead(int n_unit_slabs) { return n_unit_slabs == 1 ? gemm_x_stages - 1 : 1; }
 
 // ---- decode attention
 // A block takes one KV head and one split of the positions; its warps take turns at tiles of 16 positions. Two blocks per SM keep 128 KiB of keys and

@@ -44,7 +44,7 @@ struct Product {
     cublasLtMatmulAlgo_t algorithm{};
 };
 using Alignments = std::array<std::uint32_t, 3>;  // of weight, x and y, in bytes
-using Key = std::tuple<int, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, Alignments>;
+using Key = std::tuple<int, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, MatmulArgs::Numbers, Alignments>;
 std::map<Key, Product> products;
 constexpr std::size_t most_products = 4096;  // prompts come in many lengths
 
@@ -90,8 +90,14 @@ int make_product(const MatmulArgs& args, cublasLtHandle_t handle, const Alignmen
         if (const int error = failed(library.desc_set(product.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &args.bias, sizeof args.bias)); error != 0) return error;
     }
     const auto rows = static_cast<std::uint64_t>(args.n_rows), columns = static_cast<std::uint64_t>(args.n_columns), tokens = static_cast<std::uint64_t>(args.n_tokens);
-    if (const int error = failed(library.layout_create(&product.weight, CUDA_R_16BF, columns, rows, args.weight_stride)); error != 0) return error;
-    if (const int error = failed(library.layout_create(&product.x, CUDA_R_16BF, columns, tokens, args.x_stride)); error != 0) return error;
+    // 8-bit floats are multiplied as weight (turned) and x lie here, the only order that the library has for them; without "fast accumulation", whose sums have some 14 bits, and without scales.
+    const cudaDataType_t numbers = args.numbers == MatmulArgs::Numbers::e4m3 ? CUDA_R_8F_E4M3 : CUDA_R_16BF;
+    if (args.numbers == MatmulArgs::Numbers::e4m3) {
+        const std::int8_t fast = 0;
+        if (const int error = failed(library.desc_set(product.desc, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof fast)); error != 0) return error;
+    }
+    if (const int error = failed(library.layout_create(&product.weight, numbers, columns, rows, args.weight_stride)); error != 0) return error;
+    if (const int error = failed(library.layout_create(&product.x, numbers, columns, tokens, args.x_stride)); error != 0) return error;
     if (const int error = failed(library.layout_create(&product.y, CUDA_R_32F, rows, tokens, args.y_stride)); error != 0) return error;
     cublasLtMatmulPreference_t preference = nullptr;
     if (const int error = failed(library.preference_create(&preference)); error != 0) return error;
@@ -116,7 +122,7 @@ int find_product(const MatmulArgs& args, cublasLtHandle_t& handle, Product*& pro
     int device = 0;
     if (const int error = handle_here(device, handle); error != 0) return error;
     const Alignments alignments = alignments_of(args);
-    const Key key = {device, args.n_tokens, args.n_rows, args.n_columns, args.weight_stride, args.x_stride, args.y_stride, args.bias != nullptr, alignments};
+    const Key key = {device, args.n_tokens, args.n_rows, args.n_columns, args.weight_stride, args.x_stride, args.y_stride, args.bias != nullptr, args.numbers, alignments};
     auto found = products.find(key);
     if (found == products.end()) {
         if (products.size() >= most_products) {

@@ -42,6 +42,9 @@ const Table* make_table() {
     table.causal_conv = launch_causal_conv;
     table.sample = launch_sample;
     table.pairs = launch_pairs;
+    table.quantize_rows = launch_quantize_rows;
+    table.fp8_rows = launch_fp8_rows;
+    table.fp8_result = launch_fp8_result;
     table.column_sums = launch_column_sums;
     table.gram = launch_gram;
     table.patches = launch_patches;

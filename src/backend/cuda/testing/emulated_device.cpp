@@ -19,15 +19,16 @@ int read_later(const void* data, std::size_t size_bytes, float* sink, const Laun
 }
 int library_product(const MatmulArgs& args, const Launch& launch) {
     const auto here_rows = [](const void* address, std::int64_t n, std::int64_t width, std::int64_t stride, std::size_t size) { return here(address, static_cast<std::size_t>((n - 1) * stride + width) * size); };
-    if (!here_rows(args.weight, args.n_rows, args.n_columns, args.weight_stride, 2) || !here_rows(args.x, args.n_tokens, args.n_columns, args.x_stride, 2) ||
-        !here_rows(args.y, args.n_tokens, args.n_rows, args.y_stride, 4) || args.workspace == nullptr)
+    const bool bytes = args.numbers == MatmulArgs::Numbers::e4m3;
+    if (!here_rows(args.weight, args.n_rows, args.n_columns, args.weight_stride, bytes ? 1 : 2) || !here_rows(args.x, args.n_tokens, args.n_columns, args.x_stride, bytes ? 1 : 2) ||
+        (bytes && !fp8_product_can_be(args)) || !here_rows(args.y, args.n_tokens, args.n_rows, args.y_stride, 4) || args.workspace == nullptr)
         return bad_value;
-    return put(launch.stream, [args]() -> int {
-        const auto *weight = static_cast<const std::uint16_t*>(args.weight), *x = static_cast<const std::uint16_t*>(args.x);
+    return put(launch.stream, [args, bytes]() -> int {
+        const auto number = [&](const void* from, std::int64_t at) { return bytes ? f8_e4m3_to_float(static_cast<const std::uint8_t*>(from)[at]) : bf16_to_float(static_cast<const std::uint16_t*>(from)[at]); };
         for (std::int64_t t = 0; t < args.n_tokens; ++t)
             for (std::int64_t r = 0; r < args.n_rows; ++r) {
                 double sum = 0;
-                for (std::int64_t c = 0; c < args.n_columns; ++c) sum += static_cast<double>(bf16_to_float(weight[r * args.weight_stride + c])) * bf16_to_float(x[t * args.x_stride + c]);
+                for (std::int64_t c = 0; c < args.n_columns; ++c) sum += static_cast<double>(number(args.weight, r * args.weight_stride + c)) * number(args.x, t * args.x_stride + c);
                 const auto value = static_cast<float>(sum * args.factor) + (args.bias != nullptr ? args.bias[r] : 0.0f);
                 float& y = args.y[t * args.y_stride + r];
                 y = args.write == MatmulArgs::Write::add ? y + value : value;
@@ -66,6 +67,9 @@ const Table* make_table() {
     table.causal_conv = later<launch_causal_conv, ConvLaunchArgs>;
     table.sample = later<launch_sample, SampleArgs>;
     table.pairs = later<launch_pairs, PairsArgs>;
+    table.quantize_rows = later<launch_quantize_rows, QuantizeRowsArgs>;
+    table.fp8_rows = later<launch_fp8_rows, Fp8RowsArgs>;
+    table.fp8_result = later<launch_fp8_result, Fp8ResultArgs>;
     table.column_sums = later<launch_column_sums, ColumnSumsArgs>;
     table.gram = later<launch_gram, GramArgs>;
     table.patches = later<launch_patches, PatchesArgs>;

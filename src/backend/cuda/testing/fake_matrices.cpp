@@ -150,15 +150,17 @@ int dequantize(const DequantizeArgs& args, const Launch& launch) {
     });
 }
 int matmul(const MatmulArgs& args, const Launch& launch) {
-    if (!here(args.weight, static_cast<std::size_t>((args.n_rows - 1) * args.weight_stride + args.n_columns) * 2) || !rows(args.y, args.n_tokens, args.n_rows, args.y_stride) || !floats(args.bias, args.n_rows) ||
-        !here(args.x, static_cast<std::size_t>((args.n_tokens - 1) * args.x_stride + args.n_columns) * sizeof(float)) || args.workspace == nullptr)
+    const bool bytes = args.numbers == MatmulArgs::Numbers::e4m3;
+    if (!here(args.weight, static_cast<std::size_t>((args.n_rows - 1) * args.weight_stride + args.n_columns) * (bytes ? 1 : 2)) || !rows(args.y, args.n_tokens, args.n_rows, args.y_stride) || !floats(args.bias, args.n_rows) ||
+        !here(args.x, static_cast<std::size_t>((args.n_tokens - 1) * args.x_stride + args.n_columns) * (bytes ? 1 : sizeof(float))) || args.workspace == nullptr || (bytes && !fp8_product_can_be(args)))
         return bad_value;
-    return put(launch.stream, [args]() -> int {
+    return put(launch.stream, [args, bytes]() -> int {
+        const auto weight = [&](std::int64_t at) { return bytes ? f8_e4m3_to_float(static_cast<const std::uint8_t*>(args.weight)[at]) : bf16_to_float(static_cast<const std::uint16_t*>(args.weight)[at]); };
+        const auto x = [&](std::int64_t at) { return bytes ? f8_e4m3_to_float(static_cast<const std::uint8_t*>(args.x)[at]) : static_cast<const float*>(args.x)[at]; };
         for (std::int64_t t = 0; t < args.n_tokens; ++t)
             for (std::int64_t r = 0; r < args.n_rows; ++r) {
                 double sum = 0;
-                for (std::int64_t c = 0; c < args.n_columns; ++c)
-                    sum += static_cast<double>(bf16_to_float(static_cast<const std::uint16_t*>(args.weight)[r * args.weight_stride + c])) * static_cast<const float*>(args.x)[t * args.x_stride + c];
+                for (std::int64_t c = 0; c < args.n_columns; ++c) sum += static_cast<double>(weight(r * args.weight_stride + c)) * x(t * args.x_stride + c);
                 const auto value = static_cast<float>(sum * args.factor) + (args.bias != nullptr ? args.bias[r] : 0.0f);
                 float& y = args.y[t * args.y_stride + r];
                 y = args.write == MatmulArgs::Write::add ? y + value : value;
@@ -168,14 +170,59 @@ int matmul(const MatmulArgs& args, const Launch& launch) {
 }
 int pairs(const PairsArgs& args, const Launch& launch) {
     const std::int64_t stride = (args.n_pairs + 7) / 8 * 16;
-    if (!floats(args.x, args.n_tokens * stride) || !floats(args.bias, stride) || !operand_here(args.operand, args.n_tokens)) return bad_value;
+    if (!floats(args.x, args.n_tokens * stride) || !floats(args.bias, stride) || !operand_here(args.operand, args.n_tokens) || !floats(args.token_scales, args.n_tokens) || !floats(args.row_scales, stride)) return bad_value;
     return put(launch.stream, [args, stride]() -> int {
         for (std::int64_t t = 0; t < args.n_tokens; ++t)
             for (std::int64_t j = 0; j < args.n_pairs; ++j) {
                 const std::int64_t at = j / 8 * 16 + j % 8;
                 const float* x = args.x + t * stride;
-                const float gate = x[at] + (args.bias != nullptr ? args.bias[at] : 0.0f), up = x[at + 8] + (args.bias != nullptr ? args.bias[at + 8] : 0.0f);
+                const auto number = [&](std::int64_t i) { return x[i] * (args.token_scales != nullptr ? args.token_scales[t] * args.row_scales[i] : 1.0f) + (args.bias != nullptr ? args.bias[i] : 0.0f); };
+                const float gate = number(at), up = number(at + 8);
                 write_operand(args.operand, t, j, activated(args.activation, gate) * up);
+            }
+        return good;
+    });
+}
+
+int quantize_rows(const QuantizeRowsArgs& args, const Launch& launch) {
+    const std::int64_t width = fp8_columns(args.n_columns);
+    if (!here(args.x, fake_operand_bytes({}, args.n_tokens, args.n_columns)) || !here(args.codes, static_cast<std::size_t>(args.n_tokens * width)) || !rows(args.scales, args.n_tokens, 1, 1)) return bad_value;
+    return put(launch.stream, [args, width]() -> int {
+        for (std::int64_t t = 0; t < args.n_tokens; ++t) {
+            const float* x = static_cast<const float*>(args.x) + t * args.n_columns;
+            float largest = 0;
+            for (std::int64_t c = 0; c < args.n_columns; ++c) largest = std::max(largest, std::fabs(x[c]));
+            args.scales[t] = largest / largest_e4m3;
+            for (std::int64_t c = 0; c < width; ++c) static_cast<std::uint8_t*>(args.codes)[t * width + c] = c < args.n_columns && largest > 0 ? float_to_f8_e4m3(x[c] / largest * largest_e4m3) : std::uint8_t{0};
+        }
+        return good;
+    });
+}
+int fp8_rows(const Fp8RowsArgs& args, const Launch& launch) {
+    const std::int64_t width = fp8_columns(args.weight.n_columns);
+    if (!takes_fp8(args.weight) || !here(args.target, static_cast<std::size_t>(args.n_rows * width))) return bad_value;
+    return put(launch.stream, [args, width]() -> int {
+        GpuWeight codes = args.weight;
+        codes.row_scales = nullptr;
+        std::vector<float> row(static_cast<std::size_t>(width));
+        for (std::int64_t r = 0; r < args.n_rows; ++r) {
+            packed_row(codes, args.first_row + r, row.data());
+            for (std::int64_t c = 0; c < width; ++c) static_cast<std::uint8_t*>(args.target)[r * width + c] = float_to_f8_e4m3(row[static_cast<std::size_t>(c)]);
+        }
+        return good;
+    });
+}
+int fp8_result(const Fp8ResultArgs& args, const Launch& launch) {
+    if (!rows(args.x, args.n_tokens, args.n_rows, args.x_stride) || !rows(args.y, args.n_tokens, args.n_rows, args.y_stride) || args.token_scales == nullptr || !floats(args.token_scales, args.n_tokens) ||
+        args.row_scales == nullptr || !floats(args.row_scales, args.n_rows) || !floats(args.bias, args.n_rows))
+        return bad_value;
+    return put(launch.stream, [args]() -> int {
+        for (std::int64_t t = 0; t < args.n_tokens; ++t)
+            for (std::int64_t r = 0; r < args.n_rows; ++r) {
+                float value = args.x[t * args.x_stride + r] * args.token_scales[t] * args.row_scales[r] * args.factor + (args.bias != nullptr ? args.bias[r] : 0.0f);
+                if (args.softcap > 0) value = args.softcap * std::tanh(value / args.softcap);
+                float& y = args.y[t * args.y_stride + r];
+                y = args.write == Fp8ResultArgs::Write::add ? y + value : value;
             }
         return good;
     });
@@ -196,6 +243,9 @@ void add_matrices(Table& table) {
     table.dequantize = dequantize;
     table.matmul = matmul;
     table.pairs = pairs;
+    table.quantize_rows = quantize_rows;
+    table.fp8_rows = fp8_rows;
+    table.fp8_result = fp8_result;
 }
 
 }  // namespace skiff::cuda::fake

@@ -29,6 +29,13 @@ inline bool rows(const float* address, std::int64_t n, std::int64_t width, std::
 // A grid has this many blocks in its second and third dimension, where kernels have a token for each.
 inline bool grid(std::int64_t n) { return n <= 65535; }
 
+// What the library wants of products of 8-bit floats.
+inline bool fp8_product_can_be(const MatmulArgs& args) {
+    const auto whole = [](std::int64_t n) { return n % 16 == 0; };
+    return whole(args.n_rows) && whole(args.n_columns) && whole(args.weight_stride) && whole(args.x_stride) && whole(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(args.weight))) &&
+           whole(static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(args.x))) && args.bias == nullptr;
+}
+
 using Task = std::function<int()>;
 int put(Stream stream, Task task);  // behind what waits in the stream, or into its capture
 
