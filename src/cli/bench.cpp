@@ -4,6 +4,7 @@
 
 #include "base/hash.h"
 #include "cli/bench_fusion.h"
+#include "cli/bench_kernels.h"
 #include "cli/bench_speculation.h"
 #include "cli/format.h"
 #include "cli/model_options.h"
@@ -22,7 +23,7 @@ struct BenchOptions {
     SpeculateOptions speculate;
     std::string n_prompt = "512", n_generate = "128", n_sequences = "1", depth = "0", merge = "on", fuse = "on", fold = "on", text, graphs = "on", overlap = "off", feed = "device";
     std::int64_t repeats = 5;
-    std::string tiles = "on";
+    std::string tiles = "on", kernel;
     bool profile = false, energy = false, tune = false;
     std::vector<std::string> typed;
 
@@ -30,6 +31,7 @@ struct BenchOptions {
         visitor.typed(typed);
         model.state = "f16";
         model.fields(visitor);
+        visitor.option("--kernel", kernel, "all: a row for each kernel that can run the weights, from the plain reference to the best instruction set that this processor has; or a list: reference,avx2");
         visitor.option("-p,--prompt-tokens", n_prompt, "Lengths of the prompts to prefill, as a list: 512,2048; 0: none");
         visitor.option("-n,--gen-tokens", n_generate, "Numbers of tokens to decode one by one, as a list; 0: none");
         visitor.option("--sequences", n_sequences, "Numbers of sequences to decode together, a token of each in one pass, as a list: 1,2,4,8");
@@ -150,6 +152,21 @@ Result<Json> tune(std::unique_ptr<Engine>& engine, const ModelOptions& model, En
     return list;
 }
 
+// --kernel: a table of its own, of the processor's kernels.
+Status compare_kernels(const BenchOptions& options, const EngineOptions& engine_options, const std::vector<SpeedTest>& tests, Terminal& terminal) {
+    SKIFF_TRY(const auto variants, kernel_variants(options.kernel));
+    if (engine_options.device.kind != DeviceChoice::Kind::cpu) return usage_error("--kernel compares the processor's kernels; on a GPU there is --gemm own|cublaslt");
+    for (const char* other : {"--isa", "--kernels", "--tune", "--profile", "--energy", "--speculate"})
+        if (std::find(options.typed.begin(), options.typed.end(), other) != options.typed.end()) return usage_error("--kernel chooses the kernels, one after the other, and measures their speed alone; leave " + std::string(other) + " out");
+    if (options.fuse == "each") return usage_error("--kernel and --fuse each are two tables; ask for one after the other");
+    SKIFF_TRY(const Json table, bench_kernels({options.model.model, options.model.scheme, engine_options, tests, static_cast<int>(options.repeats)}, variants, terminal));
+    const CpuInfo cpu = read_cpu_info();
+    terminal.result(Json::object({{"model", Json::object({{"path", options.model.model}})},
+                                  {"machine", Json::object({{"cpu", cpu.model_name}, {"threads", engine_options.n_threads}})},
+                                  {"kernels", table}}));
+    return {};
+}
+
 Status run_bench(BenchOptions& options, Terminal& terminal) {
     SKIFF_TRY(const auto tests, wanted_tests(options));
     if (options.repeats < 1 || options.repeats > 1000) return usage_error("-r: expected 1 to 1000");
@@ -186,6 +203,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     if (options.tiles == "off") engine_options.tiles = nullptr;
     if (options.tune && (options.tiles == "off" || !on_processor)) return usage_error("--tune finds tiles for the processor's kernels: without --tiles off, and not on a GPU");
     if (engine_options.tiles != nullptr && !engine_options.tiles->note().empty() && !options.tune) terminal.remark(engine_options.tiles->note());
+    if (!options.kernel.empty()) return compare_kernels(options, engine_options, tests, terminal);
     engine_options.progress = terminal.progress("blocks");
     SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));
     terminal.end_progress();

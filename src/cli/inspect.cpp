@@ -36,6 +36,7 @@ struct Inventory {
     std::map<std::string, Encoding> by_encoding;
     std::vector<std::vector<std::string>> rows = {{"tensor", "shape", "type", "bytes"}};
     std::uint64_t bytes = 0;
+    std::vector<Error> damaged;  // tensors that cannot be read, and why
     // Of hashed weights: what they would be with every block written out.
     std::int64_t n_hashed = 0, n_hashed_weights = 0, n_bank_weights = 0;
     std::uint64_t hashed_bytes = 0, written_out_bytes = 0;
@@ -53,7 +54,14 @@ Result<Inventory> take_inventory(const Checkpoint& checkpoint) {
         std::string encoding = "BF16";
         std::uint64_t bytes = static_cast<std::uint64_t>(element_count(shape)) * 2;
         if (checkpoint.kind != Checkpoint::Kind::random) {
-            SKIFF_TRY(auto weight, checkpoint.weights->load(key));
+            auto loaded = checkpoint.weights->load(key);
+            if (!loaded.ok() && loaded.error().code == ErrorCode::corrupt) {  // the others are worth knowing nevertheless
+                inventory.damaged.push_back(loaded.take_error().with_context("tensor " + key));
+                inventory.rows.push_back({key, shape_text(shape), "damaged", ""});
+                continue;
+            }
+            if (!loaded.ok()) return loaded.take_error();
+            const Weight weight = std::move(*loaded);
             encoding = weight.encoding_name();
             bytes = weight.stored_bytes();
             if (const Hashed* hashed = weight.hashed()) inventory.note_hashed(*hashed, bytes);
@@ -165,7 +173,10 @@ Status run_inspect(InspectOptions& options, Terminal& terminal) {
         kinds.set(name, Json::object({{"tensors", entry.n_tensors}, {"weights", entry.n_weights}, {"bytes", entry.bytes}}));
     }
     document.set("by_type", kinds);
-    SKIFF_TRY(const auto coding, coding_text(checkpoint, document));
+    std::string coding;
+    if (inventory.damaged.empty()) {
+        SKIFF_TRY(coding, coding_text(checkpoint, document));
+    }
     SKIFF_TRY(const auto sharing, sharing_text(checkpoint, document));
     const std::string tokenizer = tokenizer_text(checkpoint, document);
     if (options.hash) {
@@ -193,9 +204,16 @@ Status run_inspect(InspectOptions& options, Terminal& terminal) {
     terminal.print("");
     terminal.print(table_text(rows, TableStyle::plain));
     if (options.tensors) terminal.print(table_text(inventory.rows, TableStyle::plain));
-    if (options.plan && !terminal.json()) SKIFF_CHECK(print_plan(checkpoint, terminal));
+    Json damaged = Json::array();
+    for (const Error& error : inventory.damaged) {
+        damaged.push_back(error.to_string());
+        terminal.print("damaged: " + error.to_string());
+    }
+    if (damaged.size() > 0) document.set("damaged", damaged);
+    if (options.plan && !terminal.json() && inventory.damaged.empty()) SKIFF_CHECK(print_plan(checkpoint, terminal));
     terminal.result(document);
-    return {};
+    if (inventory.damaged.empty()) return {};
+    return corrupt(checkpoint.name + ": " + std::to_string(inventory.damaged.size()) + " of " + std::to_string(checkpoint.spec.tensors.size()) + " tensors cannot be read, the first: " + inventory.damaged[0].to_string());
 }
 
 }  // namespace

@@ -1,20 +1,23 @@
 // skiff quantize: a smaller model by rounding its weights to fewer bits.
 #include "cli/format.h"
 #include "cli/make_child.h"
+#include "cli/method_table.h"
 #include "cli/net_child.h"
+#include "cli/train_options.h"
 #include "cli/verbs.h"
 #include "compress/method.h"
 #include "compress/pipeline.h"
 #include "compress/quantize/block_transform.h"
 #include "measure/scheme_speed.h"
 #include "model/input_order.h"
+#include "train/train.h"
 
 namespace skiff {
 namespace {
 
 struct QuantizeOptions {
     std::string model, output, scheme, head, embedding, scale_rule = "search", method = "nearest", calibration, column_order = "by-groups", learn_by = "block", clip = "auto", activations = "dynamic", importance;
-    bool compat = false, force = false, dry_run = false, restart = false, requantize = false, verbose = false;
+    bool compat = false, force = false, dry_run = false, restart = false, requantize = false, verbose = false, show_methods = false;
     std::vector<std::string> scheme_for;
     std::string ladder, sensitivity = "automatic", scheme_unit = "shared-input", measurements;
     double target_mb = 0, target_bpw = 0;
@@ -30,7 +33,8 @@ struct QuantizeOptions {
         help_ = schemes + "; an a behind means asymmetric. Default: the scheme that decodes fastest on this machine of those with an error of at most 8 % on normal weights, measured now";
         std::vector<std::string> methods;
         for (const WeightMethod& row : weight_methods()) methods.emplace_back(row.name);
-        visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::required);
+        visitor.positional("MODEL", model, "A Hugging Face folder, a .gguf file, or random:CONFIG.json", FieldVisitor::Need::optional);
+        visitor.flag("--methods", show_methods, "Show which method is defined on which scheme, and why not elsewhere, and stop");
         visitor.option("-o,--output", output, "Folder to write; it appears when it is complete");
         visitor.option("--scheme", scheme, help_.c_str());
         visitor.option("--head", head, "Scheme of the output layer; default: w8 where --scheme has fewer bits; keep: as it is");
@@ -61,10 +65,10 @@ struct QuantizeOptions {
         visitor.option("--iterations", method_options.n_iterations, "Of autoround: steps along the sign of the gradient");
         visitor.choice("--learn-by", learn_by, {"block", "operator"}, "Of autoround: what is to lose little, the output of the whole block or that of each operator");
         visitor.choice("--clip", clip, {"auto", "search", "none"}, "Of --transform awq: search: the largest weights of a group are clipped where that lowers the error of the output; auto: so, but not before gptq, which makes up for them and loses by it");
-        visitor.option("--importance", importance, "An importance matrix of llama.cpp (.imatrix, .dat or .gguf): says what weighted, hqq and kmeans else learn from a calibration text");
+        visitor.option("--importance", importance, "What weighted, hqq and kmeans else learn from the inputs of a calibration text: an importance matrix of llama.cpp (.imatrix, .dat or .gguf) says it; or gradients, with kmeans and clusters: the squared gradient of the loss by each weight, which training computes on that text");
         visitor.option("--correct", correct, "What is put right after rounding: bias, the mean error of each output, in biases that the model has or config.json can give it; norm, the scales of rows and the gains of norms; with a comma: both");
-        visitor.choice("--activations", activations, {"dynamic", "static-minmax", "static-percentile", "static-mse"},
-                       "Scales of the 8-bit inputs of weights of 8 bits: each run of 32 of a token by itself; or one for all, from the calibration text: its extremes, --percentile of it, or the one that loses least");
+        visitor.choice("--activations", activations, {"dynamic", "dynamic-token", "static-minmax", "static-percentile", "static-mse"},
+                       "Scales of the 8-bit inputs of weights of 8 bits: each run of 32 of a token by itself; dynamic-token: so here, and other programs are told to quantize inputs with a scale for each token; or one for all, from the calibration text: its extremes, --percentile of it, or the one that loses least");
         visitor.option("--percentile", percentile, "Of static-percentile: the share of inputs that is not clipped, in percent");
         visitor.option("--outliers", outliers, "Share of the weights of every row, the largest, that stand beside the codes in 16 bits, such as 0.5%: scales become smaller, and the rest is rounded finer");
         visitor.choice("--scale-rule", scale_rule, {"search", "min-max"},
@@ -164,7 +168,8 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     step.method_options.clip = options.clip == "search" || (options.clip == "auto" && options.method != "gptq") ? MethodOptions::Clip::search : MethodOptions::Clip::none;
     step.importance = options.importance;
     SKIFF_TRY(step.corrections, parse_corrections(options.correct));
-    if (options.activations != "dynamic")
+    if (options.activations == "dynamic-token") step.inputs.kind = InputScaleRule::Kind::by_token;
+    else if (options.activations != "dynamic")
         step.inputs = {InputScaleRule::Kind::fixed, options.activations == "static-minmax" ? RangeRule::min_max : options.activations == "static-percentile" ? RangeRule::percentile : RangeRule::least_error, options.percentile};
     using Order = MethodOptions::Order;
     step.method_options.order = options.column_order == "by-groups" ? Order::by_groups : options.column_order == "by-inputs" ? Order::by_inputs : Order::as_stored;
@@ -299,6 +304,12 @@ Status quantize_network(const QuantizeOptions& options, Terminal& terminal) {
 }
 
 Status quantize(QuantizeOptions& options, Terminal& terminal) {
+    if (options.show_methods && options.model.empty()) {
+        show_method_table(terminal);
+        return {};
+    }
+    if (options.show_methods) return usage_error("--methods shows a table and makes no model; leave MODEL out, or --methods");
+    if (options.model.empty()) return usage_error("give the MODEL: a Hugging Face folder, a .gguf file, or random:CONFIG.json; skiff quantize --help says more");
     if (options.threads < 0 || options.threads > 1024) return usage_error("--threads " + std::to_string(options.threads) + ": expected 0 to 1024");
     if (options.max_shard_mb < 1 || options.max_shard_mb > 1'000'000)
         return usage_error("--max-shard-mb " + std::to_string(options.max_shard_mb) + ": expected 1 to 1000000");
@@ -320,6 +331,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
         (void)known;
     }
     if (net::is_net(options.model)) return quantize_network(options, terminal);
+    if (options.importance == importance_by_gradients && !train::training_available()) return become_training_program().take_error().with_context("--importance gradients is computed by training");
     SKIFF_TRY(auto opened, Checkpoint::open(options.model));
     const Checkpoint parent = with_inputs_in_order(std::move(opened));
     if (options.scheme.empty() && has_target(options)) {
@@ -341,6 +353,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     compress.max_shard_bytes = static_cast<std::uint64_t>(options.max_shard_mb) * 1'000'000;
     SKIFF_TRY(const auto blocks, calibration_device(options.device));
     compress.blocks = blocks.get();
+    compress.gradients = train::gradient_source();
     compress.measurements = options.measurements;
     compress.text_options = text_options(options.typed);
     compress.progress = terminal.progress(has_target(options) ? "" : " MiB");

@@ -93,11 +93,18 @@ Status run_model(RunOptions& options, Terminal& terminal) {
     SKIFF_CHECK(options.speculate.apply(engine_options));
     SKIFF_CHECK(check(options.generate.sampling));
     engine_options.progress = terminal.progress("blocks");
-    SKIFF_TRY(auto engine, Engine::load(options.model.model, engine_options));
+    const auto no_tokenizer = [&] { return usage_error(options.model.model + ": has no tokenizer, so it cannot make text; try skiff bench " + options.model.model); };
+    SKIFF_TRY(auto checkpoint, Checkpoint::open(options.model.model));
+    // Before the weights are read, where that costs nothing: most folders have this file.
+    const bool surely_has_one = checkpoint.kind != Checkpoint::Kind::random && (checkpoint.kind != Checkpoint::Kind::folder || file_exists(join_path(checkpoint.path, "tokenizer.json")));
+    if (!surely_has_one) {
+        const auto tokenizer = checkpoint.load_tokenizer();
+        if (!tokenizer.ok() && tokenizer.error().code == ErrorCode::not_found) return no_tokenizer();
+    }
+    SKIFF_TRY(auto engine, Engine::load(std::move(checkpoint), engine_options));
     terminal.end_progress();
     remark_on_cache(*engine, options.model, terminal);
-    if (engine->tokenizer() == nullptr)
-        return usage_error(options.model.model + ": has no tokenizer, so it cannot make text; try skiff bench " + options.model.model);
+    if (engine->tokenizer() == nullptr) return no_tokenizer();
     options.generate.max_tokens = options.max_tokens;
     if (options.ignore_eos) options.generate.end_of_text = GenerateOptions::EndOfText::ignore;
 

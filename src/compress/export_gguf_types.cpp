@@ -81,7 +81,7 @@ const GgufType& GgufTypeChooser::keep(const ExportTensor& tensor) {
         return type;
     }
     if (const std::optional<BlockType> type = smallest_block_of(*tensor.weight)) return gguf_type_of(*type);
-    note("kept as F32, because no block type holds " + tensor.weight->encoding_name() + " in rows of " + std::to_string(tensor.shape.back()) + ", or half precision its scales",
+    note("kept as F32, because no block type holds " + tensor.weight->encoding_name() + " in rows of " + std::to_string(tensor.shape.back()) + ", or half precision its scales; --type Q8_0 takes a quarter of that and rounds once more",
          tensor.name);
     return type_named("F32");
 }

@@ -79,6 +79,7 @@ public:
         if (model_.modules.empty())
             return usage_error("the model has no quantized weights to write as " + std::string(plan_.form->name) + "; quantize it first: skiff quantize " + checkpoint_.path + " --scheme w4g128 -o FOLDER");
         model_.reordered = !plan_.orders.empty();
+        model_.made = how_codes_were_chosen();
         plan_.modules = model_.modules;
         for (const TensorDeclaration& tensor : plan_.tensors) plan_.data_bytes += bytes_of(tensor);
         SKIFF_TRY(auto quantization, plan_.form->config(model_));
@@ -96,6 +97,23 @@ public:
     }
 
 private:
+    // By the manifest; or by what the checkpoint itself says, where it is GPTQ's already.
+    Json::Object how_codes_were_chosen() const {
+        Json::Object made;
+        const Json &steps = checkpoint_.manifest["steps"], &before = checkpoint_.config["quantization_config"];
+        for (const Json& step : steps.items()) {
+            if (step["kind"].text() != "quantize") continue;
+            made.clear();
+            if (step["method"].text() != "gptq") continue;
+            made.emplace_back("damp_percent", step["method_options"]["damping"]);
+            made.emplace_back("true_sequential", false);  // all inputs of a block are measured before any of its weights are rounded
+        }
+        if (steps.size() > 0 || before["quant_method"].text() != "gptq") return made;
+        for (const char* key : {"damp_percent", "true_sequential"})
+            if (!before[key].is_null()) made.emplace_back(key, before[key]);
+        return made;
+    }
+
     Status check_operators() const {
         for (const Block& block : checkpoint_.spec.blocks)
             for (const Op& op : block.ops)

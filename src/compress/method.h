@@ -14,7 +14,8 @@
 
 namespace skiff {
 
-// One weight and what it shall become. The result has exactly this scheme, its scale type included; its bits do not depend on the pool.
+// One weight and what it shall become. The result has exactly this scheme, but for scales in F32 where F16 does not hold those that were found; its bits do
+// not depend on the pool.
 struct MethodInput {
     const Weight& weight;
     const Scheme& scheme;
@@ -23,6 +24,8 @@ struct MethodInput {
     const InputStatistics* inputs = nullptr;  // of the operators that read this weight; null: the method needs none, or nothing was measured (an embedding)
     const MethodOptions& options = default_method_options;
     std::vector<std::string>* remarks = nullptr;  // what was done otherwise than asked, and why; may be null
+    std::span<const float> squared_gradients = {};  // of each weight by itself, for `kmeans` and clusters; empty: not measured // (n_rows, n_columns)
+    bool* scales_lost = nullptr;  // set where the error is that F16 does not hold a scale; may be null
 };
 
 struct WeightMethod {
@@ -34,6 +37,10 @@ struct WeightMethod {
 
 std::span<const WeightMethod> weight_methods();
 Result<const WeightMethod*> find_weight_method(std::string_view name);  // a usage error lists the names
+
+// What the method makes of it, with scales in F32 where it gives up because F16 does not hold them. The survey of the parent's weights foresees those, but
+// not what a transform, or errors that are made up for, do to weights afterwards.
+Result<Weight> encode_by(const WeightMethod& method, const MethodInput& input);
 
 // ---- the methods, one file each
 Status nearest_defined_on(const Scheme& scheme);

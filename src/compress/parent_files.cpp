@@ -32,7 +32,7 @@ std::vector<std::string> file_names(const std::string& folder) {
 }
 
 bool is_ours(const std::string& name) {
-    const bool weights = name.starts_with("model") && (name.ends_with(".safetensors") || name.find(".safetensors.index.json") != std::string::npos);
+    const bool weights = name.starts_with("model") && (name.ends_with(".safetensors") || name.ends_with(".part") || name.find(".safetensors.index.json") != std::string::npos);
     const bool other = name.starts_with("config.json") || name.starts_with("skiff.json") || name.starts_with("journal");
     return weights || other || std::any_of(std::begin(copied), std::end(copied), [&](std::string_view file) { return name.starts_with(file); });
 }

@@ -183,7 +183,7 @@ private:
         }
         report_.n_resumed = report_.manifest.tensors.size();
         complete_ = true;
-        return {};
+        return StagedCheckpoint::remove_parts(working_path_);
     }
 
     Status work() {
@@ -264,12 +264,18 @@ private:
         const WeightSource& weights = block_work_ ? block_work_->weights() : *parent_.weights;
         std::vector<std::string> remarks;
         SKIFF_TRY(const auto made, work_->make(planned, weights, block_work_ ? block_work_->inputs(planned.key) : nullptr, pool_, remarks));
-        for (const StoredTensor& part : made.parts) SKIFF_CHECK(staged_->write(part.name, part.bytes));
+        std::uint64_t wider_bytes = 0;
+        for (const StoredTensor& part : made.parts) {
+            SKIFF_CHECK(staged_->write_as(part.name, part.dtype, part.bytes));
+            for (const TensorDeclaration& declared : planned.declarations)
+                if (declared.name == part.name && declared.dtype != part.dtype) wider_bytes += part.bytes.size() - static_cast<std::uint64_t>(element_count(declared.shape) * dtype_info(declared.dtype).bits / 8);
+        }
         SKIFF_CHECK(staged_->sync());
-        ManifestTensor done{planned.key, planned.from, planned.name(), planned.n_elements, planned.bytes_after, 0, {}};
+        if (wider_bytes > 0) remarks.push_back("its scales are F32: F16 does not hold those of the weights as they were changed before rounding");
+        ManifestTensor done{planned.key, planned.from, planned.name(), planned.n_elements, planned.bytes_after + wider_bytes, 0, {}};
         for (const std::string& remark : remarks) done.remark += (done.remark.empty() ? "" : "; ") + remark;
         if (!made.changed) return done;
-        SKIFF_TRY(const auto source, weights.load(planned.key));
+        SKIFF_TRY(const auto source, block_work_ ? block_work_->unclipped(planned.key) : weights.load(planned.key));
         if (source.shape == made.effective.shape && !planned.turn_result()) done.relative_squared_error = relative_squared_error(source, made.effective, pool_);
         release_pages(source);
         // Plain numbers are read as columns where the parent's codes or kept values were rows.
@@ -287,7 +293,7 @@ private:
         SKIFF_CHECK(write_file_atomic(join_path(working_path_, manifest_file_name), manifest_json(report_.manifest).dump(1) + "\n"));
         const std::string journal = join_path(working_path_, journal_file_name);
         if (::unlink(journal.c_str()) != 0) return runtime_error(journal + ": cannot remove the journal of the finished run");
-        return {};
+        return StagedCheckpoint::remove_parts(working_path_);
     }
 
     const Checkpoint& original_;

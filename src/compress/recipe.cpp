@@ -55,6 +55,7 @@ Json fields_of(const QuantizeStep& step) {
                               {"compat", step.loadable == QuantizeStep::Loadable::elsewhere},
                               {"requantize", step.quantized == QuantizeStep::Quantized::requantize}});
     if (step.corrections.any()) json.set("correct", step.corrections.bias && step.corrections.norm ? "bias,norm" : step.corrections.bias ? "bias" : "norm");
+    if (step.inputs.kind == InputScaleRule::Kind::by_token) json.set("activations", "dynamic-token");
     if (step.inputs.kind == InputScaleRule::Kind::fixed) {
         static constexpr const char* rules[] = {"static-minmax", "static-percentile", "static-mse"};
         json.set("activations", rules[static_cast<int>(step.inputs.range)]);

@@ -38,6 +38,8 @@ std::vector<std::string> default_ladder();         // smallest first
 std::vector<std::string> default_public_ladder();  // of forms that other programs load
 
 // Rounds weights to schemes by a method of the table (method.h).
+inline constexpr const char* importance_by_gradients = "gradients";
+
 struct QuantizeStep {
     std::string method = "nearest";
     SchemeWish schemes;
@@ -49,7 +51,8 @@ struct QuantizeStep {
     CalibrationOptions calibration;  // for methods that look at the data
     MethodOptions method_options;
     double outliers = 0;  // share of every row's weights, the largest, that stand beside the codes in 16 bits
-    std::string importance;  // a file of llama.cpp that says what the inputs are like, instead of the calibration text; "": none
+    // Instead of what the inputs of the calibration text are like: a file of llama.cpp that says so; or importance_by_gradients, the loss's squared gradients by each weight; "": none
+    std::string importance;
     RoundingCorrections corrections;
     InputScaleRule inputs;   // of weights of 8 bits
     std::vector<std::string> transforms;  // of blocks before their weights are rounded (quantize/block_transform.h), in this order

@@ -7,7 +7,7 @@ namespace {
 
 using Gradients = const GradientSource*;
 
-Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const QuantizeStep& step, Gradients) { return begin_quantize(parent, step); }
+Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const QuantizeStep& step, Gradients gradients) { return begin_quantize(parent, step, gradients); }
 Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const PruneStep& step, Gradients gradients) { return begin_prune(parent, step, gradients); }
 Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const RotateStep& step, Gradients) { return begin_rotate(parent, step); }
 Result<std::unique_ptr<StepWork>> begin(const Checkpoint& parent, const FactorizeStep& step, Gradients) { return begin_factorize(parent, step); }

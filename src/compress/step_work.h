@@ -56,7 +56,7 @@ public:
 Result<std::unique_ptr<StepWork>> make_step_work(const Checkpoint& parent, const RecipeStep& step, const GradientSource* gradients = nullptr);
 
 // ---- the kinds, one file each
-Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const QuantizeStep& step);
+Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const QuantizeStep& step, const GradientSource* gradients);
 Result<std::unique_ptr<StepWork>> begin_rotate(const Checkpoint& parent, const RotateStep& step);
 Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const PruneStep& step, const GradientSource* gradients);
 Result<std::unique_ptr<StepWork>> begin_structure(const Checkpoint& parent, const StructureStep& step, const GradientSource* gradients);  // neurons, heads, KV groups

@@ -77,9 +77,15 @@ private:
         others.emplace_back(step_.schemes.linear);
         for (const auto& scheme : others)
             if (elsewhere() && scheme && scheme->is_coded() && !is_public_form(*scheme))
-                return usage_error(scheme->name() + " is a form of our own that other programs do not load; take an integer scheme such as w4g32, mxfp4, or leave --compat out");
+                return usage_error(why_not_public(*scheme) + "; take an integer scheme of 4 or 8 bits such as w4g32, mxfp4, or leave --compat out");
         if (elsewhere() && !step_.schemes.linear.symmetric) remark("asymmetric schemes are written as the format says, but transformers does not load them; take a symmetric one");
         return {};
+    }
+
+    static std::string why_not_public(const Scheme& scheme) {
+        if (scheme.kind == NumberKind::integer && !scheme.relative_scales() && !scheme.minimums)
+            return scheme.name() + ": codes of " + std::to_string(scheme.bits) + " bits lie across words, and other programs of before May 2026 read them as other numbers";
+        return scheme.name() + " is a form of our own that other programs do not load";
     }
 
     void remark(const std::string& text) { ++remark_counts_[text]; }
@@ -196,6 +202,10 @@ private:
         planned.parent_is_plain = false;
         planned.shape = weight.shape;
         planned.hash = hashed.hash;
+        Shape expected = parent_.spec.shape(parent_.spec.tensors.at(planned.key));
+        if (columns_.count(planned.key) != 0) std::swap(expected[0], expected[1]);
+        if (weight.shape != expected)
+            return corrupt("has a hash_map of " + shape_text(weight.shape) + ", where config.json says " + shape_text(expected) + "; take both from one folder, or make the model again");
         const std::string instead = ", or first write the blocks out with skiff convert --to hf";
         if (!step_.transforms.empty()) return unsupported("is hashed (" + planned.from + "): a transform scales single rows and columns, which blocks that are shared cannot follow; leave --transform out" + instead);
         if (elsewhere()) return unsupported("is hashed (" + planned.from + "), which no other program loads; leave --compat out" + instead);
@@ -204,7 +214,7 @@ private:
         if (coded && rounds && step_.quantized == QuantizeStep::Quantized::refuse) return unsupported("is quantized already (" + planned.from + "); take the model that it was made from, or round it twice (skiff quantize --allow-requantize)");
         if (rounds) {
             SKIFF_CHECK(hash_defined_on(*wanted));
-            const bool plain_rounding = step_.method == "nearest" && step_.outliers == 0 && !step_.corrections.any() && step_.inputs.kind != InputScaleRule::Kind::fixed;
+            const bool plain_rounding = step_.method == "nearest" && step_.outliers == 0 && !step_.corrections.any() && step_.inputs.kind == InputScaleRule::Kind::dynamic;
             if (!plain_rounding) return unsupported("is hashed (" + planned.from + "): each of its stored blocks meets several inputs, so that it can only be rounded to nearest, in a form of our own; take --method nearest without outliers and corrections" + instead);
             planned.scheme = *wanted;
             SKIFF_TRY(const auto survey, survey_weight(*hashed.bank, &*planned.scheme, pool_));
@@ -328,7 +338,7 @@ Result<Weight> make_pruned(const WeightSource& weights, const PlannedTensor& pla
         return make_sparse(rounded, *planned.sparse, std::move(bitmask));
     }
     SKIFF_TRY(const WeightMethod* method, find_weight_method(step.method));
-    SKIFF_TRY(const auto codes, method->encode({source, *planned.scheme, step.scale_rule, options.pool, options.inputs, step.method_options, options.remarks}));
+    SKIFF_TRY(const auto codes, encode_by(*method, {source, *planned.scheme, step.scale_rule, options.pool, options.inputs, step.method_options, options.remarks, options.squared_gradients}));
     return make_sparse(codes, *planned.sparse, std::move(bitmask));
 }
 
@@ -352,7 +362,7 @@ Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& pl
         return encode_nearest(source, floating_scheme(kept), ScaleRule::min_max, {}, &options.pool);
     }
     SKIFF_TRY(const WeightMethod* method, find_weight_method(step.method));
-    SKIFF_TRY(auto result, method->encode({source, *planned.scheme, step.scale_rule, options.pool, options.inputs, step.method_options, options.remarks}));
+    SKIFF_TRY(auto result, encode_by(*method, {source, *planned.scheme, step.scale_rule, options.pool, options.inputs, step.method_options, options.remarks, options.squared_gradients}));
     // Codes and blocks of the parent are (outputs, inputs) where a plain tensor is stored as columns.
     return planned.turn_result() ? transposed(result) : result;
 }

@@ -65,6 +65,7 @@ struct MakeOptions {
     ThreadPool& pool;
     std::vector<std::string>* remarks = nullptr;  // the method's
     const WeightSource* parent = nullptr;         // whose zeros stay, where `weights` are edited ones; null: `weights` are the parent's
+    std::span<const float> squared_gradients = {};  // of the weight as rows; empty: not measured
 };
 Result<Weight> make_planned(const WeightSource& weights, const PlannedTensor& planned, const MakeOptions& options);
 // A weight with the rows that the method works on; those of the result too, unless that is turned afterwards.

@@ -53,7 +53,11 @@ public:
             return make_float_weight({1}, {*scale});
         }
         const std::string name = name_of(key), module = module_of(name);
-        if (name.empty()) return not_found("tensor " + key + " is not in the checkpoint, though config.json implies it");
+        if (name.empty()) {
+            const std::string bank = bank_without_map(key);
+            if (bank.empty()) return not_found("tensor " + key + " is not in the checkpoint, though config.json implies it");
+            return corrupt("tensor " + key + " is hashed: " + bank + " is there, but not " + module_of(key) + std::string(hash_map_end) + ", which says where each of its blocks goes; take both from the folder that skiff share wrote, or make the model again");
+        }
         if (const std::string outliers = outliers_of(name); !outliers.empty()) return read_outliers(outliers, lookup_in(files_));
         if (is_hashed(name)) {
             if (files_.contains(name)) return corrupt("both " + name + " and " + module + std::string(hash_map_end) + " are in the files, so that it is unclear which one holds; remove one, or make the model again");
@@ -95,6 +99,14 @@ private:
     }
     // Factors of a weight may be codes, as modules of their own names.
     static bool is_factor(const std::string& name) { return name.ends_with(".low_rank_up") || name.ends_with(".low_rank_down"); }
+    // The bank of a hashed weight in the files, whether its map is or not; or an empty name.
+    std::string bank_without_map(const std::string& key) const {
+        if (module_of(key) == key) return {};
+        const std::string bank = module_of(key) + std::string(hash_bank_end);
+        for (const std::string& name : {bank, bank + std::string(reader_->marker())})
+            if (files_.contains(name)) return bank;
+        return {};
+    }
     bool is_hashed(const std::string& name) const { return module_of(name) != name && files_.contains(module_of(name) + std::string(hash_map_end)); }
     // Says of a bank whose bytes are those of the files that its pages may be given back.
     Weight with_pages(Weight weight) const {

@@ -78,8 +78,9 @@ Result<Weight> encode_floating(const Weight& source, const Scheme& scheme, Threa
     return Weight{source.shape, std::move(view), std::move(owner)};
 }
 
-Status check_importance(const Weight& source, std::span<const float> importance) {
-    if (!importance.empty() && static_cast<std::int64_t>(importance.size()) != source.n_columns())
+Status check_importance(const Weight& source, const Scheme& scheme, std::span<const float> importance) {
+    const bool by_weight = scheme.kind == NumberKind::clusters && static_cast<std::int64_t>(importance.size()) == source.n_rows() * source.n_columns();
+    if (!importance.empty() && !by_weight && static_cast<std::int64_t>(importance.size()) != source.n_columns())
         return usage_error("importance has " + std::to_string(importance.size()) + " values, the weight " +
                            std::to_string(source.n_columns()) + " columns");
     for (float weight : importance)
@@ -91,7 +92,7 @@ Status check_importance(const Weight& source, std::span<const float> importance)
 
 Result<Weight> encode_nearest(const Weight& source, const Scheme& scheme, ScaleRule rule, std::span<const float> importance, ThreadPool* pool) {
     SKIFF_CHECK(check_can_encode(source, scheme));
-    SKIFF_CHECK(check_importance(source, importance));
+    SKIFF_CHECK(check_importance(source, scheme, importance));
     if (scheme.kind == NumberKind::floating) return encode_floating(source, scheme, pool);
     if (scheme.kind == NumberKind::clusters) return encode_clusters(source, scheme, importance, pool);
     if (scheme.kind == NumberKind::vectors) return encode_vectors(source, scheme, importance, pool);

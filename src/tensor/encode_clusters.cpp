@@ -45,8 +45,11 @@ struct Job {
     std::atomic<bool> needs_f32 = false;
     std::atomic<std::int64_t> bad_row = std::numeric_limits<std::int64_t>::max();
 
-    std::span<const float> importance_of(std::int64_t begin, std::int64_t n) const {
-        return importance.empty() ? importance : importance.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(n));
+    // Of a column, or of every weight by itself.
+    std::span<const float> importance_of(std::int64_t row, std::int64_t begin, std::int64_t n) const {
+        if (importance.empty()) return importance;
+        const bool by_weight = static_cast<std::int64_t>(importance.size()) != source.n_columns();
+        return importance.subspan(static_cast<std::size_t>((by_weight ? row * source.n_columns() : 0) + begin), static_cast<std::size_t>(n));
     }
 };
 
@@ -67,7 +70,7 @@ void encode_row(Job& job, std::int64_t row, std::vector<float>& values, std::vec
         const std::int64_t begin = group * group_size, n = std::min(group_size, n_columns - begin);
         const auto part = std::span<const float>(values).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(n));
         if (scheme.scale_dtype == DType::f16 && levels_need_f32(largest_magnitude(part))) job.needs_f32 = true;
-        auto means = cluster_means(cluster_points(part, job.importance_of(begin, n), scheme.n_levels > 16 ? most_points_of_many_tables : most_points), scheme.n_levels);
+        auto means = cluster_means(cluster_points(part, job.importance_of(row, begin, n), scheme.n_levels > 16 ? most_points_of_many_tables : most_points), scheme.n_levels);
         round_levels(scheme.scale_dtype, means);
         nearest_codes(part, means, codes.data() + begin);
         levels.insert(levels.end(), means.begin(), means.end());
@@ -89,7 +92,8 @@ Result<std::vector<ClusterPoint>> points_of_all(Job& job) {
         for (float x : row) low = std::min(low, x), high = std::max(high, x);
         if (!few) continue;
         all.insert(all.end(), row.begin(), row.end());
-        weights.insert(weights.end(), job.importance.begin(), job.importance.end());
+        const auto of_row = job.importance_of(r, 0, n_columns);
+        weights.insert(weights.end(), of_row.begin(), of_row.end());
     }
     if (job.scheme.scale_dtype == DType::f16 && levels_need_f32(std::max(-low, high))) job.needs_f32 = true;
     if (few) return cluster_points(all, weights, most_points);
@@ -97,8 +101,9 @@ Result<std::vector<ClusterPoint>> points_of_all(Job& job) {
     const double width = (static_cast<double>(high) - static_cast<double>(low)) / static_cast<double>(most_points);
     for (std::int64_t r = 0; r < n_rows && !interrupt_requested(); ++r) {
         job.source.row(r, row.data());
+        const auto of_row = job.importance_of(r, 0, n_columns);
         for (std::size_t c = 0; c < row.size(); ++c) {
-            const double x = static_cast<double>(row[c]), weight = weighted ? static_cast<double>(job.importance[c]) : 1;
+            const double x = static_cast<double>(row[c]), weight = weighted ? static_cast<double>(of_row[c]) : 1;
             ClusterPoint& bin = bins[width > 0 ? std::min(most_points - 1, static_cast<std::size_t>((x - static_cast<double>(low)) / width)) : 0];
             bin.weight += weight, bin.sum += weight * x, bin.squares += weight * x * x;
         }

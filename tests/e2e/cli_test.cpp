@@ -7,10 +7,12 @@
 #include <fstream>
 #include <map>
 
+#include "base/cpu_features.h"
 #include "base/json.h"
 #include "cli/verb.h"
 #include "plan/fuse_set.h"
 #include "program_testing.h"
+#include "tensor/scheme.h"
 
 namespace skiff {
 namespace {
@@ -59,6 +61,67 @@ TEST(Fusion, IsPrintedAndMeasured) {
     const std::string speed = "bench " + pocket + " -p 0 -n 2 -r 1 ";
     EXPECT_EQ(skiff_json(speed + "--fuse off --fold off")["logits_hash"].text(), skiff_json(speed + "--fuse head,residual")["logits_hash"].text());
     EXPECT_EQ(skiff(speed + "--fuse nonesuch 2>&1").exit, 2);
+}
+
+// What the table says is what happens: where a cell is not defined the verb refuses, by the reason that the table gives.
+TEST(MethodTable, SaysWhatIsRefused) {
+    const Json cells = skiff_json("quantize --methods")["cells"];
+    const std::string model = std::string(SKIFF_TEST_DATA_DIR) + "/models/llama";
+    std::map<std::string, int> n_refused, n_defined;
+    for (const Json& cell : cells.items()) {
+        const std::string option = cell["option"].text(), scheme = cell["scheme"].text();
+        const bool defined = cell["defined"].bool_or(false), first = n_defined[option] == 0;
+        ++(defined ? n_defined : n_refused)[option];
+        const std::string asked = option == "--activations static-..." ? "--activations static-minmax" : option;
+        if (defined && !first && option != "--compat") continue;  // compress.EveryMethodOnEveryScheme makes them all
+        const ProgramOutput output = skiff("quantize " + model + " --scheme " + scheme + " " + asked + " --dry-run -t 1 2>&1");
+        const bool refused = option == "--compat" ? output.text.find("leave --compat out") != std::string::npos : output.exit != 0;
+        if (option.starts_with("--activations") || option.starts_with("--compat")) {
+            EXPECT_EQ(refused, !defined) << option << " " << scheme << ": " << output.text;
+            continue;
+        }
+        EXPECT_EQ(refused, !defined) << option << " " << scheme << ": " << output.text;
+        if (refused) { EXPECT_NE(output.text.find(cell["why"].text()), std::string::npos) << output.text; }
+    }
+    EXPECT_EQ(n_defined["--method nearest"], static_cast<int>(scheme_presets().size()));
+    for (const char* method : {"--method kmeans", "--method gptq", "--method hqq", "--compat", "--activations static-..."}) {
+        EXPECT_GT(n_refused[method], 0) << method;
+        EXPECT_GT(n_defined[method], 0) << method;
+    }
+    const ProgramOutput text = skiff("quantize --methods 2>&1");
+    EXPECT_EQ(text.exit, 0);
+    for (const SchemePreset& preset : scheme_presets()) EXPECT_NE(text.text.find("| " + std::string(preset.name) + " "), std::string::npos) << preset.name;
+    EXPECT_EQ(skiff("quantize 2>&1").exit, 2);
+    EXPECT_EQ(skiff("quantize " + model + " --methods 2>&1").exit, 2);
+}
+
+// A row for each kernel: the reference, and every instruction set of this processor that has kernels of its own for these weights.
+TEST(Kernels, AreComparedInOneTable) {
+    const std::string tests = "bench " + pocket + " --scheme w4g32 -p 16 -n 4 -r 1 --sequences 1,2 -t 2 ";
+    const Json document = skiff_json(tests + "--kernel all");
+    std::map<std::string, std::string> hashes;
+    std::map<std::string, int> n_tests;
+    for (const Json& row : document["kernels"].items()) {
+        hashes[row["kernels"].text()] = row["logits_hash"].text();
+        ++n_tests[row["kernels"].text()];
+        EXPECT_GT(row["tokens_per_s"].number_or(0), 0);
+        EXPECT_GT(row["ms_per_token"].number_or(0), 0);
+        EXPECT_GT(row["peak_memory_bytes"].number_or(0), 1e6);
+        EXPECT_FALSE(row["kernel"].text().empty());
+    }
+    const std::string text = skiff(tests + "--kernel all 2>&1").text;
+    for (const Isa isa : all_isas) {
+        const std::string name(isa_name(isa));
+        const bool has_row = hashes.count(name) != 0, same = text.find("note: " + name + " computes with the kernels of") != std::string::npos;
+        EXPECT_EQ(has_row || same, isa_available(isa)) << name;
+        if (has_row) { EXPECT_EQ(hashes[name], skiff_json(tests + "--isa " + name)["logits_hash"].text()) << name; }
+    }
+    EXPECT_EQ(hashes["reference"], skiff_json(tests + "--kernels reference")["logits_hash"].text());
+    for (const auto& [name, n] : n_tests) EXPECT_EQ(n, 3) << name;
+    const Json two = skiff_json(tests + "--kernel " + std::string(isa_name(best_isa())) + ",reference");
+    EXPECT_EQ(two["kernels"].size(), 6u);
+    for (const char* bad : {"--kernel mmx", "--kernel all --isa generic", "--kernel all --fuse each", "--kernel all --profile"})
+        EXPECT_EQ(skiff(tests + bad + " 2>&1").exit, 2) << bad;
 }
 
 TEST(ExitCodes, SayWhatKindOfFailureItWas) {

@@ -35,3 +35,6 @@ expect 2 "no number changes" "$SKIFF" convert $model --to coded --type F16 -o "$
 cp -r "$work/pocket" "$work/damaged"
 printf '\377\377\377\377' | dd of="$work/damaged/model.safetensors" bs=1 seek=$(($(bytes_of "$work/pocket") / 2)) conv=notrunc status=none
 expect 5 "is damaged" "$SKIFF" run "$work/damaged" -p x -n 1
+said_in=stderr expect 5 "1 of " "$SKIFF" inspect "$work/damaged" --tensors
+said_in=stdout expect 5 "damaged: tensor " "$SKIFF" inspect "$work/damaged" --tensors
+grep -q "model.norm.weight" "$work/stdout" || fail "inspect stops at the damaged tensor"

@@ -64,6 +64,15 @@ expect 2 "share one after the other" "$SKIFF" share $model --groups 5 --hash 2 -
 expect 2 "share one after the other" "$SKIFF" share $model --hash 2 --choose measured -o "$work/x"
 expect 2 "looks at no text" "$SKIFF" share $model --hash 2 --calibration-samples 3 -o "$work/x"
 
+# what does not go together: a map and the config, a bank without its map, the default ladder
+cp -r "$work/four" "$work/odd"
+sed -i 's/"intermediate_size": *[0-9]*/"intermediate_size": 32/' "$work/odd/config.json"
+expect 5 "where config.json says" "$SKIFF" quantize "$work/odd" --scheme w8g32 -o "$work/x"
+cp "$work/four/config.json" "$work/odd/config.json"
+LC_ALL=C sed -i 's/\.hash_map/.hash_mop/g' "$work/odd/model.safetensors"
+expect 5 "says where each of its blocks goes" "$SKIFF" run "$work/odd" --raw -p x -n 1
+expect 1 "take --ladder w2g32,w3g32,w4g32,w8g32" "$SKIFF" quantize "$work/four" --target-bpw 4 -o "$work/x"
+
 # training keeps what is shared shared
 if [ -x "$(dirname "$SKIFF")/skiff-train" ]; then
     quietly "$SKIFF" recover "$work/four" --parent $model --data $model/calib.txt --steps 2 --batch 2 --context 64 --warmup 1 -o "$work/recovered"

@@ -10,6 +10,7 @@
 #include "base/atomic_file.h"
 #include "base/hash.h"
 #include "base/mapped_file.h"
+#include "compress/export_quantized.h"
 #include "compress/method.h"
 #include "compress/pipeline.h"
 #include "compress/survey.h"
@@ -210,6 +211,66 @@ TEST_F(QuantizeChild, NamesTheTensorOfAWeightThatIsNotFinite) {
     EXPECT_FALSE(is_directory(join_path(folder_, "nan.partial")));
 }
 
+// A channel of the first feed-forward that is a thousand times as large: transforms move that into the rows of what gives it, beyond what F16 scales hold.
+TEST_F(QuantizeChild, TransformsOfOutlierChannels) {
+    auto parent = Checkpoint::open(pocket);
+    ASSERT_TRUE(parent.ok());
+    class Planted final : public WeightSource {
+    public:
+        explicit Planted(std::shared_ptr<WeightSource> source) : source_(std::move(source)) {}
+        bool contains(const std::string& key) const override { return source_->contains(key); }
+        std::vector<std::string> keys() const override { return source_->keys(); }
+        Result<Weight> load(const std::string& key) const override {
+            SKIFF_TRY(auto weight, source_->load(key));
+            const bool gives = key == "model.layers.0.mlp.gate_proj.weight", reads = key == "model.layers.0.mlp.down_proj.weight";
+            std::vector<float> values;
+            if ((!gives && !reads) || !to_floats(*weight.plain(), values)) return weight;
+            const auto n = static_cast<std::size_t>(weight.shape[1]);
+            for (std::size_t i = 0; i < (gives ? n : static_cast<std::size_t>(weight.shape[0])); ++i) values[gives ? 3 * n + i : i * n + 3] *= gives ? 1000.0f : 0.001f;
+            return make_float_weight(weight.shape, values);
+        }
+
+    private:
+        std::shared_ptr<WeightSource> source_;
+    };
+    parent->weights = std::make_shared<Planted>(parent->weights);
+    std::vector<std::int32_t> tokens = {1};
+    for (std::int64_t i = 1; i < 64; ++i) tokens.push_back(static_cast<std::int32_t>((i * 2654435761LL >> 8) % 4096));
+    auto of_parent = logits_of(parent->spec, *parent->weights, tokens);
+    ASSERT_TRUE(of_parent.ok());
+    const std::string changed = "model.layers.0.mlp.up_proj.weight";
+    for (const char* method : {"nearest", "gptq", "autoround"})
+        for (const char* transform : {"smooth", "awq"}) {
+            const std::string name = std::string(method) + "_" + transform;
+            SCOPED_TRACE(name);
+            QuantizeStep step = step_of(*parse_scheme("w8"));
+            step.method = method;
+            step.transforms = {transform};
+            step.calibration = {.n_samples = 2, .sample_tokens = 128};
+            step.method_options.n_iterations = 2;
+            auto child = child_of(*parent, step, name);
+            ASSERT_TRUE(child.ok()) << child.error().to_string();
+            auto of_child = logits_of(child->spec, *child->weights, tokens);
+            ASSERT_TRUE(of_child.ok());
+            EXPECT_LT(relative_difference(*of_parent, *of_child), 0.03);
+            std::uint64_t n_bytes = 0;
+            for (const Json& tensor : child->manifest["tensors"].items()) {
+                const std::string key = tensor["key"].text();
+                n_bytes += static_cast<std::uint64_t>(tensor["bytes"].int_or(0));
+                const Weight weight = *child->weights->load(key);
+                if (weight.codes() == nullptr) continue;
+                const bool wide = weight.codes()->scheme.scale_dtype == DType::f32;
+                EXPECT_EQ(tensor["remark"].text().find("F32") != std::string::npos, wide) << key;
+                if (transform == std::string("awq") || key == "model.layers.0.mlp.gate_proj.weight") continue;  // the large row makes the columns of all others small
+                EXPECT_EQ(wide, key == changed) << key;
+            }
+            auto files = CheckpointFiles::open(join_path(folder_, name));
+            ASSERT_TRUE(files.ok());
+            EXPECT_EQ(n_bytes, files->tensor_bytes());
+            for (const auto& entry : std::filesystem::directory_iterator(join_path(folder_, name))) EXPECT_EQ(entry.path().extension() == ".part", false) << entry.path();
+        }
+}
+
 TEST_F(QuantizeChild, CompatLeavesWhatOthersDoNotRead) {
     auto parent = Checkpoint::open(pocket);
     ASSERT_TRUE(parent.ok());
@@ -228,6 +289,36 @@ TEST_F(QuantizeChild, CompatLeavesWhatOthersDoNotRead) {
     for (const auto& [key, value] : parent->config.members()) EXPECT_EQ(child->config[key].dump(), value.dump()) << key;
     EXPECT_EQ(child->config.size(), parent->config.size() + 1);
     EXPECT_EQ(*sha256_file(pocket + "/tokenizer.json"), *sha256_file(join_path(folder_, "compat/tokenizer.json")));
+}
+
+// A GPTQ checkpoint notes how its codes were chosen: by the manifest, or as the GPTQ checkpoint that it was made from says; and nothing where another method did.
+TEST_F(QuantizeChild, GptqNotesHowItsCodesWereChosen) {
+    auto parent = Checkpoint::open(pocket);
+    ASSERT_TRUE(parent.ok());
+    for (const char* method : {"gptq", "nearest"}) {
+        QuantizeStep step = step_of(*parse_scheme("w4g32"));
+        step.method = method;
+        step.method_options.damping = 0.03;
+        step.calibration = {.n_samples = 1, .sample_tokens = 128};
+        step.loadable = QuantizeStep::Loadable::elsewhere;
+        step.schemes.head = step.schemes.embedding = std::nullopt;
+        auto child = child_of(*parent, step, method);
+        ASSERT_TRUE(child.ok()) << child.error().to_string();
+        auto plan = plan_quantized_export(*child, "gptq");
+        ASSERT_TRUE(plan.ok()) << plan.error().to_string();
+        const Json& config = plan->config["quantization_config"];
+        EXPECT_EQ(config["damp_percent"].number_or(-1), method == std::string("gptq") ? 0.03 : -1);
+        EXPECT_EQ(config["true_sequential"].is_bool() && !config["true_sequential"].bool_or(true), method == std::string("gptq"));
+        const std::string folder = join_path(folder_, std::string(method) + "_written");
+        ASSERT_TRUE(make_directories(folder).ok());
+        ASSERT_TRUE(write_quantized_export(*child, *plan, folder, {}).ok());
+        (void)remove_all(join_path(folder, "skiff.json"));  // as one of another program
+        auto again = Checkpoint::open(folder);
+        ASSERT_TRUE(again.ok()) << again.error().to_string();
+        auto twice = plan_quantized_export(*again, "gptq");
+        ASSERT_TRUE(twice.ok()) << twice.error().to_string();
+        for (const char* key : {"damp_percent", "true_sequential"}) EXPECT_EQ(twice->config["quantization_config"][key].dump(), config[key].dump());
+    }
 }
 
 // For tests/golden/load_child.py, which loads the same children in transformers.

@@ -55,6 +55,15 @@ for row in "nearest search" "gptq none" "gptq search --clip search"; do
     grep -q "\"clip\": \"$clip\"" "$work/clip/skiff.json" || fail "awq before $method: clip is not $clip"
 done
 
+# Widths that packages pack in two ways are not for others, and still for us.
+expect 2 'before May 2026' "$SKIFF" quantize $model -o "$work/w3" --scheme w3g32 --compat
+expect 2 'before May 2026' "$SKIFF" quantize $model -o "$work/w3" --scheme w4g32 --scheme-for '*.q_proj=w6' --compat
+quietly "$SKIFF" quantize $model -o "$work/w3" --scheme w3g32
+grep -q '"format": "skiff-quantized"' "$work/w3/config.json" || fail "w3g32 is written as others would misread it"
+quietly "$SKIFF" run "$work/w3" --raw -p x -n 1
+rm -rf "$work/w3"
+expect 2 'levels of clusters alone' "$SKIFF" quantize $model -o "$work/d" --scheme w4g32 --method weighted --importance gradients --dry-run
+
 # Groups that do not divide a row: a short last group here, said; with --compat such rows stay, which is said too.
 expect 0 'rows that are not a multiple of 32 stay as they are' "$SKIFF" quantize tests/data/models/llama -o "$work/d" --scheme w4g32 --compat
 rm -rf "$work/d"

@@ -23,6 +23,8 @@ public:
     Status watch(std::size_t block, std::span<const ValueId> ids, const CalibrationWalk::ValueSink& sink) { return walk_.watch(block, weights_, ids, sink); }
     // The parent's weights, but for those of this block that were replaced.
     const WeightSource& weights() const { return weights_; }
+    // Of those that were clipped what they were before, which errors are measured against.
+    Result<Weight> unclipped(const std::string& key) const { return weights_.unclipped(key); }
     // For what edits the weights of a block together with the statistics of their inputs.
     ScaledBlock editable(ThreadPool& pool) { return {weights_, inputs_, pool}; }
     bool shares_weights(std::size_t block) const { return walk_.last_sharing(block) != block; }  // with later blocks

@@ -83,14 +83,28 @@ class EditedWeights final : public WeightSource {
 public:
     explicit EditedWeights(std::shared_ptr<const WeightSource> base) : base_(std::move(base)) {}
     void replace(const std::string& key, Weight weight) { edits_[key] = std::move(weight); }
-    void clear() { edits_.clear(); }
+    // By what rounds better and is another weight: errors are of what it was before.
+    Status clip(const std::string& key, Weight weight) {
+        SKIFF_TRY(auto whole, load(key));
+        unclipped_.emplace(key, std::move(whole));
+        replace(key, std::move(weight));
+        return {};
+    }
+    Result<Weight> unclipped(const std::string& key) const {
+        const auto found = unclipped_.find(key);
+        return found == unclipped_.end() ? load(key) : Result<Weight>(found->second);
+    }
+    void clear() {
+        edits_.clear();
+        unclipped_.clear();
+    }
     bool contains(const std::string& key) const override { return edits_.count(key) != 0 || base_->contains(key); }
     Result<Weight> load(const std::string& key) const override;
     std::vector<std::string> keys() const override { return base_->keys(); }
 
 private:
     std::shared_ptr<const WeightSource> base_;
-    std::map<std::string, Weight> edits_;
+    std::map<std::string, Weight> edits_, unclipped_;
 };
 
 // The weight as f32, as kernels with float activations read it.

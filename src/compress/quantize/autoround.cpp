@@ -4,6 +4,7 @@
 #include "compress/algebra/algebra.h"
 #include "compress/quantize/learnt_rounding.h"
 #include "compress/quantize/weighted.h"
+#include "tensor/codes_builder.h"
 
 namespace skiff {
 namespace {
@@ -83,7 +84,7 @@ void LearntSteps::step_row(float rate, std::span<const float> values, const floa
         wanted.scale = fitted.scale * factor;
         for (std::size_t i = 0; i < size; ++i) target[i] = levels[i] * wanted.scale;
         const GroupParams stored = stored_scale(grid_, scheme_, super_scale_of(scheme_, start, columns.begin), wanted, target);
-        if (stored.scale != 0) params = stored;
+        if (stored.scale != 0 && !scale_is_lost(stored, scheme_, {})) params = stored;
         const float step = step_ * std::fabs(params.scale);
         for (std::size_t i = 0; i < size; ++i) target[i] = values[static_cast<std::size_t>(columns.begin) + i] + learnt.offset[columns.begin + static_cast<std::int64_t>(i)] * step;
         grid_.round_group(target, params, choice.codes.data() + columns.begin);

@@ -102,7 +102,7 @@ Status clip_weights(const BlockTransformInput& input) {
         for (std::int64_t row = 0; row < rows.n_rows(); ++row) rows.row(row, values.data() + row * rows.n_columns());
         clip_rows(values, rows.n_columns(), *scheme, input, *found->second);
         const Weight clipped = make_float_weight(rows.shape, std::move(values));
-        input.target.weights.replace(key, ref.transposed ? transposed(clipped) : clipped);
+        SKIFF_CHECK(input.target.weights.clip(key, ref.transposed ? transposed(clipped) : clipped));
     }
     return {};
 }

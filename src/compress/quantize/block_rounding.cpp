@@ -73,7 +73,6 @@ public:
             CodesBuilder builder(own.scheme, own.n_rows, own.n_columns);
             for (std::int64_t row = 0; row < own.n_rows; ++row) {
                 const RowChoice& choice = own.best[static_cast<std::size_t>(row)];
-                if (scales_are_lost(own.scheme, std::span<const float>(own.values).subspan(static_cast<std::size_t>(row * own.n_columns), static_cast<std::size_t>(own.n_columns)), choice)) return lost_scales_error(own.scheme).with_context("tensor " + key);
                 builder.set_row(row, choice.codes, choice.params);
             }
             result[key] = builder.finish();
@@ -142,7 +141,18 @@ private:
                 std::move(tile.choices.begin(), tile.choices.end(), kept.now.begin() + tile.first_row);
             }
         });
-        return {};
+        if (!loses_scales(kept)) return {};
+        Scheme wider = scheme;  // a transform changed the weights that the survey saw; steps never leave what the type holds
+        wider.scale_dtype = DType::f32;
+        return begin(key, wider);
+    }
+
+    static bool loses_scales(const Learning& own) {
+        for (std::int64_t row = 0; row < own.n_rows; ++row) {
+            const auto values = std::span<const float>(own.values).subspan(static_cast<std::size_t>(row * own.n_columns), static_cast<std::size_t>(own.n_columns));
+            if (scales_are_lost(own.scheme, values, own.now[static_cast<std::size_t>(row)])) return true;
+        }
+        return false;
     }
 
     // The block computes with these choices from now on.

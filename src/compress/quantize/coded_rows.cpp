@@ -52,8 +52,26 @@ bool scales_are_lost(const Scheme& scheme, std::span<const float> values, const 
     return false;
 }
 
-Error lost_scales_error(const Scheme& scheme) {
-    return runtime_error("scales do not fit " + std::string(dtype_info(scheme.scale_dtype).name) + ", which the survey of the weights did not foresee; this is a bug, please report it");
+Error lost_scales_error(const MethodInput& input) {
+    if (input.scales_lost != nullptr) *input.scales_lost = true;
+    return runtime_error("scales do not fit " + std::string(dtype_info(input.scheme.scale_dtype).name) + ", which the survey of the weights did not foresee; this is a bug, please report it");
+}
+
+Result<Weight> encode_by(const WeightMethod& method, const MethodInput& input) {
+    const auto attempt = [&](const Scheme& scheme, std::vector<std::string>& said, bool* lost) {
+        return method.encode({input.weight, scheme, input.scale_rule, input.pool, input.inputs, input.options, &said, input.squared_gradients, lost});
+    };
+    std::vector<std::string> said;
+    bool lost = false;
+    auto result = attempt(input.scheme, said, &lost);
+    if (!result.ok() && lost && input.scheme.scale_dtype == DType::f16) {
+        Scheme wider = input.scheme;
+        wider.scale_dtype = DType::f32;
+        said.clear();
+        result = attempt(wider, said, nullptr);
+    }
+    for (const std::string& text : said) remark(input, text);
+    return result;
 }
 
 Result<Weight> encode_tiles(const MethodInput& input, std::int64_t tile_rows, const std::function<void(RowTile&)>& choose) {
@@ -103,7 +121,7 @@ Result<Weight> encode_tiles(const MethodInput& input, std::int64_t tile_rows, co
         }
         return non_finite_error(source, row);
     }
-    if (scales_lost) return lost_scales_error(scheme);
+    if (scales_lost) return lost_scales_error(input);
     return builder.finish();
 }
 

@@ -35,9 +35,9 @@ Range columns_of_group(const Scheme& scheme, std::int64_t group, std::int64_t n_
 // The codes nearest to `values` under the parameters of its groups.
 void round_row(const Grid& grid, const Scheme& scheme, std::span<const float> values, RowChoice& choice);
 
-// Whether the type of the scales cannot hold one of a row's; the survey of the weights should have seen it coming. // values: (n_columns) f32
+// Whether the type of the scales cannot hold one of a row's. // values: (n_columns) f32
 bool scales_are_lost(const Scheme& scheme, std::span<const float> values, const RowChoice& choice);
-Error lost_scales_error(const Scheme& scheme);
+Error lost_scales_error(const MethodInput& input);  // and sets its scales_lost
 
 // Where scales are relative: what the scale codes around this column multiply; else 0.
 float super_scale_of(const Scheme& scheme, const RowParams& params, std::int64_t column);

@@ -5,6 +5,7 @@
 #include "compress/algebra/algebra.h"
 #include "compress/quantize/refine.h"
 #include "compress/quantize/weighted.h"
+#include "tensor/codes_builder.h"
 
 namespace skiff {
 namespace {
@@ -93,6 +94,8 @@ private:
         }
         GroupParams& params = choice.params.groups[static_cast<std::size_t>(scheme_.group_of(column))];
         const GroupParams fitted = grid_.fit(free, importance);
+        // What is left of others' errors in a group of zeros may be too little for a scale in F16: the group keeps that of its own weights.
+        if (scale_is_lost(fitted, scheme_, {})) return;
         params = scheme_.relative_scales() ? grid_.fit_under(super_scale_of(scheme_, choice.params, column), fitted, free, importance).params : fitted;
     }
 

@@ -485,7 +485,7 @@ Result<Weight> gptq_vectors_encode(const MethodInput& input) {
     State state{input.weight.n_rows(), input.weight.n_columns(), input.scheme.vector, input.scheme.n_books, input.scheme.n_levels, {}, {}, {}, {}};
     SKIFF_TRY(state.fit, fit_vectors(input.weight, input.scheme, feedback->own, &input.pool));
     if (state.fit.scheme.scale_dtype != input.scheme.scale_dtype)
-        return lost_scales_error(input.scheme);
+        return lost_scales_error(input);
     for (auto* matrix : {&state.values, &state.away, &state.gradient}) matrix->resize(static_cast<std::size_t>(state.n_rows * state.n));
     for (std::int64_t row = 0; row < state.n_rows; ++row) input.weight.row(row, state.values.data() + row * state.n);
     Sweep sweep(state, *feedback);

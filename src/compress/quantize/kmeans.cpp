@@ -14,16 +14,22 @@ Status kmeans_defined_on(const Scheme& scheme) {
 
 Result<Weight> kmeans_encode(const MethodInput& input) {
     std::vector<float> importance;
+    if (!input.squared_gradients.empty()) {
+        // The Fisher information's diagonal: what the loss loses where a weight moves, to second order (Kim et al. 2024, SqueezeLLM). A floor, as of inputs.
+        double sum = 0;
+        for (float square : input.squared_gradients) sum += static_cast<double>(square);
+        const auto floor = static_cast<float>(1e-3 * sum / static_cast<double>(input.squared_gradients.size()));
+        importance.assign(input.squared_gradients.begin(), input.squared_gradients.end());
+        for (float& value : importance) value += floor;
+        return encode_nearest(input.weight, input.scheme, input.scale_rule, sum > 0 ? std::span<const float>(importance) : std::span<const float>(), &input.pool);
+    }
     if (const std::string why = why_not_calibrated(input, StatisticsNeed::moments); !why.empty()) {
         remark(input, "every weight counts the same: " + why);
     } else {
         SKIFF_CHECK(check_statistics(input));
         importance = column_importance(*input.inputs);
     }
-    SKIFF_TRY(auto weight, encode_nearest(input.weight, input.scheme, input.scale_rule, importance, &input.pool));
-    if (weight.codes()->scheme.scale_dtype != input.scheme.scale_dtype)
-        return runtime_error("levels do not fit " + std::string(dtype_info(input.scheme.scale_dtype).name) + ", which the survey of the weights did not foresee; this is a bug, please report it");
-    return weight;
+    return encode_nearest(input.weight, input.scheme, input.scale_rule, importance, &input.pool);
 }
 
 }  // namespace skiff

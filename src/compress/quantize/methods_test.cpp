@@ -159,6 +159,63 @@ TEST_F(Methods, VectorsDoNotDependOnThreadsAndTakeBadInput) {
     EXPECT_TRUE(same_bits(*few, *nearest));
 }
 
+// What other groups' errors leave to a group of zeros is too little for a scale in F16 where others have 8 bits.
+TEST_F(Methods, GroupsOfZerosStayZero) {
+    const InputStatistics inputs = correlated_inputs(160, 600, 21);
+    std::vector<float> values;
+    ASSERT_TRUE(to_floats(*random_weight(70, 160, 22).plain(), values));
+    for (std::size_t row = 0; row < 70; ++row)
+        for (std::size_t column = 64; column < 96; ++column) values[row * 160 + column] = 0;
+    const Weight weight = make_float_weight({70, 160}, values);
+    for (const char* name : {"w8g32", "w6g32", "w8g32a", "w4g32", "e4m3", "n4g32"}) {
+        const Scheme scheme = *parse_scheme(name);
+        for (const auto order : {MethodOptions::Order::as_stored, MethodOptions::Order::by_groups, MethodOptions::Order::by_inputs}) {
+            SCOPED_TRACE(name);
+            MethodOptions options;
+            options.order = order;
+            for (std::string_view method : {"gptq", "autoround"}) {
+                options.n_iterations = 20;
+                auto result = run(method, weight, scheme, &inputs, options), weighted = run("weighted", weight, scheme, &inputs);
+                ASSERT_TRUE(result.ok()) << result.error().to_string();
+                EXPECT_EQ(result->codes()->scheme, scheme);
+                EXPECT_LT(output_error(weight, *result, inputs), output_error(weight, *weighted, inputs) * 1.0001);
+            }
+        }
+    }
+}
+
+// The survey saw other weights: the method says so, and the tensor has its scales in F32.
+TEST_F(Methods, ScalesThatF16DoesNotHoldAreF32) {
+    const InputStatistics inputs = correlated_inputs(96, 600, 23);
+    std::vector<float> values;
+    ASSERT_TRUE(to_floats(*random_weight(20, 96, 24).plain(), values));
+    for (std::size_t column = 0; column < 96; ++column) values[5 * 96 + column] *= 1e-4f;
+    const Weight weight = make_float_weight({20, 96}, values);
+    MethodOptions options;
+    options.n_iterations = 10;
+    for (const WeightMethod& method : weight_methods())
+        for (const char* name : {"w8", "w8g32", "w4g32", "k16", "bf16"}) {
+            const Scheme scheme = *parse_scheme(name);
+            if (!method.defined_on(scheme).ok()) continue;
+            SCOPED_TRACE(std::string(method.name) + " " + name);
+            std::vector<std::string> said;
+            auto result = encode_by(method, {weight, scheme, ScaleRule::search, pool_, &inputs, options, &said});
+            ASSERT_TRUE(result.ok()) << result.error().to_string();
+            EXPECT_TRUE(said.empty());
+            if (result->codes() == nullptr) continue;
+            const bool wide = result->codes()->scheme.scale_dtype == DType::f32;
+            EXPECT_EQ(wide, name[0] == 'w' || name[0] == 'k');
+            std::vector<float> row(96);
+            result->row(5, row.data());
+            double error = 0, square = 0;
+            for (std::size_t i = 0; i < 96; ++i) {
+                error += std::pow(static_cast<double>(row[i] - values[5 * 96 + i]), 2);
+                square += std::pow(static_cast<double>(values[5 * 96 + i]), 2);
+            }
+            EXPECT_LT(error, 0.05 * square);
+        }
+}
+
 TEST_F(Methods, BitsDoNotDependOnThreads) {
     const InputStatistics inputs = correlated_inputs(160, 300, 3);
     const Weight weight = random_weight(200, 160, 4);

@@ -23,10 +23,7 @@ Status codes_defined_on(const Scheme& scheme) {
 }
 
 Result<Weight> nearest_encode(const MethodInput& input) {
-    SKIFF_TRY(auto weight, encode_nearest(input.weight, input.scheme, input.scale_rule, {}, &input.pool));
-    if (const Codes* codes = weight.codes(); codes != nullptr && codes->scheme.scale_dtype != input.scheme.scale_dtype)
-        return runtime_error("scales do not fit " + std::string(dtype_info(input.scheme.scale_dtype).name) + ", which the survey of the weights did not foresee; this is a bug, please report it");
-    return weight;
+    return encode_nearest(input.weight, input.scheme, input.scale_rule, {}, &input.pool);
 }
 
 }  // namespace skiff

@@ -38,6 +38,7 @@ protected:
         options.if_exists = AtomicDirectory::IfExists::replace;
         options.unfinished = CompressOptions::Unfinished::restart;
         options.n_threads = 1;
+        options.gradients = gradients_;
         return run_recipe(parent_, {{step}, 0}, options);
     }
     // Made, read, and of finite logits; or an error that says why. Whether it was made.
@@ -61,6 +62,7 @@ protected:
     }
     std::string folder_;
     Checkpoint parent_;
+    const GradientSource* gradients_ = nullptr;
 };
 
 QuantizeStep step_of(const SchemePreset& preset, std::string_view method) {
@@ -86,6 +88,56 @@ TEST_F(QuantizeOptionsTable, MethodsBySchemesByTransformsAndCorrections) {
         }
 }
 
+// Clusters by the squared gradients of the loss: of what these weigh, nothing found otherwise loses less, since the levels of each row are exact.
+TEST_F(QuantizeOptionsTable, ClustersByGradients) {
+    const testing::WeightsAsGradients gradients;
+    const auto clusters = [](const char* name) {
+        QuantizeStep step;
+        step.method = "kmeans";
+        step.schemes = default_wish(*parse_scheme(name));
+        step.schemes.head = step.schemes.embedding = std::nullopt;
+        step.importance = importance_by_gradients;
+        return step;
+    };
+    EXPECT_FALSE(made(clusters("k4")));  // there is no training here
+    gradients_ = &gradients;
+    for (const std::string& folder : {std::string(), "random:" + std::string(SKIFF_TEST_DATA_DIR) + "/models/gpt2/config.json"}) {  // gpt2: (inputs, outputs)
+        if (!folder.empty()) parent_ = *Checkpoint::open(folder);
+        const auto columns = keys_stored_as_columns(parent_.spec);
+        for (const char* name : {"k4", "k8g32", "k16tensor"}) {
+            SCOPED_TRACE(folder + name);
+            // Sum of g^2 (w - q)^2, with g = w.
+            const auto lost = [&](const QuantizeStep& step) {
+                EXPECT_TRUE(made(step));
+                auto child = Checkpoint::open(join_path(folder_, "child"));
+                double sum = 0;
+                for (const auto& [key, use] : tensor_uses(parent_.spec)) {
+                    const Weight weight = *child->weights->load(key);
+                    if (use != TensorUse::linear || weight.codes() == nullptr) continue;
+                    const Weight stored = *parent_.weights->load(key), original = columns.count(key) != 0 ? transposed(stored) : stored;
+                    std::vector<float> a(static_cast<std::size_t>(weight.n_columns())), b(a);
+                    for (std::int64_t row = 0; row < weight.n_rows(); ++row) {
+                        original.row(row, a.data());
+                        weight.row(row, b.data());
+                        for (std::size_t i = 0; i < a.size(); ++i) sum += std::pow(static_cast<double>(a[i]) * (static_cast<double>(a[i]) - static_cast<double>(b[i])), 2);
+                    }
+                }
+                EXPECT_GT(sum, 0);
+                return sum;
+            };
+            QuantizeStep plain = clusters(name);
+            plain.importance.clear();
+            const double by_gradients = lost(clusters(name)), by_inputs = lost(plain);
+            EXPECT_LT(by_gradients, 0.9 * by_inputs);
+        }
+    }
+    QuantizeStep vectors = clusters("v4k256");
+    EXPECT_FALSE(made(vectors));
+    vectors.schemes = default_wish(*parse_scheme("k4"));
+    vectors.method = "nearest";
+    EXPECT_FALSE(made(vectors));
+}
+
 TEST_F(QuantizeOptionsTable, EachTransformCorrectionAndFormOfInputsAlone) {
     const SchemePreset& w8 = *std::find_if(scheme_presets().begin(), scheme_presets().end(), [](const SchemePreset& preset) { return preset.name == "w8"; });
     for (const BlockTransform& transform : block_transforms())
@@ -104,6 +156,42 @@ TEST_F(QuantizeOptionsTable, EachTransformCorrectionAndFormOfInputsAlone) {
         EXPECT_EQ(child->spec.tensors.count("model.layers.0.mlp.down_proj.bias"), corrections.bias ? 1u : 0u);
         EXPECT_EQ(child->config["mlp_bias"].bool_or(false), corrections.bias);
         EXPECT_EQ(child->manifest["parent"]["content_hash"].text(), *parent_.content_hash());
+    }
+}
+
+// W8A8 for other programs: signed bytes, and the word that inputs get a scale for each token. Here it computes what it did without.
+TEST_F(QuantizeOptionsTable, InputsByTokenAreDeclared) {
+    for (const SchemePreset& preset : scheme_presets()) {
+        SCOPED_TRACE(preset.name);
+        QuantizeStep step = step_of(preset, "nearest");
+        step.inputs.kind = InputScaleRule::Kind::by_token;
+        ASSERT_EQ(made(step), can_fix_inputs(preset.scheme));
+        if (!can_fix_inputs(preset.scheme)) continue;
+        auto child = Checkpoint::open(join_path(folder_, "child"));
+        ASSERT_TRUE(child.ok());
+        int n_groups = 0;
+        for (const auto& [name, group] : child->config["quantization_config"]["config_groups"].members()) {
+            if (!group["input_activations"].is_object()) continue;
+            ++n_groups;
+            EXPECT_EQ(group["format"].text(), "int-quantized");
+            EXPECT_TRUE(group["input_activations"]["dynamic"].bool_or(false));
+            EXPECT_EQ(group["input_activations"]["strategy"].text(), "token");
+        }
+        EXPECT_EQ(n_groups, 1);
+        EXPECT_FALSE(child->weights->contains("model.layers.0.mlp.down_proj.input_scale"));
+        const Weight weight = *child->weights->load("model.layers.0.mlp.down_proj.weight");
+        ASSERT_NE(weight.codes(), nullptr);
+        EXPECT_EQ(weight.codes()->scheme, preset.scheme);
+        QuantizeStep plain = step;
+        plain.inputs = {};
+        ASSERT_TRUE(made(plain));
+        const Weight alone = *Checkpoint::open(join_path(folder_, "child"))->weights->load("model.layers.0.mlp.down_proj.weight");
+        std::vector<float> a(static_cast<std::size_t>(weight.n_columns())), b(a);
+        for (std::int64_t row = 0; row < weight.n_rows(); ++row) {
+            weight.row(row, a.data());
+            alone.row(row, b.data());
+            ASSERT_EQ(a, b);
+        }
     }
 }
 

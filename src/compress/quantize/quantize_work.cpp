@@ -24,11 +24,11 @@ std::set<std::string> operator_weights(const ModelSpec& spec) {
 
 class QuantizeWork final : public StepWork {
 public:
-    QuantizeWork(const Checkpoint& parent, const QuantizeStep& step, const WeightMethod& method, std::vector<const BlockTransform*> transforms)
-        : parent_(parent), step_(step), method_(method), transforms_(std::move(transforms)), corrections_(parent.spec, step.corrections) {}
+    QuantizeWork(const Checkpoint& parent, const QuantizeStep& step, const WeightMethod& method, std::vector<const BlockTransform*> transforms, const GradientSource* gradients)
+        : parent_(parent), step_(step), method_(method), transforms_(std::move(transforms)), gradients_(gradients), corrections_(parent.spec, step.corrections) {}
 
     Status open_importance() {
-        if (step_.importance.empty()) return {};
+        if (step_.importance.empty() || by_gradients()) return {};
         SKIFF_TRY(importance_, ImportanceFile::open(step_.importance, parent_));
         return {};
     }
@@ -44,16 +44,23 @@ public:
             }
             if (tensor.scheme && (tensor.becomes_codes() || !tensor.sparse)) schemes_[tensor.key] = *tensor.scheme;
             if (has_outliers(tensor)) plan_outliers(tensor, plan);
-            if (has_fixed_inputs(tensor)) plan_fixed_inputs(tensor, plan);
+            if (has_coded_inputs(tensor)) plan_coded_inputs(tensor, plan);
         }
         plan_corrections(plan);
-        if (step_.inputs.kind == InputScaleRule::Kind::fixed && !any_fixed_) return usage_error("--activations static-...: fixed scales are for symmetric integers of 8 bits, such as --scheme w8, and no weight of an operator becomes that");
+        if (by_gradients()) {
+            SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
+            for (const PlannedTensor& tensor : plan.tensors)
+                if (has_gradients(tensor)) measured_.insert(tensor.key), plan.largest_working_set_bytes += tensor.n_elements * sizeof(float);
+            plan.largest_working_set_bytes += gradient_memory_bytes(parent_.spec, *text_);
+        }
+        if (step_.inputs.kind != InputScaleRule::Kind::dynamic && !any_coded_) return usage_error(std::string("--activations ") + (fixes_inputs() ? "static-...: fixed scales" : "dynamic-token: inputs as codes") + " are for symmetric integers of 8 bits, such as --scheme w8, and no weight of an operator becomes that");
         return plan;
     }
-    Json found() const override { return importance_ ? Json::object({{"importance", importance_->json()}}) : Json(); }
+    Json found() const override { return by_gradients() ? Json::object({{"importance", "squared gradients of the loss"}}) : importance_ ? Json::object({{"importance", importance_->json()}}) : Json(); }
+    const CalibrationText* text() const override { return text_ ? &*text_ : nullptr; }
     StatisticsNeed needs() const override {
-        StatisticsNeed need = importance_ ? StatisticsNeed::none : method_.needs;
-        if (any_fixed_) need = std::max(need, StatisticsNeed::moments);
+        StatisticsNeed need = importance_ || by_gradients() ? StatisticsNeed::none : method_.needs;
+        if (fixes_inputs()) need = std::max(need, StatisticsNeed::moments);
         need = std::max(need, step_.corrections.needs());
         for (const BlockTransform* transform : transforms_) need = std::max(need, transform->needs);
         return need;
@@ -74,8 +81,8 @@ public:
         const auto search = method_.needs == StatisticsNeed::none ? BlockTransformInput::Search::plain : BlockTransformInput::Search::weighted;
         for (const BlockTransform* transform : transforms_)
             SKIFF_CHECK(transform->apply({parent_.spec, block, work.editable(pool), scheme_of, step_.scale_rule, step_.method_options, search}));
-        if (any_fixed_) {
-            const auto wanted = [this](const std::string& key) { return fixed_.count(key) != 0; };
+        if (fixes_inputs()) {
+            const auto wanted = [this](const std::string& key) { return coded_inputs_.count(key) != 0; };
             SKIFF_TRY(input_scales_, measure_input_scales(parent_.spec, block, work, step_.inputs, wanted));
         }
         return learns_by_block(step_) ? learn(block, work, pool) : Status();
@@ -111,7 +118,9 @@ public:
             made.parts = {{planned.key, result.plain()->dtype, result.shape, result.plain()->data, result.owner}};
             return made;
         }
-        if (has_fixed_inputs(planned)) {
+        if (has_coded_inputs(planned) && !fixes_inputs()) {
+            made.parts = token_input_tensors(module_of_key(planned.key), result);
+        } else if (has_coded_inputs(planned)) {
             const auto scale = input_scales_.find(planned.key);
             if (scale == input_scales_.end()) return runtime_error("nothing was measured of its inputs, so that they cannot have a fixed scale");
             made.parts = fixed_input_tensors(module_of_key(planned.key), result, scale->second);
@@ -133,7 +142,7 @@ public:
         }
         if (largest == nullptr) return 0.0;
         SKIFF_TRY(const double seconds_per_element, time_sample(*largest, pool));
-        return seconds_per_element * static_cast<double>(n_elements);
+        return seconds_per_element * static_cast<double>(n_elements) + (text_ ? gradient_seconds(parent_.spec, *text_) : 0);
     }
 
 private:
@@ -144,10 +153,42 @@ private:
 
     Result<Weight> rounded(const PlannedTensor& planned, const WeightSource& weights, const Inputs& inputs, ThreadPool& pool, std::vector<std::string>& said) {
         const auto learnt = learnt_.find(planned.key);
-        if (learnt == learnt_.end()) return make_planned(weights, planned, {step_, inputs.told, pool, &said, parent_.weights.get()});
+        if (learnt == learnt_.end()) {
+            MakeOptions options{step_, inputs.told, pool, &said, parent_.weights.get()};
+            if (has_gradients(planned)) {
+                SKIFF_TRY(options.squared_gradients, squares_of(planned));
+            }
+            return make_planned(weights, planned, options);
+        }
         if (!planned.sparse) return learnt->second;
         SKIFF_TRY(const auto before, load_as_rows(*parent_.weights, planned));
         return make_sparse(learnt->second, *planned.sparse, kept_units(before, *planned.sparse));
+    }
+
+    bool by_gradients() const { return step_.importance == importance_by_gradients; }
+    bool has_gradients(const PlannedTensor& planned) const { return by_gradients() && !planned.hash && planned.use == TensorUse::linear && planned.scheme && planned.scheme->kind == NumberKind::clusters; }
+
+    // (outputs, inputs), as the weight is rounded. All are measured at the first question.
+    Result<std::span<const float>> squares_of(const PlannedTensor& planned) {
+        if (squares_.empty()) SKIFF_CHECK(measure_gradients());
+        std::vector<float>& sums = squares_[planned.key];
+        if (planned.turn_source() && turned_.insert(planned.key).second) {
+            SKIFF_TRY(const auto stored, parent_.weights->load(planned.key));
+            to_floats(*transposed(make_float_weight(stored.shape, sums)).plain(), sums);
+        }
+        return std::span<const float>(sums);
+    }
+
+    Status measure_gradients() {
+        return gradients_->for_each_sample(parent_.spec, *parent_.weights, *text_, measured_, [&](const SampleGradients& gradients) -> Status {
+            if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
+            for (const auto& [key, gradient] : gradients) {
+                std::vector<float>& sums = squares_[key];
+                sums.resize(gradient.size());
+                for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += gradient[i] * gradient[i];
+            }
+            return {};
+        });
     }
 
     Status learn(std::size_t block, BlockWork& work, ThreadPool& pool) {
@@ -170,23 +211,25 @@ private:
         const std::string is = planned.parent_is_plain ? "has its zeros left out" : "is pruned (" + planned.from + ")";
         const bool rounds = planned.becomes_codes() && operators_.count(planned.key) != 0;
         if (rounds && step_.outliers > 0) return unsupported(is + ": outliers stand beside dense codes; leave --outliers out");
-        if (rounds && step_.inputs.kind == InputScaleRule::Kind::fixed) return unsupported(is + ": inputs with fixed scales are for dense codes; leave --activations out");
+        if (rounds && step_.inputs.kind != InputScaleRule::Kind::dynamic) return unsupported(is + ": inputs as codes are for dense codes; leave --activations out");
         if (!transforms_.empty() && planned.stored_as_columns && !planned.parent_is_plain) return unsupported(is + " and stored as columns, which transforms do not scale; leave --transform out");
         return {};
     }
 
-    bool has_fixed_inputs(const PlannedTensor& planned) const { return !planned.sparse && step_.inputs.kind == InputScaleRule::Kind::fixed && planned.use == TensorUse::linear && planned.scheme && can_fix_inputs(*planned.scheme) && !has_outliers(planned) && operators_.count(planned.key) != 0 && !planned.turn_source(); }
+    bool fixes_inputs() const { return step_.inputs.kind == InputScaleRule::Kind::fixed; }
+    bool has_coded_inputs(const PlannedTensor& planned) const { return !planned.sparse && step_.inputs.kind != InputScaleRule::Kind::dynamic && planned.use == TensorUse::linear && planned.scheme && can_fix_inputs(*planned.scheme) && !has_outliers(planned) && operators_.count(planned.key) != 0 && !planned.turn_source(); }
 
-    void plan_fixed_inputs(PlannedTensor& planned, TensorPlan& plan) {
-        planned.declarations = fixed_input_declarations(module_of_key(planned.key), *planned.scheme, planned.shape);
+    void plan_coded_inputs(PlannedTensor& planned, TensorPlan& plan) {
+        const std::string module = module_of_key(planned.key);
+        planned.declarations = fixes_inputs() ? fixed_input_declarations(module, *planned.scheme, planned.shape) : token_input_declarations(module, *planned.scheme, planned.shape);
         std::uint64_t bytes = 0;
         for (const TensorDeclaration& part : planned.declarations) bytes += static_cast<std::uint64_t>(element_count(part.shape) * dtype_info(part.dtype).bits / 8);
         plan.bytes_after += bytes - planned.bytes_after;
         planned.bytes_after = bytes;
-        planned.form = planned.scheme->name() + " x i8 fixed";
-        planned.inputs = QuantizedModule::Inputs::fixed;
-        fixed_.insert(planned.key);
-        any_fixed_ = true;
+        planned.form = planned.scheme->name() + (fixes_inputs() ? " x i8 fixed" : " x i8 by token");
+        planned.inputs = fixes_inputs() ? QuantizedModule::Inputs::fixed : QuantizedModule::Inputs::by_token;
+        coded_inputs_.insert(planned.key);
+        any_coded_ = true;
     }
 
     // Tensors that depend on what became of others come last in their block; gains are kept in f32, since they move by less than 16 bits may hold.
@@ -240,7 +283,7 @@ private:
     Result<MadeTensor> make_with_outliers(const PlannedTensor& planned, const WeightSource& weights, const Inputs& inputs, ThreadPool& pool, std::vector<std::string>& remarks) {
         SKIFF_TRY(const auto source, load_as_rows(weights, planned));
         const auto split = split_outliers(source, outliers_per_row(step_.outliers, source.n_columns()), pool);
-        SKIFF_TRY(auto codes, method_.encode({split.rest, *planned.scheme, step_.scale_rule, pool, inputs.told, step_.method_options, &remarks}));
+        SKIFF_TRY(auto codes, encode_by(method_, {split.rest, *planned.scheme, step_.scale_rule, pool, inputs.told, step_.method_options, &remarks}));
         const Weight outliers = outliers_of(source, codes, split, pool);
         MadeTensor made{{}, sum_of(codes, outliers, pool), true};
         if (step_.corrections.any()) corrections_.note(planned.key, source, made.effective, inputs.measured);
@@ -258,7 +301,7 @@ private:
         for (std::int64_t row = 0; row < n_rows; ++row) weight.row(row, values.data() + row * n_columns);
         const auto sample = make_float_weight({n_rows, n_columns}, std::move(values));
         const double begin = monotonic_seconds();
-        SKIFF_TRY(const auto result, method_.encode({sample, *planned.scheme, step_.scale_rule, pool}));
+        SKIFF_TRY(const auto result, encode_by(method_, {sample, *planned.scheme, step_.scale_rule, pool}));
         (void)result;
         return (monotonic_seconds() - begin) / static_cast<double>(n_rows * n_columns);
     }
@@ -270,9 +313,13 @@ private:
     std::map<std::string, Scheme> schemes_;
     std::set<std::string> operators_ = operator_weights(parent_.spec);
     std::optional<ImportanceFile> importance_;
+    const GradientSource* gradients_;
+    std::optional<CalibrationText> text_;  // that gradients are taken on
+    std::set<std::string> measured_, turned_;  // keys
+    std::map<std::string, std::vector<float>> squares_;  // of the gradients, summed over the samples
     BlockCorrections corrections_;
-    std::set<std::string> corrected_, fixed_, pruned_;  // keys
-    bool any_fixed_ = false;
+    std::set<std::string> corrected_, coded_inputs_, pruned_;  // keys
+    bool any_coded_ = false;  // inputs
     std::map<std::string, float> input_scales_;  // of the block
     std::map<std::string, Weight> learnt_;       // of the block
     std::string not_learnt_;                     // why it has none, where it should
@@ -280,18 +327,22 @@ private:
 
 }  // namespace
 
-Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const QuantizeStep& step) {
+Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const QuantizeStep& step, const GradientSource* gradients) {
     SKIFF_TRY(const WeightMethod* method, find_weight_method(step.method));
     std::vector<const BlockTransform*> transforms;
     for (const std::string& name : step.transforms) {
         SKIFF_TRY(const BlockTransform* transform, find_block_transform(name));
         transforms.push_back(transform);
     }
+    if (step.importance == importance_by_gradients) {
+        if (step.method != "kmeans" || step.schemes.linear.kind != NumberKind::clusters) return usage_error("--importance gradients: the loss's gradients weigh single weights, which the levels of clusters alone are found by; take --method kmeans and a scheme such as k16");
+        SKIFF_CHECK(check_gradients(gradients, "--importance gradients"));
+    }
     if (!step.importance.empty() && method->needs == StatisticsNeed::gram) return usage_error("--importance: " + step.method + " needs the products of all pairs of inputs, and such a file has the squares of each alone; take weighted, hqq or kmeans");
     if (!step.importance.empty() && method->name == "nearest") return usage_error("--importance: nearest looks at no data; take weighted, hqq or kmeans");
     if (!step.importance.empty() && step.target) return usage_error("--importance and a target: what the parts lose is measured on the calibration text; give one of them");
     if (!step.importance.empty() && !step.transforms.empty()) return usage_error("--importance and --transform: a transform changes the inputs, and the file says what they were before; give one of them");
-    auto work = std::make_unique<QuantizeWork>(parent, step, *method, std::move(transforms));
+    auto work = std::make_unique<QuantizeWork>(parent, step, *method, std::move(transforms), gradients);
     SKIFF_CHECK(work->open_importance());
     return std::unique_ptr<StepWork>(std::move(work));
 }

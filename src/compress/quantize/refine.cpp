@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "compress/algebra/algebra.h"
+#include "tensor/codes_builder.h"
 
 namespace skiff {
 namespace {
@@ -105,7 +106,7 @@ private:
         for (std::int64_t i = 0; i < size; ++i) target_[static_cast<std::size_t>(i)] = level_[static_cast<std::size_t>(i)] * wanted.scale;
         const GroupParams stored = stored_scale(r_.grid, r_.scheme, super_scale, wanted, {target_.data(), static_cast<std::size_t>(size)});
         const double t = static_cast<double>(stored.scale) - static_cast<double>(params.scale);
-        if (stored.scale == 0 || t == 0 || !(t * t * lhl - 2 * t * lg < 0)) return false;
+        if (stored.scale == 0 || scale_is_lost(stored, r_.scheme, {}) || t == 0 || !(t * t * lhl - 2 * t * lg < 0)) return false;
         for (std::int64_t i = 0; i < size; ++i) {
             d[i] -= static_cast<float>(t) * level_[static_cast<std::size_t>(i)];
             own_g_[static_cast<std::size_t>(i)] -= static_cast<float>(t) * level_h_[static_cast<std::size_t>(i)];

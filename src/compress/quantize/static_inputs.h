@@ -9,9 +9,10 @@
 
 namespace skiff {
 
-// How the 8-bit codes of inputs get their scales. dynamic: each run of 32 of a token by itself, when it is there.
+// How the 8-bit codes of inputs get their scales. dynamic: each run of 32 of a token by itself, when it is there, and nothing is said of it. by_token: the file says to
+// other programs that inputs are to be codes with a scale for each token; here it is as dynamic.
 struct InputScaleRule {
-    enum class Kind : std::uint8_t { dynamic, fixed } kind = Kind::dynamic;
+    enum class Kind : std::uint8_t { dynamic, fixed, by_token } kind = Kind::dynamic;
     RangeRule range = RangeRule::min_max;
     double percentile = 99.99;
     bool operator==(const InputScaleRule&) const = default;

@@ -7,6 +7,7 @@
 #include "compress/search/divergence_probe.h"
 #include "compress/search/measurements.h"
 #include "compress/search/scheme_ladder.h"
+#include "model/axes.h"
 
 namespace skiff {
 namespace {
@@ -17,37 +18,8 @@ constexpr std::uint64_t most_kept_bytes = std::uint64_t{2} << 30;  // of weights
 
 using Chosen = std::vector<std::size_t>;  // level of each unit
 
-// Squared error of a weight's outputs over the calibration text: trace(D G D^T), D the difference, G the second moments of the inputs, of which the
-// diagonal must do where it is all there is. Without inputs: of the weight itself.
-double output_error(const Weight& original, const Weight& made, const InputStatistics* inputs, ThreadPool& pool) {
-    const std::int64_t n_rows = original.n_rows(), n = original.n_columns();
-    const bool has_gram = inputs != nullptr && static_cast<std::int64_t>(inputs->gram.size()) == n * n, has_squares = inputs != nullptr && static_cast<std::int64_t>(inputs->mean_square.size()) == n;
-    constexpr std::int64_t tile = 64;
-    std::vector<double> sums(static_cast<std::size_t>((n_rows + tile - 1) / tile), 0);
-    pool.run([&](int thread) {
-        std::vector<float> difference(static_cast<std::size_t>(tile * n)), product(static_cast<std::size_t>(has_gram ? tile * n : 0)), row(static_cast<std::size_t>(n));
-        const Range tiles = share_of(static_cast<std::int64_t>(sums.size()), thread, pool.n_threads());
-        for (std::int64_t t = tiles.begin; t < tiles.end; ++t) {
-            const std::int64_t begin = t * tile, size = std::min(tile, n_rows - begin);
-            for (std::int64_t r = 0; r < size; ++r) {
-                original.row(begin + r, difference.data() + r * n);
-                made.row(begin + r, row.data());
-                for (std::int64_t c = 0; c < n; ++c) difference[static_cast<std::size_t>(r * n + c)] -= row[static_cast<std::size_t>(c)];
-            }
-            if (has_gram) multiply({.m = size, .n = n, .k = n, .a = difference.data(), .a_stride = n, .b = inputs->gram.data(), .b_stride = n, .c = product.data(), .c_stride = n});
-            double sum = 0;
-            for (std::int64_t i = 0; i < size * n; ++i) {
-                const auto at = static_cast<std::size_t>(i);
-                const float d = difference[at], weighted = has_gram ? product[at] : has_squares ? d * inputs->mean_square[static_cast<std::size_t>(i % n)] : d;
-                sum += static_cast<double>(d) * static_cast<double>(weighted);
-            }
-            sums[static_cast<std::size_t>(t)] = sum;
-        }
-    });
-    double sum = 0;
-    for (double part : sums) sum += part;
-    return sum;
-}
+// A plain matrix that is stored as (inputs, outputs), turned; codes are (outputs, inputs) always.
+Weight as_rows(const Weight& weight, StoredAs stored) { return stored == StoredAs::columns && weight.plain() != nullptr && weight.shape.size() == 2 ? transposed(weight) : weight; }
 
 class Search {
 public:
@@ -321,7 +293,7 @@ private:
                 for (const auto& [key, weight] : made) {
                     SKIFF_TRY(const auto original, parent_.weights->load(key));
                     const auto found = inputs.find(key);
-                    error += output_error(original, weight, found == inputs.end() ? nullptr : found->second.get(), pool_);
+                    error += output_error(original, weight, columns_.count(key) != 0 ? StoredAs::columns : StoredAs::rows, found == inputs.end() ? nullptr : found->second.get(), pool_);
                 }
                 SKIFF_CHECK(measurements_->add(error_name, error));
             }
@@ -497,6 +469,7 @@ private:
     std::string method_;  // that measurements are made with
     StatisticsNeed need_ = StatisticsNeed::none;  // of the step's own method, which output errors use too
     std::optional<SchemeLadder> ladder_;
+    const std::set<std::string> columns_ = keys_stored_as_columns(parent_.spec);
     CalibrationText text_;
     std::vector<std::size_t> fit_, held_;  // samples
     bool every_scheme_ = true;
@@ -509,6 +482,37 @@ private:
 };
 
 }  // namespace
+
+double output_error(const Weight& stored_original, const Weight& stored_made, StoredAs stored, const InputStatistics* inputs, ThreadPool& pool) {
+    const Weight original = as_rows(stored_original, stored), made = as_rows(stored_made, stored);
+    const std::int64_t n_rows = original.n_rows(), n = original.n_columns();
+    const bool has_gram = inputs != nullptr && static_cast<std::int64_t>(inputs->gram.size()) == n * n, has_squares = inputs != nullptr && static_cast<std::int64_t>(inputs->mean_square.size()) == n;
+    constexpr std::int64_t tile = 64;
+    std::vector<double> sums(static_cast<std::size_t>((n_rows + tile - 1) / tile), 0);
+    pool.run([&](int thread) {
+        std::vector<float> difference(static_cast<std::size_t>(tile * n)), product(static_cast<std::size_t>(has_gram ? tile * n : 0)), row(static_cast<std::size_t>(n));
+        const Range tiles = share_of(static_cast<std::int64_t>(sums.size()), thread, pool.n_threads());
+        for (std::int64_t t = tiles.begin; t < tiles.end; ++t) {
+            const std::int64_t begin = t * tile, size = std::min(tile, n_rows - begin);
+            for (std::int64_t r = 0; r < size; ++r) {
+                original.row(begin + r, difference.data() + r * n);
+                made.row(begin + r, row.data());
+                for (std::int64_t c = 0; c < n; ++c) difference[static_cast<std::size_t>(r * n + c)] -= row[static_cast<std::size_t>(c)];
+            }
+            if (has_gram) multiply({.m = size, .n = n, .k = n, .a = difference.data(), .a_stride = n, .b = inputs->gram.data(), .b_stride = n, .c = product.data(), .c_stride = n});
+            double sum = 0;
+            for (std::int64_t i = 0; i < size * n; ++i) {
+                const auto at = static_cast<std::size_t>(i);
+                const float d = difference[at], weighted = has_gram ? product[at] : has_squares ? d * inputs->mean_square[static_cast<std::size_t>(i % n)] : d;
+                sum += static_cast<double>(d) * static_cast<double>(weighted);
+            }
+            sums[static_cast<std::size_t>(t)] = sum;
+        }
+    });
+    double sum = 0;
+    for (double part : sums) sum += part;
+    return sum;
+}
 
 Result<QuantizeStep> find_schemes(const Checkpoint& parent, const QuantizeStep& step, const SchemeSearchOptions& options, std::vector<std::string>& remarks) {
     auto found = Search(parent, step, options).run(remarks);

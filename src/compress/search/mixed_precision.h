@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "base/progress.h"
+#include "base/thread_pool.h"
+#include "compress/calibrate/statistics.h"
 #include "compress/recipe.h"
 #include "model/checkpoint.h"
 
@@ -25,6 +27,12 @@ struct SchemeSearchEstimate {
     std::uint64_t smallest_bytes = 0, largest_bytes = 0;  // of the weight files that the ladder can give
     double seconds = 0;
 };
+
+// How a checkpoint holds a plain matrix: (outputs, inputs), or (inputs, outputs) as GPT-2's are.
+enum class StoredAs : std::uint8_t { rows, columns };
+// Squared error of a weight's outputs over the calibration text: trace(D G D^T), D the difference, G the second moments of the inputs, of which the
+// diagonal must do where it is all there is. Without inputs: of the weight itself. Both weights as they are stored.
+double output_error(const Weight& original, const Weight& made, StoredAs stored, const InputStatistics* inputs, ThreadPool& pool);
 
 // The step with a rule for every tensor that had none, and with `found` filled. The result depends on the step, the parent and the ladder alone.
 Result<QuantizeStep> find_schemes(const Checkpoint& parent, const QuantizeStep& step, const SchemeSearchOptions& options, std::vector<std::string>& remarks);

@@ -6,6 +6,18 @@
 #include "compress/method.h"
 
 namespace skiff {
+namespace {
+
+bool has_hashed_weights(const Checkpoint& model) {
+    for (const auto& [key, use] : tensor_uses(model.spec)) {
+        if (use != TensorUse::linear || !model.weights->contains(key)) continue;
+        const auto weight = model.weights->load(key);
+        if (weight.ok() && weight->hashed() != nullptr) return true;
+    }
+    return false;
+}
+
+}  // namespace
 
 Result<SchemeLadder> SchemeLadder::create(const Checkpoint& parent, const QuantizeStep& step, const std::string& method, ThreadPool& pool, const ProgressSink& progress) {
     SchemeLadder ladder;
@@ -25,7 +37,11 @@ Result<SchemeLadder> SchemeLadder::create(const Checkpoint& parent, const Quanti
         level.step = std::make_unique<RecipeStep>(std::move(mine));
         SKIFF_TRY(level.work, make_step_work(parent, *level.step));
         auto plan = level.work->plan(pool, progress);
-        if (!plan.ok()) return plan.take_error().with_context("with " + name + " of the ladder");
+        if (!plan.ok()) {
+            Error error = plan.take_error();
+            if (step.target->ladder.empty() && has_hashed_weights(parent)) error.message += "; of hashed weights take --ladder w2g32,w3g32,w4g32,w8g32";
+            return std::move(error).with_context("with " + name + " of the ladder");
+        }
         level.plan = std::move(*plan);
         ladder.levels_.push_back(std::move(level));
     }
