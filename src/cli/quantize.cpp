@@ -331,7 +331,7 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
         (void)known;
     }
     if (net::is_net(options.model)) return quantize_network(options, terminal);
-    if (options.importance == importance_by_gradients && !train::training_available()) return become_training_program().take_error().with_context("--importance gradients is computed by training");
+    if (options.importance == importance_by_gradients && options.method == "kmeans" && !train::training_available()) return become_training_program().take_error().with_context("--importance gradients is computed by training");
     SKIFF_TRY(auto opened, Checkpoint::open(options.model));
     const Checkpoint parent = with_inputs_in_order(std::move(opened));
     if (options.scheme.empty() && has_target(options)) {
