@@ -64,7 +64,7 @@ struct QuantizeOptions {
         visitor.option("--refine-passes", method_options.refine_passes, "Of gptq: passes over codes and scales afterwards, each taking its best value while the others hold");
         visitor.option("--iterations", method_options.n_iterations, "Of autoround: steps along the sign of the gradient");
         visitor.choice("--learn-by", learn_by, {"block", "operator"}, "Of autoround: what is to lose little, the output of the whole block or that of each operator");
-        visitor.choice("--clip", clip, {"auto", "search", "none"}, "Of --transform awq: search: the largest weights of a group are clipped where that lowers the error of the output; auto: so, but not before gptq, which makes up for them and loses by it");
+        visitor.choice("--clip", clip, {"auto", "search", "none"}, "Of --transform awq: search: the largest weights of a group are clipped where that lowers the error of the output; auto: so, but not before gptq and autoround, which make up for them and lose by it");
         visitor.option("--importance", importance, "What weighted, hqq and kmeans else learn from the inputs of a calibration text: an importance matrix of llama.cpp (.imatrix, .dat or .gguf) says it; or gradients, with kmeans and clusters: the squared gradient of the loss by each weight, which training computes on that text");
         visitor.option("--correct", correct, "What is put right after rounding: bias, the mean error of each output, in biases that the model has or config.json can give it; norm, the scales of rows and the gains of norms; with a comma: both");
         visitor.choice("--activations", activations, {"dynamic", "dynamic-token", "static-minmax", "static-percentile", "static-mse"},
@@ -165,7 +165,7 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     SKIFF_TRY(step.outliers, outlier_share(options.outliers));
     if (step.outliers > 0 && options.compat) return usage_error("--outliers: other programs do not read them; leave --compat out");
     step.method_options.learning = options.learn_by == "block" ? MethodOptions::Learning::by_block : MethodOptions::Learning::by_operator;
-    step.method_options.clip = options.clip == "search" || (options.clip == "auto" && options.method != "gptq") ? MethodOptions::Clip::search : MethodOptions::Clip::none;
+    step.method_options.clip = options.clip == "search" || (options.clip == "auto" && options.method != "gptq" && options.method != "autoround") ? MethodOptions::Clip::search : MethodOptions::Clip::none;
     step.importance = options.importance;
     SKIFF_TRY(step.corrections, parse_corrections(options.correct));
     if (options.activations == "dynamic-token") step.inputs.kind = InputScaleRule::Kind::by_token;

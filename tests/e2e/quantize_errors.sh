@@ -48,7 +48,7 @@ grep -q '"steps"' "$work/b/skiff.json" || fail "no steps of the parent in the ma
 
 # AWQ clips before rounding to nearest, and not before gptq, unless it is told to.
 few="--scheme w4g32 --transform awq --calibration-samples 2 --calibration-tokens 64"
-for row in "nearest search" "gptq none" "gptq search --clip search"; do
+for row in "nearest search" "gptq none" "autoround none --iterations 1" "gptq search --clip search"; do
     read -r method clip more <<<"$row"
     # shellcheck disable=SC2086
     "$SKIFF" quantize $model -o "$work/clip" --method "$method" $few $more --force >/dev/null 2>&1 || fail "quantize with awq and $method"
