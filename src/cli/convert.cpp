@@ -16,13 +16,14 @@
 #include "model/dense_weights.h"
 #include "model/input_order.h"
 #include "model/shared_layers.h"
+#include "net/images.h"
 
 namespace skiff {
 namespace {
 
 struct ConvertOptions {
     std::string model, output, to = "gguf", type = "auto", head_type = "auto", embedding_type = "auto";
-    std::string form = "auto", activations = "real";
+    std::string form = "auto", activations = "real", data;
     std::int64_t threads = 0, context = 0;
     bool force = false, dry_run = false, densify = false;
     std::vector<std::string> typed;
@@ -44,7 +45,10 @@ struct ConvertOptions {
         visitor.choice("--form", form, {"auto", "nbits", "qdq", "qonnx", "float"},
                        "ONNX: what quantized weights become. nbits: MatMulNBits, or DequantizeLinear where a row has one scale; qdq: DequantizeLinear, "
                        "blocked; qonnx: QONNX's Quant; float: plain numbers. auto: nbits, of networks of convolutions qdq");
-        visitor.choice("--activations", activations, {"real", "int8"}, "ONNX, --form qonnx. int8: inputs of matrices in 8 bits too, a scale for 32 of them");
+        visitor.choice("--activations", activations, {"real", "int8"},
+                       "ONNX. int8: inputs of matrices and convolutions in 8 bits too. Decoders, --form qonnx: a scale for 32 of them, computed as they come; "
+                       "networks of convolutions, qdq or qonnx: one fixed scale for each input, from --data");
+        visitor.option("--data", data, "Networks of convolutions, --activations int8: images to find ranges with. IMAGES,LABELS: two IDX files; digits:N[:SEED]: drawn ones");
         visitor.flag("--densify", densify, "Write what has no form there instead of refusing it. GGUF: zeros of pruned weights, and one matrix for low-rank factors and outliers; ONNX: floats");
         visitor.option("--context", context, "ONNX: tokens that a sequence may have (rows of the rope tables); 0: as many as the model's");
         visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
@@ -221,6 +225,11 @@ Status to_recoded(const ConvertOptions& options, const Checkpoint& checkpoint, T
     return {};
 }
 
+Result<OnnxExportOptions::Densify> densify_of(const ConvertOptions& options) {
+    if (options.form == "float" && options.densify) return usage_error("--densify has nothing to do: --form float writes every weight as floats");
+    return options.densify ? OnnxExportOptions::Densify::yes : OnnxExportOptions::Densify::no;
+}
+
 Result<OnnxExportOptions> onnx_options(const ConvertOptions& options) {
     OnnxExportOptions chosen;
     if (options.type != "auto" && options.type != "F32" && options.type != "F16")
@@ -229,8 +238,7 @@ Result<OnnxExportOptions> onnx_options(const ConvertOptions& options) {
     if (options.form == "qdq") chosen.form = OnnxForm::qdq;
     if (options.form == "qonnx") chosen.form = OnnxForm::qonnx;
     if (options.form == "float") chosen.form = OnnxForm::floats;
-    if (options.form == "float" && options.densify) return usage_error("--densify has nothing to do: --form float writes every weight as floats");
-    if (options.densify) chosen.densify = OnnxExportOptions::Densify::yes;
+    SKIFF_TRY(chosen.densify, densify_of(options));
     if (options.activations == "int8") chosen.activations = OnnxExportOptions::Activations::int8;
     if (options.activations == "int8" && options.form != "qonnx") return usage_error("--activations int8 is for --form qonnx");
     if (options.form == "qonnx" && options.type == "F16") return usage_error("--form qonnx computes in F32; leave --type F16 away");
@@ -269,20 +277,33 @@ Status decoder_to_onnx(const ConvertOptions& options, const OnnxExportOptions& c
 
 Status convert_net(const ConvertOptions& options, Terminal& terminal) {
     if (options.to != "onnx") return usage_error(options.model + " is a network of convolutions, which has one other form: --to onnx");
-    SKIFF_CHECK(only_for_nets(options.typed, {"--to", "--form", "--densify", "--output", "--force", "--dry-run"}));
+    SKIFF_CHECK(only_for_nets(options.typed, {"--to", "--form", "--densify", "--activations", "--data", "--output", "--force", "--dry-run", "--threads"}));
     if (options.form == "nbits") return usage_error("--form nbits: MatMulNBits multiplies the matrices of language models; networks of convolutions have qdq, qonnx and float");
-    SKIFF_TRY(auto chosen, onnx_options(options));
-    if (chosen.form == OnnxForm::nbits) chosen.form = OnnxForm::qdq;
+    const bool int8 = options.activations == "int8";
+    if (int8 && options.form == "float") return usage_error("--activations int8 is for --form qdq and qonnx");
+    if (int8 == options.data.empty()) return usage_error(int8 ? "--activations int8 needs images that show what values reach: --data IMAGES,LABELS or --data digits:200" : "--data is for --activations int8");
+    if (options.threads != 0 && !int8) return usage_error("--threads is for --activations int8: without it nothing runs");
+    OnnxExportOptions chosen;
+    chosen.form = options.form == "qonnx" ? OnnxForm::qonnx : options.form == "float" ? OnnxForm::floats : OnnxForm::qdq;
+    SKIFF_TRY(chosen.densify, densify_of(options));
     SKIFF_TRY(const auto network, net::open_net(options.model));
-    auto plan = plan_onnx_net(network, chosen);
+    std::vector<net::ValueRange> ranges;
+    if (int8) {
+        chosen.activations = OnnxExportOptions::Activations::int8;
+        SKIFF_TRY(const auto images, net::load_images(options.data));
+        if (images.shape != network.spec.input) return usage_error("--data " + options.data + ": its images have another size than the input of " + options.model);
+        SKIFF_TRY(const auto session, net_session_options(options.threads));
+        SKIFF_TRY(ranges, net::value_ranges(network, images.pixels, session));
+    }
+    auto plan = plan_onnx_net(network, chosen, ranges);
     if (!plan.ok()) return plan.take_error().with_context(options.model);
     return to_onnx(options, *plan, terminal, [&](const std::string& folder) { return write_onnx_graph(*plan, folder, terminal.progress("bytes")); });
 }
 
 // Options of one format are refused for another, not ignored.
 Status check_formats(const ConvertOptions& options) {
-    const bool any = options.form != "auto" || options.activations != "real" || options.context != 0;
-    if (options.to != "onnx" && any) return usage_error("--form, --activations and --context are for --to onnx");
+    const bool any = options.form != "auto" || options.activations != "real" || options.context != 0 || !options.data.empty();
+    if (options.to != "onnx" && any) return usage_error("--form, --activations, --data and --context are for --to onnx");
     if (options.densify && options.to != "onnx" && options.to != "gguf") return usage_error("--densify is for --to gguf and --to onnx" + std::string(options.to == "hf" ? "; zeros are always written out in a folder of plain weights" : ""));
     if (options.to != "gguf" && (options.head_type != "auto" || options.embedding_type != "auto"))
         return usage_error("--head-type and --embedding-type are for --to gguf");
@@ -300,6 +321,7 @@ Status run_convert(ConvertOptions& options, Terminal& terminal) {
         return usage_error(options.output + (is_folder ? " is a folder, but a file is to be written" : " is a file, but a folder is to be written"));
     if (!options.dry_run) SKIFF_CHECK(check_output_apart(options.output, options.model));
     if (net::is_net(options.model)) return convert_net(options, terminal);
+    if (!options.data.empty()) return usage_error("--data is for networks of convolutions, and " + options.model + " is none");
     OnnxExportOptions onnx;
     if (options.to == "onnx") {
         SKIFF_TRY(onnx, onnx_options(options));

@@ -269,10 +269,12 @@ def run_net(path, form, x):
     proto = onnx.load(path)
     images = len(x) // int(np.prod([d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim][1:]))
     x = x.reshape([images] + [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim][1:])
-    if form != "qonnx":
+    if not form.startswith("qonnx"):
         onnx.checker.check_model(path, full_check=True)
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 3, 1
+        if "int8" in form:  # else it rounds float weights and biases beside them, on its own account
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run(None, {"input": x})[0]
     from qonnx.core.modelwrapper import ModelWrapper
@@ -291,13 +293,22 @@ def nets(skiff, work, given, graphs=None):
     program = os.path.join(os.path.dirname(os.path.abspath(skiff)), "..", "tests", "parity_onnx_nets")
     made = subprocess.run([program], env={**os.environ, "SKIFF_KEEP_FILES": folder, "SKIFF_NETS": ",".join(given)}, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout
-    failures, texts, worst = 0, {}, {}
+    failures, texts, worst, int8 = 0, {}, {}, {}
     for case in json.load(open(os.path.join(folder, "nets.json"))):
         stem, group = case["file"], case["group"] if not given else case["name"] + " " + case["form"]
         x, y = (np.fromfile(stem + part, np.float32) for part in (".x", ".y"))
         found = run_net(stem + ".onnx", case["form"], x)
         assert found.shape[0] == case["images"] and found.size == y.size, (case, found.shape)
         error = np.abs(found.reshape(-1) - y).max() / np.abs(y).max()
+        labels = np.array(case["labels"])
+        if case["form"].endswith("int8"):  # not what floats give: how many answers are right, and that both programs give the same
+            ours, answers = y.reshape(found.shape).argmax(1), found.argmax(1)
+            other = int8.setdefault(case["name"], found)
+            apart = np.abs(found - other).max() / np.abs(y).max()
+            failures += not apart < 1e-4
+            print(f"{group}: {100 * (answers == labels).mean():.1f} % right, with float activations {100 * (ours == labels).mean():.1f} %; {int((answers != ours).sum())} answers of "
+                  f"{len(labels)} differ, the outputs by {error:.1e} of the largest; onnxruntime and qonnx by {apart:.1e}", flush=True)
+            continue
         if not error < 1e-5:  # it may be no more than what the last bits of the images change: two levels of weight make attention a choice between near ties
             other = run_net(stem + ".onnx", case["form"], np.nextafter(x, np.float32(9)))
             last_bits = np.abs(found - other).max() / np.abs(y).max()
@@ -343,14 +354,14 @@ def digits(skiff, work, _):
     failures = nets(skiff, work, made)
     kept = {(case["name"], case["form"]): case["file"] + ".onnx" for case in json.load(open(os.path.join(work, "nets", "nets.json")))}
     for path in made:
-        for form in ("float", "qdq", "qonnx"):
+        for form in ("float", "qdq", "qonnx", "qdq int8", "qonnx int8"):
             folder = os.path.join(work, "onnx")
-            done = convert(skiff, path, folder, "--form", form)
+            done = convert(skiff, path, folder, "--form", form.split()[0], *(["--activations", "int8", "--data", "digits:200:5"] if "int8" in form else []))
             assert done.returncode == 0, done.stderr
             same = structure(os.path.join(folder, "model.onnx")) == structure(kept[os.path.basename(path), form])
             x = np.fromfile(kept[os.path.basename(path), form][:-5] + ".x", np.float32)
             failures += not (same and np.array_equal(run_net(os.path.join(folder, "model.onnx"), form, x), run_net(kept[os.path.basename(path), form], form, x)))
-    print(f"{len(made)} networks for digits, 3 forms each, {failures} wrong")
+    print(f"{len(made)} networks for digits, 5 forms each, {failures} wrong")
     return failures
 
 

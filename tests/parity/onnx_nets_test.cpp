@@ -1,6 +1,6 @@
 // Networks of convolutions as ONNX in every form, with weights of 1 to 8 bits. What a graph must give is what our kernels give; tests/golden/onnx_run.py lets
 // onnxruntime and the qonnx package execute the files that SKIFF_KEEP_FILES=FOLDER keeps, and writes tests/data/onnx/nets.json when the results are equal.
-// SKIFF_NETS=FOLDER,FOLDER,... : those networks instead, with files alone.
+// SKIFF_NETS=FOLDER,FOLDER,... : those networks instead, with files alone; of networks for digits also with activations of 8 bits, and the labels.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include "compress/onnx/onnx_net_testing.h"
 #include "formats/onnx/onnx_testing.h"
 #include "net/comparison.h"
+#include "net/generated_digits.h"
 
 namespace skiff {
 namespace {
@@ -22,25 +23,34 @@ struct Case {
     net::Net net;
     std::vector<float> x;
     std::int64_t n_images = 0;
+    std::vector<std::int32_t> labels;
 };
 struct Form {
     const char* name;
     OnnxForm form;
+    OnnxExportOptions::Activations activations = OnnxExportOptions::Activations::real;
 };
 constexpr Form forms[] = {{"float", OnnxForm::floats}, {"qdq", OnnxForm::qdq}, {"qonnx", OnnxForm::qonnx}};
+constexpr Form int8_forms[] = {{"qdq int8", OnnxForm::qdq, OnnxExportOptions::Activations::int8}, {"qonnx int8", OnnxForm::qonnx, OnnxExportOptions::Activations::int8}};
 
 std::vector<Case> golden_cases(const std::string& stem) {
     std::vector<Case> cases;
-    for (net::Golden& golden : net::goldens(stem)) cases.push_back({stem + "_" + golden.net.spec.name, std::move(golden.net), std::move(golden.x), golden.n_images});
+    for (net::Golden& golden : net::goldens(stem)) cases.push_back({stem + "_" + golden.net.spec.name, std::move(golden.net), std::move(golden.x), golden.n_images, {}});
     return cases;
 }
 Case opened(const std::string& name, const std::string& path) {
     auto net = net::open_net(path);
     EXPECT_TRUE(net.ok()) << (net.ok() ? "" : net.error().to_string());
     if (!net.ok()) return {};
+    constexpr std::int64_t n_digits = 200;
+    const bool is_folder = !path.ends_with(".json");
+    if (net->spec.input == net::ValueShape{28, 28, 1} && is_folder) {
+        net::LabelledImages images = net::generate_digits(n_digits, 9);
+        return {name, std::move(*net), std::move(images.pixels), n_digits, std::move(images.labels)};
+    }
     constexpr std::int64_t n_images = 3;
     std::vector<float> x = net::noise_images(net->spec.input, n_images, 5);
-    return {name, std::move(*net), std::move(x), n_images};
+    return {name, std::move(*net), std::move(x), n_images, {}};
 }
 std::vector<Case> preset_cases() {
     std::vector<Case> cases;
@@ -63,7 +73,14 @@ public:
         SCOPED_TRACE(group + " " + given.name);
         OnnxExportOptions options;
         options.form = form.form;
-        auto plan = plan_onnx_net(given.net, options);
+        options.activations = form.activations;
+        std::vector<net::ValueRange> ranges;
+        if (!given.labels.empty() && form.activations == OnnxExportOptions::Activations::int8) {
+            auto found = net::value_ranges(given.net, net::generate_digits(200, 5).pixels, {});
+            ASSERT_TRUE(found.ok());
+            ranges = *found;
+        }
+        auto plan = plan_onnx_net(given.net, options, ranges);
         ASSERT_TRUE(plan.ok()) << plan.error().to_string();
         OnnxModel model = plan->model;
         if (folder_.empty()) {
@@ -80,8 +97,12 @@ public:
             ASSERT_TRUE(write_file_atomic(stem + ".onnx", *bytes).ok());
             const auto resolved = net::resolve(given.net.spec);
             keep(stem + ".x", channels_first(given.x, given.net.spec.input));
-            keep(stem + ".y", channels_first(outputs_of(given.net, given.x, given.n_images), resolved->shapes.back()));
-            files_.push_back(Json::object({{"file", stem}, {"group", group}, {"name", given.name}, {"form", form.name}, {"images", given.n_images}}));
+            if (y_of_ != group + given.name) y_ = channels_first(outputs_of(given.net, given.x, given.n_images), resolved->shapes.back());
+            y_of_ = group + given.name;
+            keep(stem + ".y", y_);
+            Json labels = Json::array();
+            for (const std::int32_t label : given.labels) labels.push_back(label);
+            files_.push_back(Json::object({{"file", stem}, {"group", group}, {"name", given.name}, {"form", form.name}, {"images", given.n_images}, {"labels", labels}}));
         }
         auto bytes = serialize_onnx(model);
         ASSERT_TRUE(bytes.ok());
@@ -106,7 +127,8 @@ private:
         ASSERT_TRUE(write_file_atomic(path, std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float))).ok());
     }
 
-    std::string folder_;
+    std::string folder_, y_of_;
+    std::vector<float> y_;  // of the network that came last: all forms are compared with it
     Json files_ = Json::array();
     std::map<std::string, std::string> structures_;
     int n_files_ = 0;
@@ -120,7 +142,7 @@ void add_quantized(Graphs& graphs, const std::string& stem, const std::vector<Ca
             if (!has_matrices(given.net)) continue;
             auto child = quantized_net(given.net, *scheme);
             ASSERT_TRUE(child.has_value());
-            for (const Form& form : {forms[1], forms[2]}) graphs.add(stem + " " + name + " " + form.name, {given.name, *child, given.x, given.n_images}, form);
+            for (const Form& form : {forms[1], forms[2]}) graphs.add(stem + " " + name + " " + form.name, {given.name, *child, given.x, given.n_images, {}}, form);
         }
     }
 }
@@ -141,8 +163,12 @@ TEST(OnnxNets, AreThoseThatOtherProgramsExecuted) {
     Graphs graphs(folder);
     if (const auto paths = given_nets(); !paths.empty()) {
         ASSERT_NE(folder, nullptr) << "SKIFF_KEEP_FILES says where to";
-        for (const std::string& path : paths)
-            for (const Form& form : forms) graphs.add("given", opened(path.substr(path.rfind('/') + 1), path), form);
+        for (const std::string& path : paths) {
+            const Case given = opened(path.substr(path.rfind('/') + 1), path);
+            for (const Form& form : forms) graphs.add("given", given, form);
+            for (const Form& form : int8_forms)
+                if (!given.labels.empty()) graphs.add("given", given, form);
+        }
         graphs.finish();
         return;
     }

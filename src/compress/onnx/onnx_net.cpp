@@ -25,8 +25,12 @@ using Layout = Value::Layout;
 
 class NetGraph {
 public:
-    NetGraph(OnnxGraphBuilder& graph, const OnnxExportOptions& options, const net::Net& net, const net::Resolved& resolved) : graph_(graph), net_(net), resolved_(resolved), forms_(graph, options, {}) {
+    NetGraph(OnnxGraphBuilder& graph, const OnnxExportOptions& options, const net::Net& net, const net::Resolved& resolved, const std::vector<net::ValueRange>& ranges)
+        : graph_(graph), options_(options), net_(net), resolved_(resolved), ranges_(ranges), forms_(graph, weight_options_, {}) {
+        weight_options_ = options;
+        weight_options_.activations = OnnxExportOptions::Activations::real;  // those of decoders have scales that are computed
         for (const ValueShape& shape : resolved.shapes) values_.push_back({shape, {}, {}});
+        rounded_ = values_;
     }
 
     Status add_all() {
@@ -78,16 +82,16 @@ private:
         else give(Layout::image, y);
     }
 
-    const std::string& rows(std::size_t index) {
-        Value& value = values_[index];
+    const std::string& rows(std::size_t index) { return rows(values_[index]); }
+    const std::string& image(std::size_t index) { return image(values_[index]); }
+    const std::string& rows(Value& value) {
         if (!value.rows.empty()) return value.rows;
         const std::int64_t channels = value.shape.channels;
         const bool is_2d = value.shape.height > 1;
         const std::string moved = channels == 1 ? value.image : transpose(value.image, is_2d ? std::vector<std::int64_t>{0, 2, 3, 1} : std::vector<std::int64_t>{0, 2, 1});
         return value.rows = reshape(moved, {-1, channels});
     }
-    const std::string& image(std::size_t index) {
-        Value& value = values_[index];
+    const std::string& image(Value& value) {
         if (!value.image.empty()) return value.image;
         const ValueShape& shape = value.shape;
         if (shape.channels == 1 || shape.n_positions() == 1) return value.image = reshape(value.rows, image_dims(shape));
@@ -95,11 +99,31 @@ private:
         return value.image = transpose(reshape(value.rows, {-1, shape.height, shape.width, shape.channels}), {0, 3, 1, 2});
     }
     // What a window in two dimensions, or in one, reads.
-    std::string windowed(bool is_flat) { return shape().height == 1 && !is_flat ? reshape(image(in()), {-1, shape().channels, 1, shape().width}) : image(in()); }
+    std::string windowed(Value& value, bool is_flat) { return shape().height == 1 && !is_flat ? reshape(image(value), {-1, shape().channels, 1, shape().width}) : image(value); }
     static bool is_flat(const net::Window& window, const ValueShape& shape) { return shape.height == 1 && window.kernel[0] == 1 && window.before[0] == 0 && window.after[0] == 0; }
 
     Layout layout(std::size_t i = 0) const { return values_[in(i)].first; }
     const std::string& value(Layout layout, std::size_t i = 0) { return layout == Layout::rows ? rows(in(i)) : image(in(i)); }
+
+    // What matrices and convolutions read.
+    Value& factor() {
+        Value &value = values_[in()], &rounded = rounded_[in()];
+        if (options_.activations == OnnxExportOptions::Activations::real) return value;
+        if (rounded.rows.empty() && rounded.image.empty()) {
+            rounded.first = value.first;
+            (value.first == Layout::rows ? rounded.rows : rounded.image) = integers(value.first == Layout::rows ? value.rows : value.image, ranges_[in()]);
+        }
+        return rounded;
+    }
+    std::string integers(const std::string& x, const net::ValueRange& range) {
+        const bool is_signed = range.low < 0;
+        const float reach = std::max(std::abs(range.low), std::abs(range.high));
+        const std::string scale = real(reach > 0 ? reach / (is_signed ? 127.0f : 255.0f) : 1);
+        if (options_.form == OnnxForm::qonnx)
+            return graph_.node("Quant", {x, scale, real(0), real(8)}, {{"signed", std::int64_t{is_signed}}, {"narrow", std::int64_t{is_signed}}, {"rounding_mode", std::string("ROUND")}}, "qonnx.custom_op.general");
+        const std::string zero = graph_.initializer(is_signed ? "i8_0" : "u8_0", is_signed ? OnnxType::int8 : OnnxType::uint8, {}, [](const OnnxDataSink& sink) { return sink(bytes_of(std::string(1, '\0'))); });
+        return graph_.node("DequantizeLinear", {graph_.node("QuantizeLinear", {x, scale, zero}), scale, zero});
+    }
 
     static std::vector<OnnxAttribute> window_attributes(const net::Window& window, bool is_flat) {
         std::vector<std::int64_t> sides, strides, pads;
@@ -119,13 +143,13 @@ private:
         if (conv.bias == net::Conv::Bias::yes) bias = graph_.floats(op().name + ".bias", f32, {conv.channels}, net_.floats(op().name + ".bias"));
         const bool is_point = conv.window.looks_at_one(), in_rows = shape().n_positions() == 1 || (shape().height == 1 && layout() == Layout::rows);
         if (is_point && conv.groups == 1 && in_rows) {
-            SKIFF_TRY(auto y, forms_.linear(matrix, op().name, rows(in()), bias));
+            SKIFF_TRY(auto y, forms_.linear(matrix, op().name, rows(factor()), bias));
             give(Layout::rows, std::move(y));
             return {};
         }
         if (is_point && conv.groups == shape().channels && conv.channels == conv.groups && in_rows) {  // a factor for each channel
             SKIFF_TRY(const auto factors, forms_.filters(matrix, op().name, {{}, 1, {0}}));
-            const std::string y = graph_.node("Mul", {rows(in()), reshape(factors, {-1})});
+            const std::string y = graph_.node("Mul", {rows(factor()), reshape(factors, {-1})});
             give(Layout::rows, bias.empty() ? y : graph_.node("Add", {y, bias}));
             return {};
         }
@@ -138,7 +162,7 @@ private:
         std::vector<OnnxAttribute> attributes = window_attributes(conv.window, flat);
         attributes.push_back({"dilations", dilations(conv.window, flat)});
         attributes.push_back({"group", conv.groups});
-        std::vector<std::string> inputs = {windowed(flat), filters};
+        std::vector<std::string> inputs = {windowed(factor(), flat), filters};
         if (!bias.empty()) inputs.push_back(bias);
         give_windows(graph_.node("Conv", inputs, std::move(attributes)), flat);
         return {};
@@ -160,7 +184,7 @@ private:
         if (dilates) attributes.push_back({"dilations", dilations(window, flat)});
         if (!is_max) attributes.push_back({"count_include_pad", std::int64_t{pool.kind == PoolKind::average_with_padding ? 1 : 0}});
         if (!is_max && dilates) graph_.require_opset(19);
-        give_windows(graph_.node(is_max ? "MaxPool" : "AveragePool", {windowed(flat)}, std::move(attributes)), flat);
+        give_windows(graph_.node(is_max ? "MaxPool" : "AveragePool", {windowed(values_[in()], flat)}, std::move(attributes)), flat);
         return {};
     }
 
@@ -237,22 +261,27 @@ private:
     }
 
     OnnxGraphBuilder& graph_;
+    const OnnxExportOptions& options_;
+    OnnxExportOptions weight_options_;
     const net::Net& net_;
     const net::Resolved& resolved_;
+    const std::vector<net::ValueRange>& ranges_;
     OnnxForms forms_;
-    std::vector<Value> values_;
+    std::vector<Value> values_, rounded_;  // rounded: their integers, where something reads them
     std::vector<std::string> notes_;
     std::size_t index_ = 0;
 };
 
 }  // namespace
 
-Result<OnnxExport> plan_onnx_net(const net::Net& net, const OnnxExportOptions& options) {
+Result<OnnxExport> plan_onnx_net(const net::Net& net, const OnnxExportOptions& options, const std::vector<net::ValueRange>& ranges) {
     if (options.form == OnnxForm::nbits) return unsupported("MatMulNBits multiplies the matrices of language models; networks of convolutions have the forms qdq, qonnx and float");
-    if (options.real != f32 || options.activations != OnnxExportOptions::Activations::real) return unsupported("networks of convolutions are written with float32 values");
+    if (options.real != f32) return unsupported("networks of convolutions are written with float32 values");
     SKIFF_TRY(const auto resolved, net::resolve(net.spec));
+    if (options.activations == OnnxExportOptions::Activations::int8 && (ranges.size() != resolved.shapes.size() || options.form == OnnxForm::floats))
+        return unsupported("activations of 8 bits need the forms qdq or qonnx, and the ranges of all values");
     OnnxGraphBuilder graph;
-    NetGraph made(graph, options, net, resolved);
+    NetGraph made(graph, options, net, resolved, ranges);
     SKIFF_CHECK(made.add_all());
     OnnxExport plan;
     plan.model = graph.finish();

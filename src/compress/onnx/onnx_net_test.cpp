@@ -13,8 +13,8 @@ struct Written {
     std::string data;
 };
 
-Result<Written> write(const net::Net& net, const OnnxExportOptions& options) {
-    SKIFF_TRY(auto plan, plan_onnx_net(net, options));
+Result<Written> write(const net::Net& net, const OnnxExportOptions& options, const std::vector<net::ValueRange>& ranges = {}) {
+    SKIFF_TRY(auto plan, plan_onnx_net(net, options, ranges));
     Written written;
     for (const OnnxInitializer& initializer : plan.initializers) {
         OnnxTensor tensor = initializer.tensor;
@@ -193,6 +193,62 @@ TEST(OnnxNets, FiltersWithOneScaleAreOneNode) {
     }
 }
 
+// Integers by hand: signed of an input that goes below zero, unsigned behind a relu, whose scale is twice as fine.
+std::vector<float> in_integers(const std::vector<float>& x, float scale, float low, float high) {
+    std::vector<float> y;
+    for (const float value : x) y.push_back(std::clamp(std::nearbyint(value / scale), low, high) * scale);
+    return y;
+}
+
+TEST(OnnxNets, ActivationsOfEightBitsHaveFixedScales) {
+    const std::string input = R"({"height": 5, "width": 4, "channels": 3})", between = R"({"height": 5, "width": 4, "channels": 6})";
+    const std::string first = R"({"name": "c", "op": "conv", "channels": 6, "kernel": 3, "padding": 1}, {"name": "r", "op": "activation", "kind": "relu"})", second = R"({"name": "d", "op": "conv", "channels": 7})";
+    const net::Net whole = *quantized_net(parsed(input, "[" + first + ", " + second + "]"), *parse_scheme("w8"));
+    net::Net front = parsed(input, "[" + first + "]"), back = parsed(between, "[" + second + "]");
+    for (auto& [name, weight] : front.weights) weight = whole.weights.at(name);
+    for (auto& [name, weight] : back.weights) weight = whole.weights.at(name);
+    std::vector<float> x;
+    for (std::int64_t i = 0; i < 3 * whole.spec.input.n_elements(); ++i) x.push_back(2 * std::cos(static_cast<float>(i * 13 % 101)));
+    auto ranges = net::value_ranges(whole, x, {1, Isa::generic, KernelChoice::reference, 2});
+    ASSERT_TRUE(ranges.ok()) << ranges.error().to_string();
+    ASSERT_EQ(ranges->size(), 4u);
+    EXPECT_EQ((*ranges)[0].low, *std::min_element(x.begin(), x.end()));
+    EXPECT_EQ((*ranges)[0].high, *std::max_element(x.begin(), x.end()));
+    EXPECT_LT((*ranges)[1].low, 0);
+    EXPECT_EQ((*ranges)[2].low, 0);
+    EXPECT_EQ((*ranges)[2].high, (*ranges)[1].high);
+    const float scale = std::max(-(*ranges)[0].low, (*ranges)[0].high) / 127, fine = (*ranges)[2].high / 255;
+    const auto middle = in_integers(outputs_of(front, in_integers(x, scale, -127, 127), 3), fine, 0, 255);
+    const auto wanted = outputs_of(back, middle, 3);
+    for (const OnnxForm form : {OnnxForm::qdq, OnnxForm::qonnx}) {
+        OnnxExportOptions options = in_form(form);
+        options.activations = OnnxExportOptions::Activations::int8;
+        auto written = write(whole, options, *ranges);
+        ASSERT_TRUE(written.ok()) << written.error().to_string();
+        expect_gives(*written, whole, x, wanted, 1e-5);
+        std::int64_t n_rounded = 0;
+        for (const OnnxNode& node : written->model.nodes) n_rounded += node.op_type == "QuantizeLinear" || (node.op_type == "Quant" && node.inputs[0].find(".weight") == std::string::npos);
+        EXPECT_EQ(n_rounded, 2);
+    }
+    x[5] = INFINITY;
+    EXPECT_FALSE(net::value_ranges(whole, x, {}).ok());
+    EXPECT_FALSE(net::value_ranges(whole, {}, {}).ok());
+}
+
+// Every structure, values that two convolutions read once, both layouts: integers of 8 bits stay near what floats give.
+TEST(OnnxNets, ActivationsOfEightBitsStayNear) {
+    OnnxExportOptions options = in_form(OnnxForm::qdq);
+    options.activations = OnnxExportOptions::Activations::int8;
+    for (const net::Golden& golden : net::goldens("structures")) {
+        SCOPED_TRACE(golden.net.spec.name);
+        auto ranges = net::value_ranges(golden.net, golden.x, {});
+        ASSERT_TRUE(ranges.ok());
+        auto written = write(golden.net, options, *ranges);
+        ASSERT_TRUE(written.ok()) << written.error().to_string();
+        expect_gives(*written, golden.net, golden.x, golden.y, 0.03);
+    }
+}
+
 TEST(OnnxNets, WhatCannotBeSaidIsRefusedByName) {
     const auto refusal = [](const net::Net& net, const OnnxExportOptions& options) {
         auto plan = plan_onnx_net(net, options);
@@ -208,7 +264,7 @@ TEST(OnnxNets, WhatCannotBeSaidIsRefusedByName) {
     EXPECT_NE(refusal(plain, half).find("float32"), std::string::npos);
     OnnxExportOptions int8 = in_form(OnnxForm::qonnx);
     int8.activations = OnnxExportOptions::Activations::int8;
-    EXPECT_NE(refusal(plain, int8).find("float32"), std::string::npos);
+    EXPECT_NE(refusal(plain, int8).find("the ranges of all values"), std::string::npos);
 }
 
 }  // namespace

@@ -153,6 +153,7 @@ private:
         if (type == "Softmax" || type == "ReduceMean" || type == "LayerNormalization") return over_last_axis(node);
         if (type == "Quant" || type == "BipolarQuant") return quantized(node);
         if (type == "DequantizeLinear") return dequantized(node);
+        if (type == "QuantizeLinear") return in_bytes(node);
         ADD_FAILURE() << "no operator " << type;
         return {};
     }
@@ -377,11 +378,19 @@ private:
         const Value& zero = in(node, 2);
         const double span = std::exp2(in(node, 3).values.at(0));
         const bool is_signed = attribute(node, "signed", std::int64_t{1}) == 1;
-        EXPECT_EQ(attribute(node, "narrow", std::int64_t{0}), 0);
-        const double low = is_signed ? -span / 2 : 0, high = is_signed ? span / 2 - 1 : span - 1;
+        const double narrower = attribute(node, "narrow", std::int64_t{0}) == 1 ? 1 : 0;
+        const double low = is_signed ? narrower - span / 2 : 0, high = is_signed ? span / 2 - 1 : span - 1 - narrower;
         const Value shifted = combined(combined(x, scale, [](double a, double b) { return a / b; }), zero, [](double a, double b) { return a + b; });
         const Value rounded = mapped(shifted, [&](double v) { return std::clamp(std::nearbyint(v), low, high); });
         return combined(combined(rounded, zero, [](double a, double b) { return a - b; }), scale, [](double a, double b) { return a * b; });
+    }
+    // With one scale and a zero of 0, whose type says which integers these are.
+    Value in_bytes(const OnnxNode& node) {
+        const double scale = in(node, 1).values.at(0);
+        EXPECT_EQ(in(node, 2).values.at(0), 0);
+        bool is_signed = false;
+        for (const OnnxTensor& tensor : model_.initializers) is_signed = is_signed || (tensor.name == node.inputs[2] && tensor.type == OnnxType::int8);
+        return mapped(in(node, 0), [&](double v) { return std::clamp(std::nearbyint(v / scale), is_signed ? -128.0 : 0.0, is_signed ? 127.0 : 255.0); });
     }
     Value dequantized(const OnnxNode& node) {
         const Value &q = in(node, 0), &scale = in(node, 1);
