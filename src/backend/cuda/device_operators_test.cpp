@@ -185,6 +185,13 @@ TEST(DeviceSession, LongPromptsByTheLibrary) {
     const auto fake_session = device_session(small.spec, *small.weights, options);
     for (const std::string& remark : fake_session->plan().remarks) EXPECT_EQ(remark.find("cuBLASLt"), std::string::npos) << remark;
     EXPECT_LE(distance(all_logits(*fake_session, tokens, 180), expected), 1e-3);
+    // What a large product of it reaches, beside what the session does; nothing where the own kernels multiply.
+    const auto before = fake_session->device_bytes();
+    const auto rate = fake_session->gemm_tflops();
+    ASSERT_TRUE(rate.has_value());
+    EXPECT_GT(*rate, 0);
+    EXPECT_EQ(fake_session->device_bytes(), before);
+    EXPECT_FALSE(device_session(small.spec, *small.weights, small_options(64))->gemm_tflops().has_value());
 #if defined(SKIFF_EMULATED_CUDA)
     // With the kernels that stand around the library's products.
     const auto emulated = open_plug_in(SKIFF_EMULATED_CUDA);
@@ -453,6 +460,36 @@ TEST(DeviceSession, NumbersKeptAsideAreALaunchAndNoMatrix) {
     both.low_rank(Beside::nothing, 8);
     both.aside(DType::f16, all);
     both.expect_the_reference("outliers beside low rank");
+}
+
+// Pruned weights run with their zeros written out, and whoever loads them is told.
+TEST(DeviceSession, ZerosThatAreWrittenOutAreSaid) {
+    const Small small;
+    const auto remarks_of = [&](const WeightSource& weights) {
+        std::string all;
+        const auto session = device_session(small.spec, weights, small_options(64));
+        for (const std::string& remark : session->plan().remarks) all += remark + "\n";
+        return all;
+    };
+    EXPECT_EQ(remarks_of(*small.weights).find("written out"), std::string::npos);
+    WithWeights weights(small.weights);
+    for (const char* name : {"mlp.down_proj", "self_attn.o_proj"}) {
+        const std::string key = std::string("model.layers.1.") + name + ".weight";
+        const auto dense = small.weights->load(key);
+        ASSERT_TRUE(dense.ok());
+        const SparsePattern pattern;
+        auto bits = full_bitmask(pattern, dense->n_rows(), dense->n_columns());
+        for (std::byte& byte : bits) byte &= std::byte{0x55};
+        auto pruned = make_sparse(*dense, pattern, std::move(bits));
+        ASSERT_TRUE(pruned.ok()) << pruned.error().to_string();
+        weights.put(key, std::move(*pruned));
+    }
+    const std::string told = remarks_of(weights);
+    EXPECT_NE(told.find("the zeros of 2 pruned matrices are written out"), std::string::npos) << told;
+    const auto tokens = some_tokens(20, 131);
+    const auto options = small_options(64);
+    const auto expected = all_logits(*reference_session(small.spec, weights, options.session), tokens, 20);
+    EXPECT_LE(distance(all_logits(*device_session(small.spec, weights, options), tokens, 20), expected), 1e-4);
 }
 
 #if defined(SKIFF_EMULATED_CUDA)

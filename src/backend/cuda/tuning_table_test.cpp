@@ -53,5 +53,18 @@ TEST(TuningTable, ADeviceReadsItsOwn) {
     std::filesystem::remove_all(folder);
 }
 
+// A device that opens and cannot launch is found out.
+TEST(DeviceOpens, AFirstKernelIsLaunched) {
+    const auto device = Device::open(fake());
+    ASSERT_TRUE(device.ok());
+    EXPECT_TRUE((*device)->try_kernel().ok());
+    ::setenv("SKIFF_FAKE_FAILS_AT", "1", 1);
+    const Status failed = (*device)->try_kernel();
+    ::unsetenv("SKIFF_FAKE_FAILS_AT");
+    ASSERT_FALSE(failed.ok());
+    EXPECT_NE(failed.error().to_string().find("launching a kernel"), std::string::npos) << failed.error().to_string();
+    EXPECT_EQ((*device)->allocated_bytes(), 0u);
+}
+
 }  // namespace
 }  // namespace skiff::cuda
