@@ -245,7 +245,7 @@ TEST(Bench, SequencesSpeculationAndEnergyHaveStableKeys) {
     EXPECT_EQ(skiff("bench " + pocket + " -n 4 --sequences 1,x 2>&1").exit, 2);
 }
 
-// A draft that was taught by the model guesses some of what it says, and nearly nothing of noise.
+// A draft that was taught by the model guesses much of what it says. At a temperature of 100 both draw nearly evenly, so that nearly every guess stands.
 TEST(Bench, ADraftOfItsOwnIsMeasured) {
     const Json document = skiff_json("bench " + pocket + " -p 0 -n 24 -r 1 --speculate " SKIFF_SOURCE_DIR "/models/pocket-student --guesses 3");
     ASSERT_EQ(document["speculation"].size(), 4u);
@@ -260,7 +260,7 @@ TEST(Bench, ADraftOfItsOwnIsMeasured) {
         shares[row["test"].text()] = accepted / proposed;
     }
     EXPECT_GT(shares["greedy24"], 0.2);
-    EXPECT_LT(shares["noise24"], shares["greedy24"]);
+    EXPECT_GT(shares["noise24"], 0.5);
     EXPECT_EQ(skiff("bench " + pocket + " -p 0 -n 4 -r 1 --speculate " SKIFF_TEST_DATA_DIR "/models/llama 2>&1").exit, 2);
 }
 
