@@ -112,6 +112,7 @@ LinePlot plot_of(const CompressionReport& report, std::string title, std::string
     plot.x_label = std::move(x_label);
     plot.y_label = std::move(y_label);
     plot.y_scale = AxisScale::logarithmic;
+    plot.x_ends = AxisEnds::of_points;
     for (auto& [name, points] : series) {
         std::sort(points.begin(), points.end());
         LineSeries line;
@@ -189,6 +190,7 @@ std::vector<ReportPlot> report_plots(const CompressionReport& report) {
         plot.x_label = "layer";
         plot.y_label = "relative squared error";
         plot.y_scale = AxisScale::logarithmic;
+        plot.x_ends = AxisEnds::whole_numbers;
         for (auto& [kind, line] : kinds) {
             line.name = kind;
             std::vector<std::size_t> order(line.xs.size());
@@ -271,9 +273,9 @@ std::string report_markdown(const CompressionReport& report, const std::vector<R
 std::string report_html(const CompressionReport& report, const std::vector<ReportPlot>& plots) {
     std::string page =
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>" + escaped(report.title) +
-        "</title>\n<style>\n:root{color-scheme:light dark}\nbody{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;line-height:1.5}\n"
-        "h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}th,td{padding:.3rem .6rem;border-bottom:1px solid #8884;text-align:right;white-space:nowrap;vertical-align:top}\n"
-        ".name,.words{text-align:left}td.words{white-space:normal;min-width:12rem}figure{margin:2rem 0}figcaption,.note{color:#767676;font-size:.85rem}svg{max-width:100%;height:auto}\n</style></head>\n<body>\n<h1>" +
+        "</title>\n<style>\n:root{color-scheme:light dark}\nbody{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem;line-height:1.5}\n"
+        "h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.8rem;font-variant-numeric:tabular-nums}th,td{padding:.3rem .45rem;border-bottom:1px solid #8884;text-align:right;vertical-align:top}th{vertical-align:bottom}td{white-space:nowrap}\n"
+        ".name,.words{text-align:left}td.words{white-space:normal;min-width:10rem}figure{margin:2rem 0}figcaption,.note{color:#767676;font-size:.85rem}svg{max-width:100%;height:auto}\n</style></head>\n<body>\n<h1>" +
         escaped(report.title) + "</h1>\n" + html_table(table_of(report), 2);
     page += "<p class=\"note\">" + escaped(notes_of(report)) + "</p>\n";
     for (const ReportedModel& model : report.models)

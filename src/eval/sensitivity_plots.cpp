@@ -100,7 +100,8 @@ private:
         LinePlot plot;
         plot.series = series.take();
         if (plot.series.empty()) return;
-        plot.title = model_ + ": " + words_;
+        plot.title = std::string(caption) + ": " + model_;
+        plot.x_ends = AxisEnds::whole_numbers;
         plot.x_label = "layer";
         plot.y_label = y_label;
         plot.y_scale = scale;

@@ -106,7 +106,7 @@ public:
         high_ = any_ ? std::max(high_, value) : value;
         any_ = true;
     }
-    enum class Ends { as_data, at_ticks };
+    enum class Ends { as_data, with_room, at_ticks };
     // After the last include().
     void settle(Ends ends) {
         const bool logarithmic = scale_ == AxisScale::logarithmic;
@@ -115,7 +115,13 @@ public:
             const double room = low_ == 0 ? 1 : std::abs(low_) * 0.1;
             low_ -= room, high_ += room;
         }
-        if (ends == Ends::at_ticks && logarithmic) {
+        if (ends == Ends::with_room && logarithmic) {
+            const double room = std::pow(high_ / low_, 0.03);
+            low_ /= room, high_ *= room;
+        } else if (ends == Ends::with_room) {
+            const double room = 0.03 * (high_ - low_);
+            low_ -= room, high_ += room;
+        } else if (ends == Ends::at_ticks && logarithmic) {
             const double room = std::pow(high_ / low_, 0.04);
             low_ /= room, high_ *= room;
         } else if (ends == Ends::at_ticks) {
@@ -159,7 +165,7 @@ public:
             }
             series_.push_back(std::move(drawn));
         }
-        x_.settle(PlotAxis::Ends::as_data), y_.settle(PlotAxis::Ends::at_ticks);
+        x_.settle(plot.x_ends == AxisEnds::of_lines ? PlotAxis::Ends::as_data : PlotAxis::Ends::with_room), y_.settle(PlotAxis::Ends::at_ticks);
     }
 
     std::string svg() {
@@ -211,8 +217,10 @@ private:
             text(left_ - 8, y_.at(tick.value) + 4, tick.label, " text-anchor=\"end\"");
         }
         for (const AxisTick& tick : x_.ticks()) {
+            const bool whole = plot_.x_ends == AxisEnds::whole_numbers;
+            if (whole && std::abs(tick.value - std::nearbyint(tick.value)) > 1e-9) continue;
             segment(x_.at(tick.value), top_, x_.at(tick.value), bottom, " class=\"grid\"");
-            text(x_.at(tick.value), bottom + 18, tick.label, centred);
+            text(x_.at(tick.value), bottom + 18, whole ? std::to_string(std::llround(tick.value)) : tick.label, centred);
         }
         segment(left_, bottom, right, bottom, " class=\"axis\"");
         segment(left_, top_, left_, bottom, " class=\"axis\"");

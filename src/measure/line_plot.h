@@ -17,10 +17,14 @@ struct LineSeries {
     LineStyle style = LineStyle::normal;
 };
 
+// What x is. of_lines: lines go from edge to edge. of_points: there is room at both sides, so that no point lies on an edge. whole_numbers: the same, and only whole numbers are written.
+enum class AxisEnds : std::uint8_t { of_lines, of_points, whole_numbers };
+
 struct LinePlot {
     std::string title, x_label, y_label;  // a unit belongs into the label: "time (s)"
     std::vector<LineSeries> series;
     AxisScale x_scale = AxisScale::linear, y_scale = AxisScale::linear;
+    AxisEnds x_ends = AxisEnds::of_lines;
 };
 
 // A whole SVG file. Points that are not finite, or not positive on a logarithmic axis, leave a gap. A series of more than 2000 points is thinned out to

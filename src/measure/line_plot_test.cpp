@@ -118,6 +118,24 @@ TEST(LinePlot, PutsPointsWhereTheirNumbersAre) {
     EXPECT_NE(logarithmic.find("d=\"M46.8 226.0L391.4 226.0L736.0 226.0\""), std::string::npos) << logarithmic;  // "1.00" is a character longer
 }
 
+// Layers are counted: no tick between two of them; and no point lies on the edge.
+TEST(LinePlot, WholeNumbersHaveRoomAtBothEnds) {
+    const auto circles = [](const std::string& svg) {
+        std::vector<double> xs;
+        for (std::size_t at = svg.find("cx=\""); at != svg.npos; at = svg.find("cx=\"", at + 1)) xs.push_back(std::stod(svg.substr(at + 4)));
+        return xs;
+    };
+    const LineSeries layers{"a", {0, 1, 2}, {1, 2, 3}};
+    const std::string lines = drawn({.title = "t", .series = {layers}}), counted = drawn({.title = "t", .series = {layers}, .x_ends = AxisEnds::whole_numbers}), points = drawn({.title = "t", .series = {layers}, .x_ends = AxisEnds::of_points});
+    ASSERT_EQ(circles(counted).size(), 3u);
+    EXPECT_GT(circles(counted).front(), circles(lines).front() + 10);
+    EXPECT_LT(circles(counted).back(), circles(lines).back() - 10);
+    EXPECT_EQ(circles(points), circles(counted));
+    EXPECT_NE(lines.find(">0.2<"), std::string::npos);
+    for (const char* label : {">0.2<", ">0.5<"}) EXPECT_EQ(counted.find(label), std::string::npos);
+    for (const char* label : {">0<", ">1<", ">2<"}) EXPECT_NE(counted.find(label), std::string::npos) << label;
+}
+
 TEST(LinePlot, NamesAreEscaped) {
     const std::string name = "a<b> & \"c\" 'd' \x01\x1B \xFF \xE4\xB8\xAD </svg>";
     const std::string svg = drawn({.title = name, .x_label = name, .y_label = name, .series = {{name, {1, 2}, {3, 4}}}});
