@@ -17,7 +17,8 @@ struct PruneOptions {
     std::string pattern = "50%", method, scope, allocation, scheme;
     std::string importance, compensation, spread, layers;
     std::int64_t multiple = 0;
-    double damping = 0.01;
+    double damping = 0.01, zero_epsilon = StructureStep().zero_epsilon;
+    std::vector<std::string> correct;
     bool sort = false;
 
     void fields(FieldVisitor& visitor) {
@@ -33,7 +34,7 @@ struct PruneOptions {
         visitor.option("--method", method, method_help_.c_str());
         visitor.option("--scope", scope, "Weights: row or layer: where they compete, in their row (the default), so that all rows keep as many, or in the whole matrix");
         visitor.option("--allocation", allocation,
-                       "Weights: how much each layer loses: uniform (the default), all the same; global, by one threshold of magnitude for the whole model; owl, less where many weights times the size of their inputs stand out; sensitivity, less where it was measured to hurt");
+                       "Weights: how much each layer loses: uniform (the default), all the same; global, by one threshold of the method's scores for the whole model; owl, less where many weights times the size of their inputs stand out; sensitivity, less where it was measured to hurt");
         visitor.option("--scheme", scheme, "Weights: also round what stays, as quantize does: w8g32, w4g32r ...; default: the type that it has");
         visitor.option("--importance", importance, importance_help_.c_str());
         visitor.option("--compensation", compensation, "Structure: least-squares (the default): what stays of the operator that reads the units is solved anew, so that its output changes least; none (with --importance leading the default): it stays as it is");
@@ -41,6 +42,8 @@ struct PruneOptions {
         visitor.flag("--sort", sort, "Structure, with nothing removed (neurons:0%): the units of each layer change places, the most important first, and the model computes what it did; before elastic training");
         visitor.option("--multiple", multiple, "Structure: widths of feed-forwards and of the hidden state stay a multiple of this, where they are one; 0: of 32");
         visitor.option("--damping", damping, "Added to the diagonal of the inputs' second moments, as a share of its mean");
+        visitor.option("--zero-epsilon", zero_epsilon, "Structure, --importance apoz: values up to this share of their layer's root mean square count as zero, for activations that never are (SiLU, GELU)");
+        visitor.option("--correct", correct, "Weights: bias: the mean of what the outputs lose over the calibration text goes into the bias, where the format of the architecture has one");
         visitor.option("--layers", layers, layers_help);
         common.calibration_fields(visitor);
         common.device_field(visitor);
@@ -71,7 +74,7 @@ Status refuse(const PruneOptions& options, std::initializer_list<std::pair<const
 }
 
 Result<RecipeStep> structure_step_of(const PruneOptions& options) {
-    SKIFF_CHECK(refuse(options, {{"--method", !options.method.empty()}, {"--scope", !options.scope.empty()}, {"--allocation", !options.allocation.empty()}, {"--scheme", !options.scheme.empty()}}));
+    SKIFF_CHECK(refuse(options, {{"--method", !options.method.empty()}, {"--scope", !options.scope.empty()}, {"--allocation", !options.allocation.empty()}, {"--scheme", !options.scheme.empty()}, {"--correct", !options.correct.empty()}}));
     SKIFF_TRY(auto step, parse_structure_pattern(options.pattern));
     const bool layers = step.units == UnitKind::layers, hidden = step.units == UnitKind::hidden;
     if (layers || hidden) SKIFF_CHECK(refuse(options, {{"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}, {"--sort", options.sort}}));
@@ -81,6 +84,9 @@ Result<RecipeStep> structure_step_of(const PruneOptions& options) {
     step.importance = !options.importance.empty() ? options.importance : layers ? "kl" : hidden ? "directions" : "obs";
     if (layers) SKIFF_CHECK(find_layer_importance(step.importance));
     else if (!hidden) SKIFF_CHECK(find_unit_importance(step.importance));
+    if (step.importance != "apoz" && options.common.is_typed("--zero-epsilon")) return usage_error("--zero-epsilon: " + step.importance + " counts no zeros; --importance apoz does");
+    if (!(options.zero_epsilon >= 0 && options.zero_epsilon <= 10)) return usage_error("--zero-epsilon " + std::to_string(options.zero_epsilon) + ": expected 0 to 10");
+    step.zero_epsilon = options.zero_epsilon;
     const bool as_it_is = options.sort || (options.compensation.empty() && step.importance == "leading");
     SKIFF_TRY(const auto compensation, choice_of("--compensation", as_it_is ? "none" : options.compensation, {"least-squares", "none"}));
     SKIFF_TRY(const auto spread, choice_of("--spread", options.spread, {"uniform", "sensitivity"}));
@@ -95,7 +101,7 @@ Result<RecipeStep> structure_step_of(const PruneOptions& options) {
 }
 
 Result<RecipeStep> weight_step_of(const PruneOptions& options) {
-    SKIFF_CHECK(refuse(options, {{"--importance", !options.importance.empty()}, {"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}, {"--multiple", options.multiple != 0}, {"--sort", options.sort}}));
+    SKIFF_CHECK(refuse(options, {{"--importance", !options.importance.empty()}, {"--compensation", !options.compensation.empty()}, {"--spread", !options.spread.empty()}, {"--multiple", options.multiple != 0}, {"--sort", options.sort}, {"--zero-epsilon", options.common.is_typed("--zero-epsilon")}}));
     PruneStep step;
     if (!options.method.empty()) step.method = options.method;
     SKIFF_TRY(const PruneMethod* method, find_prune_method(step.method));
@@ -112,6 +118,8 @@ Result<RecipeStep> weight_step_of(const PruneOptions& options) {
     for (const auto each : {PruneStep::Allocation::uniform, PruneStep::Allocation::global, PruneStep::Allocation::owl, PruneStep::Allocation::sensitivity})
         if (allocation == allocation_name(each)) step.allocation = each;
     if (step.allocation != PruneStep::Allocation::uniform && step.target.pattern.m > 0) return usage_error("--allocation " + allocation + ": N:M keeps the same share everywhere");
+    SKIFF_TRY(step.corrections, parse_corrections(options.correct));
+    if (step.corrections.norm) return usage_error("--correct norm is for rounding: skiff quantize behind prune; here there is bias");
     step.damping = options.damping;
     step.calibration = options.common.calibration_options();
     if (!options.scheme.empty()) {

@@ -335,7 +335,9 @@ Result<CompressReport> run_one(const Checkpoint& parent, const RecipeStep& step,
     const double begin = monotonic_seconds();
     SKIFF_TRY(const RecipeStep whole, settled(parent, step, options, remarks));
     std::optional<Checkpoint> widened;
-    if (const auto* quantize = std::get_if<QuantizeStep>(&whole); quantize != nullptr && quantize->corrections.bias) {
+    const auto *quantizes = std::get_if<QuantizeStep>(&whole);
+    const auto *prunes = std::get_if<PruneStep>(&whole);
+    if ((quantizes != nullptr && quantizes->corrections.bias) || (prunes != nullptr && prunes->corrections.bias)) {
         SKIFF_TRY(widened, with_new_biases(parent));
     }
     Run one(parent, widened ? *widened : parent, whole, seed, options);

@@ -84,6 +84,7 @@ Json fields_of(const PruneStep& step) {
                               {"allocation", allocation_name(step.allocation)},
                               {"scheme", scheme_json(step.scheme)}});
     if (step.method == "sparsegpt") json.set("damping", step.damping);
+    if (step.corrections.bias) json.set("correct", "bias");
     return json;
 }
 

@@ -179,7 +179,7 @@ private:
 
     // Zeros of a plain matrix that take fewer bytes as what is not there, as prune stores them.
     void look_for_zeros(PlannedTensor& planned, const Weight& weight) {
-        const bool can = zeros_ == Zeros::keep && !elsewhere() && planned.use == TensorUse::linear && weight.plain() != nullptr && planned.becomes_codes() && step_.outliers == 0 && step_.inputs.kind != InputScaleRule::Kind::fixed;
+        const bool can = zeros_ == Zeros::keep && !elsewhere() && planned.use == TensorUse::linear && weight.plain() != nullptr && planned.becomes_codes() && step_.outliers == 0 && step_.inputs.kind == InputScaleRule::Kind::dynamic;
         if (!can || !planned.key.ends_with(weight_end) || !sparse_defined_on(*planned.scheme).ok()) return;
         const Weight rows = planned.turn_source() ? transposed(weight) : weight;
         const auto pattern = pattern_of_zeros(rows, *planned.scheme);

@@ -123,6 +123,23 @@ Result<PruneTarget> parse_prune_target(std::string_view text) {
     return target;
 }
 
+std::vector<float> unit_means(const SparsePattern& pattern, std::span<const float> scores, std::int64_t n_rows, std::int64_t n_columns, ThreadPool* pool) {
+    const std::int64_t rows = pattern.n_unit_rows(n_rows), columns = pattern.n_unit_columns(n_columns);
+    std::vector<float> means(static_cast<std::size_t>(rows * columns));
+    for_each_share(rows, pool, [&](Range share) {
+        for (std::int64_t row = share.begin; row < share.end; ++row)
+            for (std::int64_t column = 0; column < columns; ++column) {
+                const std::int64_t row_end = std::min(n_rows, (row + 1) * pattern.unit_rows), column_end = std::min(n_columns, (column + 1) * pattern.unit_columns);
+                double sum = 0;
+                for (std::int64_t r = row * pattern.unit_rows; r < row_end; ++r)
+                    for (std::int64_t c = column * pattern.unit_columns; c < column_end; ++c) sum += static_cast<double>(scores[static_cast<std::size_t>(r * n_columns + c)]);
+                const std::int64_t n = (row_end - row * pattern.unit_rows) * (column_end - column * pattern.unit_columns);
+                means[static_cast<std::size_t>(row * columns + column)] = static_cast<float>(sum / static_cast<double>(n));
+            }
+    });
+    return means;
+}
+
 std::vector<std::byte> choose_units(const PruneTarget& target, std::span<const float> scores, std::int64_t n_rows, std::int64_t n_columns, ThreadPool* pool) {
     const SparsePattern& pattern = target.pattern;
     const std::int64_t rows = pattern.n_unit_rows(n_rows), columns = pattern.n_unit_columns(n_columns), row_bytes = pattern.mask_row_bytes(n_columns);
@@ -132,18 +149,10 @@ std::vector<std::byte> choose_units(const PruneTarget& target, std::span<const f
         bitmask[static_cast<std::size_t>(row * row_bytes + column / 8)] |= static_cast<std::byte>(1u << (column % 8));
     };
     const bool single = pattern.unit_values() == 1, whole = pattern.m == 0 && target.scope == PruneTarget::Scope::layer;
-    std::vector<float> means(single ? 0 : static_cast<std::size_t>(rows * columns));
+    const std::vector<float> means = single ? std::vector<float>() : unit_means(pattern, scores, n_rows, n_columns, pool);
     for_each_share(rows, pool, [&](Range share) {
         std::vector<std::int64_t> order;
         for (std::int64_t row = share.begin; row < share.end; ++row) {
-            for (std::int64_t column = 0; !single && column < columns; ++column) {
-                const std::int64_t row_end = std::min(n_rows, (row + 1) * pattern.unit_rows), column_end = std::min(n_columns, (column + 1) * pattern.unit_columns);
-                double sum = 0;
-                for (std::int64_t r = row * pattern.unit_rows; r < row_end; ++r)
-                    for (std::int64_t c = column * pattern.unit_columns; c < column_end; ++c) sum += static_cast<double>(scores[static_cast<std::size_t>(r * n_columns + c)]);
-                const std::int64_t n = (row_end - row * pattern.unit_rows) * (column_end - column * pattern.unit_columns);
-                means[static_cast<std::size_t>(row * columns + column)] = static_cast<float>(sum / static_cast<double>(n));
-            }
             if (whole) continue;
             const std::int64_t run = pattern.m > 0 ? pattern.m : columns;
             for (std::int64_t first = 0; first < columns; first += run) {

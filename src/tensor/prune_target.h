@@ -32,6 +32,9 @@ struct PruneTarget {
 // Neural Compressor's "1xchannel" and "channelx1" (whole rows, whole columns). Without a share: 50 %.
 Result<PruneTarget> parse_prune_target(std::string_view text);
 
+// The mean score of each unit, over what of it lies in the matrix. // scores: (n_rows, n_columns) f32; (n_unit_rows, n_unit_columns) f32
+std::vector<float> unit_means(const SparsePattern& pattern, std::span<const float> scores, std::int64_t n_rows, std::int64_t n_columns, ThreadPool* pool = nullptr);
+
 // The bitmask of the units with the largest mean score; of equal ones the first. // scores: (n_rows, n_columns) f32
 std::vector<std::byte> choose_units(const PruneTarget& target, std::span<const float> scores, std::int64_t n_rows, std::int64_t n_columns, ThreadPool* pool = nullptr);
 

@@ -24,6 +24,11 @@ for verb in "prune --pattern 50% --method wanda" "prune --pattern 50% --allocati
     expect 3 "no tokenizer in" "$SKIFF" $1 $model "${@:2}" --calibration "$nowhere" -o "$x" -t 1
 done
 expect 2 "these do: wanda" "$SKIFF" prune $model --pattern 50% --calibration "$nowhere" -o "$x"
+expect 2 "--importance apoz does" "$SKIFF" prune $model --pattern neurons:25% --zero-epsilon 0.1 -o "$x"
+expect 2 "does not concern the pattern 50%" "$SKIFF" prune $model --pattern 50% --zero-epsilon 0.1 -o "$x"
+expect 2 "does not concern the pattern neurons:25%" "$SKIFF" prune $model --pattern neurons:25% --correct bias -o "$x"
+expect 2 "here there is bias" "$SKIFF" prune $model --pattern 50% --correct norm -o "$x"
+expect 2 "cannot be compared by its scores" "$SKIFF" prune $model --pattern 50% --method sparsegpt --allocation global -o "$x"
 expect 2 "sparsegpt does" "$SKIFF" prune $model --pattern 50% --damping 0.1 -o "$x"
 
 # Patterns, and how they are counted.

@@ -8,50 +8,56 @@
 namespace skiff {
 namespace {
 
-// Magnitudes by the upper bits of their floats: 16 steps to an octave, which order as the magnitudes do.
 constexpr int dropped_bits = 19;
 constexpr std::size_t n_bins = std::size_t{1} << (31 - dropped_bits);
-using Histogram = std::vector<std::int64_t>;
 
-Histogram histogram(const Weight& weight, ThreadPool& pool) {
-    std::vector<Histogram> parts(static_cast<std::size_t>(pool.n_threads()), Histogram(n_bins));
+}  // namespace
+
+ScoreHistogram score_histogram(std::span<const float> scores, ThreadPool& pool) {
+    std::vector<ScoreHistogram> parts(static_cast<std::size_t>(pool.n_threads()), ScoreHistogram(n_bins));
     pool.run([&](int thread) {
-        const Range rows = share_of(weight.n_rows(), thread, pool.n_threads());
-        std::vector<float> values(static_cast<std::size_t>(weight.n_columns()));
-        for (std::int64_t row = rows.begin; row < rows.end; ++row) {
-            weight.row(row, values.data());
-            for (float value : values) ++parts[static_cast<std::size_t>(thread)][(std::bit_cast<std::uint32_t>(value) & 0x7fffffffu) >> dropped_bits];
-        }
+        const Range share = share_of(static_cast<std::int64_t>(scores.size()), thread, pool.n_threads());
+        ScoreHistogram& own = parts[static_cast<std::size_t>(thread)];
+        for (std::int64_t i = share.begin; i < share.end; ++i) ++own[(std::bit_cast<std::uint32_t>(scores[static_cast<std::size_t>(i)]) & 0x7fffffffu) >> dropped_bits];
     });
-    Histogram sum(n_bins);
-    for (const Histogram& part : parts)
+    ScoreHistogram sum(n_bins);
+    for (const ScoreHistogram& part : parts)
         for (std::size_t i = 0; i < n_bins; ++i) sum[i] += part[i];
     return sum;
 }
 
-}  // namespace
-
-std::vector<double> global_magnitude_sparsities(std::span<const Weight> weights, double sparsity, ThreadPool& pool) {
-    std::vector<Histogram> all;
-    Histogram sum(n_bins);
-    std::int64_t total = 0;
-    for (const Weight& weight : weights) {
-        all.push_back(histogram(weight, pool));
-        for (std::size_t i = 0; i < n_bins; ++i) sum[i] += all.back()[i];
-        total += element_count(weight.shape);
-    }
+std::vector<double> global_sparsities(std::span<const ScoreHistogram> layers, std::span<const double> unit_weights, double sparsity) {
+    std::vector<double> sum(n_bins), units(layers.size());
+    double total = 0;
+    for (std::size_t l = 0; l < layers.size(); ++l)
+        for (std::size_t i = 0; i < n_bins; ++i) {
+            sum[i] += static_cast<double>(layers[l][i]) * unit_weights[l];
+            units[l] += static_cast<double>(layers[l][i]);
+            total += static_cast<double>(layers[l][i]) * unit_weights[l];
+        }
     // The bin in which the threshold lies goes in the share that is missing, alike in all layers.
-    double wanted = static_cast<double>(total) * sparsity;
+    double wanted = total * sparsity;
     std::size_t bin = 0;
-    for (; bin + 1 < n_bins && static_cast<double>(sum[bin]) <= wanted; ++bin) wanted -= static_cast<double>(sum[bin]);
-    const double share = sum[bin] > 0 ? std::clamp(wanted / static_cast<double>(sum[bin]), 0.0, 1.0) : 0;
+    for (; bin + 1 < n_bins && sum[bin] <= wanted; ++bin) wanted -= sum[bin];
+    const double share = sum[bin] > 0 ? std::clamp(wanted / sum[bin], 0.0, 1.0) : 0;
     std::vector<double> sparsities;
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-        double below = share * static_cast<double>(all[i][bin]);
-        for (std::size_t b = 0; b < bin; ++b) below += static_cast<double>(all[i][b]);
-        sparsities.push_back(below / static_cast<double>(std::max<std::int64_t>(1, element_count(weights[i].shape))));
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+        double below = share * static_cast<double>(layers[l][bin]);
+        for (std::size_t b = 0; b < bin; ++b) below += static_cast<double>(layers[l][b]);
+        sparsities.push_back(below / std::max(1.0, units[l]));
     }
     return sparsities;
+}
+
+std::vector<double> global_magnitude_sparsities(std::span<const Weight> weights, double sparsity, ThreadPool& pool) {
+    std::vector<ScoreHistogram> histograms;
+    std::vector<float> values;
+    for (const Weight& weight : weights) {
+        values.resize(static_cast<std::size_t>(element_count(weight.shape)));
+        for (std::int64_t row = 0; row < weight.n_rows(); ++row) weight.row(row, values.data() + row * weight.n_columns());
+        histograms.push_back(score_histogram(values, pool));
+    }
+    return global_sparsities(histograms, std::vector<double>(weights.size(), 1), sparsity);
 }
 
 double outlier_ratio(std::span<const std::vector<float>> pieces, double times) {

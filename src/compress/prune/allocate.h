@@ -9,6 +9,13 @@
 
 namespace skiff {
 
+// Scores by the upper bits of their floats, 16 steps to an octave, which order as the scores do: how many units have each. Scores are not negative.
+using ScoreHistogram = std::vector<std::int64_t>;
+ScoreHistogram score_histogram(std::span<const float> scores, ThreadPool& pool);
+// Of all units together those with the least scores go: the share of each layer's units below a score common to all, so that `sparsity` of all weights go.
+// unit_weights: weights of a unit of each layer.
+std::vector<double> global_sparsities(std::span<const ScoreHistogram> layers, std::span<const double> unit_weights, double sparsity);
+
 // Of all weights together the smallest go: the share of each that lies below a magnitude common to all, which `sparsity` of all weights do not exceed.
 std::vector<double> global_magnitude_sparsities(std::span<const Weight> weights, double sparsity, ThreadPool& pool);
 

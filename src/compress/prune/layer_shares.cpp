@@ -109,6 +109,32 @@ Result<LayerShares> shares_by_outliers(const ShareQuestion& question) {
     return shares;
 }
 
+Result<LayerShares> shares_by_score(const ShareQuestion& question) {
+    std::vector<ScoreHistogram> histograms(question.matrices.size());
+    std::vector<double> unit_weights;
+    for (const PrunedMatrix& matrix : question.matrices) unit_weights.push_back(static_cast<double>(question.step.target.resolved(matrix.n_rows, matrix.n_columns).pattern.unit_values()));
+    const auto look = [&](std::size_t i, const InputStatistics* inputs) -> Status {
+        const PrunedMatrix& matrix = question.matrices[i];
+        auto scores = question.unit_scores(matrix, inputs);
+        if (!scores.ok()) return scores.take_error().with_context("tensor " + matrix.key);
+        histograms[i] = score_histogram(*scores, question.pool);
+        return {};
+    };
+    if (question.needs == StatisticsNeed::none) {
+        for (std::size_t i = 0; i < question.matrices.size(); ++i) SKIFF_CHECK(look(i, nullptr));
+    } else {
+        const PrunedBlocks blocks(question);
+        const auto look_at_all = [&](std::size_t, const std::vector<std::size_t>& matrices, const BlockInputs& inputs) -> Status {
+            for (const std::size_t i : matrices) SKIFF_CHECK(look(i, find(inputs, question.matrices[i].key)));
+            return {};
+        };
+        SKIFF_CHECK(blocks.walk(question.needs, look_at_all));
+        for (std::size_t i = 0; i < histograms.size(); ++i)
+            if (histograms[i].empty()) SKIFF_CHECK(look(i, nullptr));  // no block of the walk reads it
+    }
+    return LayerShares{global_sparsities(histograms, unit_weights, question.step.target.sparsity), {}};
+}
+
 Result<LayerShares> shares_by_sensitivity(const ShareQuestion& question) {
     const PrunedBlocks blocks(question);
     const double sparsity = question.step.target.sparsity, step = std::min({0.05, sparsity / 2, (1 - sparsity) / 2});

@@ -28,10 +28,12 @@ struct ShareQuestion {
     const Checkpoint& parent;
     const PruneStep& step;
     const std::vector<PrunedMatrix>& matrices;
-    const CalibrationText& text;
+    const CalibrationText& text;  // empty where nothing is measured
     StatisticsNeed needs;  // of try_pruning
     // The matrix as its method would leave it at a share, in the checkpoint's shape.
     std::function<Result<Weight>(const PrunedMatrix& matrix, double share, const InputStatistics* inputs)> try_pruning;
+    // The mean scores of its units. // (n_unit_rows, n_unit_columns)
+    std::function<Result<std::vector<float>>(const PrunedMatrix& matrix, const InputStatistics* inputs)> unit_scores;
     ThreadPool& pool;
 };
 
@@ -40,6 +42,8 @@ std::string lost_by_blocks(const ModelSpec& spec, const std::vector<PrunedMatrix
 
 // Blocks whose weights times the size of their inputs have many outliers lose less (allocate.h: owl_sparsities). A walk through the model.
 Result<LayerShares> shares_by_outliers(const ShareQuestion& question);
+// Of all units the least by the method's score go (allocate.h: global_sparsities). `text` is not read where the method needs no inputs.
+Result<LayerShares> shares_by_score(const ShareQuestion& question);
 // Each block is pruned alone, at five shares around the one that is asked for, and the KL of the model's predictions measured; then blocks lose what makes the
 // least sum.
 Result<LayerShares> shares_by_sensitivity(const ShareQuestion& question);

@@ -37,6 +37,8 @@ struct PruneMethod {
     StatisticsNeed needs = StatisticsNeed::none;      // without inputs it does what `magnitude` does, and says so
     // Of weight times gradient, what is summed over the samples of the calibration text; without it the same.
     enum class Gradients : std::uint8_t { none, magnitudes, squares } gradients = Gradients::none;
+    // What it keeps most of, by which layers can be compared too; null: it has no score that stands still while it works. // (outputs, inputs)
+    Result<std::vector<float>> (*scores)(const PruneInput& input) = nullptr;
 };
 
 std::span<const PruneMethod> prune_methods();
@@ -50,6 +52,11 @@ Result<Pruned> wanda_prune(const PruneInput& input);
 Result<Pruned> sensitivity_prune(const PruneInput& input);        // by what was summed of weight times gradient
 Status sparsegpt_defined_on(const PruneTarget& target);
 Result<Pruned> sparsegpt_prune(const PruneInput& input);
+
+Result<std::vector<float>> magnitude_scores(const PruneInput& input);
+Result<std::vector<float>> magnitude_squared_scores(const PruneInput& input);
+Result<std::vector<float>> wanda_input_scores(const PruneInput& input);
+Result<std::vector<float>> sensitivity_scores(const PruneInput& input);
 
 // |w| sqrt(E[x^2]): Sun et al. 2023, Wanda, equation 1 up to a common factor. // (n_rows, n_columns)
 std::vector<float> wanda_scores(const Weight& weight, std::span<const float> mean_square, ThreadPool& pool);

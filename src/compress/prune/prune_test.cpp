@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "base/json.h"
 #include "base/rng.h"
@@ -164,6 +165,33 @@ TEST(Allocation, GlobalMagnitudeTakesOneThreshold) {
     EXPECT_EQ(global_magnitude_sparsities(weights, 1, pool), (std::vector<double>{1, 1}));
 }
 
+// Units of different sizes, and scores that are no magnitudes: what goes is what lies below one score, and as many weights as were asked for.
+TEST(Allocation, GlobalTakesOneThresholdOfUnitScores) {
+    ThreadPool pool(2);
+    std::vector<float> scores;
+    for (int i = 0; i < 1000; ++i) scores.push_back(static_cast<float>(1000 + i));
+    const std::vector<float> small(scores.begin(), scores.begin() + 500), large(scores.begin() + 500, scores.end());
+    const ScoreHistogram layers[] = {score_histogram(small, pool), score_histogram(large, pool)};
+    const auto alike = global_sparsities(layers, std::vector<double>{1, 1}, 0.5);
+    EXPECT_NEAR(alike[0] + alike[1], 1, 1e-9);
+    EXPECT_GT(alike[0], 0.95);  // the scores about the threshold share a bin of a 16th of an octave
+    // The units of the first layer are of three weights: half of all 2000 weights are two thirds of its units.
+    const auto heavy = global_sparsities(layers, std::vector<double>{3, 1}, 0.5);
+    EXPECT_NEAR(heavy[0], 2.0 / 3, 1e-6);
+    EXPECT_EQ(heavy[1], 0);
+    // A mean over blocks lies closer together than the weights do: shares of layers differ more.
+    Rng rng(3);
+    std::vector<ScoreHistogram> singles, blocks;
+    for (const float deviation : {1.0f, 2.0f}) {
+        std::vector<float> magnitudes(64 * 64);
+        for (float& value : magnitudes) value = std::fabs(deviation * rng.normal());
+        singles.push_back(score_histogram(magnitudes, pool));
+        blocks.push_back(score_histogram(unit_means({16, 32, 0, 0}, magnitudes, 64, 64, &pool), pool));
+    }
+    EXPECT_LT(global_sparsities(singles, std::vector<double>{1, 1}, 0.5)[0], 0.7);
+    EXPECT_EQ(global_sparsities(blocks, std::vector<double>{512, 512}, 0.5), (std::vector<double>{1, 0}));
+}
+
 TEST(Allocation, OwlSparesLayersWithOutliers) {
     const std::vector<std::vector<float>> scores = {{1, 1, 1, 1}, {1, 1, 1, 1, 1, 91}};
     EXPECT_DOUBLE_EQ(outlier_ratio(scores), 0.1);
@@ -313,6 +341,73 @@ TEST(PruneStepOnModels, MethodsThatLookAtTheDataGoThroughTheWalk) {
             for (const std::string& remark : child->report.remarks) EXPECT_EQ(remark.find("not measured"), std::string::npos) << remark;
             std::filesystem::remove_all(child->folder);
         }
+}
+
+// By every method that has scores and in blocks too: together as much goes as was asked for, and layers differ.
+TEST(PruneStepOnModels, GlobalAllocationFollowsTheMethodsScores) {
+    if (!algebra_available().ok()) GTEST_SKIP() << "OpenBLAS cannot be opened here";
+    for (const PruneMethod& method : prune_methods())
+        for (const char* pattern : {"50%", "block2x4:50%"}) {
+            SCOPED_TRACE(std::string(method.name) + " " + pattern);
+            PruneStep step = step_of(std::string(method.name).c_str(), pattern);
+            step.allocation = PruneStep::Allocation::global;
+            if (method.scores == nullptr) {
+                const auto parent = Checkpoint::open(testing::small_model_folders()[0]);
+                const auto work = make_step_work(*parent, RecipeStep(step));
+                ASSERT_FALSE(work.ok());
+                EXPECT_NE(work.error().message.find("cannot be compared"), std::string::npos) << work.error().message;
+                continue;
+            }
+            const auto child = prune_folder(testing::small_model_folders()[0], step);
+            ASSERT_TRUE(child);
+            std::int64_t kept = 0, all = 0;
+            std::set<int> shares;
+            for (const auto& [key, declared] : child->checkpoint.spec.tensors) {
+                if (!child->checkpoint.weights->contains(key)) continue;
+                const auto weight = child->checkpoint.weights->load(key);
+                if (weight->sparse() == nullptr) continue;
+                kept += weight->sparse()->n_values(), all += element_count(weight->shape);
+                shares.insert(static_cast<int>(100 * weight->sparse()->n_values() / element_count(weight->shape)));
+            }
+            EXPECT_NEAR(static_cast<double>(kept) / static_cast<double>(all), 0.5, 0.03);  // edges of blocks
+            EXPECT_GT(shares.size(), 2u);
+            std::filesystem::remove_all(child->folder);
+        }
+}
+
+// The bias takes exactly the mean of what the outputs lost: E[(W - Q) x], with what the calibration text showed; and the config says that there is one.
+TEST(PruneStepOnModels, BiasesTakeTheMeanOfWhatGoes) {
+    if (!algebra_available().ok()) GTEST_SKIP() << "OpenBLAS cannot be opened here";
+    const std::string folder = std::string(SKIFF_TEST_DATA_DIR) + "/models/llama";
+    PruneStep step = step_of("magnitude", "50%");
+    step.corrections.bias = true;
+    const auto child = prune_folder(folder, step);
+    ASSERT_TRUE(child);
+    EXPECT_TRUE(child->checkpoint.config["attention_bias"].is_bool());
+    auto parent = Checkpoint::open(folder);
+    parent->kind = Checkpoint::Kind::random;
+    const auto text = load_calibration(*parent, step.calibration);
+    ASSERT_TRUE(text.ok());
+    CalibrationWalk walk(parent->spec, *text, 1);
+    ASSERT_TRUE(walk.embed(*parent->weights).ok());
+    const auto inputs = walk.observe(1, 1, *parent->weights, StatisticsNeed::moments);
+    ASSERT_TRUE(inputs.ok());
+    const std::string module = "model.layers.0.self_attn.q_proj";
+    const auto before = *parent->weights->load(module + ".weight"), after = *child->checkpoint.weights->load(module + ".weight"), bias = *child->checkpoint.weights->load(module + ".bias");
+    const std::vector<float>& mean = inputs->at(module + ".weight")->mean;
+    std::vector<float> w(mean.size()), q(mean.size()), biases;
+    ASSERT_TRUE(to_floats(*bias.plain(), biases));
+    double largest = 0;
+    for (std::int64_t row = 0; row < before.n_rows(); ++row) {
+        before.row(row, w.data());
+        after.row(row, q.data());
+        double expected = 0;
+        for (std::size_t i = 0; i < mean.size(); ++i) expected += static_cast<double>(w[i] - q[i]) * static_cast<double>(mean[i]);
+        EXPECT_NEAR(biases[static_cast<std::size_t>(row)], expected, 1e-5 + 1e-3 * std::fabs(expected));
+        largest = std::max(largest, std::fabs(expected));
+    }
+    EXPECT_GT(largest, 1e-4);
+    std::filesystem::remove_all(child->folder);
 }
 
 TEST(PruneStepOnModels, GlobalMagnitudeGivesLayersTheirOwnShare) {

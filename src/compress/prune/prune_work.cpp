@@ -10,6 +10,7 @@
 #include "compress/prune/layer_shares.h"
 #include "compress/prune/prune_method.h"
 #include "compress/quantize/coded_rows.h"
+#include "compress/quantize/corrected_tensors.h"
 #include "compress/step_work.h"
 #include "compress/survey.h"
 #include "compress/weight_state.h"
@@ -39,7 +40,7 @@ Weight with_scale_type(const Weight& weight, DType dtype) {
 class PruneWork final : public StepWork {
 public:
     PruneWork(const Checkpoint& parent, const PruneStep& step, const PruneMethod& method, const GradientSource* gradients)
-        : parent_(parent), step_(step), method_(method), gradients_(gradients), uses_(tensor_uses(parent.spec)), columns_(keys_stored_as_columns(parent.spec)) {
+        : parent_(parent), step_(step), method_(method), gradients_(gradients), uses_(tensor_uses(parent.spec)), columns_(keys_stored_as_columns(parent.spec)), corrections_(parent.spec, step.corrections) {
         if (step.scheme) rounding_.schemes = default_wish(*step.scheme);
     }
 
@@ -64,6 +65,7 @@ public:
             Status status = make_sparse_plan(*pruned[i], sparsities[i]);
             if (!status.ok()) return status.take_error().with_context("tensor " + pruned[i]->key);
         }
+        if (step_.corrections.any()) corrected_ = plan_corrections(corrections_, plan_);
         plan_.bytes_after = plan_.largest_working_set_bytes = 0;
         for (const PlannedTensor& planned : plan_.tensors) {
             plan_.bytes_after += planned.bytes_after;
@@ -79,10 +81,15 @@ public:
     }
     Json found() const override { return found_; }
     const CalibrationText* text() const override { return text_ ? &*text_ : nullptr; }
-    StatisticsNeed needs() const override { return method_.needs; }
+    StatisticsNeed needs() const override { return std::max(method_.needs, step_.corrections.needs()); }
+    Status begin_block(std::size_t block, BlockWork&, ThreadPool&) override {
+        corrections_.begin_block(block);
+        return {};
+    }
     CalibrationOptions calibration() const override { return step_.calibration; }
 
     Result<MadeTensor> make(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>& remarks) override {
+        if (corrected_.count(planned.key) != 0) return make_corrected(corrections_, planned, weights, pool);
         const auto found = targets_.find(planned.key);
         if (found == targets_.end()) return make_others(planned, weights, pool, remarks);
         SKIFF_TRY(auto source, weights.load(planned.key));
@@ -102,6 +109,7 @@ public:
             if (codes.codes()->scheme.scale_dtype != planned.scheme->scale_dtype) codes = with_scale_type(codes, planned.scheme->scale_dtype);
             SKIFF_TRY(kept, make_sparse(codes, pattern, std::move(pruned.bitmask)));
         }
+        if (step_.corrections.any()) corrections_.note(planned.key, source, kept, inputs);
         MadeTensor made{{}, as_floats(kept, pool), true};
         SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), kept));
         if (planned.stored_as_columns) made.effective = transposed(made.effective);
@@ -133,14 +141,26 @@ public:
     }
 
 private:
-    bool is_measured() const { return step_.allocation == PruneStep::Allocation::owl || step_.allocation == PruneStep::Allocation::sensitivity; }
+    // Whether shares are found on the calibration text.
+    bool is_measured() const {
+        const bool by_inputs = step_.allocation == PruneStep::Allocation::global && method_.needs != StatisticsNeed::none;
+        return by_inputs || step_.allocation == PruneStep::Allocation::owl || step_.allocation == PruneStep::Allocation::sensitivity;
+    }
 
     // What goes of each matrix.
     Result<std::vector<double>> shares(const std::vector<PlannedTensor*>& pruned, ThreadPool& pool) {
         if (step_.allocation == PruneStep::Allocation::uniform) return std::vector<double>(pruned.size(), step_.target.sparsity);
         if (step_.target.pattern.m > 0) return usage_error(std::string("the allocation ") + allocation_name(step_.allocation) + ": N:M keeps the same share everywhere");
-        if (step_.allocation == PruneStep::Allocation::global) return global_sparsities(pruned, pool);
-        SKIFF_CHECK(algebra_available());
+        const bool global = step_.allocation == PruneStep::Allocation::global;
+        if (!global || method_.needs != StatisticsNeed::none) SKIFF_CHECK(algebra_available());
+        const auto unit_scores = [&](const PrunedMatrix& matrix, const InputStatistics* inputs) -> Result<std::vector<float>> {
+            SKIFF_TRY(auto source, parent_.weights->load(matrix.key));
+            if (matrix.stored_as_columns) source = transposed(source);
+            SKIFF_TRY(const auto sensitivity, sensitivity_of(matrix.key, matrix.stored_as_columns));
+            const PruneTarget target = step_.target.resolved(matrix.n_rows, matrix.n_columns);
+            SKIFF_TRY(const auto scores, method_.scores({source, target, pool, inputs, step_.damping, nullptr, sensitivity}));
+            return unit_means(target.pattern, scores, matrix.n_rows, matrix.n_columns, &pool);
+        };
         const auto try_pruning = [&](const PrunedMatrix& matrix, double share, const InputStatistics* inputs) -> Result<Weight> {
             SKIFF_TRY(auto source, parent_.weights->load(matrix.key));
             if (matrix.stored_as_columns) source = transposed(source);
@@ -152,8 +172,10 @@ private:
             const Weight dense = as_floats(kept, pool);
             return matrix.stored_as_columns ? transposed(dense) : dense;
         };
-        const ShareQuestion question{parent_, step_, matrices_, *text_, method_.needs, try_pruning, pool};
-        SKIFF_TRY(auto found, step_.allocation == PruneStep::Allocation::owl ? shares_by_outliers(question) : shares_by_sensitivity(question));
+        const CalibrationText none;
+        const ShareQuestion question{parent_, step_, matrices_, text_ ? *text_ : none, method_.needs, try_pruning, unit_scores, pool};
+        SKIFF_TRY(auto found, global ? shares_by_score(question) : step_.allocation == PruneStep::Allocation::owl ? shares_by_outliers(question) : shares_by_sensitivity(question));
+        if (global && step_.target.pattern.unit_values() == 1) return found.sparsities;  // no share of a row is far from whole weights
         found_ = std::move(found.found);
         plan_.remarks.insert(plan_.remarks.end(), found.remarks.begin(), found.remarks.end());
         std::vector<LayerUnits> layers;
@@ -238,15 +260,6 @@ private:
         return {};
     }
 
-    Result<std::vector<double>> global_sparsities(const std::vector<PlannedTensor*>& pruned, ThreadPool& pool) const {
-        std::vector<Weight> weights;
-        for (const PlannedTensor* planned : pruned) {
-            SKIFF_TRY(auto weight, parent_.weights->load(planned->key));
-            weights.push_back(std::move(weight));
-        }
-        return global_magnitude_sparsities(weights, step_.target.sparsity, pool);
-    }
-
     // The planned tensor becomes a sparse one of a size that is known now.
     Status make_sparse_plan(PlannedTensor& planned, double sparsity) {
         const std::int64_t n_rows = planned.shape[0], n_columns = planned.shape[1];
@@ -296,12 +309,16 @@ private:
     TensorPlan plan_;
     std::map<std::string, PruneTarget> targets_;
     std::map<std::string, DType> types_;
+    BlockCorrections corrections_;
+    std::set<std::string> corrected_;  // keys
 };
 
 }  // namespace
 
 Result<std::unique_ptr<StepWork>> begin_prune(const Checkpoint& parent, const PruneStep& step, const GradientSource* gradients) {
     SKIFF_TRY(const PruneMethod* method, find_prune_method(step.method));
+    if (step.allocation == PruneStep::Allocation::global && method->scores == nullptr)
+        return usage_error("--allocation global: " + step.method + " judges weights while it changes others, so that layers cannot be compared by its scores; take magnitude, wanda, snip or taylor, or --allocation owl");
     if (method->gradients != PruneMethod::Gradients::none) SKIFF_CHECK(check_gradients(gradients, "the method " + std::string(method->name)));
     return std::unique_ptr<StepWork>(new PruneWork(parent, step, *method, gradients));
 }

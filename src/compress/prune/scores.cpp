@@ -31,12 +31,32 @@ Result<Pruned> keep_best(const PruneInput& input, const std::vector<float>& scor
 
 Status any_pattern(const PruneTarget&) { return {}; }
 
+Result<std::vector<float>> magnitude_scores(const PruneInput& input) {
+    return scores_of(input.weight, input.pool, [](float w, std::int64_t) { return std::fabs(w); });
+}
+
+Result<std::vector<float>> magnitude_squared_scores(const PruneInput& input) {
+    return scores_of(input.weight, input.pool, [](float w, std::int64_t) { return w * w; });
+}
+
+Result<std::vector<float>> wanda_input_scores(const PruneInput& input) {
+    if (input.inputs == nullptr || static_cast<std::int64_t>(input.inputs->mean_square.size()) != input.weight.n_columns()) return runtime_error("its inputs were not measured, so that it cannot be compared with other layers; take --allocation uniform");
+    return wanda_scores(input.weight, input.inputs->mean_square, input.pool);
+}
+
+Result<std::vector<float>> sensitivity_scores(const PruneInput& input) {
+    if (input.sensitivity.empty()) return runtime_error("its gradients were not measured, so that it cannot be compared with other layers; take --allocation uniform");
+    return std::vector<float>(input.sensitivity.begin(), input.sensitivity.end());
+}
+
 Result<Pruned> magnitude_prune(const PruneInput& input) {
-    return keep_best(input, scores_of(input.weight, input.pool, [](float w, std::int64_t) { return std::fabs(w); }));
+    SKIFF_TRY(const auto scores, magnitude_scores(input));
+    return keep_best(input, scores);
 }
 
 Result<Pruned> magnitude_squared_prune(const PruneInput& input) {
-    return keep_best(input, scores_of(input.weight, input.pool, [](float w, std::int64_t) { return w * w; }));
+    SKIFF_TRY(const auto scores, magnitude_squared_scores(input));
+    return keep_best(input, scores);
 }
 
 std::vector<float> wanda_scores(const Weight& weight, std::span<const float> mean_square, ThreadPool& pool) {

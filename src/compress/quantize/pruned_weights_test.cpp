@@ -201,6 +201,33 @@ TEST_F(PrunedThenQuantized, IsRefusedInWordsWhereItCannotBe) {
     EXPECT_EQ(count_same_masks(coded, opened("child"), *parse_scheme("w4g32")), 7);
 }
 
+// Of a sum of factors and of what pruning left, both parts are rounded and the mask stays; or the factors keep 16 bits, where a rule says so.
+TEST_F(PrunedThenQuantized, SparsePlusLowRankKeepsBothParts) {
+    FactorizeStep split;
+    split.method = "sparse-low-rank:50%";
+    split.rule = FactorizeStep::Rule::rank;
+    split.amount = 8;
+    split.multiple_of = 1;
+    split.calibration = {"", 4, 32};
+    ASSERT_TRUE(step(llama(), split, "split").ok());
+    const Checkpoint both = opened("split");
+    const std::string module = "model.layers.0.mlp.up_proj";
+    for (const char* method : {"nearest", "gptq"})
+        for (const bool factors : {true, false}) {
+            SCOPED_TRACE(std::string(method) + (factors ? " of both" : " of what is sparse"));
+            QuantizeStep wanted = quantize("w8g32", method);
+            if (!factors) wanted.schemes.rules.push_back({"*.low_rank_*", std::nullopt});
+            const auto report = step(both, wanted, "child");
+            ASSERT_TRUE(report.ok()) << report.error().to_string();
+            const Checkpoint child = opened("child");
+            EXPECT_EQ(count_same_masks(both, child, *parse_scheme("w8g32")), 7);
+            const auto up = *child.weights->load(module + ".low_rank_up"), down = *child.weights->load(module + ".low_rank_down");
+            EXPECT_EQ(up.codes() != nullptr && down.codes() != nullptr, factors) << up.encoding_name() << ", " << down.encoding_name();
+            const auto text = testing::random_text(64);
+            EXPECT_LT(testing::largest_difference(testing::logits_of(both.spec, *both.weights, text), testing::logits_of(child.spec, *child.weights, text)), 0.1);
+        }
+}
+
 // A checkpoint of another program holds its zeros as numbers.
 TEST_F(PrunedThenQuantized, ZerosOfPlainWeightsAreLeftOut) {
     Checkpoint parent = llama();

@@ -7,6 +7,7 @@
 #include "compress/quantize/learnt_rounding.h"
 #include "compress/quantize/outliers.h"
 #include "compress/quantize/block_transform.h"
+#include "compress/quantize/corrected_tensors.h"
 #include "compress/quantize/pruned_weights.h"
 #include "compress/step_work.h"
 #include "formats/sparse_weights.h"
@@ -46,7 +47,7 @@ public:
             if (has_outliers(tensor)) plan_outliers(tensor, plan);
             if (has_coded_inputs(tensor)) plan_coded_inputs(tensor, plan);
         }
-        plan_corrections(plan);
+        corrected_ = plan_corrections(corrections_, plan);
         if (by_gradients()) {
             SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
             for (const PlannedTensor& tensor : plan.tensors)
@@ -89,7 +90,7 @@ public:
     }
 
     Result<MadeTensor> make(const PlannedTensor& planned, const WeightSource& weights, const InputStatistics* inputs, ThreadPool& pool, std::vector<std::string>& remarks) override {
-        if (corrected_.count(planned.key) != 0) return make_corrected(planned, weights, pool);
+        if (corrected_.count(planned.key) != 0) return make_corrected(corrections_, planned, weights, pool);
         const InputStatistics* seen = importance_ ? importance_->find(planned.key) : method_.needs == StatisticsNeed::none ? nullptr : inputs;
         if (has_outliers(planned)) return make_with_outliers(planned, weights, {seen, inputs}, pool, remarks);
         std::vector<std::string> said;
@@ -230,39 +231,6 @@ private:
         planned.inputs = fixes_inputs() ? QuantizedModule::Inputs::fixed : QuantizedModule::Inputs::by_token;
         coded_inputs_.insert(planned.key);
         any_coded_ = true;
-    }
-
-    // Tensors that depend on what became of others come last in their block; gains are kept in f32, since they move by less than 16 bits may hold.
-    void plan_corrections(TensorPlan& plan) {
-        if (!step_.corrections.any()) return;
-        const auto keys = corrections_.keys();
-        for (PlannedTensor& tensor : plan.tensors) {
-            if (keys.count(tensor.key) == 0 || tensor.scheme || !tensor.parent_is_plain) continue;
-            corrected_.insert(tensor.key);
-            TensorDeclaration& part = tensor.declarations[0];
-            if (!dtype_info(part.dtype).is_float || part.dtype == DType::f32 || tensor.key.ends_with(".bias")) continue;
-            const auto n = static_cast<std::uint64_t>(element_count(part.shape)), more = n * 4 - tensor.bytes_after;
-            part.dtype = DType::f32;
-            tensor.bytes_after += more;
-            plan.bytes_after += more;
-            tensor.form = "F32";
-        }
-        if (step_.corrections.bias && !corrections_.left_out().empty())
-            plan.remarks.push_back("operators without a bias, which config.json cannot give them, keep the mean of their errors: " + corrections_.left_out().front() + (corrections_.left_out().size() > 1 ? " and " + std::to_string(corrections_.left_out().size() - 1) + " more" : ""));
-        std::stable_partition(plan.tensors.begin(), plan.tensors.end(), [&](const PlannedTensor& tensor) { return corrected_.count(tensor.key) == 0; });
-    }
-
-    Result<MadeTensor> make_corrected(const PlannedTensor& planned, const WeightSource& weights, ThreadPool& pool) {
-        if (!corrections_.settled()) SKIFF_CHECK(corrections_.settle(weights, pool));
-        const Weight* corrected = corrections_.value(planned.key);
-        SKIFF_TRY(const auto stored, weights.load(planned.key));
-        const DType dtype = planned.declarations[0].dtype;
-        MadeTensor made{{}, corrected != nullptr ? *corrected : stored, true};
-        if (made.effective.plain()->dtype != dtype) {
-            SKIFF_TRY(made.effective, encode_nearest(made.effective, floating_scheme(dtype), ScaleRule::min_max, {}, &pool));
-        }
-        made.parts = {{planned.key, dtype, made.effective.shape, made.effective.plain()->data, made.effective.owner}};
-        return made;
     }
 
     bool has_outliers(const PlannedTensor& planned) const { return step_.outliers > 0 && !planned.hash && !planned.sparse && planned.use == TensorUse::linear && planned.becomes_codes() && outliers_per_row(step_.outliers, planned.shape[1]) > 0; }
