@@ -17,6 +17,10 @@ Result<Taken> taken_by(const cuda::Table& table, const ModelSpec& spec, const We
     options.first_block = first;
     options.last_block = last;
     options.progress = nullptr;
+    if (options.matmul == cuda::Matmul::fp8) {  // takes as much, and not every stretch has 8-bit floats
+        options.matmul = cuda::Matmul::cublaslt;
+        options.library = cuda::DeviceSessionOptions::Library::may;
+    }
     SKIFF_TRY(const auto session, cuda::DeviceSession::create(table, spec, weights, options));
     return Taken{static_cast<double>(session->device_bytes()), static_cast<double>(session->plan().weight_bytes)};
 }

@@ -63,7 +63,10 @@ std::vector<Command> commands_of(const std::vector<RecipeLine>& lines, const Com
         if (model != options.model) {
             command.model = model;
             const bool notes = std::find(command.arguments.begin(), command.arguments.end(), "--note") != command.arguments.end();
-            if (lines[i].verb == "eval" && !notes) command.arguments.push_back("--note");
+            const bool measures = std::none_of(command.arguments.begin(), command.arguments.end(), [](const std::string& argument) {
+                return argument == "--dry-run" || (argument.starts_with("--soft-labels") && argument != "--soft-labels=0");
+            });
+            if (lines[i].verb == "eval" && measures && !notes) command.arguments.push_back("--note");
         }
         commands.push_back(std::move(command));
     }

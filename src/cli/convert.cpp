@@ -120,7 +120,7 @@ Status to_gguf(const ConvertOptions& options, const Checkpoint& checkpoint, std:
     outcome.output = options.output;
     outcome.notes = std::move(notes);
     const bool zeros = !outcome.notes.empty() && std::any_of(plan.layout.tensors.begin(), plan.layout.tensors.end(), [](const GgufTensorSpec& tensor) { return moves_zeros(*tensor.type); });
-    if (zeros) outcome.notes.push_back("blocks with an offset (" + options.type + ") round zeros as any other number: what was pruned need not stay zero");
+    if (zeros) outcome.notes.push_back("blocks with an offset round zeros as any other number: what was pruned need not stay zero");
     outcome.notes.insert(outcome.notes.end(), plan.notes.begin(), plan.notes.end());
     std::map<std::string, Count> counts;
     for (const GgufTensorSpec& tensor : plan.layout.tensors) {

@@ -179,7 +179,7 @@ Status run_inspect(InspectOptions& options, Terminal& terminal) {
     }
     SKIFF_TRY(const auto sharing, sharing_text(checkpoint, document));
     const std::string tokenizer = tokenizer_text(checkpoint, document);
-    if (options.hash) {
+    if (options.hash && inventory.damaged.empty()) {
         SKIFF_TRY(auto hash, checkpoint.content_hash());
         document.set("hash", hash);
     }

@@ -63,7 +63,7 @@ void show_method_table(Terminal& terminal) {
     }
     terminal.print(table_text(rows, TableStyle::markdown));
     for (std::size_t i = 0; i < reasons.size(); ++i) terminal.print("(" + std::to_string(i + 1) + ") " + reasons[i]);
-    terminal.print("\ncompat: --compat. static: --activations static-minmax and its like. An a behind an integer scheme makes it asymmetric, which is defined where the scheme is, but for static.");
+    terminal.print("\ncompat: --compat. static: --activations static-minmax and its like, and dynamic-token. An a behind an integer scheme makes it asymmetric, which is defined where the scheme is, but for static.");
     for (const WeightMethod& method : weight_methods()) terminal.print("--method " + std::string(method.name) + ": " + std::string(method.summary));
     for (const BlockTransform& transform : block_transforms()) terminal.print("--transform " + std::string(transform.name) + ", before any of them: " + std::string(transform.summary));
     terminal.result(Json::object({{"cells", cells}}));

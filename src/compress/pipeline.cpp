@@ -317,6 +317,7 @@ std::string measurements_path(const CompressOptions& options) { return options.m
 Result<RecipeStep> settled(const Checkpoint& parent, const RecipeStep& step, const CompressOptions& options, std::vector<std::string>& remarks) {
     const auto* quantize = std::get_if<QuantizeStep>(&step);
     if (quantize == nullptr || !quantize->target) return step;
+    if (!quantize->importance.empty()) return usage_error("--importance and a target: what the parts lose is measured on the calibration text; give one of them");
     SchemeSearchOptions search{measurements_path(options), options.unfinished == CompressOptions::Unfinished::restart ? SchemeSearchOptions::Found::drop : SchemeSearchOptions::Found::reuse,
                                std::max(1, options.n_threads), options.max_shard_bytes, options.progress};
     if (options.work == CompressOptions::Work::estimate_only) {

@@ -164,7 +164,10 @@ private:
         if (wanted && sparse.scheme.is_coded() && !(*wanted == sparse.scheme) && !requantize) return unsupported("is quantized already (" + planned.from + "); take the model that it was made from, or round it twice (skiff quantize --allow-requantize)");
         if (wanted) {
             const Status status = sparse_defined_on(*wanted);
-            if (!status.ok() && requantize) return false;
+            if (!status.ok() && requantize) {
+                remark("pruned weights are written out, and need not stay zero: " + status.error().message);
+                return false;
+            }
             if (!status.ok()) return unsupported("is pruned (" + planned.from + "): " + status.error().message + ", or first write the zeros out with skiff convert --to hf");
         }
         n_changed_ += wanted && !(*wanted == sparse.scheme);

@@ -35,6 +35,7 @@ Result<std::unique_ptr<BlockwiseTeacher>> BlockwiseTeacher::create(Checkpoint te
 
 Result<std::unique_ptr<TrainableModel>> BlockwiseTeacher::load(const ModelSpec& part) const {
     SKIFF_TRY(auto parameters, ParameterSet::load(part, *teacher_.weights, options_.device));
+    parameters.train_zeros();  // it is not trained: no mask is needed
     for (Parameter& parameter : parameters.all()) parameter.value.set_requires_grad(false);
     return TrainableModel::create(part, std::move(parameters), options_);
 }

@@ -38,6 +38,9 @@ public:
             if (observer.on_remark) observer.on_remark("the teacher's word on " + std::to_string(cache_->n_windows()) + " windows is in " + options_.cache);
         }
         if (options_.block_wise == DistillOptions::BlockWise::on) {
+            if (checkpoint.spec.d_model != student_.spec().d_model)
+                return usage_error("--block-wise feeds the student's blocks with the teacher's hidden states: both need one width, not " + std::to_string(student_.spec().d_model) + " and " +
+                                   std::to_string(checkpoint.spec.d_model));
             auto teacher = BlockwiseTeacher::create(checkpoint, student_.options());
             if (!teacher.ok()) return teacher.take_error().with_context("teacher " + options_.teacher);
             blockwise_teacher_ = std::move(*teacher);
@@ -51,9 +54,6 @@ public:
             text_.emplace(student_, StudentText::Settings{n_prompt_, whole.seed, whole.n_threads});
         }
         if (options_.block_wise == DistillOptions::BlockWise::on) {
-            if (checkpoint.spec.d_model != student_.spec().d_model)
-                return usage_error("--block-wise feeds the student's blocks with the teacher's hidden states: both need one width, not " + std::to_string(student_.spec().d_model) + " and " +
-                                   std::to_string(checkpoint.spec.d_model));
             freeze_outside_blocks();
             return {};
         }
@@ -116,6 +116,7 @@ private:
 
     Status load_teacher(const Checkpoint& checkpoint) {
         SKIFF_TRY(auto parameters, ParameterSet::load(checkpoint.spec, *checkpoint.weights, student_.options().device));
+        parameters.train_zeros();  // it is not trained: no mask is needed
         for (Parameter& parameter : parameters.all()) parameter.value.set_requires_grad(false);
         TrainableOptions options = student_.options();
         options.recompute_blocks = false;

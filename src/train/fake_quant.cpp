@@ -115,7 +115,7 @@ Status check_zero_level(const Scheme& scheme) {
     const bool integer = scheme.kind == NumberKind::integer && !scheme.minimums;  // with a zero for each group, also asymmetric ones
     const bool in_table = scheme.kind == NumberKind::codebook && std::find(scheme.codebook->levels.begin(), scheme.codebook->levels.end(), 0.0f) != scheme.codebook->levels.end();
     if (integer || in_table) return {};
-    return unsupported("the scheme " + scheme.name() + " has no level for zero, so that pruned weights would not stay zero; take one that has, such as w4g32r, nf4 or ternary, or train the zeros too (--zeros train)");
+    return unsupported("the scheme " + scheme.name() + " has no level for zero, so that pruned weights would not stay zero; take one that has, such as w4g32r, nf4 or ternary, or leave the zeros out (no --sparsity; --zeros train of a pruned model)");
 }
 
 void round_to_bytes(std::span<float> levels, TableOf table) {

@@ -68,7 +68,7 @@ for file in model.safetensors config.json tokenizer.json tokenizer_config.json s
 "$SKIFF" curves "whole=$work/whole,$work/whole" "$work=$work/whole" -o "$work/curves.svg" > "$work/log" 2>&1 || fail "curves: $(cat "$work/log")"
 grep -q "whole (2 runs)" "$work/curves.svg" && grep -q "| whole | 2 |" "$work/log" || fail "no curve of two runs: $(cat "$work/log")"
 expect 2 "expected NAME=RUN" "$SKIFF" curves "$work/whole"
-expect 1 "validation.csv: no such file" "$SKIFF" curves "a=$work"
+expect 3 "validation.csv: no such file" "$SKIFF" curves "a=$work"
 [ "$(wc -l < "$work/whole/train.csv")" = 31 ] && [ "$(wc -l < "$work/whole/validation.csv")" = 4 ] || fail "rows are missing"
 below "$(tail -1 "$work/whole/train.csv" | cut -d, -f3)" 5 || fail "the loss did not fall: $(tail -1 "$work/whole/train.csv")"
 log "one whole run"

@@ -87,11 +87,14 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     }
     if (options_.matmul == Matmul::fp8) {
         bool any = false;
-        for (const DeviceOp& op : model_.ops)
+        for (const DeviceOp& op : model_.ops) {
+            if (std::holds_alternative<SelectDevice>(op.detail)) break;  // the head has a row a sequence, which is no work for a library
             if (const auto* linear = std::get_if<LinearDevice>(&op.detail))
                 for (const MatrixDevice& matrix : linear->matrices) any = any || takes_fp8(matrix.weight);
-        if (!any) return unsupported("no matrix of this model is of 8-bit floats (e4m3) with one scale for each row, which products of 8-bit floats need; --scheme e4m3 makes plain weights such");
-        plan_.remarks.push_back("in runs of " + std::to_string(matmul_min_tokens) + " tokens and more the inputs of e4m3 weights are rounded to e4m3, with a scale for each token");
+        }
+        const bool whole = options_.first_block == 0 && model_.output == spec.logits;  // a stretch of a model may have none
+        if (!any && whole) return unsupported("no matrix of this model is of 8-bit floats (e4m3) with one scale for each row, which products of 8-bit floats need; --scheme e4m3 makes plain weights such");
+        if (any) plan_.remarks.push_back("in runs of " + std::to_string(matmul_min_tokens) + " tokens and more the inputs of e4m3 weights are rounded to e4m3, with a scale for each token");
     }
     plan_.spec = spec;
     plan_.states = model_.states;
@@ -107,6 +110,9 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     plan_.remarks.insert(plan_.remarks.end(), model_.remarks.begin(), model_.remarks.end());
     if (!options_.remark.empty()) plan_.remarks.push_back(options_.remark);
     SKIFF_CHECK(make_state());
+    bool any_bf16 = false;
+    for (std::size_t s = 0; s < places_.size(); ++s) any_bf16 = any_bf16 || (pools_[s].page_bytes > 0 && places_[s].view.form == StateForm::bf16);
+    if (options_.attention == PromptAttention::cudnn && !any_bf16) leave_cudnn(unsupported("it reads keys and values of bf16; give --state bf16"));
 
     most_rows_ = std::clamp<std::int64_t>(logits_bytes / (4 * std::max<std::int64_t>(1, model_.output_width)), std::min(max_gemv_tokens, session.max_batch), session.max_batch);
     if (model_.output != spec.logits) most_rows_ = session.max_batch;

@@ -59,9 +59,9 @@ std::string find_tuning(const std::string& plug_in_folder, const std::string& de
 
 Result<Tuning> load_tuning(const std::string& path) {
     const auto json = read_json_file(path);
-    if (!json.ok()) return json.error();
+    if (!json.ok()) return Error(json.error()).with_context("the tuning table (SKIFF_CUDA_TUNING= goes without)");
     auto tuning = read_tuning(*json);
-    if (!tuning.ok()) return tuning.take_error().with_context(path);
+    if (!tuning.ok()) return tuning.take_error().with_context(path + " (made by bench/gpu_suite tune; SKIFF_CUDA_TUNING= goes without)");
     return tuning;
 }
 

@@ -143,6 +143,7 @@ private:
         });
         if (!loses_scales(kept)) return {};
         Scheme wider = scheme;  // a transform changed the weights that the survey saw; steps never leave what the type holds
+        if (wider.scale_dtype == DType::f32) return corrupt(key + ": its weights need scales that are not finite");
         wider.scale_dtype = DType::f32;
         return begin(key, wider);
     }

@@ -1,5 +1,6 @@
 // Quantization as a step: weights to the schemes of a wish, by a method of the table.
 #include <algorithm>
+#include <cmath>
 
 #include "base/progress.h"
 #include "compress/calibrate/importance.h"
@@ -172,7 +173,11 @@ private:
     // (outputs, inputs), as the weight is rounded. All are measured at the first question.
     Result<std::span<const float>> squares_of(const PlannedTensor& planned) {
         if (squares_.empty()) SKIFF_CHECK(measure_gradients());
-        std::vector<float>& sums = squares_[planned.key];
+        const auto found = squares_.find(planned.key);
+        if (found == squares_.end()) return unsupported("--importance gradients: the loss has no gradient of " + planned.key + "; leave it out with --scheme-for");
+        std::vector<float>& sums = found->second;
+        const bool finite = std::all_of(sums.begin(), sums.end(), [](float square) { return std::isfinite(square); });
+        if (!finite) return corrupt("the loss's gradients of " + planned.key + " are not finite on this text; take another --calibration, or leave --importance out");
         if (planned.turn_source() && turned_.insert(planned.key).second) {
             SKIFF_TRY(const auto stored, parent_.weights->load(planned.key));
             to_floats(*transposed(make_float_weight(stored.shape, sums)).plain(), sums);
@@ -304,6 +309,7 @@ Result<std::unique_ptr<StepWork>> begin_quantize(const Checkpoint& parent, const
     }
     if (step.importance == importance_by_gradients) {
         if (step.method != "kmeans" || step.schemes.linear.kind != NumberKind::clusters) return usage_error("--importance gradients: the loss's gradients weigh single weights, which the levels of clusters alone are found by; take --method kmeans and a scheme such as k16");
+        if (step.outliers > 0) return usage_error("--importance gradients and --outliers: what is set aside would have to be weighed, too; give one of them");
         SKIFF_CHECK(check_gradients(gradients, "--importance gradients"));
     }
     if (!step.importance.empty() && method->needs == StatisticsNeed::gram) return usage_error("--importance: " + step.method + " needs the products of all pairs of inputs, and such a file has the squares of each alone; take weighted, hqq or kmeans");

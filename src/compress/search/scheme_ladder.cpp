@@ -8,13 +8,22 @@
 namespace skiff {
 namespace {
 
-bool has_hashed_weights(const Checkpoint& model) {
+template <class Is>
+bool has_weight(const Checkpoint& model, Is is) {
     for (const auto& [key, use] : tensor_uses(model.spec)) {
         if (use != TensorUse::linear || !model.weights->contains(key)) continue;
         const auto weight = model.weights->load(key);
-        if (weight.ok() && weight->hashed() != nullptr) return true;
+        if (weight.ok() && is(*weight)) return true;
     }
     return false;
+}
+
+bool has_hashed_weights(const Checkpoint& model) {
+    return has_weight(model, [](const Weight& weight) { return weight.hashed() != nullptr; });
+}
+
+bool has_pruned_weights(const Checkpoint& model) {
+    return has_weight(model, [](const Weight& weight) { return weight.sparse() != nullptr; });
 }
 
 }  // namespace
@@ -39,6 +48,7 @@ Result<SchemeLadder> SchemeLadder::create(const Checkpoint& parent, const Quanti
         auto plan = level.work->plan(pool, progress);
         if (!plan.ok()) {
             Error error = plan.take_error();
+            if (step.target->ladder.empty() && has_pruned_weights(parent)) error.message += "; of pruned weights take --ladder w2g32r,w3g32r,w4g32r,w5g32r,w6g32r,w8";
             if (step.target->ladder.empty() && has_hashed_weights(parent)) error.message += "; of hashed weights take --ladder w2g32,w3g32,w4g32,w8g32";
             return std::move(error).with_context("with " + name + " of the ladder");
         }
