@@ -311,7 +311,7 @@ Result<Json> quantization_config_for(const std::map<std::string, QuantizedModule
         scheme.super_dtype = DType::f32;
         if (scheme.group_size != 0 && module.n_columns % scheme.group_size != 0) short_last_group = true;
         const std::string format = module.inputs != QuantizedModule::Inputs::floating ? "int-quantized" : module.is_sparse ? ours : format_of(scheme);
-        auto place = std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return group.scheme == scheme && group.format == format && group.inputs == module.inputs; });
+        auto place = std::find_if(groups.begin(), groups.end(), [&, inputs = module.inputs](const Group& group) { return group.scheme == scheme && group.format == format && group.inputs == inputs; });
         if (place == groups.end()) place = groups.insert(groups.end(), {scheme, format, module.inputs, {}, {}});
         (module.is_linear ? place->linear : place->other).push_back(name);
     }

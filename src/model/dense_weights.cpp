@@ -129,7 +129,7 @@ Result<Checkpoint> with_dense_weights(Checkpoint checkpoint, std::vector<std::st
     for (const auto& [key, declared] : checkpoint.spec.tensors) {
         if (!checkpoint.weights->contains(key)) continue;
         SKIFF_TRY(const auto weight, checkpoint.weights->load(key));
-        n_pruned += weight.sparse() != nullptr && std::none_of(terms.begin(), terms.end(), [&](const auto& each) { return each.second.packed == key; });
+        n_pruned += weight.sparse() != nullptr && std::none_of(terms.begin(), terms.end(), [&name = key](const auto& each) { return each.second.packed == name; });
     }
     if (terms.empty() && n_pruned == 0) return checkpoint;
     for (const Block& block : checkpoint.spec.blocks)
