@@ -107,7 +107,7 @@ std::string training_curves_table(const std::vector<TrainingCurve>& curves) {
     std::string table = "| | runs | tokens | loss at the end | lowest, highest | tokens to " + decimals(worst, 3) + " |\n|---|---:|---:|---:|---:|---:|\n";
     for (const TrainingCurve& curve : curves) {
         std::size_t reached = 0;
-        while (curve.mean[reached] > worst && reached + 1 < curve.mean.size()) ++reached;
+        while (!(curve.mean[reached] <= worst) && reached + 1 < curve.mean.size()) ++reached;
         std::string name;
         for (const char c : curve.name) name += c == '|' ? std::string("\\|") : std::string(1, c);
         table += "| " + name + " | " + std::to_string(curve.n_runs) + " | " + decimals(curve.tokens.back(), 0) + " | " + decimals(curve.mean.back(), 3) + " | " + decimals(curve.lowest.back(), 3) + ", " +

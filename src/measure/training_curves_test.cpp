@@ -40,6 +40,13 @@ TEST(TrainingCurves, MeanAndRangeOfWhatAllRunsMeasured) {
     EXPECT_NE(training_curves_table({*curve, *alone}).find("| one | 1 | 2500 | 3.500 | 3.500, 3.500 | 2000 |"), std::string::npos) << training_curves_table({*curve, *alone});
 }
 
+// A loss that is no number is below nothing.
+TEST(TrainingCurves, ALossThatIsNoNumberReachesNothing) {
+    const auto curve = read_training_curve("x", {run_with("nan", "step,tokens,loss\n1,10,nan\n2,20,4\n")});
+    ASSERT_TRUE(curve.ok()) << curve.error().message;
+    EXPECT_NE(training_curves_table({*curve}).find("| 4.000 | 4.000, 4.000 | 20 |"), std::string::npos) << training_curves_table({*curve});
+}
+
 TEST(TrainingCurves, WhatCannotBeReadIsRefused) {
     const auto good = run_with("good", "step,tokens,loss\n10,1000,5\n");
     const std::pair<std::string, const char*> cases[] = {
