@@ -86,6 +86,12 @@ struct Sweep {
         return address;
     }
 
+    Result<std::byte*> noise(std::size_t size_bytes, const std::string& what) const {
+        SKIFF_TRY(std::byte * address, device.allocate(size_bytes, what));
+        SKIFF_CHECK(device.fill_with_noise(address, size_bytes));
+        return address;
+    }
+
     Status limits() {
         const Table& table = device.table();
         const std::size_t size = small ? std::size_t{1} << 20 : std::size_t{1} << 30;
@@ -120,8 +126,8 @@ struct Sweep {
         for (const auto& [rows, columns] : layer_shapes) shapes.push_back({rows, columns, 2048});
         if (small) shapes = {{64, 96, 40}};
         for (const auto& [rows, columns, tokens] : shapes) {
-            SKIFF_TRY(std::byte * weight, zeros(static_cast<std::size_t>(rows * columns) * 2, "a matrix"));
-            SKIFF_TRY(std::byte * x, zeros(table.operand_bytes(OperandForm::rows, tokens, columns), "an operand"));
+            SKIFF_TRY(std::byte * weight, noise(static_cast<std::size_t>(rows * columns) * 2, "a matrix"));
+            SKIFF_TRY(std::byte * x, noise(table.operand_bytes(OperandForm::rows, tokens, columns), "an operand"));
             SKIFF_TRY(std::byte * y, zeros(static_cast<std::size_t>(rows * tokens) * 4, "a product"));
             MatmulArgs args;
             args.weight = weight, args.x = x, args.y = reinterpret_cast<float*>(y);

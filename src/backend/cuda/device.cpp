@@ -6,6 +6,8 @@
 
 #include "backend/cuda/library.h"
 #include "backend/cuda/tuning_table.h"
+#include "base/rng.h"
+#include "tensor/dtype.h"
 
 namespace skiff::cuda {
 namespace {
@@ -112,6 +114,17 @@ Result<Device::Staging*> Device::next_staging() {
     }
     if (staging.used) SKIFF_CHECK(check(table_.wait_event(staging.copied), "copying to the device"));
     return &staging;
+}
+
+Status Device::fill_with_noise(std::byte* target, std::size_t size_bytes) {
+    Rng rng(11);
+    std::vector<std::uint16_t> block(std::min<std::size_t>(size_bytes / 2, std::size_t{1} << 20));
+    for (std::uint16_t& value : block) value = float_to_bf16(rng.normal());
+    std::size_t filled = block.size() * 2;
+    SKIFF_CHECK(upload(target, block.data(), filled));
+    for (; filled < size_bytes; filled += std::min(filled, size_bytes - filled))
+        SKIFF_CHECK(check(table_.copy_within(target + filled, target, std::min(filled, size_bytes - filled), stream_), "copying on the device"));
+    return wait();
 }
 
 Status Device::download(void* target, const void* source, std::size_t size_bytes) {
