@@ -1,0 +1,114 @@
+// The launches of rotations and attention.
+#include <algorithm>
+#include <cstddef>
+
+#include "backend/cuda/emitter.h"
+
+namespace skiff::cuda {
+
+void Emitter::add(const RopeDevice& rope) {
+    RopeWriteArgs args;
+    const int first = rope.q >= 0 ? rope.q : rope.k >= 0 ? rope.k : rope.v;
+    args.qkv = root(first).floats;
+    args.qkv_stride = stride(first);
+    args.q_offset = rope.q >= 0 ? offset(rope.q) : -1;
+    args.k_offset = rope.k >= 0 ? offset(rope.k) : -1;
+    args.v_offset = rope.v >= 0 ? offset(rope.v) : -1;
+    args.n_heads = rope.q >= 0 ? rope.n_heads : 0;
+    args.q_norm = rope.q_norm;
+    args.k_norm = rope.k_norm;
+    args.norm_eps = rope.norm_eps;
+    args.inv_freq = rope.inv_freq;
+    args.rotary_dim = rope.rotary_dim;
+    args.magnitude = rope.magnitude;
+    args.style = rope.style;
+    if (rope.q >= 0) {
+        args.q = floats(rope.q);
+        args.q_stride = stride(rope.q);
+    }
+    args.tokens = tokens_;
+    if (rope.state >= 0) args.state = states_[static_cast<std::size_t>(rope.state)].view;
+    else args.state.head_dim = rope.head_dim;
+    push(rope.state >= 0 ? "rope and state write" : "rope", args);
+    for (int v : {rope.q, rope.k, rope.v}) done(v);
+}
+
+void Emitter::add(const AttentionDevice& attention) {
+    AttentionCommon common;
+    common.q = floats(attention.q);
+    common.q_stride = stride(attention.q);
+    common.n_heads = attention.op.n_heads;
+    common.state = states_[static_cast<std::size_t>(attention.state)].view;
+    common.tokens = tokens_;
+    common.window = attention.op.window;
+    common.scale = attention.op.scale;
+    common.softcap = attention.op.softcap;
+    if (value(attention.out).as_floats || !value(attention.out).as_operand) {
+        common.y = make_floats(attention.out);
+        common.y_stride = value(attention.out).width;
+    }
+    if (value(attention.out).as_operand) common.operand = make_operand(attention.out);
+    if (options_.attention == PromptAttention::cudnn && !shape_.segments.empty() && common.state.form == StateForm::bf16) {
+        attend(common, attention.op.head_dim);
+    } else if (shape_.attention == RunShape::Attention::prefill) {
+        push("prefill attention", PrefillAttentionArgs{common, inputs_.tiles, shape_.n_tiles});
+    } else {
+        DecodeAttentionArgs args;
+        args.common = common;
+        args.n_splits = scratch_table().decode_attention_splits(options_.capacity, attention.op.n_kv_heads, *options_.launch);
+        args.partials = scratch_.take_floats(scratch_table().decode_partial_floats(rows_, attention.op.n_heads, attention.op.head_dim, args.n_splits));
+        args.arrivals = options_.arrivals;
+        push("decode attention", args);
+        scratch_.give(args.partials);
+    }
+    done(attention.q);
+}
+
+void Emitter::attend(const AttentionCommon& common, std::int64_t head_dim) {
+    const std::int64_t width = common.n_heads * head_dim;
+    const auto row_bytes = [&](std::int64_t n) { return scratch_table().operand_bytes(OperandForm::rows, n, width); };
+    std::int64_t n_rows = rows_, first = 0;
+    for (const Segment& segment : shape_.segments) {
+        n_rows = std::max(n_rows, first + segment.n_rows);
+        first += segment.n_tokens;
+    }
+    auto* q = static_cast<std::byte*>(scratch_.take(row_bytes(n_rows)));
+    auto* y = static_cast<std::byte*>(scratch_.take(row_bytes(n_rows)));
+    ElementLaunchArgs narrow;
+    narrow.kind = ElementKind::scale;
+    narrow.a = common.q;
+    narrow.a_stride = common.q_stride;
+    narrow.n_tokens = rows_;
+    narrow.n_columns = width;
+    narrow.factor = 1;
+    narrow.operand = {OperandForm::rows, q, width};
+    push("operand", narrow);
+    first = 0;
+    const std::int32_t* lengths = inputs_.segment_lengths;
+    for (const Segment& segment : shape_.segments) {
+        SequenceAttentionArgs args;
+        args.q = q + row_bytes(first);
+        args.y = y + row_bytes(first);
+        args.n_rows = segment.n_rows;
+        args.n_heads = common.n_heads;
+        args.state = common.state;
+        args.sequence = segment.sequence;
+        args.n_pages = segment.n_pages;
+        args.n_pool_pages = options_.n_pool_pages;
+        args.n_tokens = lengths;
+        args.n_positions = lengths + 4;
+        args.scale = common.scale;
+        args.softcap = common.softcap;
+        args.window = common.window;
+        args.workspace = options_.workspace;
+        args.workspace_bytes = options_.workspace_bytes;
+        push("cudnn attention", args);
+        first += segment.n_tokens;
+        lengths += segment_stride;
+    }
+    push("rows of attention", WidenArgs{y, rows_, width, common.y, common.y_stride, common.operand});
+    scratch_.give(q);
+    scratch_.give(y);
+}
+
+}  // namespace skiff::cuda
