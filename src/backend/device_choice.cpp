@@ -84,10 +84,6 @@ Result<std::unique_ptr<Session>> session_up_to(const cuda::Table& table, const M
 Result<std::unique_ptr<Session>> streaming_session(const cuda::Table& table, const ModelSpec& spec, const WeightSource& weights, const cuda::DeviceSessionOptions& given, std::size_t first) {
     cuda::DeviceSessionOptions options = given;
     options.stream_from = first;
-    if (options.dependence != cuda::Dependence::stream) {
-        options.dependence = cuda::Dependence::stream;
-        options.remark += std::string(options.remark.empty() ? "" : "; ") + "--overlap is off here: a kernel that begins early would read weights that are not copied yet";
-    }
     SKIFF_TRY(auto session, cuda::DeviceSession::create(table, spec, weights, options));
     return std::unique_ptr<Session>(std::move(session));
 }

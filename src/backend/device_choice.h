@@ -19,7 +19,7 @@ struct DeviceChoice {
     enum class Graphs : std::uint8_t { on, off } graphs = Graphs::on;
     enum class Gemm : std::uint8_t { automatic, own, cublaslt, fp8 } gemm = Gemm::automatic;  // of long prompts; automatic: cuBLASLt where it is found and works; fp8: it, with inputs of e4m3 weights as e4m3
     enum class Attention : std::uint8_t { own, cudnn } attention = Attention::own;  // to long prompts; cudnn: where it is found and has a plan for them
-    enum class Overlap : std::uint8_t { on, off } overlap = Overlap::off;  // kernels begin while the one before ends (sm_90 and later)
+    enum class Overlap : std::uint8_t { on, off } overlap = Overlap::on;  // kernels begin while the one before ends (sm_90 and later)
     enum class Feed : std::uint8_t { device, host } feed = Feed::device;  // of chosen tokens; host: each goes through it
     std::optional<std::int64_t> n_layers = {};  // that the device has; the last ones and the head are the processor's
     // Of layers that the device does not keep. processor: they run there. stream: their weights are copied to the device when they are used. automatic: with `fit` what is faster by a

@@ -21,7 +21,7 @@ namespace {
 struct BenchOptions {
     ModelOptions model;
     SpeculateOptions speculate;
-    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", depth = "0", merge = "on", fuse = "on", fold = "on", text, graphs = "on", overlap = "off", feed = "device";
+    std::string n_prompt = "512", n_generate = "128", n_sequences = "1", depth = "0", merge = "on", fuse = "on", fold = "on", text, graphs = "on", overlap = "on", feed = "device";
     std::int64_t repeats = 5;
     std::string tiles = "on", kernel;
     bool profile = false, energy = false, tune = false;
@@ -45,7 +45,7 @@ struct BenchOptions {
         visitor.option("--fuse", fuse,
                        "on, off, each (what every fusion is worth), or the fusions to make, as a list of residual, qkv_rope_state, attention, gate_up, norm_quantize, attention_output, head_top, head");
         visitor.choice("--graphs", graphs, {"on", "off"}, "off: on a GPU, launch every kernel by itself instead of the whole token as a CUDA graph");
-        visitor.choice("--overlap", overlap, {"on", "off"}, "on: on a GPU, kernels begin while the one before them ends (programmatic dependent launch)");
+        visitor.choice("--overlap", overlap, {"on", "off"}, "on: on a GPU (Hopper and later), kernels begin while the one before them ends (programmatic dependent launch); never with --offload stream");
         visitor.choice("--feed", feed, {"device", "host"}, "host: on a GPU, each chosen token goes through the host instead of being fed where it was chosen");
         visitor.flag("--tune", tune, "First find the fastest tiles for long prompts on this machine (some ten seconds), print them, and keep them beside the packed weights for all later runs");
         visitor.choice("--tiles", tiles, {"on", "off"}, "off: tiles by the kernels' own rule, whatever --tune found");
@@ -195,7 +195,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
         SKIFF_TRY(engine_options.fuse, FuseSet::parse(options.fuse));
     }
     const bool on_processor = engine_options.device.kind == DeviceChoice::Kind::cpu;
-    if (on_processor && (options.graphs != "on" || options.overlap != "off" || options.feed != "device")) return usage_error("--graphs, --overlap and --feed are a GPU's; they need --device cuda");
+    if (on_processor && (options.graphs != "on" || options.overlap != "on" || options.feed != "device")) return usage_error("--graphs, --overlap and --feed are a GPU's; they need --device cuda");
     if (!on_processor && (options.merge != "on" || options.fold != "on" || options.fuse == "each")) return usage_error("--merge off, --fold off and --fuse each are the processor's; on a GPU there is --fuse off");
     engine_options.device.graphs = options.graphs == "off" ? DeviceChoice::Graphs::off : DeviceChoice::Graphs::on;
     engine_options.device.overlap = options.overlap == "on" ? DeviceChoice::Overlap::on : DeviceChoice::Overlap::off;

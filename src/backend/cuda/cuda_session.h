@@ -104,6 +104,7 @@ private:
 
     Status make_state();
     bool library_takes_all() const;
+    Status keep_rows();
     bool is_two_of_four() const;
     Status check(std::span<const BatchItem> items) const;
     Status check_taps(std::int64_t n_tokens) const;
@@ -166,6 +167,7 @@ private:
     std::int32_t* arrivals_ = nullptr;
     std::int64_t n_arrivals_ = 0;
     std::byte* workspace_ = nullptr;      // of the libraries
+    KeptRows kept_rows_;                  // session_rows.cpp
     std::byte* top_scratch_ = nullptr;    // of sampling
     std::byte* top_memory_ = nullptr;     // on the device: (most_top_rows, most_top) values, then ids
     std::byte* host_top_ = nullptr;       // pinned

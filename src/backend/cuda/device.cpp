@@ -13,6 +13,7 @@ namespace skiff::cuda {
 namespace {
 
 constexpr const char* host_memory = "host memory";
+constexpr int out_of_memory = 2;  // cudaErrorMemoryAllocation
 constexpr std::size_t staging_bytes = std::size_t{32} << 20;
 
 std::string gib_text(std::uint64_t bytes) {
@@ -90,7 +91,9 @@ void Device::release(std::byte* address) {
 
 Result<std::byte*> Device::allocate_pinned(std::size_t size_bytes, const std::string& what, const std::string& remedy) {
     void* address = nullptr;
-    if (table_.allocate_pinned(std::max<std::size_t>(size_bytes, 1), &address) != 0 || address == nullptr)
+    const int error = table_.allocate_pinned(std::max<std::size_t>(size_bytes, 1), &address);
+    if (error != 0 && error != out_of_memory) return check(error, "allocating host memory for " + what).take_error();  // what went wrong before: every call says so
+    if (error != 0 || address == nullptr)
         return resource_error("the host cannot lock " + gib_text(size_bytes) + " for " + what + "; give it more memory or a higher limit (ulimit -l), or " + remedy).with_context(host_memory);
     pinned_.push_back(static_cast<std::byte*>(address));
     return static_cast<std::byte*>(address);

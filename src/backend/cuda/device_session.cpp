@@ -49,7 +49,8 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     SKIFF_TRY(device_, Device::open(table));
     if (options_.matmul == Matmul::fp8 && device_->facts().arch < 89)
         return unsupported("products of 8-bit floats need a GPU of compute capability 8.9 or later; this one has " + std::to_string(device_->facts().arch / 10) + "." + std::to_string(device_->facts().arch % 10));
-    device_->set_dependence(device_->facts().arch >= 90 ? options_.dependence : Dependence::stream);
+    // A kernel that begins early reads its first weights, which may not be copied yet.
+    device_->set_dependence(device_->facts().arch >= 90 && options_.stream_from == SIZE_MAX ? options_.dependence : Dependence::stream);
     if (options_.matmul != Matmul::own) {
         const int error = table.open_cublaslt(options_.cublaslt.c_str());
         if (error != 0) SKIFF_CHECK(leave_library(device_->check(error, "opening " + options_.cublaslt)));
@@ -162,6 +163,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
             measure();
             SKIFF_CHECK(scratch_->place(*device_));
         }
+        SKIFF_CHECK(keep_rows());
     }
     return device_->wait();
 }

@@ -21,7 +21,7 @@ struct DeviceSessionOptions {
     PromptAttention attention = PromptAttention::own;  // cudnn: of prompts, where it has a plan for them; else the own kernels, and a remark
     std::string cudnn;       // its path, of PromptAttention::cudnn
     enum class Library : std::uint8_t { may, must } library = Library::may;  // must: an error where cuBLASLt cannot be used; may: the own kernels then
-    Dependence dependence = Dependence::stream;
+    Dependence dependence = Dependence::programmatic;
     enum class Feed : std::uint8_t { device, host } feed = Feed::device;  // device: where somebody wants it (Session::self_feeder), chosen tokens are fed there
     std::size_t first_block = 0, last_block = SIZE_MAX;
     std::size_t stream_from = SIZE_MAX;  // DeviceModelOptions

@@ -2,6 +2,7 @@
 // run (tokens, positions, pages) is read from memory, so that a CUDA graph of it can be launched again.
 #pragma once
 
+#include <map>
 #include <string>
 #include <variant>
 #include <vector>
@@ -56,6 +57,11 @@ struct StatePlace {
 enum class Matmul : std::uint8_t { own, cublaslt, fp8 };  // of many tokens; fp8: cuBLASLt, and inputs of weights that are 8-bit floats become such, too
 enum class PromptAttention : std::uint8_t { own, cudnn };
 
+// Weights as rows of bf16 for cuBLASLt, written out once: by their codes. (n_tiles * 16, kept_row_stride) bf16
+using KeptRows = std::map<const void*, std::byte*>;
+inline std::int64_t kept_row_stride(const GpuWeight& weight) { return (weight.n_columns + 7) / 8 * 8; }
+inline std::size_t kept_row_bytes(const GpuWeight& weight) { return static_cast<std::size_t>(std::int64_t{weight.n_tiles} * 16 * kept_row_stride(weight) * 2); }
+
 struct EmitOptions {
     const Launch* launch = nullptr;
     std::int64_t capacity = 0;
@@ -67,6 +73,7 @@ struct EmitOptions {
     std::int64_t n_arrivals = 0;
     void* workspace = nullptr;  // of the libraries
     std::size_t workspace_bytes = 0;
+    const KeptRows* kept_rows = nullptr;
     SampleArgs choose;  // of RunShape::Then::choose: all but logits and tokens
 };
 inline constexpr std::int64_t matmul_min_tokens = 65;  // from here on cuBLASLt, where it is wanted

@@ -89,10 +89,13 @@ void Emitter::multiply(const LinearDevice& linear, const MatrixDevice& matrix, c
     float* target = gate || activates || fp8 ? scratch_.take_floats(rows_ * n_rows) : y + matrix.offset;
     const std::int64_t target_stride = gate || activates || fp8 ? n_rows : stride(linear.out), number_bytes = fp8 ? 1 : 2;
     const Live* coded = fp8 ? &codes_of(linear.x) : nullptr;
-    const std::int64_t at_once = std::max<std::int64_t>(256, library_weight_bytes / (number_bytes * padded) / 256 * 256);
+    const void* kept = nullptr;
+    if (!fp8 && options_.kept_rows != nullptr)
+        if (const auto found = options_.kept_rows->find(weight.codes); found != options_.kept_rows->end()) kept = found->second;
+    const std::int64_t at_once = kept != nullptr ? n_rows : std::max<std::int64_t>(256, library_weight_bytes / (number_bytes * padded) / 256 * 256);
     for (std::int64_t first = 0; first < n_rows; first += at_once) {
         const std::int64_t n = std::min(at_once, n_rows - first);
-        void* rows = scratch_.take(static_cast<std::size_t>(n * padded * number_bytes));
+        void* rows = kept != nullptr ? nullptr : scratch_.take(static_cast<std::size_t>(n * padded * number_bytes));
         MatmulArgs args;
         if (fp8) {
             push("rows of fp8", Fp8RowsArgs{weight, first, n, rows});
@@ -100,14 +103,14 @@ void Emitter::multiply(const LinearDevice& linear, const MatrixDevice& matrix, c
             args.x = coded->codes;
             args.x_stride = args.n_columns = padded;
         } else {
-            push("dequantize", DequantizeArgs{weight, first, n, rows, padded});
+            if (kept == nullptr) push("dequantize", DequantizeArgs{weight, first, n, rows, padded});
             args.x = x.operand.data;
             args.x_stride = args.n_columns = n_columns;
             args.bias = gate || matrix.bias == nullptr ? nullptr : matrix.bias + first;
             args.factor = linear.factor;
             args.write = linear.write == GemvWrite::add ? MatmulArgs::Write::add : MatmulArgs::Write::replace;
         }
-        args.weight = rows;
+        args.weight = kept != nullptr ? kept : rows;
         args.weight_stride = padded;
         args.y = target + first;
         args.y_stride = target_stride;
@@ -116,7 +119,7 @@ void Emitter::multiply(const LinearDevice& linear, const MatrixDevice& matrix, c
         args.workspace = options_.workspace;
         args.workspace_bytes = options_.workspace_bytes;
         push(fp8 ? "cublaslt fp8" : "cublaslt", args);
-        scratch_.give(rows);
+        if (rows != nullptr) scratch_.give(rows);
     }
     if (fp8 && !gate) {
         Fp8ResultArgs args;

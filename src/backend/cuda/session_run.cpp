@@ -37,6 +37,7 @@ EmitOptions CudaSession::emit_options() const {
     options.n_arrivals = n_arrivals_;
     options.workspace = workspace_;
     options.workspace_bytes = workspace_ != nullptr ? workspace_bytes : 0;
+    options.kept_rows = &kept_rows_;
     options.choose.temperature = feed_rule_.temperature;
     options.choose.top_k = static_cast<std::int32_t>(feed_rule_.temperature > 0 ? feed_rule_.top_k : 1);
     options.choose.top_p = feed_rule_.top_p;

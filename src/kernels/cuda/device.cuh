@@ -115,6 +115,16 @@ struct OperandTarget {
         }
     }
 
+    // Columns `column` (a multiple of four) and the next three.
+    __device__ __forceinline__ void put_four(std::int64_t token, std::int64_t column, const float (&v)[4]) const {
+        if (form == OperandForm::rows && n_columns % 4 == 0) {
+            *reinterpret_cast<uint2*>(data + (token * n_columns + column) * 2) = make_uint2(pack_bf16x2(v[0], v[1]), pack_bf16x2(v[2], v[3]));
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            if (column + i < n_columns) put(token, column + i, v[i]);
+    }
     // Columns `column` (even) and the next.
     __device__ __forceinline__ void put_pair(std::int64_t token, std::int64_t column, float first, float second) const {
         if (form == OperandForm::split || n_columns % 2 != 0) {
@@ -179,8 +189,8 @@ int launch_kernel(void (*kernel)(Params), dim3 grid, dim3 block, std::size_t sha
     return 0;
 }
 template <class Params>
-int blocks_per_sm(void (*)(Params), int, std::size_t) {
-    return 2;
+int blocks_per_sm(void (*)(Params), int, std::size_t shared_bytes) {
+    return shared_bytes > 90 * 1024 ? 1 : 2;
 }
 #else
 // Whether the code that runs waits for its predecessor. Where a GPU translates the PTX of an older one (compute_80), that code has no such instruction, and the attribute would let it read

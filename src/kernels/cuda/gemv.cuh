@@ -1,8 +1,10 @@
-// y = W x for 1 to 8 tokens, bound by the bytes of W. Warps read their share of a tile through rings of cp.async in shared memory (no barrier: a lane
-// reads what it copied itself, and the records of groups within its warp), decode in registers and multiply on the tensor cores, whose eight columns hold
+// y = W x for 1 to 8 tokens, bound by the bytes of W. Warps read their share of a tile through rings of cp.async in shared memory, some units at a
+// time (no barrier: a lane reads what it copied itself, and the records of groups within its warp), decode in registers and multiply on the tensor cores, whose eight columns hold
 // both bf16 parts of four tokens' activations. That leaves the vector units free for unpacking: a 4-bit weight costs 1.5 instructions, and would cost twice as
 // many with multiply-adds of its own. The ring runs over the end of a tile, and it starts before the kernel in front has ended.
 #pragma once
+
+#include <algorithm>
 
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/tuning.h"
@@ -10,72 +12,111 @@
 namespace skiff::cuda {
 
 constexpr int gemv_head_bytes = 128, gemv_table_bytes = 1024;
-template <class Decoder, int n_blocks>
+template <class Decoder, int n_blocks, int n_warps>
 constexpr int gemv_fixed_bytes() {
-    return gemv_head_bytes + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0) + 2 * gemv_warps * n_blocks * 2 * lanes * 4;
+    return gemv_head_bytes + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0) + 2 * n_warps * n_blocks * 2 * lanes * 4;
 }
 
-// Sums of one scale's columns go to the sums of the row.
+struct GemvParams {
+    LinearParams linear;
+    int n_stages = 0;           // of a ring
+    int n_units = 1;            // of a chunk, what a stage of the ring holds: gemv_chunk_units, or 1 for matrices so narrow that some warps would have none
+    int param_bytes = 0;        // of a whole chunk
+    int fold_mask = 0x3fffffff; // where records are of 64 columns and more: they end behind each slab of a chunk whose number (from 1) has none of these bits
+    int is_fine = 0;            // records of fewer columns, or several super scales in a chunk
+};
+
+// Sums of one scale's columns go to the sums of the row. Rounded as written, so that one and two blocks give the same bits. `bias`: of raw codes.
 template <int n_blocks>
-__device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n_blocks][4], float (&ones)[n_blocks][4], const GroupScale (&scale)[2]) {
+__device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n_blocks][4], const GroupScale (&scale)[2]) {
 #pragma unroll
     for (int block = 0; block < n_blocks; ++block) {
-        // Rounded as written, so that one and two blocks give the same bits.
-        const float one = ones[block][0] + ones[block][1];
-        sums[block][0] = fmaf(-scale[0].offset, one, fmaf(scale[0].scale, part[block][0] + part[block][1], sums[block][0]));
-        sums[block][1] = fmaf(-scale[1].offset, one, fmaf(scale[1].scale, part[block][2] + part[block][3], sums[block][1]));
+        sums[block][0] = fmaf(scale[0].scale, part[block][0] + part[block][1], sums[block][0]);
+        sums[block][1] = fmaf(scale[1].scale, part[block][2] + part[block][3], sums[block][1]);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) part[block][i] = 0, ones[block][i] = 0;
+        for (int i = 0; i < 4; ++i) part[block][i] = 0;
     }
+}
+template <int n_blocks>
+__device__ __forceinline__ void fold_offsets(float (&sums)[n_blocks][2], float (&ones)[n_blocks][4], const GroupScale (&scale)[2]) {
+#pragma unroll
+    for (int block = 0; block < n_blocks; ++block) {
+        const float one = ones[block][0] + ones[block][1];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) sums[block][i] = fmaf(-scale[i].offset, one, sums[block][i]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) ones[block][i] = 0;
+    }
+}
+template <int n_blocks>
+__device__ __forceinline__ void subtract_bias(float (&part)[n_blocks][4], const float (&ones)[n_blocks][4], float bias) {
+#pragma unroll
+    for (int block = 0; block < n_blocks; ++block)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) part[block][i] = fmaf(-bias, ones[block][i % 2], part[block][i]);
+}
+template <class Decoder, class = void>
+constexpr bool has_raw_codes = false;
+template <class Decoder>
+constexpr bool has_raw_codes<Decoder, std::void_t<decltype(Decoder::raw_bias)>> = true;
+
+// A chunk's codes and records on their way to shared memory, by a warp. Units and records of a chunk are neighbours in memory, too. `slot` is the lane's.
+template <class Decoder>
+__device__ __forceinline__ void copy_chunk(const GemvParams& params, int param_units, int tile, int chunk, std::uint32_t slot, int lane) {
+    constexpr int most_units = gemv_chunk_units(Decoder::form);
+    const LinearParams& p = params.linear;
+    const int first = chunk * params.n_units, n = min(params.n_units, p.weight.n_units - first);
+    const int unit = tile * p.weight.n_units + first, in_tile = p.layout.in_unit > 1 ? first : (first << p.layout.unit_log2) >> p.layout.group_log2;
+    int param_bytes = params.param_bytes;
+    if (n == most_units) {
+        copy_units<Decoder, most_units>(p.weight, unit, slot, lane);
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < n; ++i) copy_units<Decoder, 1>(p.weight, unit + i, slot + i * unit_bytes<Decoder>, lane);
+        param_bytes = static_cast<int>(p.layout.index(first + n - 1) - p.layout.index(first) + 1) * p.param_bytes;
+    }
+    const unsigned char* from = static_cast<const unsigned char*>(p.weight.group_params) + static_cast<std::int64_t>(tile * param_units + in_tile) * p.param_bytes;
+#pragma unroll 1
+    for (int byte = lane * 16; byte < param_bytes; byte += lanes * 16) copy_async16(slot + most_units * unit_bytes<Decoder> + byte, from + byte);
 }
 
 // The bits of a token's sums do not depend on n_blocks (of four tokens) or on the other tokens: each column of the product is summed by itself.
-template <class Decoder, int n_blocks>
-__global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_kernel(const __grid_constant__ LinearParams p) {
-    constexpr int unit = unit_columns(Decoder::form), pieces = unit_pieces(Decoder::form), n_steps = slab_steps<Decoder>, n_unit_slabs = unit_slabs<Decoder>, stages = gemv_stages(Decoder::form), few_stages = gemv_few_stages(Decoder::form);
+template <class Decoder, int n_blocks, int n_warps>
+__global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::form, Decoder::n_parts, n_blocks, n_warps)) gemv_kernel(const __grid_constant__ GemvParams params) {
+    constexpr int unit = unit_columns(Decoder::form), n_steps = slab_steps<Decoder>, n_unit_slabs = unit_slabs<Decoder>, stages = gemv_stages(Decoder::form, n_warps), few_stages = gemv_few_stages(Decoder::form, n_warps);
+    constexpr int most_units = gemv_chunk_units(Decoder::form);
     static_assert(few_stages >= 2);
+    const LinearParams& p = params.linear;
     SKIFF_SHARED_MEMORY(shared);
     auto* token_scales = reinterpret_cast<float*>(shared);
     unsigned char* tables = shared + gemv_head_bytes;
     auto* reduction = reinterpret_cast<float*>(tables + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0));
     const int warp = threadIdx.x / lanes, lane = threadIdx.x % lanes, g = lane / 4, t = lane % 4;
-    const int stage_bytes = unit_bytes<Decoder> + p.param_bytes;
-    const int n_stages = few_stages == stages ? stages : p.n_stages;
-    unsigned char* ring = shared + gemv_fixed_bytes<Decoder, n_blocks>() + warp * n_stages * stage_bytes;
+    const int stage_bytes = most_units * unit_bytes<Decoder> + params.param_bytes;
+    const int n_stages = few_stages == stages ? stages : params.n_stages;
+    unsigned char* ring = shared + gemv_fixed_bytes<Decoder, n_blocks, n_warps>() + warp * n_stages * stage_bytes;
     const GpuWeight& weight = p.weight;
 
-    // This warp's units of every tile.
-    const int first_unit = static_cast<int>(static_cast<std::int64_t>(weight.n_units) * warp / gemv_warps);
-    const int end_unit = static_cast<int>(static_cast<std::int64_t>(weight.n_units) * (warp + 1) / gemv_warps);
-    const auto* records = static_cast<const unsigned char*>(weight.group_params);
-    const std::int64_t param_units = n_param_units(weight, p.layout);
+    // This warp's chunks of every tile.
+    const int n_chunks = (weight.n_units + params.n_units - 1) / params.n_units, first_chunk = n_chunks * warp / n_warps, end_chunk = n_chunks * (warp + 1) / n_warps;
+    const int param_units = static_cast<int>(n_param_units(weight, p.layout));
 
-    int ahead_tile = end_unit > first_unit ? static_cast<int>(blockIdx.x) : weight.n_tiles, ahead_unit = first_unit, ahead_slot = 0;
+    int ahead_tile = end_chunk > first_chunk ? static_cast<int>(blockIdx.x) : weight.n_tiles, ahead_chunk = first_chunk, ahead_slot = 0;
     const auto copy_next = [&] {
         if (ahead_tile < weight.n_tiles) {
-            const std::uint32_t slot = shared_address(ring + ahead_slot * stage_bytes);
-            copy_codes<Decoder>(weight, ahead_tile, ahead_unit, slot, lane);
-            if (p.param_bytes > 0) {
-                const unsigned char* from = records + (ahead_tile * param_units + p.layout.index(ahead_unit)) * p.param_bytes;
-                for (int byte = lane * 16; byte < p.param_bytes; byte += lanes * 16) copy_async16(slot + unit_bytes<Decoder> + byte, from + byte);
-            }
-            if (++ahead_unit == end_unit) ahead_unit = first_unit, ahead_tile += gridDim.x;
+            copy_chunk<Decoder>(params, param_units, ahead_tile, ahead_chunk, shared_address(ring + ahead_slot * stage_bytes), lane);
+            if (++ahead_chunk == end_chunk) ahead_chunk = first_chunk, ahead_tile += gridDim.x;
         }
         copy_commit();
         ahead_slot = ahead_slot + 1 == n_stages ? 0 : ahead_slot + 1;
     };
-    if constexpr (few_stages == stages) {
-#pragma unroll
-        for (int i = 0; i < stages - 1; ++i) copy_next();
-    } else {
 #pragma unroll 1
-        for (int i = 0; i < n_stages - 1; ++i) copy_next();
-    }
+    for (int i = 0; i < n_stages - 1; ++i) copy_next();
 
     Decoder decoder;
     if constexpr (Decoder::form == CodeForm::table8) {
         auto* levels = reinterpret_cast<std::uint32_t*>(tables);
-        for (int i = threadIdx.x; i < 256; i += gemv_warps * lanes) levels[i] = weight.table[i];
+        for (int i = threadIdx.x; i < 256; i += n_warps * lanes) levels[i] = weight.table[i];
         GpuWeight near = weight;
         near.table = levels;
         decoder.load_tables(near, 0, lane);
@@ -92,72 +133,144 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
     __syncthreads();
 
     const std::int64_t n_slabs = p.x_slabs;
-    const bool relative = has_supers(weight.params);
+    const bool relative = has_supers(weight.params), has_records = p.fold_steps != 0;
+    bool has_token[n_blocks];
+#pragma unroll
+    for (int block = 0; block < n_blocks; ++block) has_token[block] = 4 * block + g / 2 < p.n_tokens;
+
+    const int row_bytes = g * p.layout.in_unit * p.pair_bytes;  // to the records of row g
+    const bool is_common = weight.params == ParamForm::s16 && weight.param_float == Float16Form::f16;
+    // Lanes of tokens that are not there keep their zeros.
+    uint4 b[2][n_blocks][2];
+#pragma unroll
+    for (int block = 0; block < n_blocks; ++block)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) b[i / 2][block][i % 2] = make_uint4(0, 0, 0, 0);
     int slot = 0, round = 0;
     for (int tile = blockIdx.x; tile < weight.n_tiles; tile += gridDim.x, ++round) {
         float sums[n_blocks][2] = {}, part[n_blocks][4] = {}, ones[n_blocks][4] = {};
         if constexpr (Decoder::per_tile_tables) decoder.load_tables(weight, tile, lane);
-        for (int u = first_unit; u < end_unit; ++u) {
+        for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
+            const int first = chunk * params.n_units;
             Supers supers[2] = {};
-            if (relative) load_supers(weight, tile, static_cast<std::int64_t>(u) * unit, g, supers);
+            if (relative) load_supers(weight, tile, static_cast<std::int64_t>(first) * unit, g, supers);
             if (few_stages == stages || n_stages == stages) copy_wait<stages - 2>();
             else copy_wait<few_stages - 2>();
             __syncwarp();  // records come from other lanes, and none of them still reads the slot that is filled next
             copy_next();
             const unsigned char* here = ring + slot * stage_bytes;
+            const unsigned char* records = here + most_units * unit_bytes<Decoder> + row_bytes;
+            const unsigned char* x = p.x + static_cast<std::int64_t>(first) * (n_unit_slabs * 1024) + lane * 16;
             slot = slot + 1 == n_stages ? 0 : slot + 1;
-#pragma unroll 1
-            for (int slab = 0; slab < n_unit_slabs; ++slab) {
-                uint4 b[n_blocks][2];
+
+            const auto load_x = [&](int slab, uint4 (&to)[n_blocks][2]) {
 #pragma unroll
                 for (int block = 0; block < n_blocks; ++block)
 #pragma unroll
-                    for (int half = 0; half < 2; ++half) {
-                        b[block][half] = make_uint4(0, 0, 0, 0);
-                        if (4 * block + g / 2 < p.n_tokens)
-                            b[block][half] = *reinterpret_cast<const uint4*>(p.x + (block * n_slabs + static_cast<std::int64_t>(u) * n_unit_slabs + slab) * 1024 + half * 512 + lane * 16);
-                    }
-                std::uint32_t words[pieces * 4];
-                load_slab<Decoder>(here, slab, lane, words);
-                const std::uint32_t positions = slab_positions<Decoder>(here, slab, lane);
-                for_steps<0, n_steps>([&](auto index) {
-                    constexpr int s = decltype(index)::value;
-                    std::uint32_t a[Decoder::n_parts][4];
-                    decoder.template step<s>(words, a);
+                    for (int half = 0; half < 2; ++half)
+                        if (has_token[block]) to[block][half] = *reinterpret_cast<const uint4*>(x + block * n_slabs * 1024 + (slab * 1024 + half * 512));
+            };
+            const auto fold_records = [&](int i, int slab, int s) {
+                const int unit_of_records = p.layout.in_unit > 1 ? i : (i * unit) >> p.layout.group_log2;
+                const unsigned char* record = records + unit_of_records * p.param_bytes + p.layout.in(16 * (slab * n_steps + s)) * p.pair_bytes;
+                GroupScale scale[2];
+                if (is_common) {
+                    const std::uint32_t both = *reinterpret_cast<const std::uint32_t*>(record);
+                    scale[0] = {f16_float(both & 0xffffu), 0}, scale[1] = {f16_float(both >> 16), 0};
+                    fold<n_blocks>(sums, part, scale);
+                    return;
+                }
+                read_pair(weight, record, supers, scale);
+                fold<n_blocks>(sums, part, scale);
+                if (p.has_offsets != 0) fold_offsets<n_blocks>(sums, ones, scale);
+            };
+            const int n = min(params.n_units, weight.n_units - first);
+            if (n_warps > gemv_warps || (n == most_units && params.is_fine == 0)) {
+                // What a slab reads is loaded while the one in front is multiplied.
+                constexpr int n_slabs_here = most_units * n_unit_slabs;
+                constexpr bool is_raw = has_raw_codes<Decoder>;
+                std::uint32_t words[2][unit_words(Decoder::form)], positions[2];
+                const auto load = [&](auto index) {
+                    constexpr int i = decltype(index)::value / n_unit_slabs, slab = decltype(index)::value % n_unit_slabs, at = decltype(index)::value % 2;
+                    load_x(decltype(index)::value, b[at]);
+                    load_slab<Decoder>(here + i * unit_bytes<Decoder>, slab, lane, words[at]);
+                    positions[at] = slab_positions<Decoder>(here + i * unit_bytes<Decoder>, slab, lane);
+                };
+                load(std::integral_constant<int, 0>{});
+                for_steps<0, n_slabs_here>([&](auto index) {
+                    constexpr int now = decltype(index)::value, at = now % 2;
+                    if constexpr (now + 1 < n_slabs_here) load(std::integral_constant<int, now + 1>{});
+                    for_steps<0, n_steps>([&](auto step) {
+                        constexpr int s = decltype(step)::value;
+                        std::uint32_t a[Decoder::n_parts][4];
+                        if constexpr (is_raw) decoder.template raw_step<s>(words[at], a);
+                        else decoder.template step<s>(words[at], a);
 #pragma unroll
-                    for (int block = 0; block < n_blocks; ++block) {
-                        multiply_step<Decoder>(part[block], a, b[block], s, positions);
-                        sum_step<Decoder>(p, ones[block], b[block], s);
-                    }
-                    if ((p.fold_steps >> s & 1) != 0) {
-                        const unsigned char* record = here + unit_bytes<Decoder> + (g * p.layout.in_unit + p.layout.in(16 * (slab * n_steps + s))) * p.pair_bytes;
-                        GroupScale scale[2];
-                        read_pair(weight, record, supers, scale);
-                        fold<n_blocks>(sums, part, ones, scale);
+                        for (int block = 0; block < n_blocks; ++block) multiply_step<Decoder>(part[block], a, b[at][block], s, positions[at]);
+                    });
+                    if (is_raw || p.has_offsets != 0)
+#pragma unroll
+                        for (int s = 0; s < n_steps; ++s)
+#pragma unroll
+                            for (int block = 0; block < n_blocks; ++block) sum_numbers<Decoder>(ones[block], b[at][block], s);
+                    if (now + 1 == n_slabs_here || ((now + 1) & params.fold_mask) == 0) {
+                        if constexpr (is_raw) subtract_bias<n_blocks>(part, ones, Decoder::raw_bias);
+                        if (has_records) {
+                            fold_records(now / n_unit_slabs, now % n_unit_slabs, n_steps - 1);
+                        } else if constexpr (is_raw) {
+                            const GroupScale scale[2] = {{1, 0}, {1, 0}};
+                            fold<n_blocks>(sums, part, scale);
+                        }
+                        if constexpr (is_raw)
+#pragma unroll
+                            for (int block = 0; block < n_blocks; ++block)
+#pragma unroll
+                                for (int i = 0; i < 4; ++i) ones[block][i] = 0;
                     }
                 });
+            } else if constexpr (n_warps == gemv_warps) {  // sixteen warps are for whole chunks
+#pragma unroll 1
+                for (int index = 0; index < n * n_unit_slabs; ++index) {
+                    const int i = index / n_unit_slabs, slab = index % n_unit_slabs;
+                    if (relative && slab == 0) load_supers(weight, tile, static_cast<std::int64_t>(first + i) * unit, g, supers);
+                    load_x(index, b[0]);
+                    std::uint32_t words[unit_words(Decoder::form)];
+                    load_slab<Decoder>(here + i * unit_bytes<Decoder>, slab, lane, words);
+                    const std::uint32_t positions = slab_positions<Decoder>(here + i * unit_bytes<Decoder>, slab, lane);
+                    for_steps<0, n_steps>([&](auto step) {
+                        constexpr int s = decltype(step)::value;
+                        std::uint32_t a[Decoder::n_parts][4];
+                        decoder.template step<s>(words, a);
+#pragma unroll
+                        for (int block = 0; block < n_blocks; ++block) {
+                            multiply_step<Decoder>(part[block], a, b[0][block], s, positions);
+                            sum_step<Decoder>(p, ones[block], b[0][block], s);
+                        }
+                        if ((p.fold_steps >> s & 1) != 0) fold_records(i, slab, s);
+                    });
+                }
             }
         }
-        if (p.fold_steps == 0) {
+        if (!has_records) {
             const GroupScale scale[2] = {{1, 0}, {1, 0}};
-            fold<n_blocks>(sums, part, ones, scale);
+            fold<n_blocks>(sums, part, scale);
         }
 
         // The warps' sums meet in shared memory; two places for them, so that one barrier a tile is enough, and the warps take turns at finishing.
-        float* here = reduction + round % 2 * (gemv_warps * n_blocks * 2 * lanes);
+        float* sums_here = reduction + round % 2 * (n_warps * n_blocks * 2 * lanes);
 #pragma unroll
         for (int block = 0; block < n_blocks; ++block)
 #pragma unroll
-            for (int i = 0; i < 2; ++i) here[((warp * n_blocks + block) * 2 + i) * lanes + lane] = sums[block][i];
+            for (int i = 0; i < 2; ++i) sums_here[((warp * n_blocks + block) * 2 + i) * lanes + lane] = sums[block][i];
         __syncthreads();
-        if (warp == round % gemv_warps) {
+        if (warp == round % n_warps) {
 #pragma unroll
             for (int block = 0; block < n_blocks; ++block) {
                 float v[2] = {0, 0};
 #pragma unroll
-                for (int from = 0; from < gemv_warps; ++from)
+                for (int from = 0; from < n_warps; ++from)
 #pragma unroll
-                    for (int i = 0; i < 2; ++i) v[i] += here[((from * n_blocks + block) * 2 + i) * lanes + lane];
+                    for (int i = 0; i < 2; ++i) v[i] += sums_here[((from * n_blocks + block) * 2 + i) * lanes + lane];
                 const int token = 4 * block + t;
                 const bool valid = token < p.n_tokens;
                 finish(p, tile, g, token, valid, v[0], v[1], token_scales[valid ? token : 0]);
@@ -167,23 +280,50 @@ __global__ void __launch_bounds__(gemv_warps* lanes, gemv_least_blocks) gemv_ker
     copy_wait<0>();
 }
 
-template <class Decoder, int n_blocks>
-int launch_gemv_blocks(const GemvArgs& args, const Launch& launch) {
-    LinearParams params = linear_params(args);
-    const auto ring_bytes = [&](int n_stages) { return std::size_t{gemv_warps} * static_cast<std::size_t>(n_stages * (unit_bytes<Decoder> + params.param_bytes)); };
-    constexpr int form = static_cast<int>(Decoder::form);
-    params.n_stages = ring_bytes(gemv_stages(Decoder::form)) <= 90 * 1024 && launch.tuning.gemv_ring[form] == Tuning::Ring::longest ? gemv_stages(Decoder::form) : gemv_few_stages(Decoder::form);
-    const std::size_t shared_bytes = gemv_fixed_bytes<Decoder, n_blocks>() + ring_bytes(params.n_stages);
-    auto* kernel = gemv_kernel<Decoder, n_blocks>;
-    const int resident = blocks_per_sm(kernel, gemv_warps * lanes, shared_bytes), tuned = launch.tuning.gemv_blocks[form];
+template <class Decoder>
+GemvParams gemv_params(const GemvArgs& args) {
+    constexpr int most_units = gemv_chunk_units(Decoder::form), unit = unit_columns(Decoder::form), slab_log2 = slab_steps<Decoder> == 4 ? 6 : 5;
+    GemvParams params;
+    LinearParams& p = params.linear;
+    p = linear_params(args);
+    params.n_units = args.weight.n_units >= most_units * gemv_warps ? most_units : 1;
+    const int group = args.weight.group_log2;
+    if (args.weight.params != ParamForm::none) {
+        const int in_chunk = p.layout.in_unit > 1 ? params.n_units : group >= 31 ? 1 : ((params.n_units * unit - 1) >> group) + 1;  // of param units; chunks begin at multiples of their columns
+        params.param_bytes = in_chunk * p.param_bytes;
+        params.fold_mask = group >= 20 ? 0x3fffffff : group > slab_log2 ? (1 << (group - slab_log2)) - 1 : 0;
+        params.is_fine = group < slab_log2 || (has_supers(args.weight.params) && 1 << std::min<int>(args.weight.super_log2, 30) < params.n_units * unit) ? 1 : 0;
+    }
+    return params;
+}
+
+template <class Decoder, int n_blocks, int n_warps>
+int launch_gemv_warps(const GemvParams& given, const Launch& launch) {
+    GemvParams params = given;
+    const GpuWeight& weight = params.linear.weight;
+    constexpr int form = static_cast<int>(Decoder::form), stages = gemv_stages(Decoder::form, n_warps), few_stages = gemv_few_stages(Decoder::form, n_warps);
+    const auto ring_bytes = [&](int n_stages) { return std::size_t{n_warps} * static_cast<std::size_t>(n_stages * (gemv_chunk_units(Decoder::form) * unit_bytes<Decoder> + params.param_bytes)); };
+    auto* kernel = gemv_kernel<Decoder, n_blocks, n_warps>;
+    const auto shared_bytes_of = [&](int n_stages) { return gemv_fixed_bytes<Decoder, n_blocks, n_warps>() + ring_bytes(n_stages); };
+    params.n_stages = stages;
+    if (launch.tuning.gemv_ring[form] != Tuning::Ring::longest || (n_warps == gemv_warps && ring_bytes(stages) > 90 * 1024) || blocks_per_sm(kernel, n_warps * lanes, shared_bytes_of(stages)) < 2) params.n_stages = few_stages;
+    const std::size_t shared_bytes = shared_bytes_of(params.n_stages);
+    const int resident = blocks_per_sm(kernel, n_warps * lanes, shared_bytes), tuned = launch.tuning.gemv_blocks[form];
     const std::int64_t most = static_cast<std::int64_t>(launch.n_sms) * (tuned > 0 && tuned < resident ? tuned : resident);
-    const auto grid = static_cast<unsigned>(args.weight.n_tiles < most ? args.weight.n_tiles : most);
-    return launch_kernel<LinearParams>(kernel, dim3(grid), dim3(gemv_warps * lanes), shared_bytes, launch, params);
+    const auto grid = static_cast<unsigned>(weight.n_tiles < most ? weight.n_tiles : most);
+    return launch_kernel<GemvParams>(kernel, dim3(grid), dim3(n_warps * lanes), shared_bytes, launch, params);
 }
 
 template <class Decoder>
 int launch_gemv_form(const GemvArgs& args, const Launch& launch) {
-    return args.n_tokens <= 4 ? launch_gemv_blocks<Decoder, 1>(args, launch) : launch_gemv_blocks<Decoder, 2>(args, launch);
+    const GemvParams params = gemv_params<Decoder>(args);
+    // How columns are cut follows from the shape alone, never from the number of tokens.
+    if constexpr (gemv_few_stages(Decoder::form, gemv_many_warps) >= 2 && !Decoder::two_of_four && (has_raw_codes<Decoder> || Decoder::form == CodeForm::bf16 || Decoder::form == CodeForm::e4m3 || Decoder::form == CodeForm::linear8)) {
+        constexpr int most_units = gemv_chunk_units(Decoder::form);
+        if (args.weight.n_tiles <= gemv_few_tiles && args.weight.n_units % most_units == 0 && args.weight.n_units >= most_units * gemv_many_warps && params.is_fine == 0)
+            return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_many_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_many_warps>(params, launch);
+    }
+    return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_warps>(params, launch);
 }
 
 }  // namespace skiff::cuda

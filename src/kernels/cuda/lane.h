@@ -212,12 +212,18 @@ struct LinearDecoder {  // linear6 .. linear1
         constexpr std::uint32_t mask = ((1u << plane_bits) - 1) << to;
         return and_or(moved<4 * j + s % steps_in_word * plane_bits, to>(words[planes.first_word[i] + s / steps_in_word]), mask | mask << 16, under);
     }
+    // 128 + codes, which `raw_bias` makes the numbers; a multiply-add less for each pair where the sum of what they are multiplied with is known.
+    static constexpr float raw_bias = 128 + (1 << (bits - 1));
     template <int s, int j>
-    static SKIFF_HD std::uint32_t pair(const std::uint32_t* words) {
+    static SKIFF_HD std::uint32_t raw_pair(const std::uint32_t* words) {
         std::uint32_t x = plane<s, 0, j>(words, 0x43004300u);
         if constexpr (planes_of(form).n > 1) x = plane<s, 1, j>(words, x);
+        return x;
+    }
+    template <int s, int j>
+    static SKIFF_HD std::uint32_t pair(const std::uint32_t* words) {
         constexpr std::uint32_t middle = 0xc300u | 1u << (bits - 1);  // -(128 + 2^(bits-1)) of bf16
-        return fma_bf16x2(x, one_bf16x2, middle | middle << 16);
+        return fma_bf16x2(raw_pair<s, j>(words), one_bf16x2, middle | middle << 16);
     }
     template <int s>
     SKIFF_HD void step(const std::uint32_t* words, std::uint32_t (&a)[1][4]) const {
@@ -225,6 +231,13 @@ struct LinearDecoder {  // linear6 .. linear1
         a[0][1] = pair<s, 1>(words);
         a[0][2] = pair<s, 2>(words);
         a[0][3] = pair<s, 3>(words);
+    }
+    template <int s>
+    SKIFF_HD void raw_step(const std::uint32_t* words, std::uint32_t (&a)[1][4]) const {
+        a[0][0] = raw_pair<s, 0>(words);
+        a[0][1] = raw_pair<s, 1>(words);
+        a[0][2] = raw_pair<s, 2>(words);
+        a[0][3] = raw_pair<s, 3>(words);
     }
 };
 

@@ -101,6 +101,20 @@ TEST(CudaLinear, wide_and_many_tokens) {
     }
 }
 
+// Widths that are whole chunks for eight warps (2304) and for sixteen (4096), and one whose last chunk is not whole: groups of a slab, of several, of more than a chunk, of the whole row.
+TEST(CudaLinear, gemv_in_chunks) {
+    SKIFF_NEEDS_DEVICE();
+    for (const char* name : {"w4", "w4g64", "w4g128", "w4g128a", "w4g512", "w4g32r", "w3g64", "w3g128r", "w2g128", "w2g64a", "w1g128", "w5g128", "w6g64a", "w8g128", "w8g256a", "ternary", "nf4", "e4m3", "bf16"}) {
+        const auto parsed = parse_scheme(name);
+        ASSERT_TRUE(parsed.ok()) << name;
+        for (const std::int64_t n_columns : {2304, 2400, 4096}) {
+            SCOPED_TRACE(std::string(name) + ", " + std::to_string(n_columns) + " columns");
+            const Weight weight = parsed->is_coded() ? random_codes(20, n_columns, *parsed, 8) : random_plain(20, n_columns, parsed->dtype, 8);
+            for (const std::int64_t n_tokens : {1, 3, 6}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
+        }
+    }
+}
+
 // Two of every four columns kept, by the sparse tensor cores: every form and kind of scale, units cut among warps and blocks, tiles behind the last row.
 TEST(CudaLinear, two_of_four) {
     SKIFF_NEEDS_DEVICE();
@@ -132,13 +146,14 @@ TEST(CudaLinear, wide_records_fit_every_gpu) {
 // The same bits for a token alone and among others.
 TEST(CudaLinear, gemv_does_not_depend_on_the_batch) {
     SKIFF_NEEDS_DEVICE();
-    for (const char* name : {"w4g32", "w4g32a", "n2g16r", "w5g32r", "2:4"}) {
-        const Weight weight = std::string(name) == "2:4" ? random_sparse(40, 900, name, *parse_scheme("w4g32r"), 4) : random_codes(40, 900, *parse_scheme(name), 4);
+    for (const auto& [name, n_columns] : {std::pair<const char*, std::int64_t>("w4g128", 4096), {"bf16", 2304}, {"w4g32", 900}, {"w4g32a", 900}, {"n2g16r", 900}, {"w5g32r", 900}, {"2:4", 900}}) {
+        const std::int64_t width = n_columns;
+        const Weight weight = std::string(name) == "2:4" ? random_sparse(40, width, name, *parse_scheme("w4g32r"), 4) : std::string(name) == "bf16" ? random_plain(40, width, DType::bf16, 4) : random_codes(40, width, *parse_scheme(name), 4);
         const DeviceWeight device = device_weight(weight);
-        const auto x = normal_values(8 * 900, 5);
+        const auto x = normal_values(8 * width, 5);
         const auto product = [&](std::int64_t first, std::int64_t n) {
-            const std::vector<float> part(x.begin() + first * 900, x.begin() + (first + n) * 900);
-            const DeviceMemory operand = device_operand(OperandForm::split, part, n, 900);
+            const std::vector<float> part(x.begin() + first * width, x.begin() + (first + n) * width);
+            const DeviceMemory operand = device_operand(OperandForm::split, part, n, width);
             DeviceArray<float> y(n * 40);
             GemvArgs args;
             args.weight = device.view, args.x = operand.data(), args.n_tokens = n, args.y = y.data(), args.y_stride = 40;

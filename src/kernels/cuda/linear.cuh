@@ -21,7 +21,6 @@ struct LinearParams {
     int pair_bytes = 0;         // of the records of rows g and g + 8
     int fold_steps = 0;         // bit s: a record's columns end behind step s of a slab. A group of 16 columns ends with every step, one of 32 with every second; wider ones are folded every 64 columns
     int has_offsets = 0;
-    int n_stages = 0;           // of gemv's ring
     const unsigned char* x = nullptr;
     std::int64_t x_slabs = 0;   // of the operand that x lies in
     int n_tokens = 0;
@@ -119,17 +118,23 @@ __device__ __forceinline__ std::uint32_t slab_positions(const unsigned char* uni
     if constexpr (Decoder::two_of_four) return *reinterpret_cast<const std::uint32_t*>(unit + unit_pieces(Decoder::form) * 512 + lane * 8 + slab * 4);
     else return 0;
 }
-// A unit's codes and, of kept columns, their positions on their way to shared memory, by a warp.
+// The codes and, of kept columns, the positions of some units, which are neighbours, on their way to shared memory, by a warp. `first` of all units of the matrix.
+template <class Decoder, int n_units>
+__device__ __forceinline__ void copy_units(const GpuWeight& weight, std::int64_t first, std::uint32_t slot, int lane) {
+    constexpr int pieces = unit_pieces(Decoder::form);
+    const unsigned char* source = static_cast<const unsigned char*>(weight.codes) + first * (pieces * 512) + lane * 16;
+#pragma unroll
+    for (int i = 0; i < n_units; ++i) {
+#pragma unroll
+        for (int piece = 0; piece < pieces; ++piece) copy_async16(slot + i * unit_bytes<Decoder> + piece * 512 + lane * 16, source + (i * pieces + piece) * 512);
+        if constexpr (Decoder::two_of_four) {
+            if (lane < position_unit_bytes / 16) copy_async16(slot + i * unit_bytes<Decoder> + pieces * 512 + lane * 16, weight.positions + (first + i) * position_unit_words + lane * 4);
+        }
+    }
+}
 template <class Decoder>
 __device__ __forceinline__ void copy_codes(const GpuWeight& weight, std::int64_t tile, int u, std::uint32_t slot, int lane) {
-    constexpr int pieces = unit_pieces(Decoder::form);
-    const std::int64_t unit = tile * weight.n_units + u;
-    const unsigned char* source = static_cast<const unsigned char*>(weight.codes) + unit * (pieces * 512) + lane * 16;
-#pragma unroll
-    for (int piece = 0; piece < pieces; ++piece) copy_async16(slot + piece * 512 + lane * 16, source + piece * 512);
-    if constexpr (Decoder::two_of_four) {
-        if (lane < position_unit_bytes / 16) copy_async16(slot + pieces * 512 + lane * 16, weight.positions + unit * position_unit_words + lane * 4);
-    }
+    copy_units<Decoder, 1>(weight, tile * weight.n_units + u, slot, lane);
 }
 
 // Step `s` of a slab, which is a constant where loops are unrolled. `b`: a lane's numbers of the slab.
@@ -146,12 +151,16 @@ __device__ __forceinline__ void multiply_step(float (&part)[4], const std::uint3
 }
 // The sums of the numbers themselves, which offsets are multiplied with. Kept columns and plain numbers have none.
 template <class Decoder>
-__device__ __forceinline__ void sum_step(const LinearParams& p, float (&ones)[4], const uint4 (&b)[2], int s) {
+__device__ __forceinline__ void sum_numbers(float (&ones)[4], const uint4 (&b)[2], int s) {
     if constexpr (!Decoder::two_of_four && Decoder::form > CodeForm::bf16) {
         const std::uint32_t all_ones[4] = {one_bf16x2, one_bf16x2, one_bf16x2, one_bf16x2};
         const uint4& four = b[s / 2];
-        if (p.has_offsets != 0) multiply_add(ones, all_ones, s % 2 == 0 ? four.x : four.z, s % 2 == 0 ? four.y : four.w);
+        multiply_add(ones, all_ones, s % 2 == 0 ? four.x : four.z, s % 2 == 0 ? four.y : four.w);
     }
+}
+template <class Decoder>
+__device__ __forceinline__ void sum_step(const LinearParams& p, float (&ones)[4], const uint4 (&b)[2], int s) {
+    if (p.has_offsets != 0) sum_numbers<Decoder>(ones, b, s);
 }
 
 // The scale of a pending RMS norm, by one warp, in a fixed order.

@@ -14,19 +14,27 @@ __global__ void __launch_bounds__(block_threads) pairs_kernel(const __grid_const
     wait_for_predecessor();
     let_successor_start();
     const PairsArgs& args = p.args;
-    const std::int64_t j = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x, token = blockIdx.y;
+    // Four pairs, which are neighbours in a tile.
+    const std::int64_t j = (static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x) * 4, token = blockIdx.y;
     if (j >= args.n_pairs) return;
     const std::int64_t at = j / 8 * 16 + j % 8, stride = (args.n_pairs + 7) / 8 * 16;
-    float gate = args.x[token * stride + at], up = args.x[token * stride + at + 8];
-    if (args.token_scales != nullptr) {
-        gate *= args.token_scales[token] * args.row_scales[at];
-        up *= args.token_scales[token] * args.row_scales[at + 8];
+    const float4 gates = *reinterpret_cast<const float4*>(args.x + token * stride + at), ups = *reinterpret_cast<const float4*>(args.x + token * stride + at + 8);
+    const float gate_of[4] = {gates.x, gates.y, gates.z, gates.w}, up_of[4] = {ups.x, ups.y, ups.z, ups.w};
+    float products[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        float gate = gate_of[i], up = up_of[i];
+        if (args.token_scales != nullptr) {
+            gate *= args.token_scales[token] * args.row_scales[at + i];
+            up *= args.token_scales[token] * args.row_scales[at + 8 + i];
+        }
+        if (args.bias != nullptr) {
+            gate += args.bias[at + i];
+            up += args.bias[at + 8 + i];
+        }
+        products[i] = activate(args.activation, gate) * up;
     }
-    if (args.bias != nullptr) {
-        gate += args.bias[at];
-        up += args.bias[at + 8];
-    }
-    p.operand.put(token, j, activate(args.activation, gate) * up);
+    p.operand.put_four(token, j, products);
 }
 
 struct WidenParams {
@@ -77,7 +85,7 @@ __global__ void __launch_bounds__(block_threads) read_kernel(const __grid_consta
 
 int launch_pairs(const PairsArgs& args, const Launch& launch) {
     if (args.n_tokens < 1 || args.n_tokens > 65535 || args.n_pairs < 1 || args.operand.data == nullptr) return cudaErrorInvalidValue;
-    const dim3 grid(static_cast<unsigned>((args.n_pairs + block_threads - 1) / block_threads), static_cast<unsigned>(args.n_tokens));
+    const dim3 grid(static_cast<unsigned>((args.n_pairs + 4 * block_threads - 1) / (4 * block_threads)), static_cast<unsigned>(args.n_tokens));
     return launch_kernel(pairs_kernel, grid, dim3(block_threads), 0, launch, PairsParams{args, target_of(args.operand)});
 }
 

@@ -1,4 +1,4 @@
-// Every choice of a tile, a depth or a split, with its reason. No figure here was measured yet: they follow from the bytes that must be in flight.
+// Every choice of a tile, a depth or a split, with its reason: most follow from the bytes that must be in flight; what was measured says so (H200).
 #pragma once
 
 #include "kernels/cuda/lane.h"
@@ -9,17 +9,33 @@ namespace skiff::cuda {
 // Eight warps share a tile of 16 rows and cut its columns among themselves. So a matrix of 4096 rows gives 256 blocks, two for each SM of the largest
 // GPU, and each warp still reads a run of half a KiB and more. The cut depends on the width alone: sums have the same bits for any batch, any GPU.
 // Two blocks of an SM: up to 128 registers. Asked for more, ptxas keeps to 64 or 80 and spills a word here and there.
-constexpr int gemv_warps = 8, gemv_least_blocks = 2;
-// Units in a warp's ring. Little's law for the fastest memory here (H200: 4.8 TB/s over 132 SMs, about 0.8 us): 29 KiB in flight per SM. Two blocks give 16
-// warps, so each should have about 4 KiB on its way; a ring holds one unit more, which is worked on.
-constexpr int gemv_stages(CodeForm form) {
-    const int pieces = unit_pieces(form);
-    return pieces == 1 ? 8 : pieces == 2 ? 5 : pieces == 3 ? 4 : pieces <= 5 ? 3 : 2;
+constexpr int gemv_warps = 8;
+// Matrices of few rows, whose blocks would leave an SM two or fewer: sixteen warps share a tile, so that each has half as much to do one after another. (H200, 4096 x 14336 in 4 bits: with eight
+// warps of 7 chunks each an SM issued 1.8 instructions a cycle, 19 us, where its bytes take 7.)
+constexpr int gemv_many_warps = 16, gemv_few_tiles = 256;
+constexpr int gemv_least_blocks(CodeForm form, int n_parts, int n_blocks, int n_warps) {
+    if (n_warps > gemv_warps) return n_blocks > 1 ? 1 : 2;
+    return n_blocks > 1 || form == CodeForm::f32 || n_parts > 1 || form == CodeForm::bf16 ? 2 : 3;
+}
+// A warp takes 2 KiB of codes at a time (bf16, f32: a unit): what a chunk costs beside its columns (addresses, waiting, copying) is a hundred instructions, and at the memory's
+// speed there is time for three of each 32 4-bit weights.
+constexpr int gemv_chunk_units(CodeForm form) {
+    const int bits = code_bits(form), columns = bits >= 16 ? 64 : bits == 8 ? 128 : 256;
+    return columns > unit_columns(form) ? columns / unit_columns(form) : 1;
+}
+// Chunks in a warp's ring. Little's law for the fastest memory here (H200: 4.8 TB/s over 132 SMs, about 0.8 us): 29 KiB in flight per SM. Two blocks give 16
+// warps, so each should have 2 to 4 KiB on its way; a ring holds one chunk more, which is worked on.
+constexpr int gemv_stages(CodeForm form, int n_warps) {
+    const int pieces = unit_pieces(form) * gemv_chunk_units(form), most = n_warps > gemv_warps ? 3 : 5;
+    const int stages = form == CodeForm::bf16 ? 4 : pieces <= 2 ? 5 : pieces == 3 ? 4 : pieces <= 6 ? 3 : 2;
+    return stages < most ? stages : most;
 }
 
-// Groups of 16 columns with a record of 8 bytes make a unit of the narrow codes several times as large: then a ring has only what 99 KiB hold (sm_86, sm_89).
-constexpr int gemv_few_stages(CodeForm form) {
-    const int widest = unit_pieces(form) * 512 + unit_columns(form) / 16 * tile_rows * 8, fit = 90 * 1024 / (gemv_warps * widest), stages = gemv_stages(form);
+// Groups of 16 columns with a record of 8 bytes make a chunk of the narrow codes several times as large: then a ring has only what 99 KiB hold (sm_86, sm_89). Sixteen warps have groups of
+// 64 and more.
+constexpr int gemv_few_stages(CodeForm form, int n_warps) {
+    const int columns = n_warps > gemv_warps ? 64 : 16, widest = gemv_chunk_units(form) * (unit_pieces(form) * 512 + unit_columns(form) / columns * tile_rows * 8);
+    const int fit = 90 * 1024 / (n_warps * widest), stages = gemv_stages(form, n_warps);
     return fit < stages ? fit : stages;
 }
 

@@ -123,6 +123,7 @@ enum class Pointwise : int {
     divide = 6,
     subtract = 9,
     exp = 13,
+    log = 15,
     relu = 100,
     tanh = 101,
     sigmoid = 102,

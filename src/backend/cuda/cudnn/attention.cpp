@@ -4,6 +4,8 @@
 
 namespace skiff::cuda::cudnn {
 
+std::size_t attention_stats_bytes(const AttentionShape& s) { return (static_cast<std::size_t>(s.n_heads * s.n_rows) * sizeof(float) + 255) / 256 * 256; }
+
 AttentionGraph attention_graph(const Library& library, const AttentionShape& s) {
     AttentionGraph made{Graph(library)};
     Graph& graph = made.graph;
@@ -72,6 +74,10 @@ AttentionGraph attention_graph(const Library& library, const AttentionShape& s) 
     x = step(Pointwise::subtract, {x, highest});
     x = step(Pointwise::exp, {x});
     graph.reduce(Reduction::add, x, sum);
+    const int log_sum = graph.inside(row_sums, DataType::f32);
+    graph.pointwise({Pointwise::log, DataType::f32}, {sum}, log_sum);
+    made.stats = graph.tensor({row_sums, packed_strides(row_sums), DataType::f32});
+    graph.pointwise({Pointwise::add, DataType::f32}, {highest, log_sum}, made.stats);
     const int shares = step(Pointwise::divide, {x, sum}, DataType::f32, DataType::bf16);
 
     const int values = graph.inside({1, s.n_kv_heads, n_positions, s.head_dim}, DataType::bf16);

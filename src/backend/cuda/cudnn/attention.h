@@ -24,7 +24,9 @@ struct AttentionGraph {
     int key_pages = 0, value_pages = 0;   // (1, 1, n_pages, 1) i32
     int n_tokens = 0, n_positions = 0;    // (1) i32: of q, which are the last ones; of keys and values
     int y = 0;                            // as q // bf16
+    int stats = 0;                        // (1, n_heads, n_rows, 1) f32: the logarithm of each row's sum. Nobody reads it, but without it version 9.14 writes it to no memory of ours
 };
+std::size_t attention_stats_bytes(const AttentionShape& shape);
 AttentionGraph attention_graph(const Library& library, const AttentionShape& shape);
 
 }  // namespace skiff::cuda::cudnn

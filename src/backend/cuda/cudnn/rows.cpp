@@ -30,7 +30,7 @@ struct Kept {
     std::string text;
 };
 struct AttentionNumbers {
-    int q, keys, values, key_pages, value_pages, n_tokens, n_positions, y;
+    int q, keys, values, key_pages, value_pages, n_tokens, n_positions, y, stats;
 };
 struct ConvolutionNumbers {
     int x, w, bias, y;
@@ -60,7 +60,7 @@ int find(Plans& plans, const Shape& shape, std::size_t workspace_bytes, const Ma
     return errors + found->why;
 }
 
-int find(const SequenceAttentionArgs& args, const Kept<AttentionNumbers>*& found) {
+AttentionShape shape_of(const SequenceAttentionArgs& args) {
     AttentionShape shape;
     shape.n_heads = args.n_heads;
     shape.n_kv_heads = args.state.n_kv_heads;
@@ -73,9 +73,22 @@ int find(const SequenceAttentionArgs& args, const Kept<AttentionNumbers>*& found
     shape.scale = args.scale;
     shape.softcap = args.softcap;
     shape.window = args.window;
-    return find(attentions, shape, args.workspace_bytes, [&] {
+    return shape;
+}
+// The row sums take the workspace's end: what is left for a plan.
+std::size_t plan_workspace(const SequenceAttentionArgs& args, const AttentionShape& shape) {
+    const std::size_t stats_bytes = attention_stats_bytes(shape);
+    return stats_bytes > args.workspace_bytes ? 0 : (args.workspace_bytes - stats_bytes) / 256 * 256;
+}
+int find(const SequenceAttentionArgs& args, const Kept<AttentionNumbers>*& found) {
+    const AttentionShape shape = shape_of(args);
+    if (attention_stats_bytes(shape) > args.workspace_bytes) {
+        last_text = "cuDNN: the workspace does not hold the row sums";
+        return errors + no_plan;
+    }
+    return find(attentions, shape, plan_workspace(args, shape), [&] {
         AttentionGraph made = attention_graph(*library, shape);
-        const AttentionNumbers numbers = {made.q, made.keys, made.values, made.key_pages, made.value_pages, made.n_tokens, made.n_positions, made.y};
+        const AttentionNumbers numbers = {made.q, made.keys, made.values, made.key_pages, made.value_pages, made.n_tokens, made.n_positions, made.y, made.stats};
         return std::make_pair(std::move(made.graph), numbers);
     }, found);
 }
@@ -146,10 +159,11 @@ int attend(const SequenceAttentionArgs& args, const Launch& launch) {
     const Kept<AttentionNumbers>* kept = nullptr;
     if (const int error = find(args, kept); error != 0) return error;
     const AttentionNumbers& n = kept->numbers;
+    void* stats = static_cast<std::byte*>(args.workspace) + plan_workspace(args, shape_of(args));
     const std::int32_t* pages = args.state.page_table + args.sequence * args.state.max_pages;
     return failed(kept->plan->execute(launch.stream,
                                       {{n.q, address(args.q)}, {n.keys, args.state.keys}, {n.values, args.state.values}, {n.key_pages, address(pages)}, {n.value_pages, address(pages)},
-                                       {n.n_tokens, address(args.n_tokens)}, {n.n_positions, address(args.n_positions)}, {n.y, args.y}},
+                                       {n.n_tokens, address(args.n_tokens)}, {n.n_positions, address(args.n_positions)}, {n.y, args.y}, {n.stats, stats}},
                                       args.workspace));
 }
 

@@ -128,6 +128,7 @@ private:
                 case Pointwise::divide: result = u / v; break;
                 case Pointwise::subtract: result = u - v; break;
                 case Pointwise::exp: result = std::exp(u); break;
+                case Pointwise::log: result = std::log(u); break;
                 case Pointwise::relu: result = std::min(std::max(u, lower), upper); break;
                 case Pointwise::tanh: result = std::tanh(u); break;
                 case Pointwise::sigmoid: result = 1 / (1 + std::exp(-u)); break;
