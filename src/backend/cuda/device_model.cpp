@@ -10,6 +10,7 @@ Result<DeviceModel> ModelBuilder::build() {
     SKIFF_CHECK(flatten());
     find_readers();
     find_gates();
+    find_mixtures();
     for (std::size_t i = 0; i < items_.size(); ++i) {
         SKIFF_CHECK(enter_block(items_[i].block));
         if (select_at_ == i) push("select", SelectDevice{select_in_, select_out_});
@@ -58,10 +59,13 @@ Status ModelBuilder::place_streamed() {
     if (!model_.stream) return {};
     SKIFF_CHECK(model_.stream->place());
     for (DeviceOp& op : model_.ops) {
-        auto* linear = std::get_if<LinearDevice>(&op.detail);
-        if (op.streamed < 0 || linear == nullptr) continue;
-        for (MatrixDevice& matrix : linear->matrices)
-            if (is_imaginary(matrix.weight)) relocate(matrix.weight, model_.stream->base(op.streamed));
+        if (op.streamed < 0) continue;
+        const auto place = [&](GpuWeight& weight) {
+            if (is_imaginary(weight)) relocate(weight, model_.stream->base(op.streamed));
+        };
+        if (auto* linear = std::get_if<LinearDevice>(&op.detail); linear != nullptr)
+            for (MatrixDevice& matrix : linear->matrices) place(matrix.weight);
+        if (auto* experts = std::get_if<ExpertsDevice>(&op.detail); experts != nullptr) place(experts->gate_up), place(experts->down);
     }
     const auto n = static_cast<std::size_t>(model_.stream->n_blocks());
     model_.remarks.push_back("the weights of " + std::to_string(n) + " of " + std::to_string(spec_.blocks.size() - 2) + " layers are copied to the device when they are used, while the layer before them computes");

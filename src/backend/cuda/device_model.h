@@ -102,12 +102,22 @@ struct RouteDevice {
     RouteOp op;
     int logits = -1, out = -1;
 };
+struct ExpertsDevice {  // a mixture of experts: those that the router chooses, weighted and added up
+    int x = -1, logits = -1;
+    RouteOp route;
+    std::int64_t n_experts = 0;
+    GpuWeight gate_up, down;  // of all experts, each from a tile of its own on (part_of)
+    Activation activation = Activation::silu;
+    int adds_to = -1, out = -1;
+    // With more tokens than the kernels of experts take, one expert comes after another: all weights of the router, what is between an expert's matrices, and its result.
+    int shares = -1, hidden = -1, result = -1;
+};
 struct ConvDevice {
     const float *taps = nullptr, *bias = nullptr;
     std::int64_t n_taps = 1;
     int x = -1, state = -1, out = -1;
 };
-using DeviceDetail = std::variant<EmbedDevice, NormDevice, LinearDevice, SparseDevice, RopeDevice, AttentionDevice, ElementDevice, SelectDevice, RouteDevice, ConvDevice>;
+using DeviceDetail = std::variant<EmbedDevice, NormDevice, LinearDevice, SparseDevice, RopeDevice, AttentionDevice, ElementDevice, SelectDevice, RouteDevice, ExpertsDevice, ConvDevice>;
 struct DeviceOp {
     std::string name;  // of the operators it does: "block0.attn.q + block0.attn.k"
     DeviceDetail detail;

@@ -520,7 +520,7 @@ TEST(DeviceSession, LaunchesOfALayer) {
     options.fuse = DeviceModelOptions::Fuse::off;
     EXPECT_GE(count().size(), 1u + 3 * 15 + 2);
     // A plain feed-forward network: its first product activates.
-    for (const auto& [name, of_layer, around] : {std::tuple{"gpt2", 8, 4}, std::tuple{"gpt_neox", 9, 3}}) {
+    for (const auto& [name, of_layer, around] : {std::tuple{"gpt2", 8, 4}, std::tuple{"gpt_neox", 9, 3}, std::tuple{"mixtral", 7, 2}}) {
         const auto opened = Checkpoint::open(models_dir + "/" + name);
         ASSERT_TRUE(opened.ok()) << name;
         const auto n_layers = static_cast<int>(opened->spec.blocks.size()) - 2;

@@ -8,7 +8,7 @@ namespace skiff::cuda {
 namespace {
 
 std::string key_of(const std::vector<WeightRows>& parts, Interleave interleave) {
-    std::string key = interleave == Interleave::none ? "" : "pairs";
+    std::string key = interleave == Interleave::none ? "" : interleave == Interleave::tiles ? "tiles" : "pairs";
     for (const WeightRows& part : parts) key += "|" + tensor_ref_key(part.ref);
     return key;
 }
@@ -43,6 +43,18 @@ Result<Weight> DeviceWeights::load(const WeightRows& part) const {
     if (rows.n_rows() != part.n_rows || weight.n_columns() != part.n_columns || (part.n_rows > 0 && rows.at(rows.n_rows() - 1) >= weight.n_rows()))
         return corrupt("tensor " + part.ref.key + " of shape " + shape_text(weight.shape) + " cannot give an operator of " + std::to_string(part.n_rows) + " x " + std::to_string(part.n_columns));
     return weight;
+}
+
+Result<bool> DeviceWeights::can_be_one(const std::vector<WeightRows>& parts) const {
+    std::vector<Weight> weights;
+    std::vector<RowSource> sources;
+    weights.reserve(parts.size());
+    for (const WeightRows& part : parts) {
+        SKIFF_TRY(auto weight, load(part));
+        weights.push_back(std::move(weight));
+        sources.push_back({&weights.back(), part.ref.rows.block == 0 ? RowMap::all(weights.back().n_rows()) : part.ref.rows});
+    }
+    return can_merge(sources);
 }
 
 Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightRows>& parts, Interleave interleave) {

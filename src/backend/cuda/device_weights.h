@@ -27,6 +27,8 @@ public:
 
     // One weight of all these rows, or several where their schemes differ: then each with its rows, in order. Interleaved ones that differ are refused (empty).
     Result<std::vector<GpuWeight>> matrices(const std::vector<WeightRows>& parts, Interleave interleave = Interleave::none);
+    // Whether matrices() would give one weight of all these.
+    Result<bool> can_be_one(const std::vector<WeightRows>& parts) const;
     // Numbers kept aside from matrices, one below the other (an empty reference: none of that one); nothing where the kernel has no form for them. They stay on the device.
     struct Aside {
         const std::uint32_t* entries = nullptr;

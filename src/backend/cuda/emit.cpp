@@ -189,6 +189,7 @@ struct Launcher {
     int operator()(const ElementLaunchArgs& args) const { return table.elements(args, launch); }
     int operator()(const SelectArgs& args) const { return table.select_rows(args.x, args.index, args.y, args.n_rows, args.n_columns, launch); }
     int operator()(const RouteLaunchArgs& args) const { return table.route(args, launch); }
+    int operator()(const ExpertsArgs& args) const { return table.experts(args, launch); }
     int operator()(const ConvLaunchArgs& args) const { return table.causal_conv(args, launch); }
     int operator()(const DequantizeArgs& args) const { return table.dequantize(args, launch); }
     int operator()(const MatmulArgs& args) const { return table.matmul(args, launch); }

@@ -85,7 +85,7 @@ struct SelectArgs {
     std::int64_t n_rows = 0, n_columns = 0;
 };
 
-using LaunchArgs = std::variant<EmbedArgs, NormLaunchArgs, GemvArgs, GemmArgs, SparseRowsArgs, RopeWriteArgs, DecodeAttentionArgs, PrefillAttentionArgs, ElementLaunchArgs, SelectArgs, RouteLaunchArgs, ConvLaunchArgs,
+using LaunchArgs = std::variant<EmbedArgs, NormLaunchArgs, GemvArgs, GemmArgs, SparseRowsArgs, RopeWriteArgs, DecodeAttentionArgs, PrefillAttentionArgs, ElementLaunchArgs, SelectArgs, RouteLaunchArgs, ExpertsArgs, ConvLaunchArgs,
                                 DequantizeArgs, MatmulArgs, PairsArgs, QuantizeRowsArgs, Fp8RowsArgs, Fp8ResultArgs, SequenceAttentionArgs, WidenArgs, SampleArgs, StreamArgs>;
 struct DeviceStep {
     std::string name;    // of the operators it does

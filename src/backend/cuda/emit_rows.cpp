@@ -114,14 +114,19 @@ void Emitter::add(const SelectDevice& select) {
     done(select.x);
 }
 
-void Emitter::add(const RouteDevice& route) {
+RouteLaunchArgs Emitter::route_args(const RouteOp& op, std::int64_t n_experts, const float* logits) const {
     RouteLaunchArgs args;
-    args.logits = dense(route.logits);
+    args.logits = logits;
     args.n_tokens = rows_;
-    args.n_experts = value(route.out).width;
-    args.n_used = route.op.n_used;
-    args.rule = route.op.rule == RouteOp::Rule::softmax_then_top ? RouteLaunchArgs::Rule::softmax_then_top : RouteLaunchArgs::Rule::top_then_softmax;
-    args.divide = route.op.normalize ? RouteLaunchArgs::Divide::by_their_sum : RouteLaunchArgs::Divide::as_they_are;
+    args.n_experts = n_experts;
+    args.n_used = op.n_used;
+    args.rule = op.rule == RouteOp::Rule::softmax_then_top ? RouteLaunchArgs::Rule::softmax_then_top : RouteLaunchArgs::Rule::top_then_softmax;
+    args.divide = op.normalize ? RouteLaunchArgs::Divide::by_their_sum : RouteLaunchArgs::Divide::as_they_are;
+    return args;
+}
+
+void Emitter::add(const RouteDevice& route) {
+    RouteLaunchArgs args = route_args(route.op, value(route.out).width, dense(route.logits));
     args.y = make_floats(route.out);
     push("route", args);
     drop_copy();

@@ -1,5 +1,5 @@
 // Writes a program down: what is alive where, and for each operator of a DeviceModel its launches. Its parts: the program and its values (emit.cpp), matrices (emit_linear.cpp), rotations and
-// attention (emit_attention.cpp), what works on rows (emit_rows.cpp).
+// attention (emit_attention.cpp), what works on rows (emit_rows.cpp), mixtures of experts (emit_experts.cpp).
 #pragma once
 
 #include <string>
@@ -80,7 +80,10 @@ private:
     void add(const ElementDevice& element);
     // From here on only the rows whose logits are wanted.
     void add(const SelectDevice& select);
+    RouteLaunchArgs route_args(const RouteOp& op, std::int64_t n_experts, const float* logits) const;
     void add(const RouteDevice& route);
+    void add(const ExpertsDevice& experts);
+    void one_expert_after_another(const ExpertsDevice& experts);
     void add(const ConvDevice& conv);
 
     // Between the operators of one block whose weights are copied there and those of another.

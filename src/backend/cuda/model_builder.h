@@ -1,8 +1,9 @@
 // Makes a DeviceModel from the operators of a ModelSpec. Its parts: who reads what (device_model.cpp), matrices (model_linear.cpp), rotations and attention (model_attention.cpp), what
-// works on rows (model_rows.cpp).
+// works on rows (model_rows.cpp), terms beside matrices (model_terms.cpp), mixtures of experts (model_experts.cpp).
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -69,6 +70,17 @@ private:
         std::size_t gate, up, activation, multiply;
     };
     void find_gates();
+
+    // A router and all that its weights are for.
+    struct Mixture {
+        std::vector<Gate> gates;         // of each expert, in the order of the router's columns
+        std::vector<std::size_t> downs;  // their second matrices
+        std::vector<std::size_t> rest;   // weighting and adding up
+        int out = -1;
+    };
+    void find_mixtures();
+    std::optional<Mixture> mixture_of(std::size_t route) const;
+    Result<bool> add_mixture(std::size_t route, const Mixture& mixture);
 
     // ---- embedding
     Status add(std::size_t i, const EmbedOp& detail);
@@ -141,6 +153,7 @@ private:
     void count_reads(const ElementDevice& d) { reads(d.a, false), reads(d.b, false); }
     void count_reads(const SelectDevice& d) { reads(d.x, false); }
     void count_reads(const RouteDevice& d) { reads(d.logits, false); }
+    void count_reads(const ExpertsDevice& d) { reads(d.x, true), reads(d.logits, false), reads(d.adds_to, false), reads(d.shares, false), reads(d.hidden, true), reads(d.result, false); }
     void count_reads(const ConvDevice& d) { reads(d.x, false); }
 
     const ModelSpec& spec_;
@@ -154,6 +167,7 @@ private:
     std::map<std::size_t, std::string> block_ends_;
     std::map<std::size_t, Gate> gates_;
     std::set<std::size_t> gated_;
+    std::map<std::size_t, Mixture> mixtures_;  // by the router's operator
     std::set<int> scaled_;
     std::vector<std::tuple<int, const InputTransform*, int>> transformed_;
     std::size_t block_ = SIZE_MAX;  // whose operators are being made

@@ -134,6 +134,10 @@ Status ModelBuilder::add(std::size_t i, const AddOp&) {
 Status ModelBuilder::add(std::size_t i, const RouteOp& detail) {
     const std::int64_t n_experts = width(items_[i].op->out);
     if (detail.n_used < 1 || detail.n_used > n_experts) return corrupt("experts used per token: " + std::to_string(detail.n_used) + " of " + std::to_string(n_experts));
+    if (const auto mixture = mixtures_.find(i); mixture != mixtures_.end()) {
+        SKIFF_TRY(const bool done, add_mixture(i, mixture->second));
+        if (done) return {};
+    }
     push(items_[i].op->name, RouteDevice{detail, items_[i].in[0], items_[i].op->out});
     return {};
 }

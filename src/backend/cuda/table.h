@@ -135,6 +135,7 @@ struct Table {
     int (*elements)(const ElementLaunchArgs& args, const Launch& launch);
     int (*select_rows)(const float* x, const std::int32_t* index, float* y, std::int64_t n_rows, std::int64_t n_columns, const Launch& launch);
     int (*route)(const RouteLaunchArgs& args, const Launch& launch);
+    int (*experts)(const ExpertsArgs& args, const Launch& launch);
     int (*causal_conv)(const ConvLaunchArgs& args, const Launch& launch);
     int (*sample)(const SampleArgs& args, const Launch& launch);
     int (*pairs)(const PairsArgs& args, const Launch& launch);
@@ -166,7 +167,7 @@ constexpr std::uint32_t table_layout() {
     std::uint32_t hash = 2166136261u;
     for (std::size_t size : {sizeof(Table), sizeof(DeviceFacts), sizeof(MatmulArgs), sizeof(PairsArgs), sizeof(Launch), sizeof(GpuWeight), sizeof(GemvArgs), sizeof(GemmArgs), sizeof(SparseRowsArgs),
                              sizeof(DequantizeArgs), sizeof(EmbedArgs), sizeof(NormLaunchArgs), sizeof(RopeWriteArgs), sizeof(DecodeAttentionArgs), sizeof(PrefillAttentionArgs),
-                             sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs), sizeof(ColumnSumsArgs), sizeof(GramArgs), sizeof(PatchesArgs), sizeof(WindowsArgs),
+                             sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ExpertsArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs), sizeof(ColumnSumsArgs), sizeof(GramArgs), sizeof(PatchesArgs), sizeof(WindowsArgs),
                              sizeof(SequenceAttentionArgs), sizeof(ConvolutionArgs), sizeof(WidenArgs), sizeof(QuantizeRowsArgs), sizeof(Fp8RowsArgs), sizeof(Fp8ResultArgs)})
         hash = (hash ^ static_cast<std::uint32_t>(size)) * 16777619u;
     for (const char character : std::string_view(SKIFF_VERSION)) hash = (hash ^ static_cast<unsigned char>(character)) * 16777619u;

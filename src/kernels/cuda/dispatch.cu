@@ -36,6 +36,23 @@ int launch_gemm(const GemmArgs& args, const Launch& launch) {
     return cudaErrorInvalidValue;
 }
 
+int launch_experts(const ExpertsArgs& args, const Launch& launch) {
+    const RouteLaunchArgs& route = args.route;
+    if (args.product.n_tokens < 1 || args.product.n_tokens > max_gemv_tokens || args.product.n_tokens != route.n_tokens || args.product.weight.n_units <= 0 || route.n_experts < 1 || route.n_experts > max_routed_experts ||
+        route.n_used < 1 || route.n_used > max_chosen_experts || route.n_used > route.n_experts || args.product.write == GemvWrite::activate)
+        return cudaErrorInvalidValue;
+    switch (family_of(args.product.weight)) {
+        case Family::plain: return experts_float(args, launch);
+        case Family::byte: return experts_byte(args, launch);
+        case Family::linear: return experts_linear(args, launch);
+        case Family::linear_low: return experts_linear_low(args, launch);
+        case Family::table: return experts_table(args, launch);
+        case Family::table_wide: return experts_table_wide(args, launch);
+        case Family::two_of_four: return experts_two_of_four(args, launch);
+    }
+    return cudaErrorInvalidValue;
+}
+
 std::size_t gemm_partial_bytes(const GpuWeight& weight, std::int64_t n_tokens, const Launch& launch) {
     const int splits = gemm_splits(weight, n_tokens, launch);
     return splits > 1 ? static_cast<std::size_t>(splits) * static_cast<std::size_t>(gemm_blocks(weight, n_tokens)) * gemm_block_rows(gemm_warp_tiles(weight)) * gemm_block_tokens * 4 : 0;

@@ -41,4 +41,12 @@ int gemm_table(const GemmArgs& args, const Launch& launch);
 int gemm_two_of_four(const GemmArgs& args, const Launch& launch);
 int gemm_table_wide(const GemmArgs& args, const Launch& launch);
 
+int experts_float(const ExpertsArgs& args, const Launch& launch);
+int experts_byte(const ExpertsArgs& args, const Launch& launch);
+int experts_linear(const ExpertsArgs& args, const Launch& launch);
+int experts_linear_low(const ExpertsArgs& args, const Launch& launch);
+int experts_table(const ExpertsArgs& args, const Launch& launch);
+int experts_two_of_four(const ExpertsArgs& args, const Launch& launch);
+int experts_table_wide(const ExpertsArgs& args, const Launch& launch);
+
 }  // namespace skiff::cuda

@@ -1,6 +1,7 @@
 // What lane arithmetic is made of, the same on the device and (for tests and packing) on the CPU.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -121,6 +122,14 @@ SKIFF_HD std::uint32_t and_or(std::uint32_t x, std::uint32_t mask, std::uint32_t
     return result;
 #else
     return (x & mask) | bits;
+#endif
+}
+
+SKIFF_HD int count_bits(std::uint32_t x) {
+#if defined(__CUDA_ARCH__)
+    return __popc(x);
+#else
+    return std::popcount(x);
 #endif
 }
 

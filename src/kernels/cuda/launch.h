@@ -269,6 +269,7 @@ enum class ElementKind : std::uint8_t {
     column_scale,  // y = a * b[column]
     gate,          // y = a * b[t * b_stride]: one number for a token
     permute,       // y[t, c] = a[t, order[c]]
+    add_gated,     // y = y + a * b[t * b_stride]
 };
 struct ElementLaunchArgs {
     ElementKind kind = ElementKind::add;
@@ -296,6 +297,18 @@ struct RouteLaunchArgs {
     enum class Divide : std::uint8_t { as_they_are, by_their_sum } divide = Divide::as_they_are;
 };
 int launch_route(const RouteLaunchArgs& args, const Launch& launch);
+
+// The chosen experts of 1 to 8 tokens, two launches: first `gate` (rows of all experts in pairs), then `replace` or `add` (their second matrices, weighted and added up). Both find out whom the router chose
+// by its logits, and read no other expert's weights. A token's numbers do not depend on the other tokens.
+inline constexpr std::int64_t max_routed_experts = 256, max_chosen_experts = 16;
+struct ExpertsArgs {
+    // weight: the first expert's; tile i of expert e is tile e * weight.n_tiles + i of what lies there. No bias, factor or soft cap.
+    // Between the two launches each token has n_used operands in one: that of its i-th chosen expert, in the order of their numbers, begins at column i * operand_columns(width). The first writes
+    // them to next.operand, the second reads them as x (x_columns: of all).
+    GemvArgs product;
+    RouteLaunchArgs route;  // y is not written
+};
+int launch_experts(const ExpertsArgs& args, const Launch& launch);
 
 // Causal depthwise convolution with a ring of the last inputs: y[t, c] = bias[c] + sum over j of taps[j, c] * input at position p - n_taps + 1 + j.
 // Reads this run's tokens from x and older ones from the ring, then stores this run's last ones. One sequence's tokens are neighbours.

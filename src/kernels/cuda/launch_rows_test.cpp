@@ -50,7 +50,7 @@ TEST(CudaRows, elements) {
     std::reverse(order.begin(), order.end());
     const DeviceArray<float> device_a(a), device_b(b);
     const DeviceArray<std::int32_t> device_order(order);
-    for (const ElementKind kind : {ElementKind::activation, ElementKind::activate_mul, ElementKind::multiply, ElementKind::add, ElementKind::scale, ElementKind::softcap, ElementKind::column_scale, ElementKind::gate, ElementKind::permute})
+    for (const ElementKind kind : {ElementKind::activation, ElementKind::activate_mul, ElementKind::multiply, ElementKind::add, ElementKind::scale, ElementKind::softcap, ElementKind::column_scale, ElementKind::gate, ElementKind::permute, ElementKind::add_gated})
         for (const Activation activation : {Activation::silu, Activation::gelu_erf, Activation::gelu_tanh, Activation::quick_gelu, Activation::relu, Activation::sigmoid, Activation::tanh}) {
             std::vector<float> wanted;
             for (std::int64_t t = 0; t < n_tokens; ++t)
@@ -67,11 +67,12 @@ TEST(CudaRows, elements) {
                         case ElementKind::softcap: wanted.push_back(3 * std::tanh(x / 3)); break;
                         case ElementKind::column_scale: wanted.push_back(x * b[static_cast<std::size_t>(c)]); break;
                         case ElementKind::gate: wanted.push_back(x * b[static_cast<std::size_t>(t * stride)]); break;
+                        case ElementKind::add_gated: wanted.push_back(0.5f + x * b[static_cast<std::size_t>(t * stride)]); break;
                         case ElementKind::permute: wanted.push_back(a[static_cast<std::size_t>(t * stride + n - 1 - c)]); break;
                     }
                 }
             in_every_mode([&](const Launch& launch) {
-                DeviceArray<float> y(n_tokens * n);
+                const DeviceArray<float> y(std::vector<float>(n_tokens * n, 0.5f));
                 const DeviceMemory operand(operand_bytes(OperandForm::rows, n_tokens, n));
                 ElementLaunchArgs args;
                 args.kind = kind, args.a = device_a.data(), args.b = device_b.data(), args.order = device_order.data(), args.n_tokens = n_tokens, args.n_columns = n, args.a_stride = stride, args.b_stride = stride;

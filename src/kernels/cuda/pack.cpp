@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "base/checked.h"
 #include "kernels/cuda/decoders.h"
@@ -16,14 +17,19 @@ struct Located {
     std::int64_t row = 0;
 };
 
+// Tiles of one source, or of one pair of sources, that begins a tile of its own.
+std::int64_t tiles_of_part(Interleave interleave, std::int64_t height) { return ceil_div<std::int64_t>(height, interleave == Interleave::gate_up ? tile_rows / 2 : tile_rows); }
+
 class Packer {
 public:
     Packer(const std::vector<GpuSource>& sources, Interleave interleave, PackedGpu& packed) : sources_(sources), interleave_(interleave), packed_(packed), view_(packed.at(packed.blob.data())) {}
 
     Located locate(std::int64_t packed_row) const {
-        if (interleave_ == Interleave::gate_up) {
-            const std::int64_t row = packed_row / 16 * 8 + packed_row % 8;
-            const GpuSource& source = sources_[static_cast<std::size_t>(packed_row / 8 % 2)];
+        if (interleave_ != Interleave::none) {
+            const std::int64_t tile = packed_row / tile_rows, n_tiles = tiles_of_part(interleave_, sources_[0].rows.n_rows()), part = tile / n_tiles;
+            const bool pairs = interleave_ == Interleave::gate_up;
+            const std::int64_t row = pairs ? tile % n_tiles * 8 + packed_row % 8 : tile % n_tiles * tile_rows + packed_row % tile_rows;
+            const GpuSource& source = sources_[static_cast<std::size_t>(pairs ? 2 * part + packed_row / 8 % 2 : part)];
             return row < source.rows.n_rows() ? Located{&source, source.rows.at(row)} : Located{};
         }
         for (const GpuSource& source : sources_) {
@@ -139,7 +145,7 @@ bool can_merge(std::span<const RowSource> sources) {
 }
 
 Result<PackedGpu> pack_gpu(std::span<const RowSource> sources, Interleave interleave, ThreadPool* pool) {
-    if (sources.empty() || (interleave == Interleave::gate_up && sources.size() != 2)) return runtime_error("pack_gpu: wrong number of sources");
+    if (sources.empty() || (interleave == Interleave::gate_up && sources.size() % 2 != 0)) return runtime_error("pack_gpu: wrong number of sources");
     std::vector<GpuSource> prepared;
     for (const RowSource& source : sources) prepared.push_back(gpu_source(source));
     PackedGpu packed;
@@ -149,16 +155,19 @@ Result<PackedGpu> pack_gpu(std::span<const RowSource> sources, Interleave interl
         if (!merges(prepared[0], source))
             return unsupported("weights of " + prepared[0].weight->encoding_name() + " " + shape_text(prepared[0].weight->shape) + " and " + source.weight->encoding_name() + " " + shape_text(source.weight->shape) +
                          " cannot be one matrix on the GPU: pack them apart");
+        if (interleave != Interleave::none && source.rows.n_rows() != prepared[0].rows.n_rows()) return runtime_error("pack_gpu: matrices that are to lie beside each other differ in height");
         n_rows += source.rows.n_rows();
     }
-    if (interleave == Interleave::gate_up && prepared[0].rows.n_rows() != prepared[1].rows.n_rows()) return runtime_error("pack_gpu: gate and up differ in height");
     GpuWeight& shape = packed.shape;
     const int unit = unit_columns(shape.form);
     const std::int64_t columns = prepared[0].weight->n_columns();
     if (n_rows > INT32_MAX - 16 || columns > INT32_MAX - 256) return unsupported("a matrix of " + std::to_string(n_rows) + " rows is too large for the GPU's kernels");
     shape.n_rows = static_cast<std::int32_t>(n_rows);
     shape.n_columns = static_cast<std::int32_t>(columns);
-    shape.n_tiles = static_cast<std::int32_t>(interleave == Interleave::gate_up ? ceil_div<std::int64_t>(n_rows / 2, 8) : ceil_div<std::int64_t>(n_rows, tile_rows));
+    const auto n_parts = static_cast<std::int64_t>(interleave == Interleave::gate_up ? prepared.size() / 2 : prepared.size());
+    const std::int64_t all_tiles = interleave == Interleave::none ? ceil_div<std::int64_t>(n_rows, tile_rows) : n_parts * tiles_of_part(interleave, prepared[0].rows.n_rows());
+    if (all_tiles > INT32_MAX / tile_rows) return unsupported("a matrix of " + std::to_string(n_rows) + " rows is too large for the GPU's kernels");
+    shape.n_tiles = static_cast<std::int32_t>(all_tiles);
     shape.n_units = static_cast<std::int32_t>(ceil_div<std::int64_t>(columns, shape.two_of_four ? 2 * unit : unit));
     shape.n_supers = shape.super_log2 >= 31 ? 1 : static_cast<std::int32_t>(std::max<std::int64_t>(1, ceil_div<std::int64_t>(std::int64_t{shape.n_units} * unit, std::int64_t{1} << shape.super_log2)));
 
@@ -182,6 +191,25 @@ Result<PackedGpu> pack_gpu(std::span<const RowSource> sources, Interleave interl
     return packed;
 }
 
+GpuWeight part_of(const GpuWeight& weight, std::int64_t part, std::int64_t n_parts) {
+    GpuWeight one = weight;
+    one.n_rows = static_cast<std::int32_t>(weight.n_rows / n_parts);
+    one.n_tiles = static_cast<std::int32_t>(weight.n_tiles / n_parts);
+    const std::int64_t tile = part * one.n_tiles;
+    const ParamLayout params = param_layout(weight, unit_columns(weight.form));
+    const auto move = [](auto*& address, std::int64_t n_bytes) {
+        if (address != nullptr) address = reinterpret_cast<std::remove_reference_t<decltype(address)>>(reinterpret_cast<const std::byte*>(address) + n_bytes);
+    };
+    move(one.codes, tile * weight.n_units * unit_pieces(weight.form) * 512);
+    move(one.positions, tile * weight.n_units * position_unit_bytes);
+    move(one.group_params, tile * n_param_units(weight, params) * param_unit_bytes(weight.params, params));
+    move(one.super_scales, tile * weight.n_supers * tile_rows * 4);
+    move(one.super_minimums, tile * weight.n_supers * tile_rows * 4);
+    move(one.row_scales, tile * tile_rows * 4);
+    if (weight.table_per_row) move(one.table, tile * tile_rows * (std::int64_t{4} << code_bits(weight.form)));
+    return one;
+}
+
 std::vector<float> pair_bias(std::span<const float> gate, std::span<const float> up) {
     const std::size_t n_tiles = ceil_div<std::size_t>(gate.size(), 8);
     std::vector<float> paired(n_tiles * 16, 0.0f);
@@ -191,7 +219,12 @@ std::vector<float> pair_bias(std::span<const float> gate, std::span<const float>
 }
 
 std::int64_t packed_index(std::span<const RowSource> sources, Interleave interleave, std::size_t source, std::int64_t row) {
-    if (interleave == Interleave::gate_up) return row / 8 * 16 + row % 8 + 8 * static_cast<std::int64_t>(source);
+    if (interleave != Interleave::none) {
+        const bool pairs = interleave == Interleave::gate_up;
+        const auto number = static_cast<std::int64_t>(source);
+        const std::int64_t first = (pairs ? number / 2 : number) * tiles_of_part(interleave, sources[0].rows.n_rows()) * tile_rows;
+        return first + (pairs ? row / 8 * 16 + row % 8 + 8 * (number % 2) : row);
+    }
     for (std::size_t i = 0; i < source; ++i) row += sources[i].rows.n_rows();
     return row;
 }

@@ -19,7 +19,8 @@ struct RowSource {
 
 enum class Interleave : std::uint8_t {
     none,     // the rows of the sources one after another: q|k|v, or one matrix
-    gate_up,  // two sources of the same height: eight rows of the first, eight of the second, and so on, so that one lane has both of a pair
+    gate_up,  // two sources of the same height: eight rows of the first, eight of the second, and so on, so that one lane has both of a pair. More pairs (experts): one behind the other, each from a tile of its own on
+    tiles,    // sources of the same height (experts) one behind the other, each from a tile of its own on
 };
 
 // A packed weight on the host. `view` has offsets from the blob's begin in the place of addresses (null stays null; the first part has offset 0).
@@ -50,6 +51,9 @@ struct SparseRows {
 };
 // Nothing where the kernel has no such form: values of 32 bits or of different types, more than 65536 columns.
 std::optional<SparseRows> pack_sparse_rows(std::span<const RowSource> sources);
+
+// Of a weight packed from `n_parts` sources (pairs of them) that each begin a tile: part `part` as a weight of its own.
+GpuWeight part_of(const GpuWeight& weight, std::int64_t part, std::int64_t n_parts);
 
 // A bias in the order of the packed rows. // (n_rows of all sources) f32
 std::vector<float> pair_bias(std::span<const float> gate, std::span<const float> up);

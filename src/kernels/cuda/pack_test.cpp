@@ -185,6 +185,40 @@ TEST(CudaPack, fragments_meet) {
     }
 }
 
+// Experts: each begins a tile of its own, and is a weight by itself.
+TEST(CudaPack, parts_of_a_weight) {
+    constexpr std::int64_t n_experts = 3, n_rows = 21, n_columns = 300;
+    for (const char* name : {"bf16", "w4g32a", "w8", "w4g16", "nf4g64"}) {
+        const Scheme scheme = *parse_scheme(name);
+        std::vector<Weight> weights;
+        for (unsigned i = 0; i < 2 * n_experts; ++i)
+            weights.push_back(scheme.is_coded() ? random_codes(n_rows, n_columns, scheme, 90 + i) : random_plain(n_rows, n_columns, scheme.dtype, 90 + i));
+        std::vector<RowSource> sources;
+        for (const Weight& weight : weights) sources.push_back({&weight, RowMap::all(n_rows)});
+        for (const Interleave interleave : {Interleave::gate_up, Interleave::tiles}) {
+            SCOPED_TRACE(name);
+            const std::int64_t n_parts = interleave == Interleave::tiles ? 2 * n_experts : n_experts, of_part = 2 * n_experts / n_parts;
+            const PackedGpu packed = *pack_gpu(sources, interleave);
+            const GpuWeight view = packed.at(packed.blob.data());
+            EXPECT_EQ(view.n_tiles, n_parts * (interleave == Interleave::tiles ? 2 : 3));
+            for (std::int64_t part = 0; part < n_parts; ++part) {
+                const GpuWeight one = part_of(view, part, n_parts);
+                EXPECT_EQ(one.n_rows, n_rows * of_part);
+                for (std::int64_t i = 0; i < of_part; ++i)
+                    for (std::int64_t row = 0; row < n_rows; ++row) {
+                        const auto source = static_cast<std::size_t>(part * of_part + i);
+                        const auto wanted = stored_row(weights[source], row);
+                        expect_row(view, packed_index(sources, interleave, source, row), wanted);
+                        expect_row(one, interleave == Interleave::tiles ? row : row / 8 * 16 + row % 8 + 8 * i, wanted);
+                    }
+            }
+        }
+    }
+    const std::vector<Weight> uneven = {random_plain(16, 64, DType::bf16, 1), random_plain(17, 64, DType::bf16, 2)};
+    const std::vector<RowSource> sources = {{&uneven[0], RowMap::all(16)}, {&uneven[1], RowMap::all(17)}};
+    EXPECT_FALSE(pack_gpu(sources, Interleave::tiles).ok());
+}
+
 TEST(CudaPack, every_code_of_fp8) {
     for (const bool e4m3 : {true, false}) {
         const std::uint32_t skip = e4m3 ? 0x7f : 0x7c;

@@ -128,6 +128,7 @@ __global__ void __launch_bounds__(block_threads) element_kernel(const __grid_con
         case ElementKind::scale: y *= args.factor; break;
         case ElementKind::softcap: y = args.factor * tanhf(y / args.factor); break;
         case ElementKind::gate: y *= b[0]; break;
+        case ElementKind::add_gated: y = args.y[token * args.y_stride + column] + y * b[0]; break;
         case ElementKind::permute: break;
     }
     if (args.y != nullptr) args.y[token * args.y_stride + column] = y;

@@ -39,6 +39,7 @@ const Table* make_table() {
     table.elements = launch_elements;
     table.select_rows = launch_select_rows;
     table.route = launch_route;
+    table.experts = launch_experts;
     table.causal_conv = launch_causal_conv;
     table.sample = launch_sample;
     table.pairs = launch_pairs;

@@ -64,6 +64,7 @@ const Table* make_table() {
     table.prefill_attention = later<launch_prefill_attention, PrefillAttentionArgs>;
     table.elements = later<launch_elements, ElementLaunchArgs>;
     table.route = later<launch_route, RouteLaunchArgs>;
+    table.experts = later<launch_experts, ExpertsArgs>;
     table.causal_conv = later<launch_causal_conv, ConvLaunchArgs>;
     table.sample = later<launch_sample, SampleArgs>;
     table.pairs = later<launch_pairs, PairsArgs>;

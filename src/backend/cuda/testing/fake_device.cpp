@@ -15,6 +15,7 @@ const Table* make_table() {
     add_rows(table);
     add_windows(table);
     add_cudnn(table);
+    add_experts(table);
     add_state(table);
     return &table;
 }

@@ -16,6 +16,7 @@ inline std::int64_t sequence_of(const TokenView& tokens, std::int64_t t) { retur
 // Each gives the table its operators and the sizes that go with them.
 void add_matrices(Table& table);
 void add_rows(Table& table);
+void add_experts(Table& table);
 void add_state(Table& table);
 void add_windows(Table& table);
 void add_cudnn(Table& table);  // of the emulated device, too

@@ -60,7 +60,7 @@ int elements(const ElementLaunchArgs& args, const Launch& launch) {
     const std::int64_t n = args.n_tokens, width = args.n_columns;
     const bool two = args.kind == ElementKind::activate_mul || args.kind == ElementKind::multiply || args.kind == ElementKind::add;
     if (args.a == nullptr || !grid(n) || !rows(args.a, n, width, args.a_stride) || (two && (args.b == nullptr || !rows(args.b, n, width, args.b_stride))) || !rows(args.y, n, width, args.y_stride) || !operand_here(args.operand, n) ||
-        (args.kind == ElementKind::gate && !rows(args.b, n, 1, args.b_stride)) || (args.kind == ElementKind::permute && !floats(args.order, width)) || (args.kind == ElementKind::column_scale && !floats(args.b, width)))
+        ((args.kind == ElementKind::gate || args.kind == ElementKind::add_gated) && (args.b == nullptr || !rows(args.b, n, 1, args.b_stride))) || (args.kind == ElementKind::add_gated && args.y == nullptr) || (args.kind == ElementKind::permute && !floats(args.order, width)) || (args.kind == ElementKind::column_scale && !floats(args.b, width)))
         return bad_value;
     return put(launch.stream, [args, n, width]() -> int {
         for (std::int64_t t = 0; t < n; ++t) {
@@ -76,6 +76,7 @@ int elements(const ElementLaunchArgs& args, const Launch& launch) {
                     case ElementKind::scale: y = a * args.factor; break;
                     case ElementKind::softcap: y = args.factor * std::tanh(a / args.factor); break;
                     case ElementKind::column_scale: y = a * args.b[c]; break;
+                    case ElementKind::add_gated: y = args.y[t * args.y_stride + c] + a * args.b[t * args.b_stride]; break;
                     case ElementKind::gate: y = a * args.b[t * args.b_stride]; break;
                     case ElementKind::permute: y = args.a[t * args.a_stride + args.order[c]]; break;
                 }
