@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(gemv_warps* lanes, 2) expert_gemv_kernel(const
 #pragma unroll 1
     for (int i = 0; i < n_stages - 1; ++i) copy_next();
 
-    const std::int64_t n_slabs = p.x_slabs;
+    const int n_slabs = static_cast<int>(p.x_slabs);
     const bool relative = has_supers(weight.params);
     int slot = 0, round = 0;
     for (int item = blockIdx.x; item < n_items; item += gridDim.x, ++round) {
@@ -137,11 +137,11 @@ __global__ void __launch_bounds__(gemv_warps* lanes, 2) expert_gemv_kernel(const
         for (int segment = 0; segment < n_segments; ++segment) {
             const int active = active_of(item, segment), tile = tile_of(item, segment);
             float sums[n_blocks][2] = {}, part[n_blocks][4] = {}, ones[n_blocks][4] = {};
-            const unsigned char* x[n_blocks];  // where this lane's numbers of this expert begin; null: its token did not choose it
+            int x[n_blocks];  // the byte at which this lane's numbers of this expert begin; negative: its token did not choose it
 #pragma unroll
             for (int block = 0; block < n_blocks; ++block) {
                 const int token = 4 * block + g / 2, place = token < p.n_tokens ? routed.places[active][token] : -1;
-                x[block] = place < 0 ? nullptr : p.x + (block * n_slabs + (first ? 0 : place * (params.part_columns / slab_columns))) * 1024 + lane * 16;
+                x[block] = place < 0 ? -1 : (block * n_slabs + (first ? 0 : place * (params.part_columns / slab_columns))) * 1024 + lane * 16;
             }
             if constexpr (Decoder::per_tile_tables) decoder.load_tables(weight, tile, lane);
             for (int u = first_unit; u < end_unit; ++u) {
@@ -156,8 +156,8 @@ __global__ void __launch_bounds__(gemv_warps* lanes, 2) expert_gemv_kernel(const
                 multiply_unit<Decoder, n_blocks>(
                     p, decoder, here, supers, lane,
                     [&](int block, int half, int slab) {
-                        if (x[block] == nullptr) return make_uint4(0, 0, 0, 0);
-                        return *reinterpret_cast<const uint4*>(x[block] + (u * n_unit_slabs + slab) * 1024 + half * 512);
+                        if (x[block] < 0) return make_uint4(0, 0, 0, 0);
+                        return *reinterpret_cast<const uint4*>(p.x + (x[block] + (u * n_unit_slabs + slab) * 1024 + half * 512));
                     },
                     sums, part, ones);
             }
