@@ -208,6 +208,15 @@ void ModelBuilder::count_reads(const RopeDevice& d) {
     for (int v : {d.q, d.k, d.v}) reads(v, false);
 }
 
+std::vector<MatrixDevice> matrices_of(const DeviceOp& op) {
+    if (const auto* linear = std::get_if<LinearDevice>(&op.detail)) return linear->matrices;
+    std::vector<MatrixDevice> matrices;
+    if (const auto* experts = std::get_if<ExpertsDevice>(&op.detail))
+        for (std::int64_t e = 0; e < experts->n_experts; ++e)
+            for (const GpuWeight& all : {experts->gate_up, experts->down}) matrices.push_back({part_of(all, e, experts->n_experts), nullptr, 0});
+    return matrices;
+}
+
 std::string missing_on_device(const ModelSpec& spec, const Table& table) {
     const auto sentence = [](const Op& op, const std::string& what) {
         return "operator " + std::string(op_kind_name(op.detail)) + " (" + op.name + what + ") of this model has no CUDA row; run with --device cpu";

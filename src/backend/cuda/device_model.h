@@ -124,6 +124,9 @@ struct DeviceOp {
     int streamed = -1;  // the block of DeviceModel::stream whose operator it is
 };
 
+// The matrices of an operator, those of experts one by one; none of most.
+std::vector<MatrixDevice> matrices_of(const DeviceOp& op);
+
 struct DeviceModelOptions {
     std::size_t first_block = 0, last_block = SIZE_MAX;
     std::size_t stream_from = SIZE_MAX;  // weights of the decoder blocks from here on are copied when they are used (weight_stream.h)

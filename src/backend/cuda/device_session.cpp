@@ -90,8 +90,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
         bool any = false;
         for (const DeviceOp& op : model_.ops) {
             if (std::holds_alternative<SelectDevice>(op.detail)) break;  // the head has a row a sequence, which is no work for a library
-            if (const auto* linear = std::get_if<LinearDevice>(&op.detail))
-                for (const MatrixDevice& matrix : linear->matrices) any = any || takes_fp8(matrix.weight);
+            for (const MatrixDevice& matrix : matrices_of(op)) any = any || takes_fp8(matrix.weight);
         }
         const bool whole = options_.first_block == 0 && model_.output == spec.logits;  // a stretch of a model may have none
         if (!any && whole) return unsupported("no matrix of this model is of 8-bit floats (e4m3) with one scale for each row, which products of 8-bit floats need; --scheme e4m3 makes plain weights such");
@@ -187,10 +186,9 @@ bool CudaSession::library_takes_all() const {
     for (const DeviceOp& op : model_.ops) {
         if (std::holds_alternative<SelectDevice>(op.detail)) return true;  // the head is never its
         const auto* linear = std::get_if<LinearDevice>(&op.detail);
-        if (linear == nullptr) continue;
-        for (const MatrixDevice& matrix : linear->matrices)
-            if (matrix.weight.n_columns % 8 != 0 || matrix.weight.n_rows % 4 != 0 || matrix.offset % 4 != 0 || (linear->factor != 1 && matrix.bias != nullptr)) return false;
-        if (linear->out >= 0 && model_.values[static_cast<std::size_t>(linear->out)].width % 4 != 0) return false;
+        for (const MatrixDevice& matrix : matrices_of(op))
+            if (matrix.weight.n_columns % 8 != 0 || matrix.weight.n_rows % 4 != 0 || matrix.offset % 4 != 0 || (linear != nullptr && linear->factor != 1 && matrix.bias != nullptr)) return false;
+        if (linear != nullptr && linear->out >= 0 && model_.values[static_cast<std::size_t>(linear->out)].width % 4 != 0) return false;
     }
     return true;
 }
@@ -200,9 +198,7 @@ bool CudaSession::is_two_of_four() const {
     std::int64_t kept = 0, all = 0;
     for (const DeviceOp& op : model_.ops) {
         if (std::holds_alternative<SelectDevice>(op.detail)) break;
-        const auto* linear = std::get_if<LinearDevice>(&op.detail);
-        if (linear == nullptr) continue;
-        for (const MatrixDevice& matrix : linear->matrices) {
+        for (const MatrixDevice& matrix : matrices_of(op)) {
             const std::int64_t n = std::int64_t{matrix.weight.n_rows} * matrix.weight.n_columns;
             all += n;
             if (matrix.weight.two_of_four) kept += n;
