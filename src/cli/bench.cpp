@@ -195,7 +195,10 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
         SKIFF_TRY(engine_options.fuse, FuseSet::parse(options.fuse));
     }
     const bool on_processor = engine_options.device.kind == DeviceChoice::Kind::cpu;
-    if (on_processor && (options.graphs != "on" || options.overlap != "on" || options.feed != "device")) return usage_error("--graphs, --overlap and --feed are a GPU's; they need --device cuda");
+    const auto is_typed = [&](std::string_view name) { return std::find(options.typed.begin(), options.typed.end(), name) != options.typed.end(); };
+    if (on_processor && (is_typed("--graphs") || is_typed("--overlap") || is_typed("--feed"))) return usage_error("--graphs, --overlap and --feed are a GPU's; they need --device cuda");
+    if (is_typed("--overlap") && options.overlap == "on" && options.model.offload == "stream")
+        return usage_error("--overlap on: a kernel that begins early would read weights that --offload stream has not copied yet; leave one of the two out");
     if (!on_processor && (options.merge != "on" || options.fold != "on" || options.fuse == "each")) return usage_error("--merge off, --fold off and --fuse each are the processor's; on a GPU there is --fuse off");
     engine_options.device.graphs = options.graphs == "off" ? DeviceChoice::Graphs::off : DeviceChoice::Graphs::on;
     engine_options.device.overlap = options.overlap == "on" ? DeviceChoice::Overlap::on : DeviceChoice::Overlap::off;

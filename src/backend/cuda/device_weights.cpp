@@ -45,16 +45,24 @@ Result<Weight> DeviceWeights::load(const WeightRows& part) const {
     return weight;
 }
 
-Result<bool> DeviceWeights::can_be_one(const std::vector<WeightRows>& parts) const {
-    std::vector<Weight> weights;
-    std::vector<RowSource> sources;
-    weights.reserve(parts.size());
+Result<DeviceWeights::Sources> DeviceWeights::load_all(const std::vector<WeightRows>& parts) const {
+    Sources all;
+    all.weights.reserve(parts.size());
     for (const WeightRows& part : parts) {
+        if (part.ref.empty()) {
+            all.rows.push_back({nullptr, RowMap::all(part.n_rows)});
+            continue;
+        }
         SKIFF_TRY(auto weight, load(part));
-        weights.push_back(std::move(weight));
-        sources.push_back({&weights.back(), part.ref.rows.block == 0 ? RowMap::all(weights.back().n_rows()) : part.ref.rows});
+        all.weights.push_back(std::move(weight));
+        all.rows.push_back({&all.weights.back(), part.ref.rows.block == 0 ? RowMap::all(all.weights.back().n_rows()) : part.ref.rows});
     }
-    return can_merge(sources);
+    return all;
+}
+
+Result<bool> DeviceWeights::can_be_one(const std::vector<WeightRows>& parts) const {
+    SKIFF_TRY(const Sources all, load_all(parts));
+    return can_merge(all.rows);
 }
 
 Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightRows>& parts, Interleave interleave) {
@@ -64,15 +72,8 @@ Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightR
         key = std::to_string(stream_->n_blocks()) + key;
         if (const auto found = packed_.find(key); found != packed_.end()) return found->second;
     }
-    std::vector<Weight> weights;
-    std::vector<RowSource> sources;
-    weights.reserve(parts.size());
-    for (const WeightRows& part : parts) {
-        SKIFF_TRY(auto weight, load(part));
-        weights.push_back(std::move(weight));
-        const RowMap rows = part.ref.rows.block == 0 ? RowMap::all(weights.back().n_rows()) : part.ref.rows;
-        sources.push_back({&weights.back(), rows});
-    }
+    SKIFF_TRY(const Sources all, load_all(parts));
+    const std::vector<RowSource>& sources = all.rows;
     std::vector<std::vector<RowSource>> groups;
     if (sources.size() == 1 || can_merge(sources)) groups = {sources};
     else if (interleave == Interleave::none)
@@ -94,25 +95,14 @@ Result<std::vector<GpuWeight>> DeviceWeights::matrices(const std::vector<WeightR
         bytes_[result.back().codes] = packed.size_bytes();
         weight_bytes_ += packed.size_bytes();
     }
-    for (const Weight& weight : weights) release_pages(weight);
+    for (const Weight& weight : all.weights) release_pages(weight);
     packed_.emplace(key, result);
     return result;
 }
 
 Result<std::optional<SparseRows>> DeviceWeights::pack_sparse(const std::vector<WeightRows>& parts) const {
-    std::vector<Weight> weights;
-    weights.reserve(parts.size());
-    std::vector<RowSource> sources;
-    for (const WeightRows& part : parts) {
-        if (part.ref.empty()) {
-            sources.push_back({nullptr, RowMap::all(part.n_rows)});
-            continue;
-        }
-        SKIFF_TRY(auto weight, load(part));
-        weights.push_back(std::move(weight));
-        sources.push_back({&weights.back(), part.ref.rows.block == 0 ? RowMap::all(weights.back().n_rows()) : part.ref.rows});
-    }
-    return pack_sparse_rows(sources);
+    SKIFF_TRY(const Sources all, load_all(parts));
+    return pack_sparse_rows(all.rows);
 }
 
 Result<std::optional<DeviceWeights::Aside>> DeviceWeights::sparse(const std::vector<WeightRows>& parts) {

@@ -48,6 +48,11 @@ public:
 
 private:
     Result<Weight> load(const WeightRows& part) const;
+    struct Sources {
+        std::vector<Weight> weights;  // of the parts that have one
+        std::vector<RowSource> rows;  // of all parts, in `weights`
+    };
+    Result<Sources> load_all(const std::vector<WeightRows>& parts) const;
     const ModelSpec& spec_;
     const WeightSource& source_;
     Device& device_;

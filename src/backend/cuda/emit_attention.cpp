@@ -43,11 +43,7 @@ void Emitter::add(const AttentionDevice& attention) {
     common.window = attention.op.window;
     common.scale = attention.op.scale;
     common.softcap = attention.op.softcap;
-    if (value(attention.out).as_floats || !value(attention.out).as_operand) {
-        common.y = make_floats(attention.out);
-        common.y_stride = value(attention.out).width;
-    }
-    if (value(attention.out).as_operand) common.operand = make_operand(attention.out);
+    make_result(attention.out, common);
     if (options_.attention == PromptAttention::cudnn && !shape_.segments.empty() && common.state.form == StateForm::bf16) {
         attend(common, attention.op.head_dim);
     } else if (shape_.attention == RunShape::Attention::prefill) {

@@ -59,11 +59,7 @@ void Emitter::add(const NormDevice& norm) {
     args.n_groups = value(norm.out).width / norm.group_width;
     args.eps = norm.eps;
     args.kind = norm.kind;
-    if (value(norm.out).as_floats || !value(norm.out).as_operand) {
-        args.y = make_floats(norm.out);
-        args.y_stride = value(norm.out).width;
-    }
-    if (value(norm.out).as_operand) args.operand = make_operand(norm.out);
+    make_result(norm.out, args);
     push("norm", args);
     done(norm.x);
     done(norm.residual);
@@ -84,11 +80,7 @@ void Emitter::add(const ElementDevice& element) {
     args.n_columns = value(element.out).width;
     args.factor = element.factor;
     args.activation = element.activation;
-    if (value(element.out).as_floats || !value(element.out).as_operand) {
-        args.y = make_floats(element.out);
-        args.y_stride = value(element.out).width;
-    }
-    if (value(element.out).as_operand) args.operand = make_operand(element.out);
+    make_result(element.out, args);
     push("elements", args);
     done(element.a);
     done(element.b);

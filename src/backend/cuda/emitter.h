@@ -53,6 +53,15 @@ private:
     OperandForm form() const { return operand_form(rows_, !library()); }
     bool library() const { return options_.matmul != Matmul::own && rows_ >= matmul_min_tokens && !in_head_; }  // few rows go through the head
     Operand make_operand(int v);
+    // Numbers, an operand or both, as the value's readers want it. // Args: y, y_stride, operand
+    template <class Args>
+    void make_result(int v, Args& args) {
+        if (value(v).as_floats || !value(v).as_operand) {
+            args.y = make_floats(v);
+            args.y_stride = value(v).width;
+        }
+        if (value(v).as_operand) args.operand = make_operand(v);
+    }
     // What the producer of v writes beside it.
     NextNorm next_of(int v);
     bool select_reads(int v);

@@ -82,15 +82,7 @@ __global__ void __launch_bounds__(gemv_warps* lanes, 2) expert_gemv_kernel(const
     const std::int64_t param_units = n_param_units(weight, p.layout);
 
     Decoder decoder;
-    if constexpr (Decoder::form == CodeForm::table8) {
-        auto* levels = reinterpret_cast<std::uint32_t*>(tables);
-        for (int i = threadIdx.x; i < 256; i += gemv_warps * lanes) levels[i] = weight.table[i];
-        GpuWeight near = weight;
-        near.table = levels;
-        decoder.load_tables(near, 0, lane);
-    } else if constexpr (!Decoder::per_tile_tables) {
-        decoder.load_tables(weight, 0, lane);
-    }
+    load_shared_tables<Decoder, gemv_warps * lanes>(decoder, weight, tables, lane);
 
     let_successor_start();
     wait_for_predecessor();
@@ -185,11 +177,8 @@ __global__ void __launch_bounds__(gemv_warps* lanes, 2) expert_gemv_kernel(const
         if (warp != round % gemv_warps) continue;
 #pragma unroll
         for (int block = 0; block < n_blocks; ++block) {
-            float v[2] = {0, 0};
-#pragma unroll
-            for (int from = 0; from < gemv_warps; ++from)
-#pragma unroll
-                for (int i = 0; i < 2; ++i) v[i] += here[((from * n_blocks + block) * 2 + i) * lanes + lane];
+            float v[2];
+            add_warps<n_blocks, gemv_warps>(here, block, lane, v);
             const int token = 4 * block + t;
             const bool valid = token < p.n_tokens;
             if (first) {

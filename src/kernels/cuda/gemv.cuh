@@ -26,7 +26,7 @@ struct GemvParams {
     int is_fine = 0;            // records of fewer columns, or several super scales in a chunk
 };
 
-// Sums of one scale's columns go to the sums of the row. Rounded as written, so that one and two blocks give the same bits. `bias`: of raw codes.
+// Sums of one scale's columns go to the sums of the row. Rounded as written, so that one and two blocks give the same bits.
 template <int n_blocks>
 __device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n_blocks][4], const GroupScale (&scale)[2]) {
 #pragma unroll
@@ -48,6 +48,7 @@ __device__ __forceinline__ void fold_offsets(float (&sums)[n_blocks][2], float (
         for (int i = 0; i < 4; ++i) ones[block][i] = 0;
     }
 }
+// Raw codes are `bias` too large. // ones: the sums of what they were multiplied with
 template <int n_blocks>
 __device__ __forceinline__ void subtract_bias(float (&part)[n_blocks][4], const float (&ones)[n_blocks][4], float bias) {
 #pragma unroll
@@ -55,10 +56,34 @@ __device__ __forceinline__ void subtract_bias(float (&part)[n_blocks][4], const 
 #pragma unroll
         for (int i = 0; i < 4; ++i) part[block][i] = fmaf(-bias, ones[block][i % 2], part[block][i]);
 }
+// Decoders that give codes without the subtraction of their middle, too (lane.h).
 template <class Decoder, class = void>
 constexpr bool has_raw_codes = false;
 template <class Decoder>
 constexpr bool has_raw_codes<Decoder, std::void_t<decltype(Decoder::raw_bias)>> = true;
+
+// A decoder's tables that all tiles share. `near`: shared memory of gemv_table_bytes, whose numbers are there behind the next barrier.
+template <class Decoder, int n_threads>
+__device__ __forceinline__ void load_shared_tables(Decoder& decoder, const GpuWeight& weight, unsigned char* near, int lane) {
+    if constexpr (Decoder::form == CodeForm::table8) {
+        auto* levels = reinterpret_cast<std::uint32_t*>(near);
+        for (int i = threadIdx.x; i < 256; i += n_threads) levels[i] = weight.table[i];
+        GpuWeight of_levels = weight;
+        of_levels.table = levels;
+        decoder.load_tables(of_levels, 0, lane);
+    } else if constexpr (!Decoder::per_tile_tables) {
+        decoder.load_tables(weight, 0, lane);
+    }
+}
+// The warps' sums of a tile, in order // sums: (n_warps, n_blocks, 2, lanes)
+template <int n_blocks, int n_warps>
+__device__ __forceinline__ void add_warps(const float* sums, int block, int lane, float (&v)[2]) {
+    v[0] = v[1] = 0;
+#pragma unroll
+    for (int from = 0; from < n_warps; ++from)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) v[i] += sums[((from * n_blocks + block) * 2 + i) * lanes + lane];
+}
 
 // A chunk's codes and records on their way to shared memory, by a warp. Units and records of a chunk are neighbours in memory, too. `slot` is the lane's.
 template <class Decoder>
@@ -114,15 +139,7 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
     for (int i = 0; i < n_stages - 1; ++i) copy_next();
 
     Decoder decoder;
-    if constexpr (Decoder::form == CodeForm::table8) {
-        auto* levels = reinterpret_cast<std::uint32_t*>(tables);
-        for (int i = threadIdx.x; i < 256; i += n_warps * lanes) levels[i] = weight.table[i];
-        GpuWeight near = weight;
-        near.table = levels;
-        decoder.load_tables(near, 0, lane);
-    } else if constexpr (!Decoder::per_tile_tables) {
-        decoder.load_tables(weight, 0, lane);
-    }
+    load_shared_tables<Decoder, n_warps * lanes>(decoder, weight, tables, lane);
 
     let_successor_start();
     wait_for_predecessor();
@@ -266,11 +283,8 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
         if (warp == round % n_warps) {
 #pragma unroll
             for (int block = 0; block < n_blocks; ++block) {
-                float v[2] = {0, 0};
-#pragma unroll
-                for (int from = 0; from < n_warps; ++from)
-#pragma unroll
-                    for (int i = 0; i < 2; ++i) v[i] += sums_here[((from * n_blocks + block) * 2 + i) * lanes + lane];
+                float v[2];
+                add_warps<n_blocks, n_warps>(sums_here, block, lane, v);
                 const int token = 4 * block + t;
                 const bool valid = token < p.n_tokens;
                 finish(p, tile, g, token, valid, v[0], v[1], token_scales[valid ? token : 0]);

@@ -141,6 +141,13 @@ TEST(CudaLinear, wide_records_fit_every_gpu) {
         for (const std::int64_t n_tokens : {1, 6}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
         ASSERT_NO_FATAL_FAILURE(expect_sums(weight, 10, true));
     }
+    for (const char* name : {"w1g64a", "w2g64a", "w3g64a", "w4g64a", "w8g64a"}) {  // by sixteen warps
+        Scheme scheme = *parse_scheme(name);
+        scheme.scale_dtype = DType::f32;
+        SCOPED_TRACE(name);
+        const Weight weight = random_codes(20, 8192, scheme, 9);
+        for (const std::int64_t n_tokens : {1, 6}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
+    }
 }
 
 // The same bits for a token alone and among others.
