@@ -334,16 +334,6 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     if (options.importance == importance_by_gradients && options.method == "kmeans" && !train::training_available()) return become_training_program().take_error().with_context("--importance gradients is computed by training");
     SKIFF_TRY(auto opened, Checkpoint::open(options.model));
     const Checkpoint parent = with_inputs_in_order(std::move(opened));
-    if (options.scheme.empty() && has_target(options)) {
-        options.scheme = options.ladder.empty() ? "w8" : split_at_commas(options.ladder).front();  // the search says
-    } else if (options.scheme.empty()) {
-        SKIFF_TRY(options.scheme, fastest_scheme(terminal));
-    }
-    Recipe recipe;
-    SKIFF_TRY(const auto step, step_of(options, parent));
-    recipe.steps.push_back(step);
-
-    std::size_t n_remarks = 0;  // that were printed before the work
     CompressOptions compress;
     compress.output = options.output.empty() ? "." : options.output;
     compress.if_exists = options.force ? AtomicDirectory::IfExists::replace : AtomicDirectory::IfExists::refuse;
@@ -351,6 +341,20 @@ Status quantize(QuantizeOptions& options, Terminal& terminal) {
     compress.work = options.dry_run ? CompressOptions::Work::estimate_only : CompressOptions::Work::full;
     compress.n_threads = options.threads > 0 ? static_cast<int>(options.threads) : default_thread_count();
     compress.max_shard_bytes = static_cast<std::uint64_t>(options.max_shard_mb) * 1'000'000;
+    if (options.scheme.empty() && has_target(options)) {
+        options.scheme = options.ladder.empty() ? "w8" : split_at_commas(options.ladder).front();  // the search says
+    } else if (options.scheme.empty()) {
+        QuantizeOptions any = options;  // what is wrong with the other options is said before the kernels are measured, which takes half a minute
+        any.scheme = "w8";
+        SKIFF_CHECK(step_of(any, parent));
+        if (!options.dry_run) SKIFF_CHECK(check_output(compress, parent));
+        SKIFF_TRY(options.scheme, fastest_scheme(terminal));
+    }
+    Recipe recipe;
+    SKIFF_TRY(const auto step, step_of(options, parent));
+    recipe.steps.push_back(step);
+
+    std::size_t n_remarks = 0;  // that were printed before the work
     SKIFF_TRY(const auto blocks, calibration_device(options.device));
     compress.blocks = blocks.get();
     compress.gradients = train::gradient_source();

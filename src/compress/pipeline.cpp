@@ -20,15 +20,6 @@ namespace {
 
 constexpr const char* journal_file_name = "journal";
 
-// Before anything that takes time.
-Status check_output(const CompressOptions& options, const Checkpoint& parent) {
-    if (options.output.empty()) return usage_error("give the folder to write with -o");
-    SKIFF_CHECK(check_output_apart(options.output, parent.path));
-    if (options.if_exists == AtomicDirectory::IfExists::refuse && (is_directory(options.output) || file_exists(options.output)))
-        return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
-    return {};
-}
-
 class Run {
 public:
     // `parent` is the original, or that with tensors added which change nothing.
@@ -351,6 +342,14 @@ Result<CompressReport> run_one(const Checkpoint& parent, const RecipeStep& step,
 }
 
 }  // namespace
+
+Status check_output(const CompressOptions& options, const Checkpoint& parent) {
+    if (options.output.empty()) return usage_error("give the folder to write with -o");
+    SKIFF_CHECK(check_output_apart(options.output, parent.path));
+    if (options.if_exists == AtomicDirectory::IfExists::refuse && (is_directory(options.output) || file_exists(options.output)))
+        return usage_error(options.output + ": already exists; give another -o, remove it, or add --force");
+    return {};
+}
 
 Result<CompressReport> run_recipe(const Checkpoint& parent, const Recipe& recipe, const CompressOptions& options) {
     if (recipe.steps.size() != 1) return usage_error("a run is one step; this one has " + std::to_string(recipe.steps.size()));

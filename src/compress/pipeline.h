@@ -45,6 +45,9 @@ struct CompressReport {
     double seconds = 0;
 };
 
+// May the output be written there: for what comes before a run and takes time itself. A run asks, too.
+Status check_output(const CompressOptions& options, const Checkpoint& parent);
+
 // The recipe holds one step. Several are runs of their own, each on the result of the one before.
 Result<CompressReport> run_recipe(const Checkpoint& parent, const Recipe& recipe, const CompressOptions& options);
 

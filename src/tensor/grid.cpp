@@ -1,6 +1,8 @@
-// Integer and floating grids. The search tries many scales at once, four to a vector, and judges the best few exactly.
+// Integer and floating grids. The search tries many scales at once, eight to a vector, and judges the best few exactly. As in grid_codebook.cpp the loops are
+// compiled twice on x86-64, for its basic instructions and for AVX2, without fused multiply-adds: both give the same bits.
 #include <algorithm>
 
+#include "base/cpu_features.h"
 #include "tensor/grid_parts.h"
 
 namespace skiff {
@@ -8,9 +10,13 @@ namespace {
 
 using namespace grids;
 
-// Four floats or ints that the compiler maps to whatever vectors the machine has; each lane rounds as a scalar would.
+using Float8 = float __attribute__((vector_size(32)));
 using Float4 = float __attribute__((vector_size(16)));
 using Double4 = double __attribute__((vector_size(32)));
+constexpr int lanes = 8;
+static_assert(lanes == group_padding);
+
+#define SKIFF_INLINE inline __attribute__((always_inline))
 
 // One way to quantize a group: level = clamp(round(x / scale), low, high), value = level * scale.
 struct Candidate {
@@ -20,30 +26,27 @@ struct Candidate {
     float refit_scale = 0;
 };
 
-constexpr int lanes = 4;
-
 // Least squares of each candidate's scale given its levels: the sums behind scale = S(w x q) / S(w q q), whose error is S(w x x) - score.
-void score_four(const Group& group, Candidate* four) {
-    Float4 inverse, low, high, sum_xq = {}, sum_qq = {};
+SKIFF_INLINE void score_body(const Group& group, Candidate* eight) {
+    Float8 inverse, low, high, sum_xq = {}, sum_qq = {};
     for (int lane = 0; lane < lanes; ++lane) {
-        inverse[lane] = 1.0f / four[lane].scale;
-        low[lane] = four[lane].low;
-        high[lane] = four[lane].high;
+        inverse[lane] = 1.0f / eight[lane].scale;
+        low[lane] = eight[lane].low;
+        high[lane] = eight[lane].high;
     }
-    const Float4 magic = {rounding_magic, rounding_magic, rounding_magic, rounding_magic};
     for (std::int64_t i = 0; i < group.n; ++i) {
-        Float4 level = inverse * group.x[i];
+        Float8 level = inverse * group.x[i];
         level = level < low ? low : level;
         level = level > high ? high : level;
-        level = (level + magic) - magic;
-        Float4 weighted = level * group.weight[i];
+        level = (level + rounding_magic) - rounding_magic;
+        const Float8 weighted = level * group.weight[i];
         sum_xq += weighted * group.x[i];
         sum_qq += weighted * level;
     }
     for (int lane = 0; lane < lanes; ++lane) {
         const bool usable = sum_qq[lane] > 0 && sum_xq[lane] != 0;
-        four[lane].score = usable ? sum_xq[lane] / sum_qq[lane] * sum_xq[lane] : -1;
-        four[lane].refit_scale = usable ? sum_xq[lane] / sum_qq[lane] : four[lane].scale;
+        eight[lane].score = usable ? sum_xq[lane] / sum_qq[lane] * sum_xq[lane] : -1;
+        eight[lane].refit_scale = usable ? sum_xq[lane] / sum_qq[lane] : eight[lane].scale;
     }
 }
 
@@ -53,31 +56,66 @@ struct Judgement {
 };
 
 // The exact weighted squared error of one candidate, with the division that round() uses, and the scale that least squares would take next.
-Judgement judge(const Group& group, const Candidate& candidate) {
-    const Float4 magic = {rounding_magic, rounding_magic, rounding_magic, rounding_magic};
-    const Float4 low = {candidate.low, candidate.low, candidate.low, candidate.low};
-    const Float4 high = {candidate.high, candidate.high, candidate.high, candidate.high};
+SKIFF_INLINE void judge_body(const Group& group, const Candidate& candidate, Judgement& judgement) {
+    const Float8 low = Float8{} + candidate.low, high = Float8{} + candidate.high;
     Double4 error = {}, sum_xq = {}, sum_qq = {};
     for (std::int64_t i = 0; i < group.n; i += lanes) {
-        Float4 x = {}, weight = {};
-        const std::int64_t n = std::min<std::int64_t>(lanes, group.n - i);
-        std::memcpy(&x, group.x + i, static_cast<std::size_t>(n) * sizeof(float));
-        std::memcpy(&weight, group.weight + i, static_cast<std::size_t>(n) * sizeof(float));
-        Float4 level = x / candidate.scale;
-        level = level < low ? low : level;
-        level = level > high ? high : level;
-        level = (level + magic) - magic;
-        const Float4 difference = x - level * candidate.scale;
-        const Float4 weighted = level * weight;
-        const Double4 wide = __builtin_convertvector(difference, Double4);
-        error += __builtin_convertvector(weight, Double4) * wide * wide;
-        sum_xq += __builtin_convertvector(weighted, Double4) * __builtin_convertvector(x, Double4);
-        sum_qq += __builtin_convertvector(weighted, Double4) * __builtin_convertvector(level, Double4);
+        Float8 x8, weight8;
+        __builtin_memcpy(&x8, group.x + i, sizeof x8);
+        __builtin_memcpy(&weight8, group.weight + i, sizeof weight8);
+        Float8 level8 = x8 / candidate.scale;
+        level8 = level8 < low ? low : level8;
+        level8 = level8 > high ? high : level8;
+        level8 = (level8 + rounding_magic) - rounding_magic;
+        const Float8 difference8 = x8 - level8 * candidate.scale, weighted8 = level8 * weight8;
+        for (int half = 0; half < 2; ++half) {
+            Float4 x, weight, level, difference, weighted;
+            const auto take = [half](const Float8& from, Float4& to) { __builtin_memcpy(&to, reinterpret_cast<const char*>(&from) + half * sizeof to, sizeof to); };
+            take(x8, x);
+            take(weight8, weight);
+            take(level8, level);
+            take(difference8, difference);
+            take(weighted8, weighted);
+            const Double4 wide = __builtin_convertvector(difference, Double4);
+            error += __builtin_convertvector(weight, Double4) * wide * wide;
+            sum_xq += __builtin_convertvector(weighted, Double4) * __builtin_convertvector(x, Double4);
+            sum_qq += __builtin_convertvector(weighted, Double4) * __builtin_convertvector(level, Double4);
+        }
     }
-    Judgement judgement;
     judgement.error = (error[0] + error[1]) + (error[2] + error[3]);
     const double qq = (sum_qq[0] + sum_qq[1]) + (sum_qq[2] + sum_qq[3]);
-    if (qq > 0) judgement.refit_scale = ((sum_xq[0] + sum_xq[1]) + (sum_xq[2] + sum_xq[3])) / qq;
+    judgement.refit_scale = qq > 0 ? ((sum_xq[0] + sum_xq[1]) + (sum_xq[2] + sum_xq[3])) / qq : 0;
+}
+
+// The two loops on one instruction set.
+struct Loops {
+    void (*score)(const Group& group, Candidate* eight);
+    void (*judge)(const Group& group, const Candidate& candidate, Judgement& judgement);
+};
+
+#define SKIFF_LOOPS(name, target)                                                                             \
+    target void name##_score(const Group& group, Candidate* eight) { score_body(group, eight); }              \
+    target void name##_judge(const Group& group, const Candidate& candidate, Judgement& judgement) {          \
+        judge_body(group, candidate, judgement);                                                              \
+    }                                                                                                         \
+    constexpr Loops name##_loops = {name##_score, name##_judge};
+
+SKIFF_LOOPS(plain, )
+#if defined(__x86_64__)
+SKIFF_LOOPS(avx2, __attribute__((target("avx2"))))
+#endif
+
+const Loops& loops() {
+#if defined(__x86_64__)
+    static const bool has_avx2 = isa_available(Isa::avx2);
+    if (has_avx2) return avx2_loops;
+#endif
+    return plain_loops;
+}
+
+Judgement judge(const Group& group, const Candidate& candidate) {
+    Judgement judgement;
+    loops().judge(group, candidate, judgement);
     return judgement;
 }
 
@@ -175,7 +213,7 @@ void IntegerGrid::improve(const Group& group, Candidate start, Candidate& best, 
 Candidate IntegerGrid::search(const Group& group) const {
     Candidate candidates[max_candidates];
     const int n = propose(group, candidates);
-    for (int i = 0; i < n; i += lanes) score_four(group, candidates + i);
+    for (int i = 0; i < n; i += lanes) loops().score(group, candidates + i);
 
     Candidate best = min_max(group);
     best.scale = stored(group, best.scale);

@@ -14,6 +14,7 @@ using namespace grids;
 using Float8 = float __attribute__((vector_size(32)));
 using Int8 = std::int32_t __attribute__((vector_size(32)));
 constexpr int lanes = 8, max_depth = 4, max_levels = 1 << max_depth;
+static_assert(lanes == group_padding);
 
 #define SKIFF_INLINE inline __attribute__((always_inline))
 
@@ -94,12 +95,10 @@ struct Judgement {
 template <int depth>
 SKIFF_INLINE Judgement judge_body(const Levels& levels, const Group& group, float scale) {
     Float8 error = {}, sum_xq = {}, sum_qq = {};
-    std::int64_t i = 0;
-    for (; i < group.n; i += lanes) {
-        Float8 x = {}, weight = {}, level;
-        const std::int64_t n = group.n - i < lanes ? group.n - i : lanes;
-        __builtin_memcpy(&x, group.x + i, static_cast<std::size_t>(n) * sizeof(float));
-        __builtin_memcpy(&weight, group.weight + i, static_cast<std::size_t>(n) * sizeof(float));
+    for (std::int64_t i = 0; i < group.n; i += lanes) {
+        Float8 x, weight, level;
+        __builtin_memcpy(&x, group.x + i, sizeof x);
+        __builtin_memcpy(&weight, group.weight + i, sizeof weight);
         nearest_level<depth>(levels, x / scale, level);
         const Float8 difference = x - level * scale, weighted = level * weight;
         error += weight * difference * difference;
@@ -124,7 +123,8 @@ SKIFF_INLINE void round_body(const Levels& levels, std::span<const float> values
     for (std::int64_t i = 0; i < n_values; i += lanes) {
         Float8 x = {};
         const std::int64_t n = n_values - i < lanes ? n_values - i : lanes;
-        __builtin_memcpy(&x, values.data() + i, static_cast<std::size_t>(n) * sizeof(float));
+        if (n == lanes) __builtin_memcpy(&x, values.data() + i, sizeof x);  // no call, as one of a size that varies is
+        else __builtin_memcpy(&x, values.data() + i, static_cast<std::size_t>(n) * sizeof(float));
         Int8 index;
         nearest<depth>(levels, x / scale, index);
         for (std::int64_t lane = 0; lane < n; ++lane) codes[i + lane] = levels.code[index[lane]];
@@ -249,7 +249,7 @@ CodebookGrid::CodebookGrid(const Scheme& scheme, ScaleRule rule)
     }
     // A Gaussian as a group of evenly spaced numbers weighted by its density.
     constexpr int n_points = 129;
-    float x[n_points], density[n_points];
+    float x[n_points + group_padding] = {}, density[n_points + group_padding] = {};
     for (int i = 0; i < n_points; ++i) {
         x[i] = static_cast<float>(i - n_points / 2) / 16.0f;
         density[i] = std::exp(-x[i] * x[i] / 2);

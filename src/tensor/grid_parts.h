@@ -24,9 +24,11 @@ inline float round_to(DType dtype, float value) {
     return std::copysign(is_f16 ? 65504.0f : is_bf16 ? 0x1.fep127f : std::numeric_limits<float>::max(), value);
 }
 
+inline constexpr int group_padding = 8;  // zeros, of no weight, follow a group's numbers up to a multiple of so many
+
 // A group scaled by a power of two so that its largest magnitude is in [1, 2), and weights for the squared errors with maximum 1.
 struct Group {
-    const float* x;
+    const float* x;       // with the padding behind, as are the weights
     const float* weight;  // all ones without importance
     std::int64_t n;
     float minimum, maximum;  // of x and zero
@@ -63,9 +65,11 @@ inline NormalGroup::NormalGroup(std::span<const float> group, std::span<const fl
     }
     magnitude_ = maximum > -minimum ? maximum : -minimum;
     if (empty()) return;
-    if (group.size() > on_stack) heap_.resize(2 * group.size());
+    const std::size_t padded = (group.size() + group_padding - 1) / group_padding * group_padding;
+    if (padded > on_stack) heap_.resize(2 * padded);
     float* x = heap_.empty() ? stack_ : heap_.data();
-    float* weight = x + group.size();
+    float* weight = x + padded;
+    for (std::size_t i = group.size(); i < padded; ++i) x[i] = weight[i] = 0;
     const int exponent = std::ilogb(magnitude_);
     const float factor = std::ldexp(1.0f, -exponent);
     for (std::size_t i = 0; i < group.size(); ++i) x[i] = group[i] * factor;

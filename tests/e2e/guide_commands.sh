@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every ```sh block of the guide and of README.md runs, and both languages hold the same commands. ```sh no-test blocks are not run.
-# timeout: 600
+# timeout: 1800
 set -euo pipefail
 [ -x "$SKIFF" ] || { echo "skipped: no program at $SKIFF"; exit 77; }
 cd "$SKIFF_SOURCE_DIR"
