@@ -17,8 +17,8 @@ function(skiff_precompile target first)
     else()
         target_precompile_headers(${target} REUSE_FROM ${first})
     endif()
-    # GCC takes precompiled headers for the user's own and warns of them: false alarms about strings.
-    target_compile_options(${target} PRIVATE -Wno-stringop-overflow -Wno-stringop-overread)
+    # GCC takes what is precompiled for the program's own and warns of it: false alarms about strings. Without precompiled headers it warns of such things everywhere else.
+    target_compile_options(${target} PRIVATE -Wno-stringop-overflow -Wno-stringop-overread -Wno-array-bounds)
     if(CCACHE)
         target_compile_options(${target} PRIVATE -fpch-preprocess)
     endif()

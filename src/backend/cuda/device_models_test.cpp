@@ -86,14 +86,14 @@ TEST_P(DeviceModels, TheKernelsThemselvesComeNear) {
 }
 #endif
 
-// On the machine's own GPU, by the plug-in beside the program or in SKIFF_CUDA_LIBRARY. Keys and values are bf16 on both sides: they are not what is compared.
+// On the machine's own GPU, by the plug-in beside the program or in SKIFF_CUDA_LIBRARY. The bound is for the worst of 64 tokens (above: of 21): the same kernels, run thread by thread on the
+// processor, are 0.0488 away for gpt_neox_sequential and 0.0485 for llama_tied_bf16, and an H200 as far to four digits.
 TEST_P(DeviceModels, ThisGpuComesNear) {
     const CudaDriver driver = probe_cuda_driver();
     if (!driver.problem.empty()) GTEST_SKIP() << driver.problem;
     const auto plug_in = open_plug_in();
     if (!plug_in.ok()) GTEST_SKIP() << plug_in.error().to_string();
     auto options = small_options(static_cast<std::int64_t>(tokens.size()));
-    options.session.state_scheme = StateScheme::bf16;
     const auto expected = all_logits(*reference_session(checkpoint.spec, *checkpoint.weights, options.session), tokens, tokens.size());
     for (const auto& [fuse, dependence] : {std::pair(DeviceModelOptions::Fuse::on, Dependence::programmatic), std::pair(DeviceModelOptions::Fuse::on, Dependence::stream), std::pair(DeviceModelOptions::Fuse::off, Dependence::stream)})
         for (const std::size_t chunk : {tokens.size(), std::size_t{1}, std::size_t{7}}) {
@@ -102,7 +102,7 @@ TEST_P(DeviceModels, ThisGpuComesNear) {
             auto session = DeviceSession::create(*plug_in->table, checkpoint.spec, *checkpoint.weights, options);
             if (!session.ok() && session.error().code == ErrorCode::unsupported) GTEST_SKIP() << session.error().to_string();
             ASSERT_TRUE(session.ok()) << session.error().to_string();
-            EXPECT_LE(rounded_distance(checkpoint.spec, all_logits(**session, tokens, chunk), expected), 0.03) << GetParam() << ", " << chunk << " tokens at a time";
+            EXPECT_LE(rounded_distance(checkpoint.spec, all_logits(**session, tokens, chunk), expected), 0.055) << GetParam() << ", " << chunk << " tokens at a time";
         }
 }
 }  // namespace
