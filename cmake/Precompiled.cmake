@@ -1,5 +1,5 @@
 # The standard library's headers, read once: a fifth of the time to compile a file. Every file still includes what it uses, and is compiled without them in the
-# fuzz targets' folder and with -DSKIFF_PRECOMPILED=OFF.
+# fuzz targets' folder and with -DSKIFF_PRECOMPILED=OFF. Files with flags of their own are, too (SKIP_PRECOMPILE_HEADERS): GCC takes a precompiled header with the same flags only.
 option(SKIFF_PRECOMPILED "Precompile the standard library's headers (GCC)" ON)
 if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     set(SKIFF_PRECOMPILED OFF)
