@@ -12,6 +12,8 @@ JSON
 model=$work/parent
 "$SKIFF" quantize "random:$work/config.json" -o "$model" --scheme bf16 >/dev/null 2>&1
 quantize() { "$SKIFF" quantize "$model" -o "$work/$1" --scheme w4g32 --max-shard-mb 4 -t "$2" "${@:3}" 2>>"$work/log"; }
+# Lines of the journal: its first is the head, each other one a finished tensor. None where the work had not begun.
+journal_lines() { if [ -e "$work/out.partial/journal" ]; then wc -l <"$work/out.partial/journal"; else echo 0; fi; }
 sums() { (cd "$1" && find . -type f | sort | xargs sha256sum); }
 
 start=$(date +%s%N)
@@ -39,12 +41,11 @@ for round in $(seq 20); do
         if kill -9 $pid 2>/dev/null; then kills=$((kills + 1)); fi
         wait $pid 2>/dev/null || true
         if [ -e "$work/out" ]; then break; fi
-        # Its first line is the head, each other one a finished tensor.
-        if [ "$(cat "$work/out.partial/journal" 2>/dev/null | wc -l)" -gt 1 ]; then unfinished=$((unfinished + 1)); fi
+        if [ "$(journal_lines)" -gt 1 ]; then unfinished=$((unfinished + 1)); fi
     done
     # What is there is complete or is not there.
     if [ ! -e "$work/out" ]; then
-        lines=$(cat "$work/out.partial/journal" 2>/dev/null | wc -l)
+        lines=$(journal_lines)
         json=$(quantize out 2 --json)
         n=$(printf '%s' "$json" | sed -n 's/.*"resumed_tensors": \([0-9]*\).*/\1/p')
         # No finished tensor is done again (a torn last line has no end and is not counted).

@@ -7,23 +7,60 @@
 
 namespace skiff {
 
+namespace {
+
+using Float4 = float __attribute__((vector_size(16), aligned(4), may_alias));
+using Double4 = double __attribute__((vector_size(32), aligned(8), may_alias));
+
+// Compiled for two widths of vectors, chosen when the program starts. A product of two floats is exact in double, so that fused or not the bits are the same.
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define SKIFF_EACH_WIDTH __attribute__((target_clones("default", "arch=x86-64-v3")))
+#else
+#define SKIFF_EACH_WIDTH
+#endif
+
+// results[i] = row . x[i] for n_inputs rows of x: four chains of sums for each input and the inputs side by side, so that no add waits for the one before. The
+// bits do not depend on what stands beside an input.
+template <int n_inputs>
+inline __attribute__((always_inline)) void products_of(const double* row, const float* x, std::int64_t n_columns, double* results) {
+    Double4 sums[n_inputs] = {};
+    std::int64_t c = 0;
+    for (; c + 4 <= n_columns; c += 4) {
+        const Double4 weights = *reinterpret_cast<const Double4*>(row + c);
+#pragma GCC unroll 4
+        for (int i = 0; i < n_inputs; ++i) sums[i] += weights * __builtin_convertvector(*reinterpret_cast<const Float4*>(x + i * n_columns + c), Double4);
+    }
+    for (int i = 0; i < n_inputs; ++i) {
+        for (std::int64_t rest = c; rest < n_columns; ++rest) sums[i][0] += row[rest] * static_cast<double>(x[i * n_columns + rest]);
+        results[i] = (sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]);
+    }
+}
+
+constexpr std::int64_t most_inputs = 4;
+SKIFF_EACH_WIDTH void products(const double* row, const float* x, std::int64_t n_columns, std::int64_t n_inputs, double* results) {
+    if (n_inputs == most_inputs) return products_of<most_inputs>(row, x, n_columns, results);
+    for (std::int64_t i = 0; i < n_inputs; ++i) products_of<1>(row, x + i * n_columns, n_columns, results + i);
+}
+
+}  // namespace
+
 // Any layout, through its row function; sums in double.
 void linear_ref(const LinearArgs& args, Range rows) {
     const std::int64_t n_columns = args.weight->n_columns;
     std::vector<float> row(static_cast<std::size_t>(n_columns));
     for (std::int64_t r = rows.begin; r < rows.end; ++r) {
         args.weight->layout->row(*args.weight, r, row.data());
-        for (std::int64_t token = 0; token < args.n_tokens; ++token) {
-            const float* x = args.x.f32 + token * n_columns;
-            double sum[4] = {};  // four chains, so that the loop is not bound by the latency of one add
-            std::int64_t c = 0;
-            for (; c + 4 <= n_columns; c += 4)
-                for (int lane = 0; lane < 4; ++lane) sum[lane] += static_cast<double>(row[static_cast<std::size_t>(c + lane)]) * x[c + lane];
-            for (; c < n_columns; ++c) sum[0] += static_cast<double>(row[static_cast<std::size_t>(c)]) * x[c];
-            auto value = static_cast<float>((sum[0] + sum[1]) + (sum[2] + sum[3]));
-            if (args.bias != nullptr) value += args.bias[r];
-            float& y = args.y[token * args.y_stride + r];
-            y = args.write == LinearArgs::Write::add ? y + value : value;
+        const std::vector<double> wide(row.begin(), row.end());
+        for (std::int64_t first = 0; first < args.n_tokens; first += most_inputs) {
+            double sums[most_inputs];
+            const std::int64_t n = std::min(most_inputs, args.n_tokens - first);
+            products(wide.data(), args.x.f32 + first * n_columns, n_columns, n, sums);
+            for (std::int64_t i = 0; i < n; ++i) {
+                auto value = static_cast<float>(sums[i]);
+                if (args.bias != nullptr) value += args.bias[r];
+                float& y = args.y[(first + i) * args.y_stride + r];
+                y = args.write == LinearArgs::Write::add ? y + value : value;
+            }
         }
     }
 }
