@@ -1,4 +1,6 @@
 // Every linear kernel on every weight of its layout: against the reference, and the same bits however tokens and rows are split.
+#include <map>
+
 #include "kernels/linear_testing.h"
 
 namespace skiff {
@@ -36,25 +38,36 @@ Magnitudes magnitudes(const PackedWeight& packed, const std::vector<float>& x, s
     const bool rounded = learnt || (packed.scheme.kind == NumberKind::codebook && !packed.scheme.codebook->is_float8() && !packed.scheme.codebook->integral());
     const double hidden = packed.scheme.minimums ? 1.0 : rounded ? 0.5 / 127 * 0.08 / 2e-6 : 0.0;
     std::vector<float> row(static_cast<std::size_t>(packed.n_columns));
+    std::vector<double> sizes(row.size());
     result.products.resize(static_cast<std::size_t>(n_tokens * packed.n_rows));
     for (std::int64_t r = 0; r < packed.n_rows; ++r) {
         packed.layout->row(packed, r, row.data());
         double sum = 0;
-        for (float w : row) sum += std::fabs(w);
+        for (std::size_t c = 0; c < row.size(); ++c) sum += std::fabs(row[c]), sizes[c] = std::fabs(row[c]) + hidden;
         result.weights.push_back(sum);
-        for (std::int64_t t = 0; t < n_tokens; ++t)
-            for (std::int64_t c = 0; c < packed.n_columns; ++c)
-                result.products[static_cast<std::size_t>(t * packed.n_rows + r)] += (std::fabs(row[static_cast<std::size_t>(c)]) + hidden) * std::fabs(x[static_cast<std::size_t>(t * packed.n_columns + c)]);
+        for (std::int64_t t = 0; t < n_tokens; ++t) {
+            const float* inputs = x.data() + t * packed.n_columns;
+            double sums[4] = {};  // so that no add waits for the one before
+            for (std::size_t c = 0; c < sizes.size(); ++c) sums[c % 4] += sizes[c] * std::fabs(static_cast<double>(inputs[c]));
+            result.products[static_cast<std::size_t>(t * packed.n_rows + r)] = sums[0] + sums[1] + sums[2] + sums[3];
+        }
     }
     return result;
 }
 
+// The same ones for all kernels.
+const Activations& activations_of(std::int64_t n_tokens, std::int64_t n_columns) {
+    static std::map<std::pair<std::int64_t, std::int64_t>, Activations> made;
+    return made.try_emplace({n_tokens, n_columns}, n_tokens, n_columns, 70).first->second;
+}
+
 void expect_near_reference(const LinearKernel& kernel, const PackedWeight& packed, std::int64_t n_tokens) {
-    const Activations activations(n_tokens, packed.n_columns, 70);
+    const Activations& activations = activations_of(n_tokens, packed.n_columns);
     const LinearFn reference = linear_kernels()[0].fn;
     const std::vector<float> seen = kernel.form == ActivationForm::f32 ? activations.x : activations.dequantized();
     PreparedActivation x = activations.from(0);
-    const auto y = multiply(kernel.fn, packed, x, n_tokens), float_result = multiply(reference, packed, x, n_tokens);
+    const auto y = multiply(kernel.fn, packed, x, n_tokens);
+    const auto float_result = kernel.form == ActivationForm::f32 ? y : multiply(reference, packed, x, n_tokens);
     x.f32 = seen.data();
     const auto expected = multiply(reference, packed, x, n_tokens);
     const Magnitudes sums = magnitudes(packed, seen, n_tokens);

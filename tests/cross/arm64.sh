@@ -30,7 +30,8 @@ for tests in src/base/base_tests src/kernels/kernels_tests src/plan/plan_tests t
     newest "$folder/$tests" --gtest_brief=1 >"$log" 2>&1 || { tail -30 "$log"; fail "$tests"; }
     echo "$tests: $(grep -ho '[0-9]* tests from.*ran' "$log")"
 done
-oldest "$folder/src/kernels/kernels_tests" --gtest_brief=1 >"$log" 2>&1 || { tail -30 "$log"; fail "the kernels on a processor without dot products"; }
+# The older processor runs a part of the rows, which the newer one has held against the reference over all widths: here each must run at all.
+oldest "$folder/src/kernels/kernels_tests" --gtest_brief=1 --gtest_filter='*very_row*:*AllRows*-Linear.*over_widths' >"$log" 2>&1 || { tail -30 "$log"; fail "the kernels on a processor without dot products"; }
 
 arguments=(run models/pocket -p "The ship" -n 12 --temp 0 --raw)
 here=$("$SKIFF" "${arguments[@]}" --kernels reference 2>/dev/null)
