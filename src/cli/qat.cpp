@@ -1,4 +1,6 @@
 // skiff qat: quantization-aware training: weights are rounded in the forward pass, and learn to live with it.
+#include <algorithm>
+
 #include "cli/train_options.h"
 #include "cli/verbs.h"
 
@@ -6,6 +8,7 @@ namespace skiff {
 namespace {
 
 struct QatVerb : TrainVerbOptions {
+    std::vector<std::string> typed;
     std::string scheme, head, embedding, trained = "all", activations = "float";
     DistillVerbFields distillation;
 
@@ -14,12 +17,16 @@ struct QatVerb : TrainVerbOptions {
         train.weight_decay = 0;
         train.distill.alpha = 1;
         train.n_steps = 300;
+        visitor.typed(typed);
         visitor.positional("MODEL", model, "The model with 16 or 32 bit weights", FieldVisitor::Need::required);
         visitor.option("--scheme", scheme, "What the weights of linear layers become, as in skiff quantize");
         visitor.option("--head", head, "Scheme of the output layer; default: as in skiff quantize; keep: as it is");
         visitor.option("--embedding", embedding, "Scheme of the embedding table; default: as in skiff quantize; keep: as it is");
         visitor.choice("--train", trained, {"all", "scales"}, "scales: codes stay as rounding has them, only the scales of groups are trained, the cheap form");
-        visitor.choice("--activations", activations, {"float", "int8"}, "int8: training sees the inputs of quantized weights as the int8 kernels do");
+        visitor.choice("--activations", activations, {"float", "int8", "dynamic-token", "static-minmax", "static-percentile", "static-mse", "fp8"},
+                       "How training sees the inputs of quantized weights: int8: as the int8 kernels do, a scale for each run of 32; the next four, of weights of 8 bits, as skiff quantize --activations declares them to other programs: a scale for each "
+                       "token, or one for all, which begins where that option would put it on the first windows and is trained; fp8: as run --gemm fp8 does, of --scheme e4m3");
+        visitor.option("--percentile", train.quant.inputs.percentile, "Of static-percentile: the share of inputs that is not clipped at first, in percent");
         visitor.option("--teacher", train.distill.teacher, "The model to stay close to; default: MODEL as it was; none: learn from the text alone");
         data_fields(visitor);
         distillation.fields(visitor, train.distill);
@@ -46,7 +53,11 @@ Status run_qat(QatVerb& options, Terminal& terminal) {
     train::QuantTrainOptions& quant = options.train.quant;
     quant.schemes = wish;
     quant.train = options.trained == "scales" ? train::QuantTrainOptions::Train::scales : train::QuantTrainOptions::Train::all;
-    quant.activations = options.activations == "int8" ? train::QuantTrainOptions::Activations::int8 : train::QuantTrainOptions::Activations::floats;
+    using Activations = train::QuantTrainOptions::Activations;
+    quant.activations = options.activations == "float" ? Activations::floats : options.activations == "fp8" ? Activations::fp8 : Activations::int8;
+    if (const auto rule = input_rule(options.activations, quant.inputs.percentile)) quant.inputs = *rule;
+    if (options.activations != "static-percentile" && std::find(options.typed.begin(), options.typed.end(), "--percentile") != options.typed.end())
+        return usage_error("--percentile is of --activations static-percentile; leave it out, or give that");
     SKIFF_TRY(const auto parent, Checkpoint::open(options.model));
     std::string& teacher = options.train.distill.teacher;
     if (teacher == "none") teacher.clear();
@@ -59,7 +70,7 @@ Status run_qat(QatVerb& options, Terminal& terminal) {
 std::unique_ptr<Verb> qat_verb_row() {
     return make_verb<QatVerb>("qat", "Quantization-aware training: a model learns to live with few bits, from the model that it was",
                               {"skiff qat MODEL --scheme ternary --data books.txt -o OUT --steps 500", "skiff qat MODEL --scheme n2g32r --data books.txt -o OUT --train scales",
-                               "skiff qat MODEL --scheme w4g32 --activations int8 --data books.txt -o OUT"},
+                               "skiff qat MODEL --scheme w4g32 --activations int8 --data books.txt -o OUT", "skiff qat MODEL --scheme w8 --activations static-mse --data books.txt -o OUT"},
                               run_qat);
 }
 

@@ -168,9 +168,7 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     step.method_options.clip = options.clip == "search" || (options.clip == "auto" && options.method != "gptq" && options.method != "autoround") ? MethodOptions::Clip::search : MethodOptions::Clip::none;
     step.importance = options.importance;
     SKIFF_TRY(step.corrections, parse_corrections(options.correct));
-    if (options.activations == "dynamic-token") step.inputs.kind = InputScaleRule::Kind::by_token;
-    else if (options.activations != "dynamic")
-        step.inputs = {InputScaleRule::Kind::fixed, options.activations == "static-minmax" ? RangeRule::min_max : options.activations == "static-percentile" ? RangeRule::percentile : RangeRule::least_error, options.percentile};
+    if (options.activations != "dynamic") step.inputs = *input_rule(options.activations, options.percentile);
     using Order = MethodOptions::Order;
     step.method_options.order = options.column_order == "by-groups" ? Order::by_groups : options.column_order == "by-inputs" ? Order::by_inputs : Order::as_stored;
     step.scale_rule = options.scale_rule == "search" ? ScaleRule::search : ScaleRule::min_max;

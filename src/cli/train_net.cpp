@@ -30,7 +30,7 @@ struct TrainNetOptions {
         visitor.option("--batch", train.batch, "Images per step");
         visitor.option("--lr", train.learning_rate, "Learning rate at its peak; it falls along half a cosine to zero");
         visitor.option("--weight-decay", train.weight_decay, "Of AdamW");
-        visitor.option("--seed", train.seed, "Order of the images");
+        visitor.option("--seed", train.seed, "Of fresh weights and the order of the images");
         visitor.flag("--keep-zeros", keep_zeros, "Weights that are zero stay zero");
         visitor.flag("--force", force, "Replace the output folder if it exists; the old one stays until the new one is complete");
         visitor.option("-t,--threads", threads, "Threads; 0: the physical cores that this process may use");
@@ -60,7 +60,7 @@ Status run_train_net(TrainNetOptions& options, Terminal& terminal) {
     SKIFF_TRY(const auto session, net_session_options(options.threads));
     options.train.n_threads = session.n_threads;
     if (options.keep_zeros) options.train.zeros = train::NetTrainOptions::Zeros::keep;
-    SKIFF_TRY(const auto net, net::open_net(options.model));
+    SKIFF_TRY(const auto net, net::open_net(options.model, options.train.seed));
     net::Net teacher;
     if (!options.teacher.empty()) {
         SKIFF_TRY(teacher, net::open_net(options.teacher));

@@ -94,7 +94,8 @@ void DistillVerbFields::fields(FieldVisitor& visitor, train::DistillOptions& dis
     visitor.option("--on-policy-prompt", distill.on_policy_prompt, "Tokens of the text in front of the student's own; 0: a quarter of the window");
     visitor.option("--hidden-weight", distill.hidden_weight, "Weight of the hidden states' relative squared distance (by a learnt projection where widths differ)");
     visitor.option("--attention-weight", distill.attention_weight, "Weight of the distance of relations among tokens in the last blocks' queries, keys and values");
-    visitor.flag("--block-wise", block_wise, "Each block alone, from the teacher's hidden states before it to those behind it, instead of the whole model");
+    visitor.flag("--block-wise", block_wise, "Each block alone, from the teacher's hidden states before it to those behind it, instead of the whole model. Of both models one block at a time is in memory");
+    visitor.option("--stream-mb", distill.stream_mb, "--block-wise: memory for the activations between blocks, in MiB. The blocks take as many steps in turn as fit; one that does not fit goes to a file; 0: always");
 }
 
 void DistillVerbFields::resolve(train::DistillOptions& distill) const {
@@ -130,6 +131,8 @@ Json report_json(const train::TrainReport& report, const TrainOptions& options) 
                               {"peak_memory_bytes", report.peak_memory_bytes},
                               {"step", report.step}});
     if (!options.data.validation.empty()) json.set("validation_loss", report.validation_loss);
+    if (report.streams.steps_per_round > 0)
+        json.set("between_blocks", Json::object({{"steps_per_round", report.streams.steps_per_round}, {"bytes", report.streams.bytes}, {"in", report.streams.in_file ? "file" : "memory"}}));
     return json;
 }
 
@@ -228,7 +231,8 @@ Status run_training_verb(const Checkpoint& parent, TrainVerbOptions& options, Te
     observer.on_remark = [&](const std::string& text) { terminal.remark(text); };
     observer.on_step = [&](const train::StepReport& step) {
         if (step.step != 1 && step.step != step.n_steps && (options.log_every <= 0 || step.step % options.log_every != 0)) return;
-        terminal.remark(fmt::format("step {}/{}  loss {:.4f}  lr {:.2e}  |g| {:.2f}  {:.0f} tok/s  {} left", step.step, step.n_steps, step.loss, step.learning_rate, step.gradient_norm,
+        const std::string where = step.block < 0 ? "" : fmt::format(" of block {}", step.block);
+        terminal.remark(fmt::format("step {}/{}{}  loss {:.4f}  lr {:.2e}  |g| {:.2f}  {:.0f} tok/s  {} left", step.step, step.n_steps, where, step.loss, step.learning_rate, step.gradient_norm,
                                     step.tokens_per_s, duration_text(step.seconds_left)));
     };
     observer.on_validation = [&](std::int64_t step, double loss) { terminal.remark(fmt::format("step {}  validation loss {:.4f} nats a token, perplexity {:.2f}", step, loss, std::exp(loss))); };

@@ -55,12 +55,8 @@ Json fields_of(const QuantizeStep& step) {
                               {"compat", step.loadable == QuantizeStep::Loadable::elsewhere},
                               {"requantize", step.quantized == QuantizeStep::Quantized::requantize}});
     if (step.corrections.any()) json.set("correct", step.corrections.bias && step.corrections.norm ? "bias,norm" : step.corrections.bias ? "bias" : "norm");
-    if (step.inputs.kind == InputScaleRule::Kind::by_token) json.set("activations", "dynamic-token");
-    if (step.inputs.kind == InputScaleRule::Kind::fixed) {
-        static constexpr const char* rules[] = {"static-minmax", "static-percentile", "static-mse"};
-        json.set("activations", rules[static_cast<int>(step.inputs.range)]);
-        if (step.inputs.range == RangeRule::percentile) json.set("percentile", step.inputs.percentile);
-    }
+    if (step.inputs.kind != InputScaleRule::Kind::dynamic) json.set("activations", input_rule_name(step.inputs));
+    if (step.inputs.kind == InputScaleRule::Kind::fixed && step.inputs.range == RangeRule::percentile) json.set("percentile", step.inputs.percentile);
     if (step.target) json.set("target", target_json(*step.target));
     if (!step.schemes.rules.empty()) {
         Json::Array rules;

@@ -217,7 +217,8 @@ private:
         if (coded && rounds && step_.quantized == QuantizeStep::Quantized::refuse) return unsupported("is quantized already (" + planned.from + "); take the model that it was made from, or round it twice (skiff quantize --allow-requantize)");
         if (rounds) {
             SKIFF_CHECK(hash_defined_on(*wanted));
-            const bool plain_rounding = step_.method == "nearest" && step_.outliers == 0 && !step_.corrections.any() && step_.inputs.kind == InputScaleRule::Kind::dynamic;
+            if (step_.inputs.kind != InputScaleRule::Kind::dynamic) return unsupported("is hashed (" + planned.from + "): inputs as codes are for plain rows of codes; leave --activations out" + instead);
+            const bool plain_rounding = step_.method == "nearest" && step_.outliers == 0 && !step_.corrections.any();
             if (!plain_rounding) return unsupported("is hashed (" + planned.from + "): each of its stored blocks meets several inputs, so that it can only be rounded to nearest, in a form of our own; take --method nearest without outliers and corrections" + instead);
             planned.scheme = *wanted;
             SKIFF_TRY(const auto survey, survey_weight(*hashed.bank, &*planned.scheme, pool_));

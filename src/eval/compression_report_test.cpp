@@ -75,6 +75,8 @@ TEST(StepWords, TellKindsApartAndLeaveStrengthOut) {
         {R"({"kind": "quantize", "method": "gptq", "scheme": "w4g32", "target": {"bits_per_weight": 3.5}})", "quantize gptq to 3.5 bits mixed", "quantize gptq mixed"},
         {R"({"kind": "rotate", "what": "residual"})", "rotate residual", "rotate residual"},
         {R"({"kind": "qat", "steps": 100, "quantization": {"scheme": "w2g32"}})", "qat w2g32 100 steps", "qat"},
+        {R"({"kind": "qat", "steps": 100, "quantization": {"scheme": "w4g32", "activations": "float"}})", "qat w4g32 100 steps", "qat"},
+        {R"({"kind": "qat", "steps": 100, "quantization": {"scheme": "w8", "activations": "static-mse"}})", "qat w8 static-mse 100 steps", "qat static-mse"},
     };
     for (const auto& [json, all, alike] : steps) {
         const auto step = Json::parse(json);

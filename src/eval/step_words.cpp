@@ -104,6 +104,7 @@ std::string training_words(const Json& step, StepDetail detail) {
     const std::string kind = step["kind"].text();
     Words words(kind == "train" ? "trained further" : kind, detail);
     words.strength(step["quantization"]["scheme"].text());
+    if (const std::string inputs = step["quantization"]["activations"].text(); inputs != "float") words.add(inputs);
     if (step["elastic"].is_object()) words.add("elastic");
     if (step["lora_rank"].is_number()) words.add("adapters");
     if (step["steps"].is_number()) words.strength(number_words(step["steps"].number_or(0)) + " steps");

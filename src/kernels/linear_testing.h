@@ -172,7 +172,7 @@ inline const Scheme all_schemes[] = {
 
 // More, by name: every number of bits, relative scales, codebooks whose levels need each kind of sum, the forms of GGUF's K-quants.
 inline constexpr const char* more_schemes[] = {"w1g32",  "w2g64a", "w3g32",    "w4g32r",   "w7g32",       "w4g32mrs256", "w2g16mrs256", "w3g16rs256", "w6g16rs256", "w5g32mrs256",
-                                               "w4g32m", "w4g16",  "w4g16a", "w2g16", "n4g32r", "n3g32r",   "n2g16r",   "iq4nlg32",    "nf4g64",      "e2m1g32",     "ternaryg64", "binaryg128", "iq4nlg32rs256",
+                                               "w4g32m", "w4g16",  "w4g16a", "w2g16", "n4g32r", "n3g32r",   "n2g16r",   "b2g16r", "iq4nlg32",    "nf4g64",      "e2m1g32",     "ternaryg64", "binaryg128", "iq4nlg32rs256",
                                                "n4g16t", "n3g16t", "n2g16t",   "w4g32t",  "w6g16at",     "n4g32ts256", "nf4g16ts64",
                                                "e4m3g0", "e5m2g0", "e4m3g32",  "e5m2g128", "k2",         "k3",          "k4g64",       "k7",         "k16tensor",  "k16g32",
                                                "k21",    "k64tensor", "k100",   "k256tensor", "k200g32",  "k16g48",

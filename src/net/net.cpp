@@ -52,11 +52,11 @@ bool is_net(const std::string& path) {
     return json.ok() && (*json)["model_type"].is_string() && (*json)["model_type"].text() == net_model_type;
 }
 
-Result<Net> open_net(const std::string& path) {
+Result<Net> open_net(const std::string& path, std::uint64_t fresh_seed) {
     SKIFF_TRY(const auto config, read_json_file(config_path(path)));
     auto spec = parse_net(config);
     if (!spec.ok()) return spec.take_error().with_context(config_path(path));
-    if (path.ends_with(".json")) return random_net(std::move(*spec), 1);
+    if (path.ends_with(".json")) return random_net(std::move(*spec), fresh_seed);
     Net net;
     net.spec = std::move(*spec);
     SKIFF_TRY(const auto resolved, resolve(net.spec));

@@ -24,7 +24,8 @@ struct Net {
 
 // Whether `path` is such a folder or spec, so that a verb knows what it was given. No more than that is checked.
 bool is_net(const std::string& path);
-Result<Net> open_net(const std::string& path);
+// `fresh_seed`: of the weights of a spec, which has none of its own.
+Result<Net> open_net(const std::string& path, std::uint64_t fresh_seed = 1);
 // Weights as training begins with (He et al. 2015), by seed and name.
 Net random_net(NetSpec spec, std::uint64_t seed);
 // `net` as a folder that appears when it is complete.

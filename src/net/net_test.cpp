@@ -65,6 +65,15 @@ TEST(NetSpec, PresetsResolveAndRun) {
     EXPECT_FALSE(is_net(std::string(SKIFF_SOURCE_DIR) + "/models/pocket"));
 }
 
+TEST(NetSpec, FreshWeightsAreOfTheSeed) {
+    const std::string path = std::string(SKIFF_SOURCE_DIR) + "/examples/digits/digits.json";
+    const auto first = [&](auto... seed) { return open_net(path, seed...)->floats("conv1.weight"); };
+    ASSERT_TRUE(open_net(path).ok());
+    EXPECT_EQ(first(), first(1u));
+    EXPECT_EQ(first(2u), first(2u));
+    EXPECT_NE(first(2u), first(1u));
+}
+
 // A weight of 3x3 x 2 inputs x 4 outputs, on 6x6 without padding: 72 numbers, 16 positions.
 TEST(NetSpec, CountsWeightsAndMultiplyAdds) {
     auto json = Json::parse(R"({"model_type": "skiff-net", "input": {"height": 6, "width": 6, "channels": 2}, "ops": [{"name": "c", "op": "conv", "channels": 4, "kernel": 3}]})");

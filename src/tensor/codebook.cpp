@@ -35,6 +35,8 @@ constexpr float nf4[] = {-1.0f,
 constexpr float fp4[] = {0,  0.0625f / 12,  8.0f / 12,  12.0f / 12,  4.0f / 12,  6.0f / 12,  2.0f / 12,  3.0f / 12,
                          0, -0.0625f / 12, -8.0f / 12, -12.0f / 12, -4.0f / 12, -6.0f / 12, -2.0f / 12, -3.0f / 12};
 constexpr float ternary[] = {-1, 0, 1};
+// Evenly spaced and symmetric without a zero, in half steps: the grid of stretched elastic quantization (ParetoQ, Liu et al. 2025), -1.5, -0.5, 0.5 and 1.5 steps.
+constexpr float b2[] = {-3, -1, 1, 3};
 constexpr float quad[] = {-1, 0, 1, 2};  // what the codes of GGUF's TQ2_0 can mean
 constexpr float binary[] = {-1, 1};
 
@@ -55,7 +57,7 @@ constexpr std::array<float, 256> e4m3 = float8(3, 7), e5m2 = float8(2, 15);
 constexpr Codebook table[] = {
     {"n4", 4, n4},     {"n3", 3, n3},   {"n2", 2, n2},           {"iq4nl", 4, iq4nl},
     {"e2m1", 4, e2m1}, {"nf4", 4, nf4}, {"fp4", 4, fp4}, {"ternary", 2, ternary}, {"quad", 2, quad},
-    {"binary", 1, binary}, {"e4m3", 8, e4m3}, {"e5m2", 8, e5m2},
+    {"b2", 2, b2},     {"binary", 1, binary}, {"e4m3", 8, e4m3}, {"e5m2", 8, e5m2},
 };
 
 // For groups of 16 normal weights whose spread varies from group to group by another 15 % (a log-normal factor), as it does in trained models: Lloyd's iteration over

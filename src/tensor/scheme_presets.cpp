@@ -30,6 +30,8 @@ constexpr Named coded[] = {
     {"n2g16r", "n2g16r", "2-bit codes of 4 uneven levels made for Gaussian weights, relative scales per 16"},
     {"n2g32r", "n2g32r", "2-bit codes of 4 uneven levels made for Gaussian weights, relative scales per 32"},
     {"n2g64r", "n2g64r", "2-bit codes of 4 uneven levels made for Gaussian weights, relative scales per 64"},
+    {"b2g16r", "b2g16r", "2-bit codes of 4 even levels around zero (-1.5, -0.5, 0.5, 1.5), relative scales per 16: the grid of ParetoQ for skiff qat"},
+    {"b2g32r", "b2g32r", "2-bit codes of 4 even levels around zero (-1.5, -0.5, 0.5, 1.5), relative scales per 32: likewise"},
     {"n4g16t", "n4g16t", "4-bit codes of n4's levels, a 4-bit scale of either sign per 16 weights, relative to the row's"},
     {"n3g16t", "n3g16t", "3-bit codes of n3's levels, a 4-bit scale of either sign per 16 weights, relative to the row's"},
     {"n2g16t", "n2g16t", "2-bit codes of n2's levels, a 4-bit scale of either sign per 16 weights, relative to the row's"},

@@ -2,19 +2,11 @@
 
 #include <set>
 
-#include "corpus/corpus_testing.h"
-#include "corpus/token_file_header.h"
+#include "train/train_testing.h"
 
 namespace skiff::train {
 namespace {
 
-// A token file of these ids.
-std::string write_tokens(const TestFolder& folder, const std::string& name, const std::vector<std::uint16_t>& ids, std::int64_t n_vocab = 300, std::uint64_t hash = 7) {
-    TokenFileHeader header(n_vocab, hash);
-    header.n_tokens = ids.size();
-    header.n_documents = 1;
-    return folder.write(name, std::string(reinterpret_cast<const char*>(&header), sizeof header) + std::string(reinterpret_cast<const char*>(ids.data()), ids.size() * 2));
-}
 std::vector<std::uint16_t> numbers_from(std::uint16_t first, std::size_t n) {
     std::vector<std::uint16_t> ids(n);
     for (std::size_t i = 0; i < n; ++i) ids[i] = static_cast<std::uint16_t>(first + i);

@@ -1,4 +1,4 @@
-// Learning from a teacher: its distributions (computed beside, or read from a file), its hidden states, its relations among tokens; or block by block.
+// Learning from a teacher: its distributions (computed beside, or read from a file), its hidden states, its relations among tokens. Block by block: train/blockwise_training.h.
 #include <algorithm>
 #include <cmath>
 
@@ -7,7 +7,6 @@
 #include "base/hash.h"
 #include "base/rng.h"
 #include "corpus/token_file.h"
-#include "train/blockwise_teacher.h"
 #include "train/distillation_loss.h"
 #include "train/objective.h"
 #include "train/student_text.h"
@@ -26,7 +25,7 @@ public:
 
     Status prepare(const Batches& batches, const TrainOptions& whole, std::int64_t window, const TrainObserver& observer) {
         SKIFF_TRY(const auto checkpoint, Checkpoint::open(options_.teacher));
-        SKIFF_CHECK(check_vocabulary(checkpoint, whole));
+        SKIFF_CHECK(check_vocabulary(checkpoint, student_.spec(), whole));
         SKIFF_TRY(teacher_hash_, checkpoint.content_hash());
         n_teacher_blocks_ = checkpoint.spec.n_layers;
         if (!options_.cache.empty()) {
@@ -37,14 +36,7 @@ public:
             top_ = key.k;
             if (observer.on_remark) observer.on_remark("the teacher's word on " + std::to_string(cache_->n_windows()) + " windows is in " + options_.cache);
         }
-        if (options_.block_wise == DistillOptions::BlockWise::on) {
-            if (checkpoint.spec.d_model != student_.spec().d_model)
-                return usage_error("--block-wise feeds the student's blocks with the teacher's hidden states: both need one width, not " + std::to_string(student_.spec().d_model) + " and " +
-                                   std::to_string(checkpoint.spec.d_model));
-            auto teacher = BlockwiseTeacher::create(checkpoint, student_.options());
-            if (!teacher.ok()) return teacher.take_error().with_context("teacher " + options_.teacher);
-            blockwise_teacher_ = std::move(*teacher);
-        } else if (!cache_ || cache_->n_windows() < static_cast<std::uint64_t>(whole.n_steps * whole.batch)) {
+        if (!cache_ || cache_->n_windows() < static_cast<std::uint64_t>(whole.n_steps * whole.batch)) {
             SKIFF_CHECK(load_teacher(checkpoint));  // with every window in the file it is not needed at all
         }
         streams_ = matched_streams(student_.spec().n_layers, n_teacher_blocks_);
@@ -52,10 +44,6 @@ public:
             n_prompt_ = options_.on_policy_prompt > 0 ? options_.on_policy_prompt : std::max<std::int64_t>(1, window / 4);
             if (n_prompt_ >= window) return usage_error("--on-policy-prompt " + std::to_string(n_prompt_) + ": the window has " + std::to_string(window) + " tokens, of which some must be left for the student");
             text_.emplace(student_, StudentText::Settings{n_prompt_, whole.seed, whole.n_threads});
-        }
-        if (options_.block_wise == DistillOptions::BlockWise::on) {
-            freeze_outside_blocks();
-            return {};
         }
         if (options_.hidden_weight > 0) make_projections(checkpoint.spec.d_model, whole.seed);
         watch_.streams = options_.hidden_weight > 0;
@@ -71,7 +59,6 @@ public:
     }
 
     Result<double> add_gradients(const MicroBatch& batch) override {
-        if (options_.block_wise == DistillOptions::BlockWise::on) return block_by_block(batch);
         if (!is_on_policy(batch)) return learn(batch, options_.alpha);
         SKIFF_TRY(const auto written, written_by_student(batch));
         return learn(written, 1);
@@ -85,10 +72,6 @@ public:
 
     Json describe() const override {
         Json json = Json::object({{"teacher", teacher_hash_}});
-        if (options_.block_wise == DistillOptions::BlockWise::on) {
-            json.set("loss", "block-wise");
-            return json;
-        }
         json.set("loss", divergence_name(options_.divergence));
         if (options_.divergence == Divergence::jsd) json.set("beta", options_.beta);
         json.set("temperature", options_.temperature);
@@ -104,16 +87,6 @@ public:
     }
 
 private:
-    Status check_vocabulary(const Checkpoint& teacher, const TrainOptions& whole) const {
-        const std::int64_t own = student_.spec().n_vocab, theirs = teacher.spec.n_vocab;
-        if (own != theirs) return usage_error("teacher and student need one vocabulary: " + options_.teacher + " has " + std::to_string(theirs) + " tokens, the student " + std::to_string(own));
-        if (whole.data.tokenizer.empty()) return {};
-        const auto of_teacher = teacher.load_tokenizer(), given = load_tokenizer(whole.data.tokenizer);
-        if (of_teacher.ok() && given.ok() && tokenizer_hash(*of_teacher) != tokenizer_hash(*given))
-            return usage_error("the tokenizer of " + options_.teacher + " is another than " + whole.data.tokenizer + "'s: the teacher would be asked about other tokens");
-        return {};
-    }
-
     Status load_teacher(const Checkpoint& checkpoint) {
         SKIFF_TRY(auto parameters, ParameterSet::load(checkpoint.spec, *checkpoint.weights, student_.options().device));
         parameters.train_zeros();  // it is not trained: no mask is needed
@@ -135,12 +108,6 @@ private:
             for (std::int64_t j = 0; j < matrix.numel(); ++j) matrix.data_ptr<float>()[j] = static_cast<float>(rng.normal() / std::sqrt(static_cast<double>(width)));
             projections_.push_back(matrix.to(student_.options().device).set_requires_grad(true));
         }
-    }
-
-    void freeze_outside_blocks() {
-        const auto inside = student_.parameters().keys_of_blocks(student_.spec());
-        for (Parameter& parameter : student_.parameters().all())
-            if (inside.count(parameter.key) == 0) parameter.value.set_requires_grad(false);
     }
 
     // Spread evenly over the micro-batches.
@@ -241,29 +208,9 @@ private:
         return 1;
     }
 
-    // Each block alone: from the teacher's stream before the stretch that it stands for, to the one behind it. One block's activations, and one of the teacher's
-    // blocks, are in memory at a time.
-    Result<double> block_by_block(const MicroBatch& batch) {
-        const double share = batch.scale * static_cast<double>(batch.inputs.numel()) / static_cast<double>(streams_.size());
-        double total = 0;
-        SKIFF_TRY(at::Tensor in, blockwise_teacher_->embedded(batch.inputs));
-        for (std::size_t i = 0; i < streams_.size(); ++i) {
-            SKIFF_TRY(const at::Tensor wanted, blockwise_teacher_->through(in, batch.inputs, i == 0 ? 0 : streams_[i - 1], streams_[i]));
-            if (i >= batch.network.dropped.size() || !batch.network.dropped[i]) {
-                const at::AutoGradMode with_grad(true);
-                const at::Tensor loss = relative_square(student_.decoder_block(static_cast<std::int64_t>(i), batch.inputs, in), wanted) * share;
-                total += loss.item<double>();
-                torch::autograd::backward({loss});
-            }
-            in = wanted;
-        }
-        return total;
-    }
-
     TrainableModel& student_;
     const DistillOptions& options_;
     std::unique_ptr<TrainableModel> teacher_;
-    std::unique_ptr<BlockwiseTeacher> blockwise_teacher_;  // instead, for students that learn block by block
     std::string teacher_hash_;
     std::int64_t n_teacher_blocks_ = 0, top_ = 0;
     std::optional<TeacherCache> cache_;
@@ -275,6 +222,17 @@ private:
 };
 
 }  // namespace
+
+Status check_vocabulary(const Checkpoint& teacher, const ModelSpec& student, const TrainOptions& options) {
+    const std::int64_t own = student.n_vocab, theirs = teacher.spec.n_vocab;
+    if (own != theirs)
+        return usage_error("teacher and student need one vocabulary: " + options.distill.teacher + " has " + std::to_string(theirs) + " tokens, the student " + std::to_string(own));
+    if (options.data.tokenizer.empty()) return {};
+    const auto of_teacher = teacher.load_tokenizer(), given = load_tokenizer(options.data.tokenizer);
+    if (of_teacher.ok() && given.ok() && tokenizer_hash(*of_teacher) != tokenizer_hash(*given))
+        return usage_error("the tokenizer of " + options.distill.teacher + " is another than " + options.data.tokenizer + "'s: the teacher would be asked about other tokens");
+    return {};
+}
 
 std::vector<std::int64_t> matched_streams(std::int64_t n_student_blocks, std::int64_t n_teacher_blocks) {
     std::vector<std::int64_t> streams;

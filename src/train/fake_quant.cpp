@@ -4,8 +4,6 @@
 #include <cmath>
 #include <numeric>
 
-#include <torch/csrc/autograd/custom_function.h>
-
 #include "tensor/codes_builder.h"
 #include "tensor/grid_parts.h"
 #include "train/fused_rows.h"
@@ -62,39 +60,6 @@ Window window_of(const QuantRule& rule, float zero) {
     }
     return rule.stretched ? Window{0.99f * (low - below), 0.99f * (high + above)} : Window{low, high};
 }
-
-class Int8Activations : public torch::autograd::Function<Int8Activations> {
-public:
-    static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& x) {
-        at::Tensor y = at::empty_like(x);
-        const std::int64_t width = x.size(1);
-        by_number_type(x, [&](auto number) {
-            using T = decltype(number);
-            for_rows(x.size(0), 16, [&](std::int64_t first, std::int64_t last) {
-                for (std::int64_t row = first; row < last; ++row)
-                    for (std::int64_t begin = 0; begin < width; begin += 32) {
-                        const std::int64_t n = std::min<std::int64_t>(32, width - begin);
-                        const T* from = numbers<const T>(x) + row * width + begin;
-                        T* to = numbers<T>(y) + row * width + begin;
-                        float values[32], highest = 0;
-                        for (std::int64_t i = 0; i < n; ++i) {
-                            if constexpr (std::is_same_v<T, float>) values[i] = from[i];
-                            else values[i] = bf16_to_float(from[i].bits);
-                            highest = std::max(highest, std::fabs(values[i]));
-                        }
-                        const float scale = highest / 127, inverse = scale > 0 ? 1 / scale : 0;
-                        for (std::int64_t i = 0; i < n; ++i) {
-                            const float value = ((values[i] * inverse + rounding_magic) - rounding_magic) * scale;
-                            if constexpr (std::is_same_v<T, float>) to[i] = value;
-                            else to[i].bits = float_to_bf16(value);
-                        }
-                    }
-            });
-        });
-        return y;
-    }
-    static torch::autograd::variable_list backward(torch::autograd::AutogradContext*, torch::autograd::variable_list gradients) { return gradients; }
-};
 
 }  // namespace
 
@@ -383,7 +348,5 @@ Weight GroupQuant::weight() const {
     }
     return builder.finish();
 }
-
-at::Tensor int8_activations(const at::Tensor& x) { return Int8Activations::apply(x.contiguous()); }
 
 }  // namespace skiff::train

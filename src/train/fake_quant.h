@@ -82,7 +82,4 @@ protected:
     std::vector<std::uint8_t> kept_codes_;  // where they stay: (n_rows * n_columns)
 };
 
-// Activations as the int8 kernels see them: groups of 32 columns, scale = largest magnitude / 127; the gradient passes straight through. // x: (n, width)
-at::Tensor int8_activations(const at::Tensor& x);
-
 }  // namespace skiff::train

@@ -66,6 +66,11 @@ private:
         return op.transform.kind == InputTransform::Kind::none && op.terms.size() == 1 && op.terms[0].kind == LinearTerm::Kind::packed &&
                parameters_.adapters().count(op.terms[0].weight.key) == 0;
     }
+    bool read_alike(const std::string& a, const std::string& b) const {
+        const Parameter *one = parameters_.find(a), *other = parameters_.find(b);
+        if (one == nullptr || other == nullptr) return one == other;  // in a part of a model, operators without their weights are built and never run
+        return one->inputs == other->inputs && one->input_scale == other->input_scale;
+    }
     Status add(const Op& op, const LinearOp& detail) {
         for (const LinearTerm& term : detail.terms)
             if (term.kind == LinearTerm::Kind::sparse) return unsupported("sparse terms cannot be trained; a pruned weight is trained with its zeros kept");
@@ -76,19 +81,17 @@ private:
             step.op = detail;
             step.numbers = options_.numbers;
             step.form = options_.form;
-            step.int8_inputs = options_.int8_inputs;
             step.in = op.in[0];
             step.out = op.out;
             return {};
         }
         auto* last = steps_.empty() ? nullptr : dynamic_cast<LinearGraphStep*>(steps_.back().get());
-        const bool joins = last != nullptr && last->in == op.in[0] && last->parts[0].bias.empty() == detail.bias.empty();
+        const bool joins = last != nullptr && last->in == op.in[0] && last->parts[0].bias.empty() == detail.bias.empty() && read_alike(last->parts[0].weight.key, detail.terms[0].weight.key);
         if (!joins) {
             last = &push<LinearGraphStep>(op);
             last->parameters = &parameters_;
             last->numbers = options_.numbers;
             last->form = options_.form;
-            last->int8_inputs = options_.int8_inputs;
             last->in = op.in[0];
         } else {
             last->name += " + " + op.name;

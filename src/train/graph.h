@@ -14,7 +14,6 @@ namespace skiff::train {
 struct GraphOptions {
     at::ScalarType numbers = at::kFloat;  // of products and what flows between them; the residual stream is f32
     Form form = Form::automatic;
-    bool int8_inputs = false;  // of quantized weights, as the int8 kernels take them
 };
 
 // The values of one pass. A merged product holds several values side by side.
@@ -40,7 +39,7 @@ public:
 };
 using GraphBlock = std::vector<std::unique_ptr<GraphStep>>;
 
-// One entry per block of the spec. The spec and the parameters must outlive the steps; adapters must be there already.
+// One entry per block of the spec. The spec and the parameters must outlive the steps; adapters, and how inputs are rounded, must be there already.
 Result<std::vector<GraphBlock>> build_graph(const ModelSpec& spec, const ParameterView& parameters, const GraphOptions& options);
 
 }  // namespace skiff::train

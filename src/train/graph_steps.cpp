@@ -41,6 +41,12 @@ at::Tensor element(const Other&, const at::Tensor& a, const at::Tensor&) {
     return a;  // build_graph makes no ElementGraphStep of other operators
 }
 
+// What a linear operator multiplies with a weight.
+at::Tensor as_read(const at::Tensor& x, const Parameter& weight) {
+    if (weight.inputs == InputForm::floats) return x;
+    return weight.inputs == InputForm::fixed ? weight.input_scale->rounded(x) : rounded_inputs(x, weight.inputs);
+}
+
 }  // namespace
 
 at::Tensor Values::get(ValueId value) const {
@@ -75,8 +81,7 @@ void LinearGraphStep::run(Values& values) const {
         weights.push_back(parameters->matrix(part.weight));
         if (!part.bias.empty()) biases.push_back(parameters->vector(part.bias));
     }
-    at::Tensor x = values.get(in).to(numbers);
-    if (int8_inputs && parameters->find(parts[0].weight.key)->quant) x = int8_activations(x);
+    const at::Tensor x = as_read(values.get(in).to(numbers), *parameters->find(parts[0].weight.key));
     const at::Tensor y = merged_linear(x, weights, biases, form);
     std::int64_t column = 0;
     for (const Part& part : parts) {
@@ -90,14 +95,17 @@ void TermsGraphStep::run(Values& values) const {
     if (op.transform.kind == InputTransform::Kind::scale) x = x * parameters->vector(op.transform.data);
     if (op.transform.kind == InputTransform::Kind::permutation) x = x.index_select(1, parameters->vector(op.transform.data).detach().to(at::kLong));
     x = x.to(numbers);
-    if (int8_inputs && parameters->find(op.terms[0].weight.key)->quant) x = int8_activations(x);
+    const Parameter& first = *parameters->find(op.terms[0].weight.key);
     at::Tensor y;
     for (const LinearTerm& term : op.terms) {
         const std::vector<at::Tensor> bias = y.defined() || op.bias.empty() ? std::vector<at::Tensor>() : std::vector{parameters->vector(op.bias)};
-        at::Tensor source = x;
-        if (term.kind == LinearTerm::Kind::low_rank) source = merged_linear(x, {parameters->matrix(term.down)}, {}, form);
+        // A fixed scale is the operator's. Of a factored weight the second factor reads what the first gives, by its own form.
+        const bool factored = term.kind == LinearTerm::Kind::low_rank;
+        const Parameter &weight = *parameters->find(term.weight.key), &reader = factored ? *parameters->find(term.down.key) : weight;
+        at::Tensor source = as_read(x, reader.inputs != InputForm::floats && first.inputs == InputForm::fixed ? first : reader);
+        if (factored) source = as_read(merged_linear(source, {parameters->matrix(term.down)}, {}, form), weight);
         const auto found = parameters->adapters().find(term.weight.key);
-        const bool adapted = found != parameters->adapters().end(), masked = adapted && parameters->find(term.weight.key)->mask.defined();
+        const bool adapted = found != parameters->adapters().end(), masked = adapted && weight.mask.defined();
         at::Tensor part = merged_linear(source, {masked ? parameters->merged_matrix(term.weight) : parameters->matrix(term.weight)}, bias, form);
         if (adapted && !masked) {
             const Adapter& adapter = found->second;

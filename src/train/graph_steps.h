@@ -32,7 +32,6 @@ struct LinearGraphStep final : GraphStep {
     std::vector<Part> parts;
     at::ScalarType numbers;
     Form form;
-    bool int8_inputs;
     ValueId in;
     void run(Values& values) const override;
 };
@@ -43,7 +42,6 @@ struct TermsGraphStep final : GraphStep {
     LinearOp op;
     at::ScalarType numbers;
     Form form;
-    bool int8_inputs;
     ValueId in, out;
     void run(Values& values) const override;
 };

@@ -110,6 +110,7 @@ Status MagnitudeMasks::take_from(const Checkpoint& other) {
         const bool turned = weight.plain() == nullptr && columns_.count(key) != 0;
         at::Tensor values = at::empty(weight.shape, at::kFloat);
         for (std::int64_t row = 0; row < weight.n_rows(); ++row) weight.row(row, values.data_ptr<float>() + row * weight.n_columns());
+        release_pages(weight);
         if (turned) values = values.t().contiguous();
         if (values.sizes() != parameter.value.sizes()) return usage_error("--mask-from " + other.path + ": tensor " + key + " has another shape there");
         magnitudes.push_back(as_rows(parameter, values).abs());
@@ -140,13 +141,18 @@ bool MagnitudeMasks::before_step(std::int64_t step) {
 }
 
 double MagnitudeMasks::sparsity() const {
-    double zeros = 0, all = 0;
+    const Count count = this->count();
+    return count.all > 0 ? count.zeros / count.all : 0;
+}
+
+MagnitudeMasks::Count MagnitudeMasks::count() const {
+    Count count;
     for (const std::string& key : keys_) {
         const at::Tensor& mask = parameters_.find(key)->mask;
-        zeros += static_cast<double>(mask.numel()) - mask.sum(at::kDouble).item<double>();
-        all += static_cast<double>(mask.numel());
+        count.zeros += static_cast<double>(mask.numel()) - mask.sum(at::kDouble).item<double>();
+        count.all += static_cast<double>(mask.numel());
     }
-    return all > 0 ? zeros / all : 0;
+    return count;
 }
 
 }  // namespace skiff::train

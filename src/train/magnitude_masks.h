@@ -32,6 +32,10 @@ public:
     // Prunes if it is time. True: weights have changed.
     bool before_step(std::int64_t step);
     double sparsity() const;  // as it is now, of the masked matrices
+    struct Count {
+        double zeros = 0, all = 0;
+    };
+    Count count() const;
 
 private:
     void prune(const std::vector<at::Tensor>& magnitudes, double sparsity);

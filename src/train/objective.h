@@ -29,8 +29,11 @@ public:
 
 std::unique_ptr<Objective> label_objective(const TrainableModel& model);
 
-// `model` and `batches` must outlive it. Freezes what block-wise distillation does not train.
+// `model` and `batches` must outlive it.
 Result<std::unique_ptr<Objective>> distillation_objective(TrainableModel& model, const Batches& batches, const TrainOptions& options, std::int64_t window, const TrainObserver& observer);
+
+// Teacher and student have one vocabulary, and a tokenizer that is given is the teacher's.
+Status check_vocabulary(const Checkpoint& teacher, const ModelSpec& student, const TrainOptions& options);
 
 // Which residual stream of the teacher (0: before its first block) each student block's output is held against: evenly spread, the last against the last.
 std::vector<std::int64_t> matched_streams(std::int64_t n_student_blocks, std::int64_t n_teacher_blocks);

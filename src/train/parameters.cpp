@@ -7,6 +7,7 @@
 
 #include "base/hash.h"
 #include "base/rng.h"
+#include "compress/calibrate/walk.h"
 #include "model/axes.h"
 
 namespace skiff::train {
@@ -240,6 +241,46 @@ Status ParameterSet::quantize(const std::string& key, const Scheme& scheme, Fake
     return {};
 }
 
+Status ParameterSet::round_inputs(const ModelSpec& spec, const std::function<InputForm(const std::string& key)>& form_of) {
+    for (Parameter& parameter : parameters_)
+        if (parameter.quant) parameter.inputs = form_of(parameter.key);
+    std::map<ValueId, std::shared_ptr<FixedInputScale>> scales;
+    for (const Block& block : spec.blocks)
+        for (const auto& [key, value] : linear_inputs(block)) {
+            Parameter* parameter = find(key);
+            if (parameter == nullptr || parameter->inputs != InputForm::fixed) continue;
+            std::shared_ptr<FixedInputScale>& scale = scales[value];
+            if (!scale) scale = std::make_shared<FixedInputScale>();
+            if (parameter->input_scale && parameter->input_scale != scale)
+                return unsupported("--activations static-...: layers that use the same weights (" + key + ") have inputs of different sizes, and such a weight has one scale for them; take int8, or convert --to hf first, which writes copies");
+            parameter->input_scale = scale;
+        }
+    for (const Parameter& parameter : parameters_)
+        if (parameter.inputs == InputForm::fixed && !parameter.input_scale) return unsupported("tensor " + parameter.key + ": no linear operator reads its inputs as they are, so that they have no scale to fix");
+    return {};
+}
+
+Status ParameterSet::begin_input_scales(const InputScaleRule& rule) {
+    std::set<const FixedInputScale*> begun;
+    for (const Parameter& parameter : parameters_) {
+        if (!parameter.input_scale || !begun.insert(parameter.input_scale.get()).second) continue;
+        Status status = parameter.input_scale->begin(rule);
+        if (!status.ok()) return status.take_error().with_context("inputs of " + parameter.key);
+    }
+    return {};
+}
+
+ModelSpec ParameterSet::with_input_scales(const ModelSpec& spec) const {
+    ModelSpec result = spec;
+    for (Block& block : result.blocks)
+        for (Op& op : block.ops) {
+            auto* linear = std::get_if<LinearOp>(&op.detail);
+            const Parameter* parameter = linear == nullptr || linear->terms.empty() ? nullptr : find(linear->terms[0].weight.key);
+            if (parameter != nullptr && parameter->input_scale) linear->input_scale = parameter->input_scale->scale();
+        }
+    return result;
+}
+
 void ParameterSet::refresh() {
     const at::NoGradGuard no_grad;
     for (Parameter& parameter : parameters_) {
@@ -303,6 +344,10 @@ std::vector<ParameterSet::Trained> ParameterSet::trained(const ModelSpec& spec) 
         if (parameter.quant && parameter.quant->ratio().defined()) result.push_back({parameter.key + ".scale", TensorDecl::Role::other, parameter.quant->ratio(), {}, false});
     for (const Parameter& parameter : parameters_)
         if (parameter.quant && parameter.quant->levels().defined()) result.push_back({parameter.key + ".levels", TensorDecl::Role::other, parameter.quant->levels(), {}, false});
+    std::set<const FixedInputScale*> known;
+    for (const Parameter& parameter : parameters_)
+        if (parameter.input_scale && known.insert(parameter.input_scale.get()).second)
+            result.push_back({parameter.key + ".input_scale", TensorDecl::Role::other, parameter.input_scale->ratio(), {}, false});
     for (const auto& [key, adapter] : adapters_) {
         result.push_back({key + ".lora_down", TensorDecl::Role::linear, adapter.down, {}, true});
         result.push_back({key + ".lora_up", TensorDecl::Role::linear, adapter.up, {}, true});

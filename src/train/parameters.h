@@ -1,6 +1,7 @@
 // The tensors of a model as leaves of LibTorch's graph, and the ways back: to a WeightSource, so that the engine runs what was trained.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -13,6 +14,7 @@
 #include "model/weight_source.h"
 #include "train/fake_quant.h"
 #include "train/hashed_bank.h"
+#include "train/input_quant.h"
 #include "train/stored_masks.h"
 
 namespace skiff::train {
@@ -29,6 +31,8 @@ struct Parameter {
     enum class Zeros : std::uint8_t { counted, rounded, listed } zeros = Zeros::counted;
     at::Tensor kept;            // until keep_zeros() or train_zeros()
     std::shared_ptr<FakeQuant> quant;  // null: the value is not rounded
+    InputForm inputs = InputForm::floats;          // with `quant`: what linear operators make of their input before they read it
+    std::shared_ptr<FixedInputScale> input_scale;  // of fixed inputs; weights that read one value share it
     std::shared_ptr<const HashedBank> bank;  // null: the value is the whole matrix
     at::Tensor effective;              // with `quant` or `bank`: what the model computes with, a leaf of its own
     const at::Tensor& computed() const { return quant || bank ? effective : value; }
@@ -67,6 +71,11 @@ public:
 
     // The model computes with this parameter (its bank, where it is hashed) as its scheme stores it, from the next refresh() on.
     Status quantize(const std::string& key, const Scheme& scheme, FakeQuant::Codes codes, Tables tables = Tables::exact);
+    // How linear operators read their inputs with each weight that is rounded. An error where fixed inputs are for a weight that several layers share: they are fed differently.
+    Status round_inputs(const ModelSpec& spec, const std::function<InputForm(const std::string& key)>& form_of);
+    // Fixed inputs, after passes that showed what they are like; and the model as the engine then runs it.
+    Status begin_input_scales(const InputScaleRule& rule);
+    ModelSpec with_input_scales(const ModelSpec& spec) const;
     void refresh();            // quantizes and gathers anew: after every change of the values
     void collect_gradients();  // from what the model computed with to the values and scales behind it: before a step
 
@@ -81,7 +90,8 @@ public:
     Result<std::size_t> add_adapters(const ModelSpec& spec, const AdapterOptions& options);
     const std::map<std::string, Adapter>& adapters() const { return adapters_; }
 
-    // What an optimizer changes: name and tensor; adapters are "KEY.lora_down" and "KEY.lora_up", scales "KEY.scale", levels of clusters "KEY.levels".
+    // What an optimizer changes: name and tensor; adapters are "KEY.lora_down" and "KEY.lora_up", scales "KEY.scale", levels of clusters "KEY.levels", fixed scales of inputs
+    // "KEY.input_scale" of the first that has it.
     struct Trained {
         std::string name;
         TensorDecl::Role role;

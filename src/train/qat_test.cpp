@@ -7,7 +7,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "base/rng.h"
-#include "compress/tensor_plan.h"
+#include "compress/quantize/coded_inputs.h"
 #include "kernels/tile_format.h"
 #include "plan/session.h"
 #include "tensor/grid_parts.h"
@@ -202,12 +202,15 @@ ActivationForm fast_form(const Scheme& scheme) {
 }
 
 // After steps of training with a teacher: the plain kernels with float activations give training's logits; the fast ones nearly those of training that
-// rounds activations, and tables of levels, as they do.
+// rounds activations, and tables of levels, as they do, or as the file says.
 TEST_P(QuantPreset, TheEngineComputesWhatWasTrained) {
     const bool takes_floats = fast_form(scheme_) == ActivationForm::f32;
-    for (const bool int8_inputs : {false, true})
+    std::vector<InputForm> forms = {InputForm::floats, InputForm::blocks};
+    if (can_fix_inputs(scheme_)) forms.insert(forms.end(), {InputForm::tokens, InputForm::fixed});
+    for (const InputForm form : forms)
     for (const char* name : {"llama", "gpt2", "phi3", "llama_tied_bf16"}) {
-        SCOPED_TRACE(std::string(name) + (int8_inputs ? ", int8 activations" : ""));
+        SCOPED_TRACE(std::string(name) + ", inputs in form " + std::to_string(static_cast<int>(form)));
+        const bool int8_inputs = form != InputForm::floats;
         auto checkpoint = Checkpoint::open(tiny_model_path(name));
         ASSERT_TRUE(checkpoint.ok());
         ThreadPool pool(1);
@@ -217,14 +220,23 @@ TEST_P(QuantPreset, TheEngineComputesWhatWasTrained) {
         ASSERT_TRUE(plan.ok()) << plan.error().to_string();
         auto parameters = load_parameters(checkpoint->spec, *checkpoint->weights);
         std::size_t n_coded = 0;
+        std::set<std::string> said;  // weights whose file says how their inputs are coded
+        const auto operators = operator_weights(checkpoint->spec);
         for (const PlannedTensor& planned : plan->tensors)
             if (planned.becomes_codes()) {
+                if (can_code_inputs(planned) && operators.count(planned.key) != 0) said.insert(planned.key);
                 ASSERT_TRUE(parameters.quantize(planned.key, *planned.scheme, FakeQuant::Codes::follow, int8_inputs ? Tables::bytes : Tables::exact).ok());
                 ++n_coded;
             }
         EXPECT_GT(n_coded, 4u);
+        ASSERT_TRUE(parameters.round_inputs(checkpoint->spec, [&](const std::string& key) { return !int8_inputs || said.count(key) != 0 ? form : InputForm::blocks; }).ok());
         parameters.refresh();
-        const auto model = make_trainable(checkpoint->spec, std::move(parameters), {.int8_inputs = int8_inputs});
+        const auto model = make_trainable(checkpoint->spec, std::move(parameters));
+        if (form == InputForm::fixed) {
+            const at::NoGradGuard no_grad;
+            model->observe(some_tokens(), {});
+            ASSERT_TRUE(model->parameters().begin_input_scales({InputScaleRule::Kind::fixed, RangeRule::least_error, 100}).ok());
+        }
         Optimizer optimizer(model->parameters().trained(checkpoint->spec), {});
         double first = 0, last = 0;
         for (std::int64_t at = 1; at <= 4; ++at) {
@@ -240,7 +252,7 @@ TEST_P(QuantPreset, TheEngineComputesWhatWasTrained) {
         const auto source = model->parameters().source(DType::f32);  // norms as they were trained: rounding them to the type of the parent is another matter
         if (!int8_inputs) { EXPECT_LT(relative_difference(engine_logits(checkpoint->spec, *source, KernelChoice::reference), trained), 1e-4); }
         if (int8_inputs == takes_floats) continue;
-        const at::Tensor p = at::log_softmax(trained, 1), q = at::log_softmax(engine_logits(checkpoint->spec, *source, KernelChoice::fastest), 1);
+        const at::Tensor p = at::log_softmax(trained, 1), q = at::log_softmax(engine_logits(model->parameters().with_input_scales(checkpoint->spec), *source, KernelChoice::fastest), 1);
         EXPECT_LT((p.exp() * (p - q)).sum(1).mean().item<double>(), 1e-3);
     }
 }
@@ -253,6 +265,7 @@ TEST(QuantRules, OfThePapers) {
     EXPECT_FALSE(quant_rule(*parse_scheme("n3g32r")).stretched);
     EXPECT_TRUE(quant_rule(*parse_scheme("ternary")).stretched);
     EXPECT_TRUE(quant_rule(*parse_scheme("n2g32r")).stretched);
+    EXPECT_TRUE(quant_rule(*parse_scheme("b2g32r")).stretched);
     EXPECT_EQ(quant_rule(*parse_scheme("binary")).kind, QuantRule::Kind::sign);
     // Gradients of a ternary group by hand: s = 1, w = 0.2, 0.9, 1.4, 1.6, -3.
     at::Tensor weight = at::tensor({0.2f, 0.9f, 1.4f, 1.6f, -3.0f}).view({1, 5}).requires_grad_(true);
@@ -269,6 +282,67 @@ TEST(QuantRules, OfThePapers) {
     EXPECT_TRUE(weight.grad().equal(at::tensor({1.0f, 1.0f, 1.0f, 0.0f, 0.0f}).view({1, 5})));
     const double expected = (0 - 0.2) + (1 - 0.9) + (1 - 1.4) + 1 - 1;
     EXPECT_NEAR(ratio.grad()[0].item<double>(), expected * static_cast<double>(first) / std::sqrt(5.0), 1e-5);
+}
+
+// Stretched elastic quantization as ParetoQ states it (Liu et al. 2025, equation 7 and its gradients), with alpha the largest weight that is not clipped: four half steps of b2, a step and a half of
+// ternary. 0 is a border of b2: either neighbour will do.
+TEST(QuantRules, StretchedElasticQuantization) {
+    for (const auto& [name, half_levels, shift, per_scale] : {std::tuple("b2g0", 2.0, 0.5, 4.0), std::tuple("ternaryg0", 1.5, 0.0, 1.5)}) {
+        SCOPED_TRACE(name);
+        Scheme scheme = *parse_scheme(name);
+        scheme.scale_dtype = DType::f32;
+        const std::int64_t n = 401;
+        at::manual_seed(12);
+        at::Tensor weight = (at::randn({1, n}) * 0.8).requires_grad_(true);
+        const auto quant = make_quant(weight, false, scheme, FakeQuant::Codes::follow);
+        move_ratios(*quant);
+        const at::Tensor value = quant->forward(), g = at::randn({1, n});
+        quant->backward(g);
+        RowParams params;
+        fit_row(*make_grid(scheme, ScaleRule::search), scheme, std::span(weight.data_ptr<float>(), static_cast<std::size_t>(n)), {}, params);
+        const double first = static_cast<double>(params.groups[0].scale), ratio = quant->ratio()[0].item<double>(), alpha = std::fabs(first * ratio) * per_scale;
+        double alpha_gradient = 0;
+        for (std::int64_t i = 0; i < n; ++i) {
+            const double w = weight[0][i].item<double>(), x = w / alpha, gradient = g[0][i].item<double>();
+            const double level = (std::round(std::clamp(x, -0.99, 0.99) * half_levels - shift) + shift) / half_levels;
+            EXPECT_NEAR(value[0][i].item<double>(), alpha * level, 1e-5 * alpha) << w;
+            const bool inside = std::fabs(x) <= 0.99;
+            EXPECT_EQ(weight.grad()[0][i].item<double>(), inside ? gradient : 0) << x;
+            alpha_gradient += gradient * (inside ? level - x : level);
+        }
+        // From alpha to the ratio that is trained, and the factor of LSQ.
+        const double expected = alpha_gradient * alpha / ratio * static_cast<double>(quant_rule(scheme).gradient_scale(n));
+        EXPECT_NEAR(quant->ratio().grad()[0].item<double>(), expected, 1e-4 * std::max(1.0, std::fabs(expected)));
+        EXPECT_EQ(std::get<0>(at::_unique(value)).numel(), name[0] == 'b' ? 4 : 3);
+    }
+}
+
+// 3 and 4 bits as ParetoQ has them: LSQ on the whole grid of integers, -4 to 3 and -8 to 7, zero among them.
+TEST(QuantRules, LearntStepSize) {
+    for (const int bits : {3, 4}) {
+        Scheme scheme = *parse_scheme("w" + std::to_string(bits));
+        scheme.scale_dtype = DType::f32;
+        const std::int64_t n = 300;
+        at::manual_seed(13);
+        at::Tensor weight = at::randn({1, n}).requires_grad_(true);
+        const auto quant = make_quant(weight, false, scheme, FakeQuant::Codes::follow);
+        move_ratios(*quant);
+        const at::Tensor value = quant->forward(), g = at::randn({1, n});
+        quant->backward(g);
+        RowParams params;
+        fit_row(*make_grid(scheme, ScaleRule::search), scheme, std::span(weight.data_ptr<float>(), static_cast<std::size_t>(n)), {}, params);
+        const double first = static_cast<double>(params.groups[0].scale), ratio = quant->ratio()[0].item<double>(), s = first * ratio, low = -(1 << (bits - 1)), high = -low - 1;
+        double s_gradient = 0;
+        for (std::int64_t i = 0; i < n; ++i) {
+            const double x = weight[0][i].item<double>() / s, gradient = g[0][i].item<double>(), level = std::clamp(std::nearbyint(x), low, high);
+            EXPECT_NEAR(value[0][i].item<double>(), s * level, 1e-5 * std::fabs(s)) << x;
+            const bool inside = x >= low && x <= high;
+            EXPECT_EQ(weight.grad()[0][i].item<double>(), inside ? gradient : 0) << x;
+            s_gradient += gradient * (inside ? level - x : level);
+        }
+        const double expected = s_gradient * first / std::sqrt(static_cast<double>(n) * high);  // Qp = 2^(b-1) - 1
+        EXPECT_NEAR(quant->ratio().grad()[0].item<double>(), expected, 1e-4 * std::max(1.0, std::fabs(expected))) << bits;
+    }
 }
 
 // Weights that leave their level's neighbourhood take another one; with codes that stay only the levels move.
@@ -311,21 +385,6 @@ TEST_P(QuantPreset, GroupsOfZerosCanLearn) {
     }
     EXPECT_LT((quant->forward() - wanted).square().mean().item<double>(), 0.3) << "of zeros that learnt nothing it is 1";
     for (const std::int64_t row : {1, 2}) EXPECT_LT((quant->forward()[row] - wanted).narrow(0, 0, 128).square().mean().item<double>(), 0.6) << row;
-}
-
-TEST(Int8Activations, AreRoundedInGroupsAndLetGradientsThrough) {
-    at::manual_seed(9);
-    at::Tensor x = at::randn({3, 70}).requires_grad_(true);
-    const at::Tensor y = int8_activations(x);
-    for (std::int64_t begin = 0; begin < 70; begin += 32) {
-        const std::int64_t n = std::min<std::int64_t>(32, 70 - begin);
-        const at::Tensor part = x.detach().narrow(1, begin, n), scale = part.abs().amax(1, true) / 127;
-        EXPECT_LT((y.detach().narrow(1, begin, n) - at::round(part / scale) * scale).abs().max().item<double>(), 1e-5);
-    }
-    const at::Tensor g = at::randn({3, 70});
-    torch::autograd::backward({y}, {g});
-    EXPECT_TRUE(x.grad().equal(g));
-    EXPECT_EQ(int8_activations(at::zeros({2, 40})).abs().max().item<double>(), 0);
 }
 
 TEST(Int8Tables, AreThoseOfTheTiles) {

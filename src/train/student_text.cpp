@@ -13,7 +13,7 @@ Result<at::Tensor> StudentText::continued(const at::Tensor& windows, std::uint64
         plan_.reset();
         PlanOptions options;
         options.n_threads = options.n_load_threads = settings_.n_threads;
-        SKIFF_TRY(plan_, lower(student_.spec(), *student_.parameters().source(DType::f32, ParameterSet::Masked::written_out), options));
+        SKIFF_TRY(plan_, lower(student_.parameters().with_input_scales(student_.spec()), *student_.parameters().source(DType::f32, ParameterSet::Masked::written_out), options));
         plan_step_ = step;
     }
     const std::int64_t n = windows.size(0), n_tokens = windows.size(1);

@@ -5,8 +5,6 @@
 #include <cmath>
 #include <functional>
 
-#include <torch/csrc/autograd/autograd.h>
-
 #include "corpus/corpus_testing.h"
 #include "corpus/token_file_header.h"
 #include "train/distillation_loss.h"
@@ -155,35 +153,6 @@ TEST(TeacherCacheFile, GoesOnInsideABatch) {
     const auto hole = lesson.objective->add_gradients(lesson.batch(17));
     ASSERT_FALSE(hole.ok());
     EXPECT_NE(hole.error().to_string().find("fewer windows"), std::string::npos);
-}
-
-// Block by block, with a block of the teacher at a time, is what the teacher as a whole says of its streams.
-TEST(BlockWise, IsHeldAgainstTheTeachersStreams) {
-    for (const auto& [student, teacher] : {std::pair{"qwen3", "gemma2"}, std::pair{"gpt2", "lfm2_plain"}, std::pair{"llama_tied_bf16", "llama_pruned"}}) {
-        SCOPED_TRACE(std::string(student) + " of " + teacher);
-        Lesson lesson([](TrainOptions& options) { options.distill.block_wise = DistillOptions::BlockWise::on; }, teacher, student);
-        const auto whole = student_of(teacher), other = student_of(student);
-        const MicroBatch batch = lesson.batch(0);
-        Pass taught;
-        {
-            const at::NoGradGuard no_grad;
-            taught = whole->observe(batch.inputs, Watch{true, -1});
-        }
-        const auto streams = matched_streams(other->spec().n_layers, whole->spec().n_layers);
-        double expected = 0;
-        for (std::size_t i = 0; i < streams.size(); ++i) {
-            const at::Tensor loss = relative_square(other->decoder_block(static_cast<std::int64_t>(i), batch.inputs, taught.streams[static_cast<std::size_t>(i == 0 ? 0 : streams[i - 1])]),
-                                                    taught.streams[static_cast<std::size_t>(streams[i])]) * (batch.scale * static_cast<double>(batch.inputs.numel()) / static_cast<double>(streams.size()));
-            expected += loss.item<double>();
-            torch::autograd::backward({loss});
-        }
-        EXPECT_NEAR(lesson.learn(0), expected, 1e-6 * expected);
-        for (const Parameter& parameter : other->parameters().all()) {
-            const at::Tensor found = lesson.student->parameters().find(parameter.key)->value.grad();
-            ASSERT_EQ(found.defined(), parameter.value.grad().defined()) << parameter.key;
-            if (found.defined()) { EXPECT_LT(relative_difference(found, parameter.value.grad()), 1e-6) << parameter.key; }
-        }
-    }
 }
 
 TEST(RelationLoss, SaysNothingOfABlockThatIsLeftOut) {

@@ -11,6 +11,7 @@
 #include "base/progress.h"
 #include "base/result.h"
 #include "compress/calibrate/gradients.h"
+#include "compress/quantize/static_inputs.h"
 #include "model/checkpoint.h"
 #include "model/scheme_choice.h"
 #include "train/schedule.h"
@@ -45,13 +46,16 @@ struct DistillOptions {
     std::int64_t on_policy_prompt = 0;  // tokens of the text in front of that; 0: a quarter of the window
     double attention_weight = 0;  // of the distance of relations among tokens in the last blocks
     enum class BlockWise : std::uint8_t { off, on } block_wise = BlockWise::off;  // each block alone, on the teacher's hidden states
+    std::int64_t stream_mb = 512;  // block by block: memory for these hidden states, MiB; one step's that do not fit go to a file
 };
 
 // Training with weights as a scheme stores them.
 struct QuantTrainOptions {
     std::optional<SchemeWish> schemes;  // nothing: none
     enum class Train : std::uint8_t { all, scales } train = Train::all;
-    enum class Activations : std::uint8_t { floats, int8 } activations = Activations::floats;
+    // Inputs of rounded weights: as they are; as the int8 kernels code them, or as `inputs` says, where the file can say so; or 8-bit floats, as --gemm fp8 has them.
+    enum class Activations : std::uint8_t { floats, int8, fp8 } activations = Activations::floats;
+    InputScaleRule inputs;  // of int8
 };
 
 // Zeros that come while training goes on, by magnitude, in the matrices of the blocks.
@@ -122,6 +126,7 @@ struct TrainOptions {
 
 struct StepReport {
     std::int64_t step = 0, n_steps = 0;  // step counts from 1
+    std::int64_t block = -1;             // block by block: whose step it is, from 0; -1: of all
     double loss = 0, learning_rate = 0, gradient_norm = 0;
     double tokens_per_s = 0;             // since the beginning of this process
     double seconds = 0, seconds_left = 0;
@@ -143,6 +148,11 @@ struct TrainReport {
     double validation_loss = 0;                       // at the end; 0 without a validation text
     double seconds = 0, tokens_per_s = 0;             // of this process
     std::uint64_t peak_memory_bytes = 0;
+    struct Streams {  // between blocks that are trained one after the other; 0 steps: all at once
+        std::int64_t steps_per_round = 0;
+        std::uint64_t bytes = 0;  // of a round, at most
+        bool in_file = false;
+    } streams;
     Json step;                                        // as the manifest has it
 };
 

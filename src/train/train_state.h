@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "train/optimizer.h"
 #include "train/parameters.h"
@@ -17,9 +18,12 @@ struct StateTensors {
 };
 StateTensors state_tensors(const std::vector<ParameterSet::Trained>& trained, const Optimizer& optimizer);
 
-// `fingerprint` says what the run is; another run does not go on with this one's state.
-Status save_state(const std::string& folder, const StateTensors& state, std::int64_t step, const std::string& fingerprint);
-// The step to go on after; nothing if there is no state. An error if it belongs to other options or does not fit.
-Result<std::optional<std::int64_t>> load_state(const std::string& folder, const StateTensors& state, const std::string& fingerprint);
+// `fingerprint` says what the run is; another run does not go on with this one's state. `name`: where each block has a state of its own.
+Status save_state(const std::string& folder, const StateTensors& state, std::int64_t step, const std::string& fingerprint, const std::string& name = state_file_name);
+// The step to go on after; nothing if there is no state. An error if it belongs to other options or does not fit. `state` may have some of what was saved, or nothing.
+Result<std::optional<std::int64_t>> load_state(const std::string& folder, const StateTensors& state, const std::string& fingerprint, const std::string& name = state_file_name);
+
+// The states in a folder, of the whole or of blocks.
+std::vector<std::string> state_files(const std::string& folder);
 
 }  // namespace skiff::train

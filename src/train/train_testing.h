@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "corpus/corpus_testing.h"
+#include "corpus/token_file_header.h"
 #include "model/checkpoint.h"
 #include "train/trainable_model.h"
 
@@ -59,6 +61,14 @@ inline std::unique_ptr<TrainableModel> make_trainable(const ModelSpec& spec, Par
     auto model = TrainableModel::create(spec, std::move(parameters), options);
     EXPECT_TRUE(model.ok()) << (model.ok() ? "" : model.error().to_string());
     return std::move(*model);
+}
+
+// A token file of these ids.
+inline std::string write_tokens(const TestFolder& folder, const std::string& name, const std::vector<std::uint16_t>& ids, std::int64_t n_vocab = 300, std::uint64_t hash = 7) {
+    TokenFileHeader header(n_vocab, hash);
+    header.n_tokens = ids.size();
+    header.n_documents = 1;
+    return folder.write(name, std::string(reinterpret_cast<const char*>(&header), sizeof header) + std::string(reinterpret_cast<const char*>(ids.data()), ids.size() * 2));
 }
 
 // Relative to the largest element of `expected`.

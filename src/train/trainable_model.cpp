@@ -57,7 +57,7 @@ Result<std::unique_ptr<TrainableModel>> TrainableModel::create(const ModelSpec& 
     if (spec.blocks.size() < 3) return unsupported("a model without decoder blocks cannot be trained");
     SKIFF_CHECK(check_blocks(spec));
     std::unique_ptr<TrainableModel> model(new TrainableModel(spec, std::move(parameters), options));
-    SKIFF_TRY(model->blocks_, build_graph(model->spec_, model->whole_, {options.numbers, options.form, options.int8_inputs}));
+    SKIFF_TRY(model->blocks_, build_graph(model->spec_, model->whole_, {options.numbers, options.form}));
     return model;
 }
 
@@ -72,7 +72,7 @@ Result<std::size_t> TrainableModel::add_leading_units(const std::vector<CutAxis>
         units.insert(cut.begin(), cut.end());
     }
     auto narrow = std::make_unique<Narrow>(Narrow{std::move(spec), ParameterView(parameters_, spec_, units), {}});
-    SKIFF_TRY(narrow->blocks, build_graph(narrow->spec, narrow->view, {options_.numbers, options_.form, options_.int8_inputs}));
+    SKIFF_TRY(narrow->blocks, build_graph(narrow->spec, narrow->view, {options_.numbers, options_.form}));
     narrow_.push_back(std::move(narrow));
     return narrow_.size();
 }
@@ -113,6 +113,8 @@ Pass TrainableModel::observe(const at::Tensor& tokens, const Watch& watch, const
     pass.hidden = x;
     return pass;
 }
+
+at::Tensor TrainableModel::embedded(const at::Tensor& tokens) const { return run_block(0, {0, tokens.reshape({-1}), tokens.size(1), {}}); }
 
 at::Tensor TrainableModel::decoder_block(std::int64_t block, const at::Tensor& tokens, const at::Tensor& in) const {
     return run_block(static_cast<std::size_t>(block) + 1, {0, tokens.reshape({-1}), tokens.size(1), in});
@@ -173,11 +175,16 @@ double TrainableModel::add_gradients(const at::Tensor& inputs, const LogitsLoss&
 
 double TrainableModel::loss_sum(const at::Tensor& inputs, const at::Tensor& targets, const SubNetwork& part) const {
     const at::NoGradGuard no_grad;
-    const at::Tensor x = observe(inputs, {}, part).hidden, flat_targets = targets.reshape({-1});
+    return head_loss_sum(observe(inputs, {}, part).hidden, targets);
+}
+
+double TrainableModel::head_loss_sum(const at::Tensor& hidden, const at::Tensor& targets) const {
+    const at::NoGradGuard no_grad;
+    const at::Tensor flat_targets = targets.reshape({-1});
     double total = 0;
-    for (std::int64_t begin = 0; begin < x.size(0); begin += head_chunk()) {
-        const std::int64_t n = std::min(head_chunk(), x.size(0) - begin);
-        total += cross_entropy(head(x.narrow(0, begin, n)), flat_targets.narrow(0, begin, n), 1, options_.form).item<double>();
+    for (std::int64_t begin = 0; begin < hidden.size(0); begin += head_chunk()) {
+        const std::int64_t n = std::min(head_chunk(), hidden.size(0) - begin);
+        total += cross_entropy(head(hidden.narrow(0, begin, n)), flat_targets.narrow(0, begin, n), 1, options_.form).item<double>();
     }
     return total;
 }

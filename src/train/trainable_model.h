@@ -14,7 +14,6 @@ struct TrainableOptions {
     at::Device device = at::kCPU;
     at::ScalarType numbers = at::kFloat;
     Form form = Form::automatic;
-    bool int8_inputs = false;       // quantized weights see their inputs as the int8 kernels do
     bool recompute_blocks = false;  // activation checkpointing: keep only what flows between blocks
 };
 
@@ -59,6 +58,8 @@ public:
     double add_gradients(const at::Tensor& inputs, const at::Tensor& targets, double scale, const SubNetwork& part = {}, const InsideLoss& inside_loss = nullptr) const;
     // The same for any loss. Returns the sum of what both functions cost.
     double add_gradients(const at::Tensor& inputs, const LogitsLoss& logits_loss, const SubNetwork& part, const Watch& watch, const InsideLoss& inside_loss) const;
+    // The residual stream before the first decoder block. // tokens: (n_sequences, n_tokens) i64; result: (n_sequences * n_tokens, d_model)
+    at::Tensor embedded(const at::Tensor& tokens) const;
     // One decoder block (from 0) on a residual stream of its own. // in, result: (n_sequences * n_tokens, d_model)
     at::Tensor decoder_block(std::int64_t block, const at::Tensor& tokens, const at::Tensor& in) const;
     Pass observe(const at::Tensor& tokens, const Watch& watch, const SubNetwork& part = {}) const;
@@ -68,6 +69,7 @@ public:
     Status check_watch(const Watch& watch) const;
     // The sum of the tokens' losses.
     double loss_sum(const at::Tensor& inputs, const at::Tensor& targets, const SubNetwork& part = {}) const;
+    double head_loss_sum(const at::Tensor& hidden, const at::Tensor& targets) const;  // by what the head reads
 
     // Lets passes compute with the first n_kept units of these axes only (SubNetwork::widths); 0, the whole, for none. The layers share the widths.
     Result<std::size_t> add_leading_units(const std::vector<CutAxis>& axes);

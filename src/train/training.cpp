@@ -10,22 +10,14 @@
 #include "base/cpu_features.h"
 #include "base/hash.h"
 #include "base/mapped_file.h"
-#include "base/rng.h"
 #include "train/batches.h"
+#include "train/blockwise_training.h"
+#include "train/layer_drop.h"
 #include "train/training_log.h"
 #include "train/training_setup.h"
 
 namespace skiff::train {
 namespace {
-
-// Which decoder blocks a micro-batch leaves out: a function of seed, step and micro-batch.
-DroppedBlocks dropped_blocks(const TrainOptions& options, std::int64_t n_blocks, std::int64_t step, std::int64_t micro) {
-    if (options.layer_drop <= 0) return {};
-    Rng rng(options.seed * 0x9e3779b97f4a7c15ULL + static_cast<std::uint64_t>(step) * 4096 + static_cast<std::uint64_t>(micro));
-    DroppedBlocks dropped(static_cast<std::size_t>(n_blocks));
-    for (std::size_t i = 0; i < dropped.size(); ++i) dropped[i] = rng.uniform() < options.layer_drop;
-    return dropped;
-}
 
 class Loop {
 public:
@@ -170,26 +162,36 @@ Status dump_windows(TrainingSetup& setup, const TrainOptions& options) {
     return write_file_atomic(options.dump_windows, text);
 }
 
+Result<TrainReport> run_whole(TrainingSetup& setup, const TrainOptions& options, const TrainObserver& observer) {
+    SKIFF_TRY(const auto resumed, load_state(setup.working_folder, setup.state, setup.fingerprint));
+    if (resumed && *resumed > options.n_steps) return usage_error("the unfinished run is at step " + std::to_string(*resumed) + " already; give more --steps, or --restart");
+    if (resumed && setup.masks) setup.masks->take_from_zeros();
+    if (resumed) setup.model->parameters().refresh();
+    if (resumed && observer.on_remark) observer.on_remark("going on after step " + std::to_string(*resumed));
+    Loop loop(setup, options, observer);
+    SKIFF_CHECK(loop.run(resumed.value_or(0)));
+    loop.report.resumed_at = resumed.value_or(0);
+    return loop.report;
+}
+
 Result<TrainReport> train_guarded(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer) {
     at::set_num_threads(options.n_threads);
     SKIFF_TRY(auto setup, prepare_training(parent, options, observer));
     if (!options.dump_windows.empty()) SKIFF_CHECK(dump_windows(*setup, options));
-    SKIFF_TRY(const auto resumed, load_state(setup->working_folder, setup->state, setup->fingerprint));
-    if (resumed && *resumed > options.n_steps) return usage_error("the unfinished run is at step " + std::to_string(*resumed) + " already; give more --steps, or --restart");
-    if (resumed && setup->masks) setup->masks->take_from_zeros();
-    if (resumed) setup->model->parameters().refresh();
-    if (resumed && observer.on_remark) observer.on_remark("going on after step " + std::to_string(*resumed));
-    Loop loop(*setup, options, observer);
-    SKIFF_CHECK(loop.run(resumed.value_or(0)));
-    TrainReport report = loop.report;
+    TrainReport report;
+    if (setup->blockwise) {
+        SKIFF_CHECK(run_blockwise(*setup, options, observer, report));
+    } else {
+        SKIFF_TRY(report, run_whole(*setup, options, observer));
+    }
     report.n_steps = options.n_steps;
-    report.resumed_at = resumed.value_or(0);
     report.n_tokens = static_cast<std::uint64_t>(options.n_steps * options.batch * setup->window);
     report.corpus_tokens = setup->data->n_tokens();
-    report.n_parameters = setup->model->spec().n_parameters();
+    report.n_parameters = parent.spec.n_parameters();
+    if (setup->blockwise) report.n_trained = setup->blockwise->n_trained;
     for (const auto& parameter : setup->trained) report.n_trained += parameter.value.numel();
-    report.peak_memory_bytes = peak_resident_bytes();
     if (options.rank == 0) SKIFF_CHECK(write_trained(*setup, parent, options, report));
+    report.peak_memory_bytes = peak_resident_bytes();
     return report;
 }
 
@@ -204,7 +206,8 @@ Result<TrainReport> run_training(const Checkpoint& parent, const TrainOptions& o
         std::string message = error.what();
         message = message.substr(0, message.find('\n'));
         if (message.find("allocate memory") != std::string::npos || message.find("out of memory") != std::string::npos)
-            return resource_error("not enough memory: " + message + "; a smaller --micro-batch, --recompute or a shorter --context needs less");
+            return resource_error("not enough memory: " + message + (options.distill.block_wise == DistillOptions::BlockWise::on ? "; a smaller --stream-mb or --micro-batch, or a shorter --context, needs less"
+                                                                                                                                 : "; a smaller --micro-batch, --recompute or a shorter --context needs less"));
         if (message.find("gloo") != std::string::npos || message.find("NCCL") != std::string::npos)
             return runtime_error("another rank is gone (" + message + "); the same command goes on from the last saved state");
         return runtime_error("LibTorch: " + message);

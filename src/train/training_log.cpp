@@ -39,15 +39,17 @@ Result<std::string> kept_lines(const std::string& path, const char* header, std:
 // The digits that a file keeps.
 double as_written(double loss) { return std::strtod(fmt::format("{:.9g}", loss).c_str(), nullptr); }
 
+}  // namespace
+
 Status append_line(const std::string& path, const std::string& line) {
     std::FILE* file = std::fopen(path.c_str(), "ab");
     const bool written = file != nullptr && std::fwrite(line.data(), 1, line.size(), file) == line.size();
     const bool closed = file != nullptr && std::fclose(file) == 0;
-    if (!written || !closed) return runtime_error(path + ": cannot write: " + std::strerror(errno));
-    return {};
+    if (written && closed) return {};
+    const int reason = errno;
+    if (reason == ENOSPC || reason == EDQUOT) return resource_error(path + ": cannot write: " + std::strerror(reason) + "; free some disk space");
+    return runtime_error(path + ": cannot write: " + std::strerror(reason));
 }
-
-}  // namespace
 
 Result<TrainingLog> TrainingLog::open(const std::string& folder, std::int64_t step) {
     TrainingLog log(folder);
@@ -81,11 +83,11 @@ Status TrainingLog::add_validation(std::int64_t step, std::int64_t n_tokens, dou
     return append_line(join_path(folder_, "validation.csv"), fmt::format("{},{},{:.9g}\n", step, n_tokens, loss));
 }
 
-Status TrainingLog::write_plot(const std::string& title) const {
+Status TrainingLog::write_plot(const std::string& title, const std::string& y_label) const {
     LinePlot plot;
     plot.title = title;
     plot.x_label = "million tokens";
-    plot.y_label = "loss, nats a token";
+    plot.y_label = y_label;
     auto add = [&](const char* name, LineStyle style, const std::vector<Row>& rows, auto&& value_at) {
         LineSeries line;
         line.name = name;

@@ -1,10 +1,13 @@
 // What comes out of training: samples on the way, a model folder at the end.
+#include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <map>
 
 #include "base/mapped_file.h"
 #include "compress/manifest.h"
 #include "compress/parent_files.h"
+#include "compress/quantize/coded_inputs.h"
 #include "formats/checkpoint_files.h"
 #include "formats/compressed_tensors.h"
 #include "runtime/engine.h"
@@ -13,35 +16,61 @@
 namespace skiff::train {
 namespace {
 
-constexpr const char* scratch_files[] = {state_file_name, packed_name, packed_validation_name};
+constexpr const char* scratch_files[] = {packed_name, packed_validation_name};
 
 const char* config_dtype(DType dtype) { return dtype == DType::f16 ? "float16" : dtype == DType::bf16 ? "bfloat16" : "float32"; }
 
-// Returns the patterns of the weights that were written without their zeros.
-Result<std::map<std::string, SparsePattern>> write_weights(const TrainingSetup& setup, std::optional<DType> dtype, Manifest& manifest) {
-    const auto source = setup.model->parameters().source(dtype);
-    std::vector<TensorDeclaration> declarations;
-    std::map<std::string, SparsePattern> patterns;
-    for (const Parameter& parameter : setup.model->parameters().all()) {
-        TensorDeclaration plain{parameter.key, dtype.value_or(parameter.stored), Shape(parameter.value.sizes().begin(), parameter.value.sizes().end())};
-        if (!parameter.bank && !parameter.quant && !parameter.mask.defined()) {
-            declarations.push_back(std::move(plain));
-            continue;
-        }
+// Where the file says how the inputs of a weight are coded; else null.
+const PlannedTensor* planned_inputs(const TrainingSetup& setup, const Parameter& parameter) {
+    if (parameter.inputs != InputForm::fixed && parameter.inputs != InputForm::tokens) return nullptr;
+    const auto& plan = setup.quant_plan->tensors;
+    return &*std::find_if(plan.begin(), plan.end(), [&](const PlannedTensor& planned) { return planned.key == parameter.key; });
+}
+
+// The tensors of a weight that is no plain matrix.
+Result<std::vector<StoredTensor>> tensors_of(const TrainingSetup& setup, const Parameter& parameter, const Weight& weight) {
+    const PlannedTensor* planned = planned_inputs(setup, parameter);
+    if (planned == nullptr) return weight_tensors(module_of_key(parameter.key), weight);
+    return coded_input_tensors(*planned, weight, parameter.input_scale ? parameter.input_scale->scale() : 0.0f);
+}
+
+// What was trained, a part of the model at a time: the whole is one.
+Status for_each_part(const TrainingSetup& setup, const std::function<Status(const ParameterSet&, const MagnitudeMasks*)>& visit) {
+    const auto masks_of = [](const std::optional<MagnitudeMasks>& masks) { return masks ? &*masks : nullptr; };
+    if (!setup.blockwise) return visit(setup.model->parameters(), masks_of(setup.masks));
+    return setup.blockwise->student->for_each_part([&](const Student& part) { return visit(part.model->parameters(), masks_of(part.masks)); });
+}
+
+// What is to be written, known before it is.
+struct WeightFiles {
+    std::map<std::string, std::vector<TensorDeclaration>> declarations;  // by key
+    std::map<std::string, SparsePattern> patterns;                       // of the weights that are written without their zeros
+    MagnitudeMasks::Count masked;
+    double sparsity() const { return masked.all > 0 ? masked.zeros / masked.all : 0; }
+};
+
+Status declare_weights(const TrainingSetup& setup, const ParameterSet& parameters, std::optional<DType> dtype, WeightFiles& files) {
+    const auto source = parameters.source(dtype);
+    for (const Parameter& parameter : parameters.all()) {
+        std::vector<TensorDeclaration>& declarations = files.declarations[parameter.key];
+        declarations = {{parameter.key, dtype.value_or(parameter.stored), Shape(parameter.value.sizes().begin(), parameter.value.sizes().end())}};
+        if (!parameter.bank && !parameter.quant && !parameter.mask.defined()) continue;
         SKIFF_TRY(const auto weight, source->load(parameter.key));  // which tensors it has depends on the mask, and on the type of its scales
-        if (weight.plain() != nullptr) {
-            declarations.push_back(std::move(plain));
-            continue;
-        }
-        if (weight.sparse() != nullptr) patterns[parameter.key] = weight.sparse()->pattern;
-        SKIFF_TRY(const auto parts, weight_tensors(module_of_key(parameter.key), weight));
+        if (weight.plain() != nullptr) continue;
+        if (weight.sparse() != nullptr) files.patterns[parameter.key] = weight.sparse()->pattern;
+        SKIFF_TRY(const auto parts, tensors_of(setup, parameter, weight));
+        declarations.clear();
         for (const StoredTensor& part : parts) declarations.push_back({part.name, part.dtype, part.shape});
     }
-    SKIFF_TRY(auto writer, CheckpointWriter::create(setup.working_folder, declarations));
-    for (const Parameter& parameter : setup.model->parameters().all()) {
+    return {};
+}
+
+Status write_weights(const TrainingSetup& setup, const ParameterSet& parameters, std::optional<DType> dtype, CheckpointWriter& writer, Manifest& manifest) {
+    const auto source = parameters.source(dtype);
+    for (const Parameter& parameter : parameters.all()) {
         SKIFF_TRY(const auto weight, source->load(parameter.key));
         if (weight.plain() == nullptr) {
-            SKIFF_TRY(const auto parts, weight_tensors(module_of_key(parameter.key), weight));
+            SKIFF_TRY(const auto parts, tensors_of(setup, parameter, weight));
             for (const StoredTensor& part : parts) SKIFF_CHECK(writer.write(part.name, part.bytes));
         } else {
             SKIFF_CHECK(writer.write(parameter.key, weight.plain()->data));
@@ -49,13 +78,32 @@ Result<std::map<std::string, SparsePattern>> write_weights(const TrainingSetup& 
         ManifestTensor entry;
         entry.key = parameter.key;
         entry.from = parameter.quant ? std::string(dtype_info(parameter.stored).name) : weight.encoding_name();
-        entry.scheme = weight.encoding_name();
+        const PlannedTensor* planned = planned_inputs(setup, parameter);
+        entry.scheme = planned != nullptr ? planned->form : weight.encoding_name();
         entry.n_elements = static_cast<std::uint64_t>(element_count(weight.shape));
         entry.bytes = weight.stored_bytes();
         manifest.tensors.push_back(entry);
     }
+    return {};
+}
+
+Result<WeightFiles> write_weight_files(const TrainingSetup& setup, std::optional<DType> dtype, Manifest& manifest) {
+    WeightFiles files;
+    SKIFF_CHECK(for_each_part(setup, [&](const ParameterSet& parameters, const MagnitudeMasks* masks) {
+        if (masks != nullptr) {
+            const auto count = masks->count();
+            files.masked.zeros += count.zeros;
+            files.masked.all += count.all;
+        }
+        return declare_weights(setup, parameters, dtype, files);
+    }));
+    std::vector<TensorDeclaration> declarations;
+    for (const auto& [key, tensors] : files.declarations) declarations.insert(declarations.end(), tensors.begin(), tensors.end());
+    SKIFF_TRY(auto writer, CheckpointWriter::create(setup.working_folder, declarations));
+    SKIFF_CHECK(for_each_part(setup, [&](const ParameterSet& parameters, const MagnitudeMasks*) { return write_weights(setup, parameters, dtype, writer, manifest); }));
     SKIFF_CHECK(writer.commit());
-    return patterns;
+    std::sort(manifest.tensors.begin(), manifest.tensors.end(), [](const ManifestTensor& a, const ManifestTensor& b) { return a.key < b.key; });
+    return files;
 }
 
 // What config.json says of the weights: how codes are stored, and that other programs do not read what has no zeros.
@@ -120,7 +168,8 @@ Status write_generation_config(const TrainingSetup& setup, const Json& config) {
     return write_file_atomic(join_path(setup.working_folder, "generation_config.json"), generation.dump(2) + "\n");
 }
 
-Json step_json(const TrainOptions& options, const TrainingSetup& setup, const TrainReport& report) {
+// `zeros`: share of the masked matrices.
+Json step_json(const TrainOptions& options, const TrainingSetup& setup, const TrainReport& report, double zeros) {
     constexpr const char* schedules[] = {"constant", "cosine", "linear", "wsd"};
     Json step = Json::object({{"kind", "train"},
                               {"optimizer", options.optimizer == TrainOptions::Optimizer::muon ? "muon" : "adamw"},
@@ -134,18 +183,18 @@ Json step_json(const TrainOptions& options, const TrainingSetup& setup, const Tr
                               {"schedule", schedules[static_cast<std::size_t>(options.schedule.kind)]},
                               {"warmup", options.schedule.warmup_steps},
                               {"weight_decay", options.weight_decay},
-                              {"precision", setup.model->options().numbers == at::kBFloat16 ? "bf16" : "f32"},
+                              {"precision", setup.trainable.numbers == at::kBFloat16 ? "bf16" : "f32"},
                               {"parameters", report.n_parameters},
                               {"trained_parameters", report.n_trained},
                               {"last_loss", report.last_loss}});
     if (setup.validation) step.set("validation_loss", report.validation_loss);
-    if (const Json distillation = setup.objective->describe(); !distillation.is_null()) {
+    if (!setup.distillation.is_null()) {
         step.set("kind", "distill");
-        step.set("distillation", distillation);
+        step.set("distillation", setup.distillation);
     }
-    if (setup.masks) {
+    if (options.sparsify.any()) {
         Json sparsity = sparsity_json(options.sparsify, setup.masks_hash);
-        sparsity.set("zeros", setup.masks->sparsity());
+        sparsity.set("zeros", zeros);
         step.set("sparsity", sparsity);
     }
     if (setup.elastic) step.set("elastic", setup.elastic->describe());
@@ -182,7 +231,7 @@ Result<std::string> sample_text(const TrainingSetup& setup, const TrainOptions& 
     Checkpoint checkpoint;
     checkpoint.path = setup.tokenizer_folder;
     checkpoint.name = "in training";
-    checkpoint.spec = setup.model->spec();
+    checkpoint.spec = setup.model->parameters().with_input_scales(setup.model->spec());
     checkpoint.weights = setup.model->parameters().source(DType::f32, ParameterSet::Masked::written_out);
     EngineOptions engine_options;
     engine_options.n_threads = options.n_threads;
@@ -199,7 +248,6 @@ Result<std::string> sample_text(const TrainingSetup& setup, const TrainOptions& 
 
 Status write_trained(TrainingSetup& setup, const Checkpoint& parent, const TrainOptions& options, TrainReport& report) {
     const bool adapter_only = options.lora_rank > 0 && options.lora_output == TrainOptions::LoraOutput::adapter;
-    report.step = step_json(options, setup, report);
     Manifest manifest;
     manifest.tool = std::string("skiff ") + SKIFF_VERSION;
     manifest.seed = options.seed;
@@ -211,14 +259,15 @@ Status write_trained(TrainingSetup& setup, const Checkpoint& parent, const Train
         manifest.parent.n_elements = static_cast<std::uint64_t>(parent.spec.n_parameters());
         manifest.parent.bytes = parent.weight_bytes();
     }
-    manifest.steps.push_back(report.step);
     if (adapter_only) {
+        report.step = step_json(options, setup, report, 0);
         SKIFF_CHECK(write_adapter(setup, parent, options));
     } else {
         SKIFF_TRY(auto dtype, stored_dtype(options));
         if (!dtype && parent.kind == Checkpoint::Kind::random) dtype = DType::bf16;
-        SKIFF_TRY(const auto patterns, write_weights(setup, dtype, manifest));
-        SKIFF_TRY(Json config, config_of(setup, parent, options, patterns));
+        SKIFF_TRY(const auto written, write_weight_files(setup, dtype, manifest));
+        report.step = step_json(options, setup, report, written.sparsity());
+        SKIFF_TRY(Json config, config_of(setup, parent, options, written.patterns));
         if (dtype) {
             config.erase("dtype");
             config.set("torch_dtype", config_dtype(*dtype));
@@ -232,11 +281,15 @@ Status write_trained(TrainingSetup& setup, const Checkpoint& parent, const Train
         }
         if (files.kind != Checkpoint::Kind::random) SKIFF_CHECK(copy_parent_files(files, setup.working_folder));
     }
+    manifest.steps.push_back(report.step);
     SKIFF_CHECK(write_file_atomic(join_path(setup.working_folder, manifest_file_name), manifest_json(manifest).dump(1) + "\n"));
     setup.data.reset();
     setup.validation.reset();
-    for (const char* name : scratch_files) std::remove(join_path(setup.working_folder, name).c_str());
-    return setup.directory->commit();
+    // The model is complete before what it could be made from again goes.
+    SKIFF_CHECK(setup.directory->commit());
+    for (const std::string& name : state_files(options.output)) std::remove(join_path(options.output, name).c_str());
+    for (const char* name : scratch_files) std::remove(join_path(options.output, name).c_str());
+    return {};
 }
 
 }  // namespace skiff::train

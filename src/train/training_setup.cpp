@@ -12,9 +12,30 @@
 #include "base/hash.h"
 #include "base/mapped_file.h"
 #include "compress/parent_files.h"
+#include "compress/quantize/coded_inputs.h"
+#include "train/block_log.h"
+#include "train/blockwise_training.h"
 
 namespace skiff::train {
 namespace {
+
+// Of the student one block at a time is there.
+Status check_blockwise(const TrainOptions& options) {
+    auto need = [](bool holds, const char* message) { return holds ? Status() : Status(usage_error(message)); };
+    const DistillOptions& distill = options.distill;
+    if (distill.block_wise == DistillOptions::BlockWise::off) return need(distill.stream_mb == DistillOptions().stream_mb, "--stream-mb bounds what passes between blocks of --block-wise");
+    SKIFF_CHECK(need(!distill.teacher.empty(), "--block-wise needs a teacher, for whose blocks the student's stand"));
+    SKIFF_CHECK(need(distill.stream_mb >= 0 && distill.stream_mb <= (std::int64_t{1} << 30), "--stream-mb must be 0 (a file instead) to 2^30"));
+    const DistillOptions usual;
+    SKIFF_CHECK(need(distill.divergence == usual.divergence && distill.temperature == usual.temperature && distill.beta == usual.beta && distill.cache_top == usual.cache_top,
+                     "--block-wise compares hidden states, not distributions; leave --kd-loss, --kd-temp, --kd-beta and --teacher-top out"));
+    SKIFF_CHECK(need(distill.alpha == usual.alpha || distill.alpha == 1, "--block-wise learns from the teacher alone; leave --kd-alpha out"));
+    SKIFF_CHECK(need(options.sample_every == 0, "--block-wise holds one block of the student at a time, and --sample-every writes text with all of them; leave it out, and use skiff run on the result"));
+    SKIFF_CHECK(need(options.recompute == TrainOptions::Recompute::off, "--recompute computes blocks again in the backward pass through all of them; --block-wise has one at a time, leave --recompute out"));
+    SKIFF_CHECK(need(options.quant.inputs.kind != InputScaleRule::Kind::fixed, "--activations static-...: fixed scales begin with what passes through all blocks, and --block-wise holds one at a time; take int8 or dynamic-token"));
+    return need(!options.sparsify.any() || options.sparsify.scope != SparsifyOptions::Scope::global,
+                "--prune-scope global looks for the smallest weights of all blocks together, and --block-wise holds one at a time; take row or tensor");
+}
 
 Status check_distillation(const TrainOptions& options) {
     const DistillOptions& distill = options.distill;
@@ -22,6 +43,7 @@ Status check_distillation(const TrainOptions& options) {
     SKIFF_CHECK(need(distill.on_policy >= 0 && distill.on_policy <= 1 && distill.on_policy_prompt >= 0, "--on-policy must be 0 to 1, --on-policy-prompt at least 0"));
     SKIFF_CHECK(need(distill.on_policy > 0 || distill.on_policy_prompt == DistillOptions().on_policy_prompt, "--on-policy-prompt needs --on-policy"));
     SKIFF_CHECK(need(distill.on_policy == 0 || !distill.teacher.empty(), "--on-policy needs a teacher: the student's own text is no text to learn from"));
+    SKIFF_CHECK(check_blockwise(options));
     if (distill.teacher.empty()) return {};
     SKIFF_CHECK(need(distill.temperature >= 0.1 && distill.temperature <= 1000, "--kd-temp must be 0.1 to 1000"));
     SKIFF_CHECK(need(distill.alpha >= 0 && distill.alpha <= 1, "--kd-alpha must be 0 to 1"));
@@ -46,7 +68,9 @@ Status check_quantization(const TrainOptions& options) {
         if (scheme) SKIFF_CHECK(check_trainable_scheme(*scheme));
     SKIFF_CHECK(need(options.lora_rank == 0, "adapters cannot be merged into rounded weights; leave --lora out"));
     SKIFF_CHECK(need(options.dtype == "auto", "--dtype is for plain weights; codes are stored as the scheme says"));
+    SKIFF_CHECK(need(options.quant.inputs.percentile > 0 && options.quant.inputs.percentile <= 100, "--percentile must be more than 0 and at most 100"));
     if (options.sparsify.any()) {
+        SKIFF_CHECK(need(options.quant.inputs.kind == InputScaleRule::Kind::dynamic, "--sparsity leaves zeros out, and --activations dynamic-token and static-... are for dense codes; leave one of them out"));
         SKIFF_CHECK(need(options.quant.train == QuantTrainOptions::Train::all, "--sparsity takes weights away, and with --train scales their codes stay; leave one of them out"));
         SKIFF_CHECK(check_zero_level(options.quant.schemes->linear));
     }
@@ -126,7 +150,8 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
     }
     const Schedule& schedule = options.schedule;
     // The constant part of warm-up, stable, decay can be made longer or ended whenever one likes.
-    const bool open_end = schedule.kind == Schedule::Kind::wsd || schedule.kind == Schedule::Kind::constant;
+    // But for blocks that are trained one after the other: some may be ready.
+    const bool open_end = (schedule.kind == Schedule::Kind::wsd || schedule.kind == Schedule::Kind::constant) && !setup.blockwise;
     // Texts are packed once; that another file stands under the name now shows in its size.
     Json sizes = Json::array();
     for (const std::string& text : options.data.texts) {
@@ -147,12 +172,13 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
                                     {"seed", options.seed},
                                     {"schedule", Json::array({static_cast<std::int64_t>(schedule.kind), schedule.peak, schedule.floor, schedule.warmup_steps})},
                                     {"optimizer", Json::array({static_cast<std::int64_t>(options.optimizer), options.beta1, options.beta2, options.eps, options.weight_decay, options.clip})},
-                                    {"bf16", setup.model->options().numbers == at::kBFloat16},
+                                    {"bf16", setup.trainable.numbers == at::kBFloat16},
                                     {"zeros", static_cast<std::int64_t>(options.zeros)},
                                     {"layer_drop", options.layer_drop},
                                     {"lora", lora},
                                     {"ranks", static_cast<std::int64_t>(options.n_ranks)}});
-    if (const Json distillation = setup.objective->describe(); !distillation.is_null()) json.set("distillation", distillation);
+    if (setup.blockwise && schedule.kind == Schedule::Kind::wsd) json.set("decay", schedule.decay_steps);
+    if (!setup.distillation.is_null()) json.set("distillation", setup.distillation);
     if (options.quant.schemes) json.set("quantization", quantization_json(options.quant));
     if (setup.elastic) json.set("elastic", setup.elastic->describe());
     if (options.sparsify.any()) json.set("sparsity", sparsity_json(options.sparsify, setup.masks_hash));
@@ -161,6 +187,8 @@ Result<std::string> fingerprint_of(const Checkpoint& parent, const TrainOptions&
 
 // Makes a TrainingSetup step by step, in the order in which mistakes are cheapest to notice.
 class Preparation {
+    static constexpr std::int64_t n_watched_tokens = 8192;  // that fixed scales of inputs begin with
+
 public:
     Preparation(TrainingSetup& setup, const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer)
         : setup_(setup), parent_(parent), options_(options), observer_(observer) {}
@@ -176,10 +204,11 @@ public:
         wait_for_writer();
         if (!is_writer()) SKIFF_CHECK(open_texts());
         SKIFF_CHECK(make_model());
-        make_optimizer();
         SKIFF_TRY(setup_.fingerprint, fingerprint_of(parent_, options_, setup_));
+        if (setup_.blockwise) setup_.blockwise->student->set_place(setup_.working_folder, setup_.fingerprint);
+        SKIFF_CHECK(check_states());
         const std::string where = setup_.device.is_cuda() ? "the GPU" : std::to_string(options_.n_threads) + (options_.n_threads == 1 ? " thread" : " threads");
-        remark((setup_.model->options().numbers == at::kBFloat16 ? "bf16 on " : "f32 on ") + where +
+        remark((setup_.trainable.numbers == at::kBFloat16 ? "bf16 on " : "f32 on ") + where +
                (setup_.ranks ? ", " + std::to_string(options_.n_ranks) + " ranks over " + setup_.ranks->name() : ""));
         return {};
     }
@@ -231,7 +260,8 @@ private:
         setup_.working_folder = directory.working_path();
         SKIFF_CHECK(remove_temporaries(setup_.working_folder));
         // Only a state says what the packed texts beside it are; the validation text may change from call to call.
-        if (!file_exists(join_path(setup_.working_folder, state_file_name))) std::remove(join_path(setup_.working_folder, packed_name).c_str());
+        if (state_files(setup_.working_folder).empty())
+            for (const char* name : {packed_name, BlockLog::file_name}) std::remove(join_path(setup_.working_folder, name).c_str());
         std::remove(join_path(setup_.working_folder, packed_validation_name).c_str());
         setup_.directory.emplace(std::move(directory));
         return {};
@@ -257,75 +287,100 @@ private:
     }
 
     Status make_model() {
-        const bool fresh = parent_.kind == Checkpoint::Kind::random;
-        const std::shared_ptr<WeightSource> source = fresh ? initial_weights(parent_.spec, options_.seed) : parent_.weights;
-        SKIFF_TRY(auto parameters, ParameterSet::load(parent_.spec, *source, setup_.device, ParameterSet::HashedWeights::stay));
-        SKIFF_CHECK(check_hashed(parameters));
-        SKIFF_CHECK(keep_zeros(parameters));
-        SKIFF_CHECK(quantize(parameters));
-        if (options_.lora_rank > 0) {
-            SKIFF_TRY(const auto n, parameters.add_adapters(parent_.spec, {options_.lora_rank, options_.lora_alpha, options_.lora_names, options_.seed}));
-            remark("LoRA: " + std::to_string(n) + " weights get adapters of rank " + std::to_string(options_.lora_rank));
-        }
-        TrainableOptions trainable;
-        trainable.device = setup_.device;
-        trainable.numbers = choose_numbers(options_.numbers, setup_.device);
-        trainable.form = options_.operators == TrainOptions::Operators::fused ? Form::automatic : Form::composed;
-        trainable.int8_inputs = options_.quant.activations == QuantTrainOptions::Activations::int8;
-        trainable.recompute_blocks = options_.recompute == TrainOptions::Recompute::blocks;
-        SKIFF_TRY(setup_.model, TrainableModel::create(parent_.spec, std::move(parameters), trainable));
-        SKIFF_CHECK(sparsify());
+        setup_.trainable.device = setup_.device;
+        setup_.trainable.numbers = choose_numbers(options_.numbers, setup_.device);
+        setup_.trainable.form = options_.operators == TrainOptions::Operators::fused ? Form::automatic : Form::composed;
+        setup_.trainable.recompute_blocks = options_.recompute == TrainOptions::Recompute::blocks;
+        SKIFF_CHECK(plan_quantization());
+        SKIFF_CHECK(open_mask_model());
+        setup_.maker.emplace(parent_, options_, StudentMaker::Settings{setup_.trainable, setup_.quant_plan ? &*setup_.quant_plan : nullptr, setup_.mask_from ? &*setup_.mask_from : nullptr});
+        if (options_.distill.block_wise == DistillOptions::BlockWise::on && !options_.distill.teacher.empty()) return make_blockwise();
+        SKIFF_TRY(Student student, setup_.maker->make(parent_.spec));
+        remark_on(student.n_hashed, student.n_pruned, student.n_rounded);
+        if (student.n_adapters > 0) remark("LoRA: " + std::to_string(student.n_adapters) + " weights get adapters of rank " + std::to_string(options_.lora_rank));
+        setup_.model = std::move(student.model);
+        if (student.masks) setup_.masks.emplace(std::move(*student.masks));
+        SKIFF_CHECK(begin_input_scales());
+        if (setup_.mask_from) remark(fmt::format("{:.1f} % of the blocks' weights are zero, by the magnitudes of {}", 100 * setup_.masks->sparsity(), options_.sparsify.mask_from));
         SKIFF_CHECK(make_objective());
         setup_.trained = setup_.model->parameters().trained(parent_.spec);
         for (ParameterSet::Trained& more : setup_.objective->trained()) setup_.trained.push_back(std::move(more));
+        setup_.optimizer = std::make_unique<Optimizer>(setup_.trained, optimizer_settings(options_, setup_.trainable));
+        setup_.state = state_tensors(setup_.trained, *setup_.optimizer);
         return {};
     }
 
-    // What works on whole matrices has no words for a bank.
-    Status check_hashed(const ParameterSet& parameters) const {
-        if (!parameters.any_hashed()) return {};
-        const char* asked = options_.lora_rank > 0 ? "--lora" : options_.sparsify.any() ? "--sparsity" : options_.elastic.rule != ElasticOptions::Rule::off ? "--elastic" : nullptr;
-        if (asked != nullptr) return unsupported(std::string(asked) + ": " + parent_.name + " has hashed weights, of which the bank is trained and not the matrix; leave it out, or write the blocks out first with skiff convert --to hf");
-        std::size_t n = 0;
-        for (const Parameter& parameter : parameters.all()) n += parameter.bank ? 1 : 0;
-        remark(std::to_string(n) + " weights are hashed: their banks are trained, and stay shared");
+    Status make_blockwise() {
+        SKIFF_TRY(setup_.blockwise, prepare_blockwise(setup_, parent_, options_));
+        BlockwiseSetup& blockwise = *setup_.blockwise;
+        SKIFF_TRY(const auto found, blockwise.student->survey());
+        blockwise.n_trained = found.n_trained;
+        remark_on(found.n_hashed, found.n_pruned, found.n_rounded);
+        remark(fmt::format("block by block: one of the student's blocks and one of the teacher's in memory at a time, {} of {} steps each in turn; activations between blocks take {:.1f} MiB {} (--stream-mb {})",
+                           blockwise.steps_per_round, options_.n_steps, static_cast<double>(blockwise.stream_bytes) / 1048576.0,
+                           blockwise.place == StreamStore::Place::file ? "in a file beside the output" : "of memory", options_.distill.stream_mb));
+        if (parent_.kind == Checkpoint::Kind::random) remark("note: embedding and head are not trained block by block, and stay random here");
         return {};
     }
 
-    Status quantize(ParameterSet& parameters) {
+    void remark_on(std::size_t n_hashed, std::size_t n_pruned, std::size_t n_rounded) const {
+        if (n_hashed > 0) remark(std::to_string(n_hashed) + " weights are hashed: their banks are trained, and stay shared");
+        if (n_pruned > 0) remark("the zeros of " + std::to_string(n_pruned) + " pruned tensors are kept (--zeros train: trained too)");
+        if (options_.quant.schemes)
+            remark(std::to_string(n_rounded) + " tensors are trained as " + options_.quant.schemes->linear.name() + " and what their tables take stores them" +
+                   (options_.quant.train == QuantTrainOptions::Train::scales ? ", scales only" : ""));
+    }
+
+    Status plan_quantization() {
         if (!options_.quant.schemes) return {};
         if (setup_.device.is_cuda()) return unsupported("weights are rounded on the CPU here; give --device cpu");
         ThreadPool pool(options_.n_threads);
         const auto zeros = options_.zeros == TrainOptions::Zeros::keep ? Zeros::keep : Zeros::write_out;
         SKIFF_TRY(auto plan, plan_tensors(parent_, quantize_step(options_.quant), pool, observer_.progress, zeros));
         for (const std::string& text : plan.remarks) remark("note: " + text);
-        const bool scales_only = options_.quant.train == QuantTrainOptions::Train::scales;
-        if (scales_only)
-            for (Parameter& parameter : parameters.all()) parameter.value.set_requires_grad(false);
-        std::size_t n = 0;
-        for (const PlannedTensor& planned : plan.tensors) {
-            if (!planned.becomes_codes()) continue;
-            auto status = parameters.quantize(planned.key, *planned.scheme, scales_only ? FakeQuant::Codes::stay : FakeQuant::Codes::follow,
-                                              options_.quant.activations == QuantTrainOptions::Activations::int8 ? Tables::bytes : Tables::exact);
-            if (!status.ok()) return status.take_error().with_context("tensor " + planned.key);
-            if (planned.sparse) leave_out_zeros(*parameters.find(planned.key), *planned.sparse);
-            ++n;
-        }
-        parameters.refresh();
-        remark(std::to_string(n) + " tensors are trained as " + options_.quant.schemes->linear.name() + " and what their tables take stores them" + (scales_only ? ", scales only" : ""));
+        SKIFF_CHECK(plan_inputs(plan));
         setup_.quant_plan = std::move(plan);
         return {};
     }
 
-    Status sparsify() {
-        if (!options_.sparsify.any()) return {};
-        setup_.masks.emplace(parent_.spec, setup_.model->parameters(), options_.sparsify);
+    // Weights of whose inputs the file says how they are coded; all others' are coded as the kernels do.
+    Status plan_inputs(TensorPlan& plan) const {
+        using Activations = QuantTrainOptions::Activations;
+        const InputScaleRule& rule = options_.quant.inputs;
+        if (options_.quant.activations == Activations::fp8) {
+            const bool any = std::any_of(plan.tensors.begin(), plan.tensors.end(), [](const PlannedTensor& planned) { return multiplies_e4m3(planned); });
+            return any ? Status() : usage_error("--activations fp8: 8-bit floats as inputs are for weights of e4m3 with one scale a row (--scheme e4m3), and no weight of a block becomes that");
+        }
+        if (options_.quant.activations == Activations::floats || rule.kind == InputScaleRule::Kind::dynamic) return {};
+        const std::set<std::string> operators = operator_weights(parent_.spec);
+        bool any = false;
+        for (PlannedTensor& planned : plan.tensors) {
+            if (operators.count(planned.key) == 0 || !planned.becomes_codes()) continue;
+            if (planned.sparse) return coded_inputs_of_pruned(planned).with_context("tensor " + planned.key);
+            if (!can_code_inputs(planned)) continue;
+            plan_coded_inputs(planned, rule.kind, plan);
+            any = true;
+        }
+        return any ? Status() : no_coded_inputs(rule.kind, plan);
+    }
+
+    // Where fixed scales begin: what the first windows of the training are like, with weights as they are rounded.
+    Status begin_input_scales() {
+        if (!options_.quant.schemes || options_.quant.inputs.kind != InputScaleRule::Kind::fixed) return {};
+        const at::NoGradGuard no_grad;
+        const std::int64_t n_windows = (n_watched_tokens + setup_.window - 1) / setup_.window;
+        for (std::int64_t first = 0; first < n_windows; first += setup_.micro_batch) {
+            const at::Tensor windows = setup_.data->shuffled(static_cast<std::uint64_t>(first), std::min(setup_.micro_batch, n_windows - first));
+            setup_.model->observe(windows.narrow(1, 0, setup_.window), {});
+        }
+        return setup_.model->parameters().begin_input_scales(options_.quant.inputs);
+    }
+
+    Status open_mask_model() {
         if (options_.sparsify.mask_from.empty()) return {};
-        SKIFF_TRY(const auto other, Checkpoint::open(options_.sparsify.mask_from));
-        SKIFF_CHECK(setup_.masks->take_from(other));
+        SKIFF_TRY(auto other, Checkpoint::open(options_.sparsify.mask_from));
         SKIFF_TRY(setup_.masks_hash, other.content_hash());
-        setup_.model->parameters().refresh();
-        remark(fmt::format("{:.1f} % of the blocks' weights are zero, by the magnitudes of {}", 100 * setup_.masks->sparsity(), options_.sparsify.mask_from));
+        setup_.mask_from.emplace(std::move(other));
         return {};
     }
 
@@ -335,38 +390,20 @@ private:
         } else {
             SKIFF_TRY(setup_.objective, distillation_objective(*setup_.model, *setup_.data, options_, setup_.window, observer_));
         }
+        setup_.distillation = setup_.objective->describe();
         if (options_.elastic.rule == ElasticOptions::Rule::off) return {};
         SKIFF_TRY(auto space, ElasticSpace::create(*setup_.model, options_.elastic));
         setup_.elastic.emplace(std::move(space));
         setup_.objective = elastic_objective(*setup_.model, *setup_.elastic, std::move(setup_.objective), options_);
+        setup_.distillation = setup_.objective->describe();
         remark(fmt::format("{} sub-networks are trained together, {} to {} parameters", setup_.elastic->all().size(), setup_.elastic->n_parameters({}), setup_.elastic->n_parameters(setup_.elastic->largest())));
         return {};
     }
 
-    Status keep_zeros(ParameterSet& parameters) const {
-        // An adapter on its own knows no zeros; one that is merged changes only what is left.
-        const bool stays_apart = options_.lora_rank > 0 && options_.lora_output == TrainOptions::LoraOutput::adapter;
-        if (options_.zeros != TrainOptions::Zeros::keep || stays_apart) {
-            parameters.train_zeros();
-            return {};
-        }
-        const std::size_t n = parameters.keep_zeros(0.05);
-        if (n == 0) return {};
-        remark("the zeros of " + std::to_string(n) + " pruned tensors are kept (--zeros train: trained too)");
+    // States of this run alone: another one's are not gone on with, nor written over.
+    Status check_states() const {
+        for (const std::string& name : state_files(setup_.working_folder)) SKIFF_CHECK(load_state(setup_.working_folder, {}, setup_.fingerprint, name));
         return {};
-    }
-
-    void make_optimizer() {
-        OptimizerSettings settings;
-        settings.kind = options_.optimizer == TrainOptions::Optimizer::muon ? OptimizerSettings::Kind::muon : OptimizerSettings::Kind::adamw;
-        settings.beta1 = options_.beta1;
-        settings.beta2 = options_.beta2;
-        settings.eps = options_.eps;
-        settings.weight_decay = options_.weight_decay;
-        settings.clip = options_.clip;
-        settings.muon_numbers = setup_.model->options().numbers;
-        setup_.optimizer = std::make_unique<Optimizer>(setup_.trained, settings);
-        setup_.state = state_tensors(setup_.trained, *setup_.optimizer);
     }
 
     TrainingSetup& setup_;
@@ -377,19 +414,40 @@ private:
 
 }  // namespace
 
+OptimizerSettings optimizer_settings(const TrainOptions& options, const TrainableOptions& trainable) {
+    OptimizerSettings settings;
+    settings.kind = options.optimizer == TrainOptions::Optimizer::muon ? OptimizerSettings::Kind::muon : OptimizerSettings::Kind::adamw;
+    settings.beta1 = options.beta1;
+    settings.beta2 = options.beta2;
+    settings.eps = options.eps;
+    settings.weight_decay = options.weight_decay;
+    settings.clip = options.clip;
+    settings.muon_numbers = trainable.numbers;
+    return settings;
+}
+
 QuantizeStep quantize_step(const QuantTrainOptions& options) {
     QuantizeStep step;
     step.schemes = *options.schemes;
+    step.inputs = options.inputs;
     return step;
+}
+
+const char* activations_name(const QuantTrainOptions& options) {
+    using Activations = QuantTrainOptions::Activations;
+    if (options.activations != Activations::int8) return options.activations == Activations::fp8 ? "fp8" : "float";
+    return options.inputs.kind == InputScaleRule::Kind::dynamic ? "int8" : input_rule_name(options.inputs);
 }
 
 Json quantization_json(const QuantTrainOptions& options) {
     const SchemeWish& schemes = *options.schemes;
-    return Json::object({{"scheme", schemes.linear.name()},
+    Json json = Json::object({{"scheme", schemes.linear.name()},
                          {"head", schemes.head ? Json(schemes.head->name()) : Json()},
                          {"embedding", schemes.embedding ? Json(schemes.embedding->name()) : Json()},
                          {"train", options.train == QuantTrainOptions::Train::scales ? "scales" : "all"},
-                         {"activations", options.activations == QuantTrainOptions::Activations::int8 ? "int8" : "float"}});
+                         {"activations", activations_name(options)}});
+    if (options.inputs.kind == InputScaleRule::Kind::fixed && options.inputs.range == RangeRule::percentile) json.set("percentile", options.inputs.percentile);
+    return json;
 }
 
 Json sparsity_json(const SparsifyOptions& options, const std::string& masks_hash) {

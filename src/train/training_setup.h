@@ -9,11 +9,13 @@
 #include "compress/tensor_plan.h"
 #include "text/tokenizer.h"
 #include "train/batches.h"
+#include "train/blockwise_setup.h"
 #include "train/elastic.h"
 #include "train/magnitude_masks.h"
 #include "train/objective.h"
 #include "train/optimizer.h"
 #include "train/ranks.h"
+#include "train/student_maker.h"
 #include "train/train.h"
 #include "train/train_state.h"
 #include "train/trainable_model.h"
@@ -33,6 +35,13 @@ struct TrainingSetup {
     std::optional<Tokenizer> tokenizer;
     std::unique_ptr<Ranks> ranks;
     std::optional<Batches> data, validation;
+    TrainableOptions trainable;
+    std::optional<TensorPlan> quant_plan;  // what each tensor becomes, where weights are quantized
+    std::optional<Checkpoint> mask_from;   // whose magnitudes choose the zeros, where not the weights' own do
+    std::string masks_hash;                // its content; empty: none
+    std::optional<StudentMaker> maker;
+    Json distillation;                     // what is learnt from a teacher; null: nothing
+    std::unique_ptr<BlockwiseSetup> blockwise;  // instead of all that follows, where blocks are trained one after the other
     std::unique_ptr<TrainableModel> model;
     std::optional<ElasticSpace> elastic;
     std::unique_ptr<Objective> objective;
@@ -40,15 +49,16 @@ struct TrainingSetup {
     std::unique_ptr<Optimizer> optimizer;
     StateTensors state;
     std::optional<MagnitudeMasks> masks;   // where zeros come while training goes on
-    std::string masks_hash;                // content of the model that they were taken from; empty: none
-    std::optional<TensorPlan> quant_plan;  // what each tensor becomes, where weights are quantized
     std::string fingerprint;
 };
 
 Result<std::unique_ptr<TrainingSetup>> prepare_training(const Checkpoint& parent, const TrainOptions& options, const TrainObserver& observer);
 
+OptimizerSettings optimizer_settings(const TrainOptions& options, const TrainableOptions& trainable);
+
 // The same wish as a step of `skiff quantize`, and for the manifest. Preconditions: options.schemes.
 QuantizeStep quantize_step(const QuantTrainOptions& options);
+const char* activations_name(const QuantTrainOptions& options);  // as --activations has it
 Json quantization_json(const QuantTrainOptions& options);
 Json sparsity_json(const SparsifyOptions& options, const std::string& masks_hash);
 

@@ -77,6 +77,37 @@ below "$(loss_at blocks 12)" "$(loss_at blocks 1)" || fail "block-wise: the loss
 quietly distill --student-layers 0,2 --lr 1e-12 --steps 3 -o "$work/untrained" --valid "$work/other.txt"
 validation() { tail -1 "$work/$1/validation.csv" | cut -d, -f3; }
 below "$(validation blocks)" "$(validation untrained)" || fail "block-wise: the whole is no better for it: $(validation blocks) after, $(validation untrained) before"
+for file in train.csv blocks.csv loss.svg; do [ -s "$work/blocks/$file" ] || fail "block-wise: no $file"; done
+[ "$(wc -l < "$work/blocks/blocks.csv")" = 25 ] && [ "$(wc -l < "$work/blocks/train.csv")" = 13 ] || fail "block-wise: rows are missing"
+! ls "$work/blocks" | grep -q -e state -e streams || fail "block-wise: scratch files are left: $(ls "$work/blocks")"
+
+# ---- block by block again, killed, with another measurement on the way and the streams in a file: the same bytes; what needs the whole student is refused
+by_blocks() { distill --student-layers 0,2 --block-wise --lr 1e-3 --steps 12 --valid "$work/other.txt" "$@"; }
+quietly by_blocks -o "$work/blocks-file" --stream-mb 0 --eval-every 5 --json
+grep -q '"in": "file"' "$work/log" && grep -q '"steps_per_round": 1,' "$work/log" && grep -q '"peak_memory_bytes": [1-9]' "$work/log" || fail "block-wise: no word of streams in a file: $(cat "$work/log")"
+[ "$(cut -d, -f1 "$work/blocks-file/validation.csv" | tr '\n' ' ')" = "step 5 10 12 " ] || fail "block-wise: measured at $(cut -d, -f1 "$work/blocks-file/validation.csv")"
+"$SKIFF" distill --student-layers 0,2 --block-wise --lr 1e-3 --steps 12 --valid "$work/other.txt" --teacher "$work/teacher" "${usual[@]}" --save-every 2 -o "$work/blocks-killed" >"$work/log" 2>&1 &
+pid=$!
+for _ in $(seq 1 3000); do
+    [ "$(2>/dev/null wc -l < "$work/blocks-killed.partial/blocks.csv" || echo 0)" -ge 17 ] && break
+    kill -0 $pid 2>/dev/null || break
+    sleep 0.01
+done
+kill -9 $pid 2>/dev/null || true
+wait $pid 2>/dev/null || true
+[ -d "$work/blocks-killed" ] || expect 0 "going on after step" by_blocks --save-every 2 -o "$work/blocks-killed"
+quietly by_blocks -o "$work/blocks-ranks" --ranks 2
+quietly by_blocks -o "$work/blocks-halves" --micro-batch 8  # a distance is relative to the streams of its micro-batch
+for name in blocks-file blocks-killed; do
+    cmp "$work/blocks/model.safetensors" "$work/$name/model.safetensors" || fail "$name: other weights than in one run"
+    [ "$(course blocks)" = "$(course $name)" ] || fail "$name took another course"
+done
+awk -v a="$(loss_at blocks-halves 12)" -v b="$(loss_at blocks-ranks 12)" 'BEGIN { d = a - b; exit !(d < 1e-6 && d > -1e-6) }' || fail "block-wise: two ranks end at $(loss_at blocks-ranks 12), one at $(loss_at blocks-halves 12)"
+expect 2 "--sample-every writes text with all of them" by_blocks --sample-every 2 -o "$work/x"
+expect 2 "leave --kd-loss" by_blocks --kd-temp 2 -o "$work/x"
+expect 2 "leave --kd-alpha out" by_blocks --kd-alpha 0.5 -o "$work/x"
+expect 2 "--prune-scope global looks for" by_blocks --sparsity 0.5 --prune-scope global -o "$work/x"
+expect 2 "--stream-mb bounds" distill --student-layers 0,2 --steps 3 --stream-mb 8 -o "$work/x"
 
 # ---- what is refused
 expect 2 "--teacher" "$SKIFF" distill "$work/teacher" --data "$work/corpus.txt" -o "$work/x"

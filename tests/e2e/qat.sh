@@ -39,6 +39,22 @@ quietly "$SKIFF" qat "$work/parent" --scheme n2g32r --train scales "${usual[@]}"
 below "$(kl "$work/scales")" "$(kl "$work/rounded-n2g32r")" || fail "training scales alone did not help: $(kl "$work/scales")"
 quietly "$SKIFF" qat "$work/parent" --scheme w4g32 --activations int8 "${usual[@]}" --steps 3 -o "$work/int8"
 
+# ---- inputs as the model will be run with: what quantize declares, trained
+quietly "$SKIFF" quantize "$work/parent" --scheme w8 --activations static-mse --calibration "$work/corpus.txt" --calibration-samples 8 --calibration-tokens 64 -o "$work/w8-static"
+for how in static-mse dynamic-token; do
+    quietly "$SKIFF" qat "$work/parent" --scheme w8 --activations $how "${usual[@]}" --lr 1e-4 --steps 20 --sample-every 20 --sample-tokens 4 -o "$work/w8-$how"
+    grep -q "\"activations\": \"$how\"" "$work/w8-$how/skiff.json" || fail "the manifest does not say $how"
+    grep -q '"input_activations": {' "$work/w8-$how/config.json" || fail "config.json does not say how inputs are coded"
+    quietly "$SKIFF" run "$work/w8-$how" --raw -p "The" -n 4
+    below "$(kl "$work/w8-$how")" 0.01 || fail "$how: KL $(kl "$work/w8-$how")"
+done
+below "$(kl "$work/w8-static-mse")" "$(kl "$work/w8-static")" || fail "training for fixed inputs did not help: KL $(kl "$work/w8-static-mse"), of quantize $(kl "$work/w8-static")"
+quietly "$SKIFF" qat "$work/parent" --scheme e4m3 --activations fp8 "${usual[@]}" --steps 3 -o "$work/fp8"
+expect 2 "symmetric integers of 8 bits" "$SKIFF" qat "$work/parent" --scheme w4g32 --activations static-minmax "${usual[@]}" --steps 3 -o "$work/x"
+expect 2 "leave one of them out" "$SKIFF" qat "$work/parent" --scheme w8 --activations dynamic-token --sparsity 0.5 "${usual[@]}" --steps 3 -o "$work/x"
+expect 2 "percentile is of" "$SKIFF" qat "$work/parent" --scheme w8 --activations int8 --percentile 99 "${usual[@]}" --steps 3 -o "$work/x"
+expect 2 "with one scale a row" "$SKIFF" qat "$work/parent" --scheme w8 --activations fp8 "${usual[@]}" --steps 3 -o "$work/x"
+
 # ---- killed, and gone on with: the same bytes
 killed() { "$SKIFF" qat "$work/parent" --scheme ternary "${usual[@]}" --lr 3e-3 --steps 40 -o "$work/killed" --save-every 3; }
 killed >"$work/log" 2>&1 &
@@ -99,6 +115,7 @@ for pattern in 50% 2:4; do
 done
 expect 1 "no code for zero" "$SKIFF" qat "$work/kept" --scheme n4g32r "${usual[@]}" --steps 3 -o "$work/x"
 expect 1 "first write the zeros out with skiff convert --to hf" "$SKIFF" qat "$work/kept" --scheme w4g32a "${usual[@]}" --steps 3 -o "$work/x"
+expect 1 "inputs as codes are for dense codes" "$SKIFF" qat "$work/kept" --scheme w8 --activations dynamic-token "${usual[@]}" --steps 3 -o "$work/x"
 expect 1 "is quantized already" "$SKIFF" qat "$work/kept-w8" --scheme w4g32 "${usual[@]}" --steps 3 -o "$work/x"
 # Zeros that come in training are not written either, and are taken for what they are by the next step.
 quietly "$SKIFF" qat "$work/parent" --scheme w8g32 --sparsity 0.6 --prune-schedule once "${usual[@]}" --steps 3 -o "$work/both"

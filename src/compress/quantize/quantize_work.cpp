@@ -8,6 +8,7 @@
 #include "compress/quantize/learnt_rounding.h"
 #include "compress/quantize/outliers.h"
 #include "compress/quantize/block_transform.h"
+#include "compress/quantize/coded_inputs.h"
 #include "compress/quantize/corrected_tensors.h"
 #include "compress/quantize/pruned_weights.h"
 #include "compress/step_work.h"
@@ -15,14 +16,6 @@
 
 namespace skiff {
 namespace {
-
-// Weights of the linear operators of decoder blocks: those whose inputs are measured.
-std::set<std::string> operator_weights(const ModelSpec& spec) {
-    std::set<std::string> keys;
-    for (std::size_t block = 1; block + 1 < spec.blocks.size(); ++block)
-        for (const auto& [key, id] : linear_inputs(spec.blocks[block])) keys.insert(key);
-    return keys;
-}
 
 class QuantizeWork final : public StepWork {
 public:
@@ -46,7 +39,10 @@ public:
             }
             if (tensor.scheme && (tensor.becomes_codes() || !tensor.sparse)) schemes_[tensor.key] = *tensor.scheme;
             if (has_outliers(tensor)) plan_outliers(tensor, plan);
-            if (has_coded_inputs(tensor)) plan_coded_inputs(tensor, plan);
+            if (has_coded_inputs(tensor)) {
+                plan_coded_inputs(tensor, step_.inputs.kind, plan);
+                coded_inputs_.insert(tensor.key);
+            }
         }
         corrected_ = plan_corrections(corrections_, plan);
         if (by_gradients()) {
@@ -55,7 +51,7 @@ public:
                 if (has_gradients(tensor)) measured_.insert(tensor.key), plan.largest_working_set_bytes += tensor.n_elements * sizeof(float);
             plan.largest_working_set_bytes += gradient_memory_bytes(parent_.spec, *text_);
         }
-        if (step_.inputs.kind != InputScaleRule::Kind::dynamic && !any_coded_) return usage_error(std::string("--activations ") + (fixes_inputs() ? "static-...: fixed scales" : "dynamic-token: inputs as codes") + " are for symmetric integers of 8 bits, such as --scheme w8, and no weight of an operator becomes that");
+        if (step_.inputs.kind != InputScaleRule::Kind::dynamic && coded_inputs_.empty()) return no_coded_inputs(step_.inputs.kind, plan);
         return plan;
     }
     Json found() const override { return by_gradients() ? Json::object({{"importance", "squared gradients of the loss"}}) : importance_ ? Json::object({{"importance", importance_->json()}}) : Json(); }
@@ -120,12 +116,10 @@ public:
             made.parts = {{planned.key, result.plain()->dtype, result.shape, result.plain()->data, result.owner}};
             return made;
         }
-        if (has_coded_inputs(planned) && !fixes_inputs()) {
-            made.parts = token_input_tensors(module_of_key(planned.key), result);
-        } else if (has_coded_inputs(planned)) {
+        if (has_coded_inputs(planned)) {
             const auto scale = input_scales_.find(planned.key);
-            if (scale == input_scales_.end()) return runtime_error("nothing was measured of its inputs, so that they cannot have a fixed scale");
-            made.parts = fixed_input_tensors(module_of_key(planned.key), result, scale->second);
+            if (fixes_inputs() && scale == input_scales_.end()) return runtime_error("nothing was measured of its inputs, so that they cannot have a fixed scale");
+            made.parts = coded_input_tensors(planned, result, fixes_inputs() ? scale->second : 0.0f);
         } else {
             SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), result));
         }
@@ -214,29 +208,16 @@ private:
 
     // What cannot be done to a weight that stays pruned, or not to one that is stored as columns where others are rows.
     Status check_pruned(const PlannedTensor& planned) const {
-        const std::string is = planned.parent_is_plain ? "has its zeros left out" : "is pruned (" + planned.from + ")";
+        const std::string is = pruned_words(planned);
         const bool rounds = planned.becomes_codes() && operators_.count(planned.key) != 0;
         if (rounds && step_.outliers > 0) return unsupported(is + ": outliers stand beside dense codes; leave --outliers out");
-        if (rounds && step_.inputs.kind != InputScaleRule::Kind::dynamic) return unsupported(is + ": inputs as codes are for dense codes; leave --activations out");
+        if (rounds && step_.inputs.kind != InputScaleRule::Kind::dynamic) return coded_inputs_of_pruned(planned);
         if (!transforms_.empty() && planned.stored_as_columns && !planned.parent_is_plain) return unsupported(is + " and stored as columns, which transforms do not scale; leave --transform out");
         return {};
     }
 
     bool fixes_inputs() const { return step_.inputs.kind == InputScaleRule::Kind::fixed; }
-    bool has_coded_inputs(const PlannedTensor& planned) const { return !planned.sparse && step_.inputs.kind != InputScaleRule::Kind::dynamic && planned.use == TensorUse::linear && planned.scheme && can_fix_inputs(*planned.scheme) && !has_outliers(planned) && operators_.count(planned.key) != 0 && !planned.turn_source(); }
-
-    void plan_coded_inputs(PlannedTensor& planned, TensorPlan& plan) {
-        const std::string module = module_of_key(planned.key);
-        planned.declarations = fixes_inputs() ? fixed_input_declarations(module, *planned.scheme, planned.shape) : token_input_declarations(module, *planned.scheme, planned.shape);
-        std::uint64_t bytes = 0;
-        for (const TensorDeclaration& part : planned.declarations) bytes += static_cast<std::uint64_t>(element_count(part.shape) * dtype_info(part.dtype).bits / 8);
-        plan.bytes_after += bytes - planned.bytes_after;
-        planned.bytes_after = bytes;
-        planned.form = planned.scheme->name() + (fixes_inputs() ? " x i8 fixed" : " x i8 by token");
-        planned.inputs = fixes_inputs() ? QuantizedModule::Inputs::fixed : QuantizedModule::Inputs::by_token;
-        coded_inputs_.insert(planned.key);
-        any_coded_ = true;
-    }
+    bool has_coded_inputs(const PlannedTensor& planned) const { return step_.inputs.kind != InputScaleRule::Kind::dynamic && can_code_inputs(planned) && !has_outliers(planned) && operators_.count(planned.key) != 0; }
 
     bool has_outliers(const PlannedTensor& planned) const { return step_.outliers > 0 && !planned.hash && !planned.sparse && planned.use == TensorUse::linear && planned.becomes_codes() && outliers_per_row(step_.outliers, planned.shape[1]) > 0; }
 
@@ -292,7 +273,6 @@ private:
     std::map<std::string, std::vector<float>> squares_;  // of the gradients, summed over the samples
     BlockCorrections corrections_;
     std::set<std::string> corrected_, coded_inputs_, pruned_;  // keys
-    bool any_coded_ = false;  // inputs
     std::map<std::string, float> input_scales_;  // of the block
     std::map<std::string, Weight> learnt_;       // of the block
     std::string not_learnt_;                     // why it has none, where it should

@@ -3,6 +3,32 @@
 #include <cmath>
 
 namespace skiff {
+namespace {
+
+using Kind = InputScaleRule::Kind;
+constexpr struct {
+    const char* name;
+    Kind kind;
+    RangeRule range;
+} input_rules[] = {{"dynamic", Kind::dynamic, RangeRule::min_max},
+                   {"dynamic-token", Kind::by_token, RangeRule::min_max},
+                   {"static-minmax", Kind::fixed, RangeRule::min_max},
+                   {"static-percentile", Kind::fixed, RangeRule::percentile},
+                   {"static-mse", Kind::fixed, RangeRule::least_error}};
+
+}  // namespace
+
+const char* input_rule_name(const InputScaleRule& rule) {
+    for (const auto& row : input_rules)
+        if (row.kind == rule.kind && (row.kind != Kind::fixed || row.range == rule.range)) return row.name;
+    return "dynamic";
+}
+
+std::optional<InputScaleRule> input_rule(std::string_view name, double percentile) {
+    for (const auto& row : input_rules)
+        if (row.name == name) return InputScaleRule{row.kind, row.range, percentile};
+    return std::nullopt;
+}
 
 Result<float> input_scale_of(const RangeObserver& observer, const InputScaleRule& rule) {
     RangeOptions options;

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "compress/calibrate/activation_ranges.h"
 #include "compress/calibrate/block_work.h"
@@ -17,6 +19,10 @@ struct InputScaleRule {
     double percentile = 99.99;
     bool operator==(const InputScaleRule&) const = default;
 };
+
+// As --activations names them: "dynamic", "dynamic-token", "static-minmax", "static-percentile", "static-mse". Nothing for another name.
+const char* input_rule_name(const InputScaleRule& rule);
+std::optional<InputScaleRule> input_rule(std::string_view name, double percentile);
 
 // Codes -127 to 127: the scale with which the range's larger end is 127. An error where nothing was seen, or something that is not finite.
 Result<float> input_scale_of(const RangeObserver& observer, const InputScaleRule& rule);
