@@ -24,10 +24,15 @@ function(skiff_suites name)
         endforeach()
     endforeach()
     list(REMOVE_DUPLICATES suites)
+    set(others "-")
     foreach(suite ${suites})
+        string(APPEND others "${suite}.*:*/${suite}.*:")
         add_test(NAME ${name}.${suite} COMMAND ${name}_tests --gtest_filter=${suite}.*:*/${suite}.*)
         set_tests_properties(${name}.${suite} PROPERTIES LABELS unit TIMEOUT 600)
     endforeach()
+    # A suite that was written in another way than the files are read here would never run.
+    add_test(NAME ${name}.no_other_suites COMMAND ${name}_tests --gtest_list_tests --gtest_filter=${others})
+    set_tests_properties(${name}.no_other_suites PROPERTIES LABELS unit FAIL_REGULAR_EXPRESSION "(^|\n)[A-Za-z0-9_/]+\\.(\n| )")
 endfunction()
 
 # skiff_folder(name LINKS libraries... [DIRS folders...] [EXCEPT files...] [PRECOMPILE headers...] [BY_SUITE]): one static library from src/<path>/*.cpp, and

@@ -1,5 +1,6 @@
 // Every linear kernel on every weight of its layout: against the reference, and the same bits however tokens and rows are split.
 #include <map>
+#include <optional>
 
 #include "kernels/linear_testing.h"
 
@@ -12,18 +13,29 @@ using testing::multiply;
 using testing::same_bits;
 using testing::weights_of_all_kinds;
 
-// Calls body(kernel, packed) for each kernel that this processor runs and each weight that the kernel's layout accepts.
+// Calls body(packed) for each weight in each layout that accepts it.
 template <class Body>
-void for_each_kernel_and_weight(std::int64_t n_rows, std::int64_t n_columns, Body body) {
+void for_each_weight(std::int64_t n_rows, std::int64_t n_columns, Body body) {
     for (const Weight& weight : weights_of_all_kinds(n_rows, n_columns))
         for (const Layout* layout : layout_table()) {
             if (!layout->accepts(weight)) continue;
             const PackedWeight packed = pack_weight(*layout, weight, RowMap::all(n_rows));
             SCOPED_TRACE(weight.encoding_name() + " rows " + std::to_string(n_rows) + " columns " + std::to_string(packed.n_columns));
-            for_each_row(linear_kernels(), [&](const LinearKernel& kernel) {
-                if (kernel.layout == layout->name) body(kernel, packed);
-            });
+            body(packed);
         }
+}
+
+// Calls body(kernel) for each kernel of a layout that this processor runs.
+template <class Body>
+void for_each_kernel_of(const Layout& layout, Body body) {
+    for_each_row(linear_kernels(), [&](const LinearKernel& kernel) {
+        if (kernel.layout == layout.name) body(kernel);
+    });
+}
+
+template <class Body>
+void for_each_kernel_and_weight(std::int64_t n_rows, std::int64_t n_columns, Body body) {
+    for_each_weight(n_rows, n_columns, [&](const PackedWeight& packed) { for_each_kernel_of(*packed.layout, [&](const LinearKernel& kernel) { body(kernel, packed); }); });
 }
 
 // Sums of |w x| per output, what rounding errors are measured against, and of |w|.
@@ -55,58 +67,61 @@ Magnitudes magnitudes(const PackedWeight& packed, const std::vector<float>& x, s
     return result;
 }
 
-// The same ones for all kernels.
-const Activations& activations_of(std::int64_t n_tokens, std::int64_t n_columns) {
+// What the reference makes of a weight and inputs, and what a kernel that reads them is measured against.
+struct Expected {
+    std::vector<float> y;
+    Magnitudes sums;
+};
+
+// All kernels of the weight's layout. What they are held against is computed once for those that read floats, once for those that read codes.
+void expect_near_reference(const PackedWeight& packed, std::int64_t n_tokens) {
     static std::map<std::pair<std::int64_t, std::int64_t>, Activations> made;
-    return made.try_emplace({n_tokens, n_columns}, n_tokens, n_columns, 70).first->second;
-}
-
-void expect_near_reference(const LinearKernel& kernel, const PackedWeight& packed, std::int64_t n_tokens) {
-    const Activations& activations = activations_of(n_tokens, packed.n_columns);
+    const Activations& activations = made.try_emplace({n_tokens, packed.n_columns}, n_tokens, packed.n_columns, 70).first->second;
+    const PreparedActivation x = activations.from(0);
     const LinearFn reference = linear_kernels()[0].fn;
-    const std::vector<float> seen = kernel.form == ActivationForm::f32 ? activations.x : activations.dequantized();
-    PreparedActivation x = activations.from(0);
-    const auto y = multiply(kernel.fn, packed, x, n_tokens);
-    const auto float_result = kernel.form == ActivationForm::f32 ? y : multiply(reference, packed, x, n_tokens);
-    x.f32 = seen.data();
-    const auto expected = multiply(reference, packed, x, n_tokens);
-    const Magnitudes sums = magnitudes(packed, seen, n_tokens);
+    std::vector<float> of_floats;
+    std::optional<Expected> found[2];  // of inputs as codes stand for them, and as they are
     const std::int64_t n_rows = packed.n_rows;
-    for (std::size_t i = 0; i < y.size(); ++i) {
-        // 2e-6 of the sum of magnitudes: some hundred roundings of 6e-8, which mostly cancel
-        ASSERT_NEAR(y[i], expected[i], 2e-6 * sums.products[i] + 1e-30) << "output " << i << " of " << n_tokens << " tokens";
-        if (kernel.form == ActivationForm::f32) continue;
-        const std::size_t token = i / static_cast<std::size_t>(n_rows), n_blocks = static_cast<std::size_t>(activations.padded / 32);
-        const float largest_step = *std::max_element(activations.scales.begin() + static_cast<std::ptrdiff_t>(token * n_blocks), activations.scales.begin() + static_cast<std::ptrdiff_t>((token + 1) * n_blocks));
-        ASSERT_NEAR(y[i], float_result[i], 0.51 * largest_step * sums.weights[i % static_cast<std::size_t>(n_rows)] + 2e-6 * sums.products[i] + 1e-6) << "against float activations";
-    }
+    for_each_kernel_of(*packed.layout, [&](const LinearKernel& kernel) {
+        const bool reads_floats = kernel.form == ActivationForm::f32;
+        if (of_floats.empty()) of_floats = multiply(reference, packed, x, n_tokens);
+        if (!found[reads_floats]) {
+            const std::vector<float> inputs = reads_floats ? activations.x : activations.dequantized();
+            PreparedActivation seen = x;
+            seen.f32 = inputs.data();
+            found[reads_floats] = {reads_floats ? of_floats : multiply(reference, packed, seen, n_tokens), magnitudes(packed, inputs, n_tokens)};
+        }
+        const Expected& expected = *found[reads_floats];
+        const auto y = multiply(kernel.fn, packed, x, n_tokens);
+        for (std::size_t i = 0; i < y.size(); ++i) {
+            // 2e-6 of the sum of magnitudes: some hundred roundings of 6e-8, which mostly cancel
+            ASSERT_NEAR(y[i], expected.y[i], 2e-6 * expected.sums.products[i] + 1e-30) << "output " << i << " of " << n_tokens << " tokens";
+            if (reads_floats) continue;
+            const std::size_t token = i / static_cast<std::size_t>(n_rows), n_blocks = static_cast<std::size_t>(activations.padded / 32);
+            const float largest_step = *std::max_element(activations.scales.begin() + static_cast<std::ptrdiff_t>(token * n_blocks), activations.scales.begin() + static_cast<std::ptrdiff_t>((token + 1) * n_blocks));
+            ASSERT_NEAR(y[i], of_floats[i], 0.51 * largest_step * expected.sums.weights[i % static_cast<std::size_t>(n_rows)] + 2e-6 * expected.sums.products[i] + 1e-6) << "against float activations";
+        }
+    });
 }
-
-// Several tiles of tokens, and a rest. AMX takes 32 together; those of NEON are smaller, and an emulator computes them here.
-#if defined(__aarch64__)
-constexpr std::int64_t many_tokens = 19;
-#else
-constexpr std::int64_t many_tokens = 57;
-#endif
 
 TEST(Linear, every_row_against_the_reference_over_widths) {
     for (std::int64_t width : testing::odd_widths)
-        for_each_kernel_and_weight(17, width, [](const auto& kernel, const auto& packed) {
-            for (std::int64_t n_tokens : {std::int64_t{1}, std::int64_t{2}, std::int64_t{3}, std::int64_t{8}, std::int64_t{9}, many_tokens}) expect_near_reference(kernel, packed, n_tokens);
+        for_each_weight(17, width, [](const PackedWeight& packed) {
+            for (std::int64_t n_tokens : {1, 2, 3, 8, 9, 57}) expect_near_reference(packed, n_tokens);
         });
 }
 
 TEST(Linear, every_row_against_the_reference_over_rows) {
     for (std::int64_t n_rows : {1, 5, 8, 17, 32, 100})
-        for_each_kernel_and_weight(n_rows, 172, [](const auto& kernel, const auto& packed) {
-            for (std::int64_t n_tokens : {std::int64_t{1}, std::int64_t{4}, std::int64_t{5}, many_tokens + 13}) expect_near_reference(kernel, packed, n_tokens);
+        for_each_weight(n_rows, 172, [](const PackedWeight& packed) {
+            for (std::int64_t n_tokens : {1, 4, 5, 70}) expect_near_reference(packed, n_tokens);
         });
 }
 
 // Long rows pass through several column blocks of the many-token paths.
 TEST(Linear, every_row_against_the_reference_on_long_rows) {
-    for_each_kernel_and_weight(20, 2500, [](const auto& kernel, const auto& packed) {
-        for (std::int64_t n_tokens : {1, 7}) expect_near_reference(kernel, packed, n_tokens);
+    for_each_weight(20, 2500, [](const PackedWeight& packed) {
+        for (std::int64_t n_tokens : {1, 7}) expect_near_reference(packed, n_tokens);
     });
 }
 
@@ -151,10 +166,7 @@ TEST(Linear, a_half_block_without_a_group_reads_no_scale) {
         for (const Layout* layout : layout_table()) {
             if (!layout->accepts(weight)) continue;
             const PackedWeight packed = pack_weight(*layout, weight, RowMap::all(16));
-            for_each_row(linear_kernels(), [&](const LinearKernel& kernel) {
-                if (kernel.layout != layout->name) return;
-                for (std::int64_t n_tokens : {1, 20}) expect_near_reference(kernel, packed, n_tokens);
-            });
+            for (std::int64_t n_tokens : {1, 20}) expect_near_reference(packed, n_tokens);
         }
     }
 }

@@ -284,6 +284,28 @@ TEST(QuantRules, OfThePapers) {
     EXPECT_NEAR(ratio.grad()[0].item<double>(), expected * static_cast<double>(first) / std::sqrt(5.0), 1e-5);
 }
 
+// A row of normal weights with ratios away from one, rounded, its gradient for `g`, and the step that the row began with.
+struct RoundedRow {
+    at::Tensor weight, value, g;
+    std::shared_ptr<FakeQuant> quant;
+    double first = 0, ratio = 0;
+};
+RoundedRow rounded_row(const Scheme& scheme, std::int64_t n, double spread, std::uint64_t seed) {
+    at::manual_seed(seed);
+    RoundedRow row;
+    row.weight = (at::randn({1, n}) * spread).requires_grad_(true);
+    row.quant = make_quant(row.weight, false, scheme, FakeQuant::Codes::follow);
+    move_ratios(*row.quant);
+    row.value = row.quant->forward();
+    row.g = at::randn({1, n});
+    row.quant->backward(row.g);
+    RowParams params;
+    fit_row(*make_grid(scheme, ScaleRule::search), scheme, std::span(row.weight.data_ptr<float>(), static_cast<std::size_t>(n)), {}, params);
+    row.first = static_cast<double>(params.groups[0].scale);
+    row.ratio = row.quant->ratio()[0].item<double>();
+    return row;
+}
+
 // Stretched elastic quantization as ParetoQ states it (Liu et al. 2025, equation 7 and its gradients), with alpha the largest weight that is not clipped: four half steps of b2, a step and a half of
 // ternary. 0 is a border of b2: either neighbour will do.
 TEST(QuantRules, StretchedElasticQuantization) {
@@ -292,15 +314,8 @@ TEST(QuantRules, StretchedElasticQuantization) {
         Scheme scheme = *parse_scheme(name);
         scheme.scale_dtype = DType::f32;
         const std::int64_t n = 401;
-        at::manual_seed(12);
-        at::Tensor weight = (at::randn({1, n}) * 0.8).requires_grad_(true);
-        const auto quant = make_quant(weight, false, scheme, FakeQuant::Codes::follow);
-        move_ratios(*quant);
-        const at::Tensor value = quant->forward(), g = at::randn({1, n});
-        quant->backward(g);
-        RowParams params;
-        fit_row(*make_grid(scheme, ScaleRule::search), scheme, std::span(weight.data_ptr<float>(), static_cast<std::size_t>(n)), {}, params);
-        const double first = static_cast<double>(params.groups[0].scale), ratio = quant->ratio()[0].item<double>(), alpha = std::fabs(first * ratio) * per_scale;
+        const auto [weight, value, g, quant, first, ratio] = rounded_row(scheme, n, 0.8, 12);
+        const double alpha = std::fabs(first * ratio) * per_scale;
         double alpha_gradient = 0;
         for (std::int64_t i = 0; i < n; ++i) {
             const double w = weight[0][i].item<double>(), x = w / alpha, gradient = g[0][i].item<double>();
@@ -323,15 +338,8 @@ TEST(QuantRules, LearntStepSize) {
         Scheme scheme = *parse_scheme("w" + std::to_string(bits));
         scheme.scale_dtype = DType::f32;
         const std::int64_t n = 300;
-        at::manual_seed(13);
-        at::Tensor weight = at::randn({1, n}).requires_grad_(true);
-        const auto quant = make_quant(weight, false, scheme, FakeQuant::Codes::follow);
-        move_ratios(*quant);
-        const at::Tensor value = quant->forward(), g = at::randn({1, n});
-        quant->backward(g);
-        RowParams params;
-        fit_row(*make_grid(scheme, ScaleRule::search), scheme, std::span(weight.data_ptr<float>(), static_cast<std::size_t>(n)), {}, params);
-        const double first = static_cast<double>(params.groups[0].scale), ratio = quant->ratio()[0].item<double>(), s = first * ratio, low = -(1 << (bits - 1)), high = -low - 1;
+        const auto [weight, value, g, quant, first, ratio] = rounded_row(scheme, n, 1, 13);
+        const double s = first * ratio, low = -(1 << (bits - 1)), high = -low - 1;
         double s_gradient = 0;
         for (std::int64_t i = 0; i < n; ++i) {
             const double x = weight[0][i].item<double>() / s, gradient = g[0][i].item<double>(), level = std::clamp(std::nearbyint(x), low, high);
