@@ -50,6 +50,13 @@ for how in static-mse dynamic-token; do
 done
 below "$(kl "$work/w8-static-mse")" "$(kl "$work/w8-static")" || fail "training for fixed inputs did not help: KL $(kl "$work/w8-static-mse"), of quantize $(kl "$work/w8-static")"
 quietly "$SKIFF" qat "$work/parent" --scheme e4m3 --activations fp8 "${usual[@]}" --steps 3 -o "$work/fp8"
+quietly "$SKIFF" factorize "$work/parent" --remove 25% --calibration "$work/corpus.txt" --calibration-samples 2 -o "$work/factored"
+for how in static-mse dynamic-token; do
+    expect 2 "are factored" "$SKIFF" quantize "$work/factored" --scheme w8 --activations $how --calibration "$work/corpus.txt" --calibration-samples 2 -o "$work/x"
+    expect 2 "are factored" "$SKIFF" qat "$work/factored" --scheme w8 --activations $how "${usual[@]}" --steps 3 -o "$work/x"
+done
+quietly "$SKIFF" qat "$work/factored" --scheme w8 --activations int8 "${usual[@]}" --lr 1e-4 --steps 3 -o "$work/factored-int8"
+below "$(kl "$work/factored-int8")" "$(awk -v x="$(kl "$work/factored")" 'BEGIN { print 1.1 * x }')" || fail "factored and trained for codes as inputs: KL $(kl "$work/factored-int8")"
 expect 2 "symmetric integers of 8 bits" "$SKIFF" qat "$work/parent" --scheme w4g32 --activations static-minmax "${usual[@]}" --steps 3 -o "$work/x"
 expect 2 "leave one of them out" "$SKIFF" qat "$work/parent" --scheme w8 --activations dynamic-token --sparsity 0.5 "${usual[@]}" --steps 3 -o "$work/x"
 expect 2 "percentile is of" "$SKIFF" qat "$work/parent" --scheme w8 --activations int8 --percentile 99 "${usual[@]}" --steps 3 -o "$work/x"

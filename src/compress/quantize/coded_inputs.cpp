@@ -30,9 +30,12 @@ void plan_coded_inputs(PlannedTensor& planned, InputScaleRule::Kind kind, Tensor
 
 Error no_coded_inputs(InputScaleRule::Kind kind, const TensorPlan& plan) {
     const char* what = kind == InputScaleRule::Kind::fixed ? "static-...: fixed scales" : "dynamic-token: inputs as codes";
-    for (const PlannedTensor& planned : plan.tensors)
-        if (planned.use == TensorUse::linear && planned.scheme && can_fix_inputs(*planned.scheme) && planned.turn_source())
+    for (const PlannedTensor& planned : plan.tensors) {
+        if (planned.use != TensorUse::linear || !planned.scheme || !can_fix_inputs(*planned.scheme)) continue;
+        if (planned.turn_source())
             return usage_error(std::string("--activations ") + what + " are for weights stored as rows, and this model stores them as (inputs, outputs), of which the file cannot say it; leave --activations out");
+        if (!planned.key.ends_with(".weight")) return usage_error(std::string("--activations ") + what + " are for whole weights, and those of this model are factored (" + planned.key + "); leave --activations out");
+    }
     return usage_error(std::string("--activations ") + what + " are for symmetric integers of 8 bits, such as --scheme w8, and no weight of an operator becomes that");
 }
 
