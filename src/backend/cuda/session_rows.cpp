@@ -17,9 +17,7 @@ Status CudaSession::keep_rows() {
     std::map<const void*, const GpuWeight*> weights;  // by codes: layers may share
     for (const DeviceOp& op : model_.ops) {
         if (std::holds_alternative<SelectDevice>(op.detail)) break;  // the head has a row a sequence
-        const auto* linear = std::get_if<LinearDevice>(&op.detail);
-        if (linear == nullptr) continue;
-        for (const MatrixDevice& matrix : linear->matrices) {
+        for (const MatrixDevice& matrix : matrices_of(op)) {
             if (matrix.weight.form != CodeForm::bf16 || matrix.weight.two_of_four || is_imaginary(matrix.weight)) continue;
             weights.emplace(matrix.weight.codes, &matrix.weight);
         }

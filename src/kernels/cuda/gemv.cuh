@@ -105,10 +105,103 @@ __device__ __forceinline__ void copy_chunk(const GemvParams& params, int param_u
     for (int byte = lane * 16; byte < param_bytes; byte += lanes * 16) copy_async16(slot + most_units * unit_bytes<Decoder> + byte, from + byte);
 }
 
+// A chunk of a tile, in shared memory at `here`, from unit `first` on. load_x(slab, to): the lane's numbers of a slab of the chunk.
+template <class Decoder, int n_blocks, int n_warps, class LoadX>
+__device__ __forceinline__ void multiply_chunk(const GemvParams& params, const Decoder& decoder, int tile, int first, const unsigned char* here, LoadX&& load_x, uint4 (&b)[2][n_blocks][2], Supers (&supers)[2],
+                                               float (&sums)[n_blocks][2], float (&part)[n_blocks][4], float (&ones)[n_blocks][4]) {
+    constexpr int unit = unit_columns(Decoder::form), n_steps = slab_steps<Decoder>, n_unit_slabs = unit_slabs<Decoder>, most_units = gemv_chunk_units(Decoder::form);
+    const LinearParams& p = params.linear;
+    const GpuWeight& weight = p.weight;
+    const int lane = threadIdx.x % lanes, g = lane / 4;
+    const bool relative = has_supers(weight.params), has_records = p.fold_steps != 0;
+    const bool is_common = weight.params == ParamForm::s16 && weight.param_float == Float16Form::f16;
+    const unsigned char* records = here + most_units * unit_bytes<Decoder> + g * p.layout.in_unit * p.pair_bytes;  // of row g
+    const auto fold_records = [&](int i, int slab, int s) {
+        const int unit_of_records = p.layout.in_unit > 1 ? i : (i * unit) >> p.layout.group_log2;
+        const unsigned char* record = records + unit_of_records * p.param_bytes + p.layout.in(16 * (slab * n_steps + s)) * p.pair_bytes;
+        GroupScale scale[2];
+        if (is_common) {
+            const std::uint32_t both = *reinterpret_cast<const std::uint32_t*>(record);
+            scale[0] = {f16_float(both & 0xffffu), 0}, scale[1] = {f16_float(both >> 16), 0};
+            fold<n_blocks>(sums, part, scale);
+            return;
+        }
+        read_pair(weight, record, supers, scale);
+        fold<n_blocks>(sums, part, scale);
+        if (p.has_offsets != 0) fold_offsets<n_blocks>(sums, ones, scale);
+    };
+    const int n = min(params.n_units, weight.n_units - first);
+    if (n_warps > gemv_warps || (n == most_units && params.is_fine == 0)) {
+        // What a slab reads is loaded while the one in front is multiplied.
+        constexpr int n_slabs_here = most_units * n_unit_slabs;
+        constexpr bool is_raw = has_raw_codes<Decoder>;
+        std::uint32_t words[2][unit_words(Decoder::form)], positions[2];
+        const auto load = [&](auto index) {
+            constexpr int i = decltype(index)::value / n_unit_slabs, slab = decltype(index)::value % n_unit_slabs, at = decltype(index)::value % 2;
+            load_x(decltype(index)::value, b[at]);
+            load_slab<Decoder>(here + i * unit_bytes<Decoder>, slab, lane, words[at]);
+            positions[at] = slab_positions<Decoder>(here + i * unit_bytes<Decoder>, slab, lane);
+        };
+        load(std::integral_constant<int, 0>{});
+        for_steps<0, n_slabs_here>([&](auto index) {
+            constexpr int now = decltype(index)::value, at = now % 2;
+            if constexpr (now + 1 < n_slabs_here) load(std::integral_constant<int, now + 1>{});
+            for_steps<0, n_steps>([&](auto step) {
+                constexpr int s = decltype(step)::value;
+                std::uint32_t a[Decoder::n_parts][4];
+                if constexpr (is_raw) decoder.template raw_step<s>(words[at], a);
+                else decoder.template step<s>(words[at], a);
+#pragma unroll
+                for (int block = 0; block < n_blocks; ++block) multiply_step<Decoder>(part[block], a, b[at][block], s, positions[at]);
+            });
+            if (is_raw || p.has_offsets != 0)
+#pragma unroll
+                for (int s = 0; s < n_steps; ++s)
+#pragma unroll
+                    for (int block = 0; block < n_blocks; ++block) sum_numbers<Decoder>(ones[block], b[at][block], s);
+            if (now + 1 == n_slabs_here || ((now + 1) & params.fold_mask) == 0) {
+                if constexpr (is_raw) subtract_bias<n_blocks>(part, ones, Decoder::raw_bias);
+                if (has_records) {
+                    fold_records(now / n_unit_slabs, now % n_unit_slabs, n_steps - 1);
+                } else if constexpr (is_raw) {
+                    const GroupScale scale[2] = {{1, 0}, {1, 0}};
+                    fold<n_blocks>(sums, part, scale);
+                }
+                if constexpr (is_raw)
+#pragma unroll
+                    for (int block = 0; block < n_blocks; ++block)
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) ones[block][i] = 0;
+            }
+        });
+    } else if constexpr (n_warps == gemv_warps) {  // sixteen warps are for whole chunks
+#pragma unroll 1
+        for (int index = 0; index < n * n_unit_slabs; ++index) {
+            const int i = index / n_unit_slabs, slab = index % n_unit_slabs;
+            if (relative && slab == 0) load_supers(weight, tile, static_cast<std::int64_t>(first + i) * unit, g, supers);
+            load_x(index, b[0]);
+            std::uint32_t words[unit_words(Decoder::form)];
+            load_slab<Decoder>(here + i * unit_bytes<Decoder>, slab, lane, words);
+            const std::uint32_t positions = slab_positions<Decoder>(here + i * unit_bytes<Decoder>, slab, lane);
+            for_steps<0, n_steps>([&](auto step) {
+                constexpr int s = decltype(step)::value;
+                std::uint32_t a[Decoder::n_parts][4];
+                decoder.template step<s>(words, a);
+#pragma unroll
+                for (int block = 0; block < n_blocks; ++block) {
+                    multiply_step<Decoder>(part[block], a, b[0][block], s, positions);
+                    sum_step<Decoder>(p, ones[block], b[0][block], s);
+                }
+                if ((p.fold_steps >> s & 1) != 0) fold_records(i, slab, s);
+            });
+        }
+    }
+}
+
 // The bits of a token's sums do not depend on n_blocks (of four tokens) or on the other tokens: each column of the product is summed by itself.
 template <class Decoder, int n_blocks, int n_warps>
 __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::form, Decoder::n_parts, n_blocks, n_warps)) gemv_kernel(const __grid_constant__ GemvParams params) {
-    constexpr int unit = unit_columns(Decoder::form), n_steps = slab_steps<Decoder>, n_unit_slabs = unit_slabs<Decoder>, stages = gemv_stages(Decoder::form, n_warps), few_stages = gemv_few_stages(Decoder::form, n_warps);
+    constexpr int unit = unit_columns(Decoder::form), n_unit_slabs = unit_slabs<Decoder>, stages = gemv_stages(Decoder::form, n_warps), few_stages = gemv_few_stages(Decoder::form, n_warps);
     constexpr int most_units = gemv_chunk_units(Decoder::form);
     static_assert(few_stages >= 2);
     const LinearParams& p = params.linear;
@@ -154,9 +247,6 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
     bool has_token[n_blocks];
 #pragma unroll
     for (int block = 0; block < n_blocks; ++block) has_token[block] = 4 * block + g / 2 < p.n_tokens;
-
-    const int row_bytes = g * p.layout.in_unit * p.pair_bytes;  // to the records of row g
-    const bool is_common = weight.params == ParamForm::s16 && weight.param_float == Float16Form::f16;
     // Lanes of tokens that are not there keep their zeros.
     uint4 b[2][n_blocks][2];
 #pragma unroll
@@ -176,97 +266,18 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
             __syncwarp();  // records come from other lanes, and none of them still reads the slot that is filled next
             copy_next();
             const unsigned char* here = ring + slot * stage_bytes;
-            const unsigned char* records = here + most_units * unit_bytes<Decoder> + row_bytes;
-            const unsigned char* x = p.x + static_cast<std::int64_t>(first) * (n_unit_slabs * 1024) + lane * 16;
             slot = slot + 1 == n_stages ? 0 : slot + 1;
-
-            const auto load_x = [&](int slab, uint4 (&to)[n_blocks][2]) {
+            const unsigned char* x = p.x + static_cast<std::int64_t>(first) * (n_unit_slabs * 1024) + lane * 16;
+            multiply_chunk<Decoder, n_blocks, n_warps>(
+                params, decoder, tile, first, here,
+                [&](int slab, uint4 (&to)[n_blocks][2]) {
 #pragma unroll
-                for (int block = 0; block < n_blocks; ++block)
+                    for (int block = 0; block < n_blocks; ++block)
 #pragma unroll
-                    for (int half = 0; half < 2; ++half)
-                        if (has_token[block]) to[block][half] = *reinterpret_cast<const uint4*>(x + block * n_slabs * 1024 + (slab * 1024 + half * 512));
-            };
-            const auto fold_records = [&](int i, int slab, int s) {
-                const int unit_of_records = p.layout.in_unit > 1 ? i : (i * unit) >> p.layout.group_log2;
-                const unsigned char* record = records + unit_of_records * p.param_bytes + p.layout.in(16 * (slab * n_steps + s)) * p.pair_bytes;
-                GroupScale scale[2];
-                if (is_common) {
-                    const std::uint32_t both = *reinterpret_cast<const std::uint32_t*>(record);
-                    scale[0] = {f16_float(both & 0xffffu), 0}, scale[1] = {f16_float(both >> 16), 0};
-                    fold<n_blocks>(sums, part, scale);
-                    return;
-                }
-                read_pair(weight, record, supers, scale);
-                fold<n_blocks>(sums, part, scale);
-                if (p.has_offsets != 0) fold_offsets<n_blocks>(sums, ones, scale);
-            };
-            const int n = min(params.n_units, weight.n_units - first);
-            if (n_warps > gemv_warps || (n == most_units && params.is_fine == 0)) {
-                // What a slab reads is loaded while the one in front is multiplied.
-                constexpr int n_slabs_here = most_units * n_unit_slabs;
-                constexpr bool is_raw = has_raw_codes<Decoder>;
-                std::uint32_t words[2][unit_words(Decoder::form)], positions[2];
-                const auto load = [&](auto index) {
-                    constexpr int i = decltype(index)::value / n_unit_slabs, slab = decltype(index)::value % n_unit_slabs, at = decltype(index)::value % 2;
-                    load_x(decltype(index)::value, b[at]);
-                    load_slab<Decoder>(here + i * unit_bytes<Decoder>, slab, lane, words[at]);
-                    positions[at] = slab_positions<Decoder>(here + i * unit_bytes<Decoder>, slab, lane);
-                };
-                load(std::integral_constant<int, 0>{});
-                for_steps<0, n_slabs_here>([&](auto index) {
-                    constexpr int now = decltype(index)::value, at = now % 2;
-                    if constexpr (now + 1 < n_slabs_here) load(std::integral_constant<int, now + 1>{});
-                    for_steps<0, n_steps>([&](auto step) {
-                        constexpr int s = decltype(step)::value;
-                        std::uint32_t a[Decoder::n_parts][4];
-                        if constexpr (is_raw) decoder.template raw_step<s>(words[at], a);
-                        else decoder.template step<s>(words[at], a);
-#pragma unroll
-                        for (int block = 0; block < n_blocks; ++block) multiply_step<Decoder>(part[block], a, b[at][block], s, positions[at]);
-                    });
-                    if (is_raw || p.has_offsets != 0)
-#pragma unroll
-                        for (int s = 0; s < n_steps; ++s)
-#pragma unroll
-                            for (int block = 0; block < n_blocks; ++block) sum_numbers<Decoder>(ones[block], b[at][block], s);
-                    if (now + 1 == n_slabs_here || ((now + 1) & params.fold_mask) == 0) {
-                        if constexpr (is_raw) subtract_bias<n_blocks>(part, ones, Decoder::raw_bias);
-                        if (has_records) {
-                            fold_records(now / n_unit_slabs, now % n_unit_slabs, n_steps - 1);
-                        } else if constexpr (is_raw) {
-                            const GroupScale scale[2] = {{1, 0}, {1, 0}};
-                            fold<n_blocks>(sums, part, scale);
-                        }
-                        if constexpr (is_raw)
-#pragma unroll
-                            for (int block = 0; block < n_blocks; ++block)
-#pragma unroll
-                                for (int i = 0; i < 4; ++i) ones[block][i] = 0;
-                    }
-                });
-            } else if constexpr (n_warps == gemv_warps) {  // sixteen warps are for whole chunks
-#pragma unroll 1
-                for (int index = 0; index < n * n_unit_slabs; ++index) {
-                    const int i = index / n_unit_slabs, slab = index % n_unit_slabs;
-                    if (relative && slab == 0) load_supers(weight, tile, static_cast<std::int64_t>(first + i) * unit, g, supers);
-                    load_x(index, b[0]);
-                    std::uint32_t words[unit_words(Decoder::form)];
-                    load_slab<Decoder>(here + i * unit_bytes<Decoder>, slab, lane, words);
-                    const std::uint32_t positions = slab_positions<Decoder>(here + i * unit_bytes<Decoder>, slab, lane);
-                    for_steps<0, n_steps>([&](auto step) {
-                        constexpr int s = decltype(step)::value;
-                        std::uint32_t a[Decoder::n_parts][4];
-                        decoder.template step<s>(words, a);
-#pragma unroll
-                        for (int block = 0; block < n_blocks; ++block) {
-                            multiply_step<Decoder>(part[block], a, b[0][block], s, positions);
-                            sum_step<Decoder>(p, ones[block], b[0][block], s);
-                        }
-                        if ((p.fold_steps >> s & 1) != 0) fold_records(i, slab, s);
-                    });
-                }
-            }
+                        for (int half = 0; half < 2; ++half)
+                            if (has_token[block]) to[block][half] = *reinterpret_cast<const uint4*>(x + block * n_slabs * 1024 + (slab * 1024 + half * 512));
+                },
+                b, supers, sums, part, ones);
         }
         if (!has_records) {
             const GroupScale scale[2] = {{1, 0}, {1, 0}};
@@ -311,31 +322,52 @@ GemvParams gemv_params(const GemvArgs& args) {
     return params;
 }
 
+// How a kernel that works as gemv does is launched.
+struct GemvLaunch {
+    int n_stages = 0;
+    std::size_t shared_bytes = 0;
+    std::int64_t most_blocks = 0;  // at once
+};
+template <class Decoder, int n_blocks, int n_warps, class Params>
+GemvLaunch gemv_launch(void (*kernel)(Params), int param_bytes, const Launch& launch) {
+    constexpr int form = static_cast<int>(Decoder::form), stages = gemv_stages(Decoder::form, n_warps), few_stages = gemv_few_stages(Decoder::form, n_warps);
+    const auto ring_bytes = [&](int n_stages) { return std::size_t{n_warps} * static_cast<std::size_t>(n_stages * (gemv_chunk_units(Decoder::form) * unit_bytes<Decoder> + param_bytes)); };
+    const auto shared_bytes_of = [&](int n_stages) { return gemv_fixed_bytes<Decoder, n_blocks, n_warps>() + ring_bytes(n_stages); };
+    GemvLaunch shape;
+    shape.n_stages = stages;
+    if (launch.tuning.gemv_ring[form] != Tuning::Ring::longest || (n_warps == gemv_warps && ring_bytes(stages) > 90 * 1024) || blocks_per_sm(kernel, n_warps * lanes, shared_bytes_of(stages)) < 2) shape.n_stages = few_stages;
+    shape.shared_bytes = shared_bytes_of(shape.n_stages);
+    const int resident = blocks_per_sm(kernel, n_warps * lanes, shape.shared_bytes), tuned = launch.tuning.gemv_blocks[form];
+    shape.most_blocks = static_cast<std::int64_t>(launch.n_sms) * (tuned > 0 && tuned < resident ? tuned : resident);
+    return shape;
+}
+
 template <class Decoder, int n_blocks, int n_warps>
 int launch_gemv_warps(const GemvParams& given, const Launch& launch) {
     GemvParams params = given;
-    const GpuWeight& weight = params.linear.weight;
-    constexpr int form = static_cast<int>(Decoder::form), stages = gemv_stages(Decoder::form, n_warps), few_stages = gemv_few_stages(Decoder::form, n_warps);
-    const auto ring_bytes = [&](int n_stages) { return std::size_t{n_warps} * static_cast<std::size_t>(n_stages * (gemv_chunk_units(Decoder::form) * unit_bytes<Decoder> + params.param_bytes)); };
     auto* kernel = gemv_kernel<Decoder, n_blocks, n_warps>;
-    const auto shared_bytes_of = [&](int n_stages) { return gemv_fixed_bytes<Decoder, n_blocks, n_warps>() + ring_bytes(n_stages); };
-    params.n_stages = stages;
-    if (launch.tuning.gemv_ring[form] != Tuning::Ring::longest || (n_warps == gemv_warps && ring_bytes(stages) > 90 * 1024) || blocks_per_sm(kernel, n_warps * lanes, shared_bytes_of(stages)) < 2) params.n_stages = few_stages;
-    const std::size_t shared_bytes = shared_bytes_of(params.n_stages);
-    const int resident = blocks_per_sm(kernel, n_warps * lanes, shared_bytes), tuned = launch.tuning.gemv_blocks[form];
-    const std::int64_t most = static_cast<std::int64_t>(launch.n_sms) * (tuned > 0 && tuned < resident ? tuned : resident);
-    const auto grid = static_cast<unsigned>(weight.n_tiles < most ? weight.n_tiles : most);
-    return launch_kernel<GemvParams>(kernel, dim3(grid), dim3(n_warps * lanes), shared_bytes, launch, params);
+    const GemvLaunch shape = gemv_launch<Decoder, n_blocks, n_warps>(kernel, params.param_bytes, launch);
+    params.n_stages = shape.n_stages;
+    const std::int64_t n_tiles = params.linear.weight.n_tiles;
+    return launch_kernel<GemvParams>(kernel, dim3(static_cast<unsigned>(n_tiles < shape.most_blocks ? n_tiles : shape.most_blocks)), dim3(n_warps * lanes), shape.shared_bytes, launch, params);
+}
+
+// How columns are cut follows from the shape alone, never from the number of tokens.
+template <class Decoder>
+constexpr bool gemv_takes_many_warps =
+    gemv_few_stages(Decoder::form, gemv_many_warps) >= 2 && !Decoder::two_of_four && (has_raw_codes<Decoder> || Decoder::form == CodeForm::bf16 || Decoder::form == CodeForm::e4m3 || Decoder::form == CodeForm::linear8);
+template <class Decoder>
+bool gemv_wants_many_warps(const GemvParams& params, std::int64_t n_tiles) {
+    constexpr int most_units = gemv_chunk_units(Decoder::form);
+    const int n_units = params.linear.weight.n_units;
+    return n_tiles <= gemv_few_tiles && n_units % most_units == 0 && n_units >= most_units * gemv_many_warps && params.is_fine == 0;
 }
 
 template <class Decoder>
 int launch_gemv_form(const GemvArgs& args, const Launch& launch) {
     const GemvParams params = gemv_params<Decoder>(args);
-    // How columns are cut follows from the shape alone, never from the number of tokens.
-    if constexpr (gemv_few_stages(Decoder::form, gemv_many_warps) >= 2 && !Decoder::two_of_four && (has_raw_codes<Decoder> || Decoder::form == CodeForm::bf16 || Decoder::form == CodeForm::e4m3 || Decoder::form == CodeForm::linear8)) {
-        constexpr int most_units = gemv_chunk_units(Decoder::form);
-        if (args.weight.n_tiles <= gemv_few_tiles && args.weight.n_units % most_units == 0 && args.weight.n_units >= most_units * gemv_many_warps && params.is_fine == 0)
-            return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_many_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_many_warps>(params, launch);
+    if constexpr (gemv_takes_many_warps<Decoder>) {
+        if (gemv_wants_many_warps<Decoder>(params, args.weight.n_tiles)) return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_many_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_many_warps>(params, launch);
     }
     return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_warps>(params, launch);
 }
