@@ -195,7 +195,7 @@ void ModelBuilder::finish() {
     for (int tapped : model_.taps) reads(tapped, false);
     for (std::size_t i = 0; i < model_.ops.size() && fuse(); ++i) {
         const auto* norm = std::get_if<NormDevice>(&model_.ops[i].detail);
-        if (norm == nullptr || norm->kind != NormKind::rms || norm->bias != nullptr || norm->residual >= 0 || norm->group_width != width(norm->out)) continue;
+        if (norm == nullptr || norm->kind != NormKind::rms || norm->bias != nullptr || norm->residual >= 0 || norm->second_out >= 0 || norm->group_width != width(norm->out)) continue;
         if (value(norm->out).as_floats || value(norm->x).parent >= 0 || value(norm->x).norm_behind >= 0) continue;
         value(norm->x).norm_behind = static_cast<int>(i);
     }

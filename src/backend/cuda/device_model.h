@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/cuda/weight_stream.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/pack.h"
 #include "model/spec.h"
 #include "model/weight_source.h"
@@ -45,7 +46,10 @@ struct NormDevice {
     NormKind kind = NormKind::rms;
     float eps = 0;
     std::int64_t group_width = 0;
-    int out = -1;
+    int out = -1;  // -1: none, of what only ends in a sum
+    NormLaunchArgs::Behind behind;  // of x, before the residual comes
+    const float *second_weight = nullptr, *second_bias = nullptr;  // another norm of the same numbers, of the same kind and eps
+    int second_out = -1;
 };
 struct MatrixDevice {
     GpuWeight weight;

@@ -21,8 +21,10 @@ DeviceProgram Emitter::run() {
         input.stride = model_.input_width;
     }
     for (std::size_t i = 0; i < model_.ops.size(); ++i) {
+        at_ = i;
         name_ = &model_.ops[i].name;
         stream(model_.ops[i].streamed);
+        if (i == done_already_) continue;
         if (shape_.n_selected == 0 && std::holds_alternative<SelectDevice>(model_.ops[i].detail)) return std::move(program_);  // nobody wants logits
         std::visit([&](const auto& detail) { add(detail); }, model_.ops[i].detail);
     }

@@ -41,7 +41,17 @@ void Emitter::add(const LinearDevice& linear) {
         args.next = next;
         if (is_part(linear.x)) args.x_columns = x.operand.n_columns, args.x_first = value(linear.x).operand_first;
         if (rows_ <= max_gemv_tokens) {
-            push("gemv", args);
+            const NormDevice* norm = one && y != nullptr && next.square_sums == nullptr ? norm_of_finished(linear.out) : nullptr;
+            if (norm == nullptr) {
+                push("gemv", args);
+                continue;
+            }
+            args.norms = norm_args(*norm);
+            args.arrivals = options_.arrivals;
+            done_already_ = at_ + 1;
+            program_.steps.push_back({*name_ + " + " + model_.ops[done_already_].name, "gemv and norm", args});
+            done(norm->x);
+            done(norm->residual);
             continue;
         }
         GemmArgs many{args.weight, args.x, args.n_tokens, args.rms, args.bias, args.write, args.activation, args.y, args.y_stride, args.softcap, args.factor, args.next};
@@ -55,6 +65,14 @@ void Emitter::add(const LinearDevice& linear) {
         scratch_.give(many.partials);
     }
     done_operand(linear.x);
+}
+
+const NormDevice* Emitter::norm_of_finished(int out) {
+    if (options_.fuse == EmitOptions::Fuse::off || rows_ > max_last_norm_tokens || at_ + 1 >= model_.ops.size()) return nullptr;
+    const auto* norm = std::get_if<NormDevice>(&model_.ops[at_ + 1].detail);
+    const std::int64_t width = value(out).width;
+    if (norm == nullptr || norm->x != out || norm->group_width != width || width % 4 != 0 || width > max_last_norm_width || stride(out) != width || (norm->residual >= 0 && stride(norm->residual) != width)) return nullptr;
+    return norm;
 }
 
 void Emitter::add(const SparseDevice& sparse) {

@@ -30,13 +30,20 @@ bool Emitter::adds_later(int v) const {
 }
 
 void Emitter::add(const NormDevice& norm) {
-    if (live_[static_cast<std::size_t>(norm.out)].operand.data != nullptr) {  // its producer has done it
+    if (norm.out >= 0 && live_[static_cast<std::size_t>(norm.out)].operand.data != nullptr) {  // its producer has done it
         done(norm.x);
         return;
     }
+    push("norm", norm_args(norm));
+    done(norm.x);
+    done(norm.residual);
+}
+
+NormLaunchArgs Emitter::norm_args(const NormDevice& norm) {
     NormLaunchArgs args;
     args.x = floats(norm.x);
     args.x_stride = stride(norm.x);
+    args.behind = norm.behind;
     if (norm.residual >= 0 && stride(norm.residual) == args.x_stride && args.x_stride == value(norm.sum).width) {
         args.residual = floats(norm.residual);
         args.sum = make_floats(norm.sum);
@@ -56,13 +63,17 @@ void Emitter::add(const NormDevice& norm) {
     args.bias = norm.bias;
     args.n_tokens = rows_;
     args.width = norm.group_width;
-    args.n_groups = value(norm.out).width / norm.group_width;
     args.eps = norm.eps;
     args.kind = norm.kind;
+    if (norm.out < 0) return args;
+    args.n_groups = value(norm.out).width / norm.group_width;
     make_result(norm.out, args);
-    push("norm", args);
-    done(norm.x);
-    done(norm.residual);
+    if (norm.second_out >= 0) {
+        args.second_weight = norm.second_weight;
+        args.second_bias = norm.second_bias;
+        args.second = make_operand(norm.second_out);
+    }
+    return args;
 }
 
 void Emitter::add(const ElementDevice& element) {

@@ -76,6 +76,9 @@ private:
     // Positions are still to be added to it.
     bool adds_later(int v) const;
     void add(const NormDevice& norm);
+    NormLaunchArgs norm_args(const NormDevice& norm);
+    // The operator that comes next, where it is the norm of rows that are finished here and whose last block can do it.
+    const NormDevice* norm_of_finished(int out);
     void add(const LinearDevice& linear);
     void add(const SparseDevice& sparse);
     // By cuBLASLt: rows of the matrix as bf16 or as the 8-bit floats that they are, as many as its workspace has room for, then the product.
@@ -113,6 +116,8 @@ private:
     DeviceProgram program_;
     TokenView tokens_;
     const std::string* name_ = nullptr;
+    std::size_t at_ = 0;  // the operator that is written down
+    std::size_t done_already_ = SIZE_MAX;
     std::int64_t rows_;
     float* copy_ = nullptr;  // of dense()
     bool looked_for_select_ = false, in_head_ = false;

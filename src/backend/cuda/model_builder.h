@@ -88,6 +88,8 @@ private:
     // ---- norms
     Status add(std::size_t i, const NormOp& detail);
     Status fill(NormDevice& norm, int out, const NormOp& detail);
+    Result<bool> add_behind(std::size_t i, const NormOp& detail, NormDevice& norm, std::string& name);
+    Status add_second(std::size_t i, const NormOp& detail, NormDevice& norm, std::string& name);
     // A scale of the input (AWQ, Lin et al. 2024) that all readers of a norm share is part of the norm.
     Status fold_input_scale(int out, std::vector<float>& weight, std::vector<float>& bias);
 

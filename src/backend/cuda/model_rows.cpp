@@ -43,8 +43,58 @@ Status ModelBuilder::add(std::size_t i, const NormOp& detail) {
     }
     NormDevice norm;
     norm.x = items_[i].in[0];
-    SKIFF_CHECK(fill(norm, items_[i].op->out, detail));
-    push(items_[i].op->name, norm);
+    std::string name = items_[i].op->name;
+    SKIFF_TRY(const bool ends, add_behind(i, detail, norm, name));
+    if (!ends) {
+        SKIFF_CHECK(fill(norm, items_[i].op->out, detail));
+        SKIFF_CHECK(add_second(i, detail, norm, name));
+    }
+    push(name, norm);
+    return {};
+}
+
+// A norm behind a half of a layer, the sum with the residual stream, and the norm of that sum are one pass over a row.
+Result<bool> ModelBuilder::add_behind(std::size_t i, const NormOp& detail, NormDevice& norm, std::string& name) {
+    int reader = -1;
+    if (!fuse() || detail.group_width > 0 || reader_as<AddOp>(items_[i].op->out, reader) == nullptr) return false;
+    Item& sum = items_[static_cast<std::size_t>(reader)];
+    const int other = sum.in[0] == items_[i].op->out ? sum.in[1] : sum.in[0];
+    if (other == items_[i].op->out || !(other == model_.input || made(other)) || value(other).parent >= 0 || value(norm.x).parent >= 0) return false;
+    const std::int64_t width_of = width(norm.x);
+    NormDevice behind;
+    SKIFF_CHECK(fill(behind, items_[i].op->out, detail));
+    norm.behind = {NormLaunchArgs::Behind::Is::there, behind.kind, behind.eps, behind.weight, behind.bias};
+    norm.residual = other;
+    norm.sum = sum.op->out;
+    norm.group_width = width_of;
+    sum.done = true;
+    name += " + " + sum.op->name;
+    for (std::size_t r : readers_[static_cast<std::size_t>(norm.sum)]) {
+        const auto* next = r < items_.size() && !items_[r].done && !items_[r].in.empty() ? std::get_if<NormOp>(&items_[r].op->detail) : nullptr;
+        if (next == nullptr || next->group_width > 0 || items_[r].in[0] != norm.sum) continue;
+        SKIFF_CHECK(fill(norm, items_[r].op->out, *next));
+        items_[r].done = true;
+        name += " + " + items_[r].op->name;
+        break;
+    }
+    return true;
+}
+
+// Halves of a layer side by side have norms of the same numbers.
+Status ModelBuilder::add_second(std::size_t i, const NormOp& detail, NormDevice& norm, std::string& name) {
+    if (!fuse() || detail.group_width > 0) return {};
+    for (std::size_t r : readers_[static_cast<std::size_t>(norm.x)]) {
+        const auto* other = r != i && r < items_.size() && !items_[r].done && !items_[r].in.empty() ? std::get_if<NormOp>(&items_[r].op->detail) : nullptr;
+        if (other == nullptr || other->group_width > 0 || other->kind != detail.kind || other->eps != detail.eps || items_[r].in[0] != norm.x || !all_multiply(items_[r].op->out)) continue;
+        NormDevice second;
+        SKIFF_CHECK(fill(second, items_[r].op->out, *other));
+        norm.second_weight = second.weight;
+        norm.second_bias = second.bias;
+        norm.second_out = second.out;
+        items_[r].done = true;
+        name += " + " + items_[r].op->name;
+        return {};
+    }
     return {};
 }
 

@@ -3,6 +3,7 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/families.h"
 #include "kernels/cuda/gemm_shape.h"
+#include "kernels/cuda/norm_rows.cuh"
 #include "kernels/cuda/state_format.h"
 #include "kernels/cuda/tuning.h"
 
@@ -10,6 +11,7 @@ namespace skiff::cuda {
 
 int launch_gemv(const GemvArgs& args, const Launch& launch) {
     if (args.n_tokens < 1 || args.n_tokens > max_gemv_tokens || args.weight.n_units <= 0) return cudaErrorInvalidValue;
+    if (args.arrivals != nullptr && (args.n_tokens > max_last_norm_tokens || args.norms.width > max_last_norm_width || args.norms.width != args.weight.n_rows || args.norms.n_groups != 1 || !norms_in_fours(args.norms))) return cudaErrorInvalidValue;
     switch (family_of(args.weight)) {
         case Family::plain: return gemv_float(args, launch);
         case Family::byte: return gemv_byte(args, launch);
@@ -39,7 +41,7 @@ int launch_gemm(const GemmArgs& args, const Launch& launch) {
 int launch_experts(const ExpertsArgs& args, const Launch& launch) {
     const RouteLaunchArgs& route = args.route;
     if (args.product.n_tokens < 1 || args.product.n_tokens > max_gemv_tokens || args.product.n_tokens != route.n_tokens || args.product.weight.n_units <= 0 || route.n_experts < 1 || route.n_experts > max_routed_experts ||
-        route.n_used < 1 || route.n_used > max_chosen_experts || route.n_used > route.n_experts || args.product.write == GemvWrite::activate)
+        route.n_used < 1 || route.n_used > max_chosen_experts || route.n_used > route.n_experts || args.product.write == GemvWrite::activate || args.product.arrivals != nullptr)
         return cudaErrorInvalidValue;
     switch (family_of(args.product.weight)) {
         case Family::plain: return experts_float(args, launch);

@@ -7,11 +7,13 @@
 #include <algorithm>
 
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/norm_rows.cuh"
 #include "kernels/cuda/tuning.h"
 
 namespace skiff::cuda {
 
-constexpr int gemv_head_bytes = 128, gemv_table_bytes = 1024;
+// The head: scales of tokens, whether this block is the last, and what sums over a block need.
+constexpr int gemv_head_bytes = 128, gemv_last_at = 32, gemv_scratch_at = 64, gemv_table_bytes = 1024;
 template <class Decoder, int n_blocks, int n_warps>
 constexpr int gemv_fixed_bytes() {
     return gemv_head_bytes + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0) + 2 * n_warps * n_blocks * 2 * lanes * 4;
@@ -24,6 +26,12 @@ struct GemvParams {
     int param_bytes = 0;        // of a whole chunk
     int fold_mask = 0x3fffffff; // where records are of 64 columns and more: they end behind each slab of a chunk whose number (from 1) has none of these bits
     int is_fine = 0;            // records of fewer columns, or several super scales in a chunk
+};
+// And the norms of the finished rows.
+struct GemvNormParams {
+    GemvParams gemv;
+    NormParams norms;
+    std::int32_t* arrivals = nullptr;
 };
 
 // Sums of one scale's columns go to the sums of the row. Rounded as written, so that one and two blocks give the same bits.
@@ -198,12 +206,33 @@ __device__ __forceinline__ void multiply_chunk(const GemvParams& params, const D
     }
 }
 
+// The block that ends last has all rows before it: the norms behind the product. // near: shared memory for a row
+__device__ __forceinline__ void last_norms(const NormParams& norms, int n_tokens, std::int32_t* arrivals, unsigned char* head, float* near) {
+    auto* is_last = reinterpret_cast<int*>(head + gemv_last_at);
+    __threadfence();
+    __syncthreads();  // nobody reads the rings any more
+    if (threadIdx.x == 0) {
+        *is_last = atomicAdd(arrivals, 1) + 1 == static_cast<int>(gridDim.x) ? 1 : 0;
+        if (*is_last != 0) *arrivals = 0;
+    }
+    __syncthreads();
+    if (*is_last == 0) return;
+    __threadfence();
+    for (int token = 0; token < n_tokens; ++token) {
+        const float* x = norms.args.x + token * norms.args.x_stride;  // other SMs wrote it: past the L1
+        if (threadIdx.x < norm_threads)
+            for (int at = static_cast<int>(threadIdx.x) * 4; at < norms.args.width; at += norm_threads * 4) *reinterpret_cast<float4*>(near + at) = __ldcg(reinterpret_cast<const float4*>(x + at));
+        norm_row<4>(norms, token, 0, near, reinterpret_cast<float*>(head + gemv_scratch_at));
+    }
+}
+
 // The bits of a token's sums do not depend on n_blocks (of four tokens) or on the other tokens: each column of the product is summed by itself.
 template <class Decoder, int n_blocks, int n_warps>
-__global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::form, Decoder::n_parts, n_blocks, n_warps)) gemv_kernel(const __grid_constant__ GemvParams params) {
+__global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::form, Decoder::n_parts, n_blocks, n_warps)) gemv_kernel(const __grid_constant__ GemvNormParams all) {
     constexpr int unit = unit_columns(Decoder::form), n_unit_slabs = unit_slabs<Decoder>, stages = gemv_stages(Decoder::form, n_warps), few_stages = gemv_few_stages(Decoder::form, n_warps);
     constexpr int most_units = gemv_chunk_units(Decoder::form);
     static_assert(few_stages >= 2);
+    const GemvParams& params = all.gemv;
     const LinearParams& p = params.linear;
     SKIFF_SHARED_MEMORY(shared);
     auto* token_scales = reinterpret_cast<float*>(shared);
@@ -303,6 +332,9 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
         }
     }
     copy_wait<0>();
+    if constexpr (4 * n_blocks <= max_last_norm_tokens) {
+        if (all.arrivals != nullptr) last_norms(all.norms, p.n_tokens, all.arrivals, shared, reinterpret_cast<float*>(shared + gemv_fixed_bytes<Decoder, n_blocks, n_warps>()));
+    }
 }
 
 template <class Decoder>
@@ -322,17 +354,17 @@ GemvParams gemv_params(const GemvArgs& args) {
     return params;
 }
 
-// How a kernel that works as gemv does is launched.
+// How a kernel that works as gemv does is launched; `row_bytes` of shared memory are needed where the rings were.
 struct GemvLaunch {
     int n_stages = 0;
     std::size_t shared_bytes = 0;
     std::int64_t most_blocks = 0;  // at once
 };
 template <class Decoder, int n_blocks, int n_warps, class Params>
-GemvLaunch gemv_launch(void (*kernel)(Params), int param_bytes, const Launch& launch) {
+GemvLaunch gemv_launch(void (*kernel)(Params), int param_bytes, const Launch& launch, std::size_t row_bytes = 0) {
     constexpr int form = static_cast<int>(Decoder::form), stages = gemv_stages(Decoder::form, n_warps), few_stages = gemv_few_stages(Decoder::form, n_warps);
     const auto ring_bytes = [&](int n_stages) { return std::size_t{n_warps} * static_cast<std::size_t>(n_stages * (gemv_chunk_units(Decoder::form) * unit_bytes<Decoder> + param_bytes)); };
-    const auto shared_bytes_of = [&](int n_stages) { return gemv_fixed_bytes<Decoder, n_blocks, n_warps>() + ring_bytes(n_stages); };
+    const auto shared_bytes_of = [&](int n_stages) { return gemv_fixed_bytes<Decoder, n_blocks, n_warps>() + std::max(ring_bytes(n_stages), row_bytes); };
     GemvLaunch shape;
     shape.n_stages = stages;
     if (launch.tuning.gemv_ring[form] != Tuning::Ring::longest || (n_warps == gemv_warps && ring_bytes(stages) > 90 * 1024) || blocks_per_sm(kernel, n_warps * lanes, shared_bytes_of(stages)) < 2) shape.n_stages = few_stages;
@@ -343,13 +375,14 @@ GemvLaunch gemv_launch(void (*kernel)(Params), int param_bytes, const Launch& la
 }
 
 template <class Decoder, int n_blocks, int n_warps>
-int launch_gemv_warps(const GemvParams& given, const Launch& launch) {
-    GemvParams params = given;
+int launch_gemv_warps(const GemvNormParams& given, const Launch& launch) {
+    GemvNormParams params = given;
     auto* kernel = gemv_kernel<Decoder, n_blocks, n_warps>;
-    const GemvLaunch shape = gemv_launch<Decoder, n_blocks, n_warps>(kernel, params.param_bytes, launch);
-    params.n_stages = shape.n_stages;
-    const std::int64_t n_tiles = params.linear.weight.n_tiles;
-    return launch_kernel<GemvParams>(kernel, dim3(static_cast<unsigned>(n_tiles < shape.most_blocks ? n_tiles : shape.most_blocks)), dim3(n_warps * lanes), shape.shared_bytes, launch, params);
+    const std::size_t row_bytes = params.arrivals != nullptr ? static_cast<std::size_t>(params.norms.args.width) * sizeof(float) : 0;
+    const GemvLaunch shape = gemv_launch<Decoder, n_blocks, n_warps>(kernel, params.gemv.param_bytes, launch, row_bytes);
+    params.gemv.n_stages = shape.n_stages;
+    const std::int64_t n_tiles = params.gemv.linear.weight.n_tiles;
+    return launch_kernel<GemvNormParams>(kernel, dim3(static_cast<unsigned>(n_tiles < shape.most_blocks ? n_tiles : shape.most_blocks)), dim3(n_warps * lanes), shape.shared_bytes, launch, params);
 }
 
 // How columns are cut follows from the shape alone, never from the number of tokens.
@@ -365,9 +398,9 @@ bool gemv_wants_many_warps(const GemvParams& params, std::int64_t n_tiles) {
 
 template <class Decoder>
 int launch_gemv_form(const GemvArgs& args, const Launch& launch) {
-    const GemvParams params = gemv_params<Decoder>(args);
+    const GemvNormParams params{gemv_params<Decoder>(args), norm_params(args.norms), args.arrivals};
     if constexpr (gemv_takes_many_warps<Decoder>) {
-        if (gemv_wants_many_warps<Decoder>(params, args.weight.n_tiles)) return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_many_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_many_warps>(params, launch);
+        if (gemv_wants_many_warps<Decoder>(params.gemv, args.weight.n_tiles)) return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_many_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_many_warps>(params, launch);
     }
     return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_warps>(params, launch);
 }

@@ -73,6 +73,32 @@ struct NextNorm {
     float* square_sums = nullptr;   // (n_tokens, pending_parts(width)), or null: no sums (the operand is the plain value)
 };
 
+// ---- norms of rows that are there: layer norm, norms whose result is used otherwise, or over heads, and what stands between a product and the next norm. Of each row, in this order:
+//     x = norm of x (behind a product), x += residual, sum = x, y = norm of x, and a second norm of the same x (halves side by side)
+struct NormLaunchArgs {
+    const float* x = nullptr;       // (n_tokens, x_stride): n_groups of `width` in each row
+    std::int64_t x_stride = 0;
+    struct Behind {
+        enum class Is : std::uint8_t { absent, there } is = Is::absent;  // there: one group
+        NormKind kind = NormKind::rms;
+        float eps = 0;
+        const float *weight = nullptr, *bias = nullptr;  // (width) or null
+    } behind;
+    const float* residual = nullptr;  // (n_tokens, x_stride) or null
+    float* sum = nullptr;             // (n_tokens, x_stride) or null; may be x
+    const float* weight = nullptr;  // (width) or null
+    const float* bias = nullptr;    // (width) or null
+    std::int64_t n_tokens = 0, n_groups = 1, width = 0;
+    float eps = 0;
+    NormKind kind = NormKind::rms;
+    float* y = nullptr;             // (n_tokens, y_stride) f32, or null; may be x
+    std::int64_t y_stride = 0;
+    Operand operand;                // (n_tokens, n_groups * width), or none
+    const float *second_weight = nullptr, *second_bias = nullptr;  // of the second norm, of the same kind and eps
+    Operand second;                 // its result, or none
+};
+int launch_norm(const NormLaunchArgs& args, const Launch& launch);
+
 // ---- linear, 1 to 8 tokens: y = W x, weights read once with 16-byte loads. Bits do not depend on n_tokens.
 enum class GemvWrite : std::uint8_t {
     replace,  // y = value
@@ -93,9 +119,14 @@ struct GemvArgs {
     float softcap = 0;                  // of replace: y = softcap * tanh(y / softcap); 0 = none
     float factor = 1;                   // multiplies the value (behind the bias) of all but gate
     NextNorm next;                      // of replace and add: operand of y times next.weight; of gate and activate: next.operand alone
+    // Norms of the finished rows, by the block that is last; for up to max_last_norm_tokens, rows of up to max_last_norm_width (a multiple of four, and so are strides; addresses are aligned to 16
+    // bytes). x of `norms` is y. Null arrivals: none.
+    NormLaunchArgs norms;
+    std::int32_t* arrivals = nullptr;   // (1), zero before and after
     std::int64_t x_columns = 0, x_first = 0;  // x is that part of an operand of x_columns that begins at column x_first (a multiple of operand_part_columns); 0: all of one
 };
 int launch_gemv(const GemvArgs& args, const Launch& launch);
+inline constexpr std::int64_t max_last_norm_tokens = 4, max_last_norm_width = 16384;
 
 // ---- linear, any number of tokens: low-bit tensor-core GEMM, weights decoded in registers
 struct GemmArgs {
@@ -156,23 +187,6 @@ struct EmbedArgs {
     NextNorm next;
 };
 int launch_embed(const EmbedArgs& args, const Launch& launch);
-
-// ---- norm as a step of its own: layer norm, norms whose result is used otherwise, or over heads. Also (with `residual`) x += residual first.
-struct NormLaunchArgs {
-    const float* x = nullptr;       // (n_tokens, x_stride): n_groups of `width` in each row
-    std::int64_t x_stride = 0;
-    const float* residual = nullptr;  // (n_tokens, x_stride) or null: added to x before; the sum is stored to `sum`
-    float* sum = nullptr;             // (n_tokens, x_stride) or null; may be x
-    const float* weight = nullptr;  // (width) or null
-    const float* bias = nullptr;    // (width) or null
-    std::int64_t n_tokens = 0, n_groups = 1, width = 0;
-    float eps = 0;
-    NormKind kind = NormKind::rms;
-    float* y = nullptr;             // (n_tokens, y_stride) f32, or null; may be x
-    std::int64_t y_stride = 0;
-    Operand operand;                // (n_tokens, n_groups * width), or none
-};
-int launch_norm(const NormLaunchArgs& args, const Launch& launch);
 
 // ---- state (KV cache): pages of 64 positions. A layer has one pool for keys and one for values; page p of a pool holds, for each KV head, its 64
 // positions one after another (head_dim numbers each), and behind all heads the scales.

@@ -1,4 +1,5 @@
 // The matrix kernels against plain sums, for every stored kind of weight, odd shapes, all ways of writing.
+#include <algorithm>
 #include <array>
 
 #include "kernels/cuda/launch_testing.h"
@@ -247,6 +248,57 @@ TEST(CudaLinear, writes_the_residual_and_the_next_operand) {
             }
         });
     }
+}
+
+// The block that ends last has the norms of the finished rows: the same numbers as a launch of their own.
+TEST(CudaLinear, the_last_block_norms_the_rows) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t shapes[][2] = {{52, 300}, {272, 64}, {8000, 64}, {52, 4096}};  // the last by sixteen warps
+    for (const auto& shape : shapes)
+        for (const std::int64_t n_tokens : {1, 4})
+            for (const NormKind kind : {NormKind::rms, NormKind::layer}) {
+                const std::int64_t n_rows = shape[0], n_columns = shape[1];
+                if (n_rows > 1000 && (n_tokens > 1 || kind == NormKind::rms)) continue;  // a row that is more than the rings
+                const Weight weight = random_codes(n_rows, n_columns, *parse_scheme(n_columns > 1000 ? "w4g128" : "w4g32a"), 11);
+                const DeviceWeight device = device_weight(weight);
+                const auto x = normal_values(n_tokens * n_columns, 12), old = normal_values(n_tokens * n_rows, 14), all = normal_values(5 * n_rows, 15);
+                const DeviceArray<float> vectors(all), stream(old);
+                const DeviceMemory operand = device_operand(OperandForm::split, x, n_tokens, n_columns);
+                in_every_mode([&](const Launch& launch) {
+                    std::vector<std::vector<float>> found[2];
+                    for (const bool apart : {false, true}) {
+                        const DeviceArray<float> y(old), sum(n_tokens * n_rows), normed(n_tokens * n_rows);
+                        const DeviceArray<std::int32_t> arrivals(1);
+                        const DeviceMemory first(operand_bytes(OperandForm::split, n_tokens, n_rows)), second(operand_bytes(OperandForm::split, n_tokens, n_rows));
+                        NormLaunchArgs norms;
+                        norms.x = y.data(), norms.x_stride = n_rows, norms.residual = stream.data(), norms.sum = sum.data(), norms.n_tokens = n_tokens, norms.width = n_rows, norms.eps = 1e-5f, norms.kind = kind;
+                        norms.behind = {NormLaunchArgs::Behind::Is::there, kind, 1e-6f, vectors.data(), nullptr};
+                        norms.weight = vectors.data() + n_rows, norms.bias = vectors.data() + 2 * n_rows, norms.y = normed.data(), norms.y_stride = n_rows, norms.operand = {OperandForm::split, first.data(), n_rows};
+                        norms.second_weight = vectors.data() + 3 * n_rows, norms.second_bias = vectors.data() + 4 * n_rows, norms.second = {OperandForm::split, second.data(), n_rows};
+                        GemvArgs args;
+                        args.weight = device.view, args.x = operand.data(), args.n_tokens = n_tokens, args.write = GemvWrite::add, args.y = y.data(), args.y_stride = n_rows;
+                        if (!apart) args.norms = norms, args.arrivals = arrivals.data();
+                        for (int again = 0; again < 2; ++again) {
+                            args.write = again == 0 ? GemvWrite::add : GemvWrite::replace;
+                            ASSERT_EQ(launch_gemv(args, launch), 0);
+                            if (apart) {
+                                ASSERT_EQ(launch_norm(norms, launch), 0);
+                            }
+                            ASSERT_EQ(arrivals.values()[0], 0);
+                            for (const auto& values : {y.values(), sum.values(), normed.values(), operand_floats(OperandForm::split, operand_values(first), n_tokens, n_rows),
+                                                       operand_floats(OperandForm::split, operand_values(second), n_tokens, n_rows)})
+                                found[apart ? 1 : 0].push_back(values);
+                        }
+                    }
+                    EXPECT_GT(*std::max_element(found[0][2].begin(), found[0][2].end()), 0.5f);
+                    for (std::size_t i = 0; i < found[0].size(); ++i) ASSERT_EQ(found[0][i], found[1][i]) << "result " << i << ", " << n_rows << " rows, " << n_tokens << " tokens";
+                });
+                GemvArgs args;
+                args.weight = device.view, args.n_tokens = 5, args.norms.width = n_rows;
+                DeviceArray<std::int32_t> arrivals(1);
+                args.arrivals = arrivals.data();
+                EXPECT_NE(launch_gemv(args, test_launch()), 0);
+            }
 }
 
 // Parts of an operand: what one product wrote for three matrices, each of which reads its own columns.

@@ -41,6 +41,40 @@ TEST(CudaRows, norms) {
             }
 }
 
+// What stands between a product and the matrices behind it: its own norm, the residual stream, one norm of the sum or two.
+TEST(CudaRows, norms_one_behind_the_other) {
+    SKIFF_NEEDS_DEVICE();
+    constexpr std::int64_t n_tokens = 3;
+    for (const NormKind kind : {NormKind::rms, NormKind::layer})
+        for (const std::int64_t width : odd_widths)
+            for (const bool is_behind : {true, false}) {
+                SCOPED_TRACE(std::to_string(width) + (is_behind ? " behind" : ""));
+                const auto x = normal_values(n_tokens * width, 1, 3), stream = normal_values(n_tokens * width, 2), all = normal_values(6 * width, 3);
+                const auto vector = [&](std::int64_t i) { return all.data() + i * width; };
+                std::vector<float> sum = x, wanted(x.size()), other(x.size());
+                if (is_behind) norm_kernels()[0].fn({x.data(), vector(0), vector(1), sum.data(), width, 1e-6f, kind}, {0, n_tokens});
+                for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += stream[i];
+                norm_kernels()[0].fn({sum.data(), vector(2), vector(3), wanted.data(), width, 1e-5f, kind}, {0, n_tokens});
+                norm_kernels()[0].fn({sum.data(), vector(4), vector(5), other.data(), width, 1e-5f, kind}, {0, n_tokens});
+                const DeviceArray<float> device_x(x), device_stream(stream), vectors(all);
+                in_every_mode([&](const Launch& launch) {
+                    const DeviceArray<float> stored(n_tokens * width);
+                    const DeviceMemory first(operand_bytes(OperandForm::split, n_tokens, width)), second(operand_bytes(OperandForm::split, n_tokens, width));
+                    NormLaunchArgs args;
+                    args.x = device_x.data(), args.x_stride = width, args.residual = device_stream.data(), args.sum = stored.data(), args.n_tokens = n_tokens, args.width = width, args.eps = 1e-5f, args.kind = kind;
+                    if (is_behind) args.behind = {NormLaunchArgs::Behind::Is::there, kind, 1e-6f, vectors.data(), vectors.data() + width};
+                    ASSERT_EQ(launch_norm(args, launch), 0);  // the sum alone
+                    ASSERT_LT(relative_error(stored.values(), sum, 1), 2e-5);
+                    args.weight = vectors.data() + 2 * width, args.bias = vectors.data() + 3 * width, args.operand = {OperandForm::split, first.data(), width};
+                    args.second_weight = vectors.data() + 4 * width, args.second_bias = vectors.data() + 5 * width, args.second = {OperandForm::split, second.data(), width};
+                    ASSERT_EQ(launch_norm(args, launch), 0);
+                    ASSERT_LT(relative_error(stored.values(), sum, 1), 2e-5);
+                    ASSERT_LT(relative_error(operand_floats(OperandForm::split, operand_values(first), n_tokens, width), wanted, 1), 1e-4);
+                    ASSERT_LT(relative_error(operand_floats(OperandForm::split, operand_values(second), n_tokens, width), other, 1), 1e-4);
+                });
+            }
+}
+
 TEST(CudaRows, elements) {
     SKIFF_NEEDS_DEVICE();
     constexpr std::int64_t n_tokens = 3, n = 300, stride = 310;

@@ -1,108 +1,18 @@
 // What works row by row or number by number: norms, element-wise steps, the router, the causal convolution.
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/norm_rows.cuh"
 
 namespace skiff::cuda {
 namespace {
 
 constexpr int block_threads = 256;
 
-// The sum over a block, the same for every thread; warps in order.
-__device__ float block_sum(float x, float* scratch) {  // scratch: (8)
-    x = warp_sum(x);
-    const int n_warps = static_cast<int>(blockDim.x) / lanes;
-    __syncthreads();  // the scratch may still be read for the sum before
-    if (threadIdx.x % lanes == 0) scratch[threadIdx.x / lanes] = x;
-    __syncthreads();
-    float total = 0;
-    for (int warp = 0; warp < n_warps; ++warp) total += scratch[warp];
-    return total;
-}
-
-struct NormParams {
-    NormLaunchArgs args;
-    OperandTarget operand;
-};
-
-template <int n>
-__device__ __forceinline__ void load_numbers(const float* from, float (&v)[n]) {
-    if constexpr (n == 4) {
-        const float4 four = *reinterpret_cast<const float4*>(from);
-        v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
-    } else {
-#pragma unroll
-        for (int i = 0; i < n; ++i) v[i] = from[i];
-    }
-}
-template <int n>
-__device__ __forceinline__ void store_numbers(float* to, const float (&v)[n]) {
-    if constexpr (n == 4) {
-        *reinterpret_cast<float4*>(to) = make_float4(v[0], v[1], v[2], v[3]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < n; ++i) to[i] = v[i];
-    }
-}
-
 // A block for each (token, group), `n` numbers of a thread at a time. Bound by reading x, from the L1 after the first time.
 template <int n>
-__global__ void __launch_bounds__(block_threads) norm_kernel(const __grid_constant__ NormParams p) {
-    __shared__ float scratch[block_threads / lanes];
+__global__ void __launch_bounds__(norm_threads) norm_kernel(const __grid_constant__ NormParams p) {
+    __shared__ float scratch[2 * norm_threads / lanes];
     wait_for_predecessor();
     let_successor_start();
-    const NormLaunchArgs& args = p.args;
-    const std::int64_t token = blockIdx.x, group = blockIdx.y, offset = token * args.x_stride + group * args.width;
-    const int width = static_cast<int>(args.width), first = static_cast<int>(threadIdx.x) * n, step = static_cast<int>(blockDim.x) * n;
-    // Each thread comes back to its own numbers only, so x, sum and y may be one.
-    const auto values = [&](int at, float (&v)[n]) {
-        load_numbers<n>((args.residual != nullptr && args.sum != nullptr ? args.sum : args.x) + offset + at, v);
-        if (args.residual == nullptr || args.sum != nullptr) return;
-        float more[n];
-        load_numbers<n>(args.residual + offset + at, more);
-#pragma unroll
-        for (int i = 0; i < n; ++i) v[i] += more[i];
-    };
-    float total = 0;
-    for (int at = first; at < width; at += step) {
-        float v[n];
-        load_numbers<n>(args.x + offset + at, v);
-        if (args.residual != nullptr) {
-            float more[n];
-            load_numbers<n>(args.residual + offset + at, more);
-#pragma unroll
-            for (int i = 0; i < n; ++i) v[i] += more[i];
-        }
-        if (args.sum != nullptr) store_numbers<n>(args.sum + offset + at, v);
-#pragma unroll
-        for (int i = 0; i < n; ++i) total += args.kind == NormKind::layer ? v[i] : v[i] * v[i];
-    }
-    total = block_sum(total, scratch);
-    float mean = 0;
-    if (args.kind == NormKind::layer) {
-        mean = total / static_cast<float>(width);
-        float squares = 0;
-        for (int at = first; at < width; at += step) {
-            float v[n];
-            values(at, v);
-#pragma unroll
-            for (int i = 0; i < n; ++i) squares += (v[i] - mean) * (v[i] - mean);
-        }
-        total = block_sum(squares, scratch);
-    }
-    const float scale = 1.0f / sqrtf(total / static_cast<float>(width) + args.eps);
-    for (int at = first; at < width; at += step) {
-        float v[n];
-        values(at, v);
-#pragma unroll
-        for (int i = 0; i < n; ++i) {
-            v[i] = (v[i] - mean) * scale;
-            if (args.weight != nullptr) v[i] *= args.weight[at + i];
-            if (args.bias != nullptr) v[i] += args.bias[at + i];
-        }
-        if (args.y != nullptr) store_numbers<n>(args.y + token * args.y_stride + group * width + at, v);
-        if (p.operand.data == nullptr) continue;
-        if constexpr (n == 4) p.operand.put_four(token, group * width + at, v);
-        else p.operand.put(token, group * width + at, v[0]);
-    }
+    norm_row<n>(p, blockIdx.x, blockIdx.y, nullptr, scratch);
 }
 
 struct ElementParams {
@@ -201,14 +111,13 @@ unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + block_th
 
 }  // namespace
 
-// The order of the sums follows from the shape: four at a time where widths, strides and addresses allow it.
+// The order of the sums follows from the shape. Whole rows take all threads, as behind a product; short groups (heads) no more than they have work for.
 int launch_norm(const NormLaunchArgs& args, const Launch& launch) {
     if (args.width <= 0 || args.n_tokens <= 0) return 0;
-    const auto aligned = [](const void* address) { return reinterpret_cast<std::uintptr_t>(address) % 16 == 0; };
-    const bool fours = args.width % 4 == 0 && args.x_stride % 4 == 0 && (args.y == nullptr || args.y_stride % 4 == 0) && aligned(args.x) && aligned(args.residual) && aligned(args.sum) && aligned(args.y);
-    const std::int64_t items = fours ? args.width / 4 : args.width, threads = items >= block_threads * 2 ? block_threads : (items + 63) / 64 * 32;
-    const dim3 grid(static_cast<unsigned>(args.n_tokens), static_cast<unsigned>(args.n_groups)), block(static_cast<unsigned>(threads < block_threads ? threads : block_threads));
-    return launch_kernel<NormParams>(fours ? norm_kernel<4> : norm_kernel<1>, grid, block, 0, launch, {args, target_of(args.operand)});
+    const bool fours = norms_in_fours(args);
+    const std::int64_t items = fours ? args.width / 4 : args.width, threads = args.n_groups == 1 || items >= norm_threads * 2 ? norm_threads : (items + 63) / 64 * 32;
+    const dim3 grid(static_cast<unsigned>(args.n_tokens), static_cast<unsigned>(args.n_groups)), block(static_cast<unsigned>(threads < norm_threads ? threads : norm_threads));
+    return launch_kernel<NormParams>(fours ? norm_kernel<4> : norm_kernel<1>, grid, block, 0, launch, norm_params(args));
 }
 
 int launch_elements(const ElementLaunchArgs& args, const Launch& launch) {

@@ -10,6 +10,7 @@ bool operand_here(const Operand& operand, std::int64_t n_tokens);
 void write_operand(const Operand& operand, std::int64_t token, std::int64_t column, float value);
 bool next_here(const NextNorm& next, std::int64_t n_tokens, std::int64_t width);
 void write_next(const NextNorm& next, std::int64_t token, const float* row, std::int64_t width);  // row: (width)
+int norm(const NormLaunchArgs& args, const Launch& launch);
 float activated(Activation kind, float x);
 inline std::int64_t sequence_of(const TokenView& tokens, std::int64_t t) { return tokens.sequences != nullptr ? tokens.sequences[t] : t; }
 

@@ -96,7 +96,13 @@ int multiply(const Args& args, const Launch& launch) {
         return good;
     });
 }
-int gemv(const GemvArgs& args, const Launch& launch) { return args.n_tokens > max_gemv_tokens ? static_cast<int>(bad_value) : multiply(args, launch); }
+int gemv(const GemvArgs& args, const Launch& launch) {
+    if (args.n_tokens > max_gemv_tokens) return bad_value;
+    if (args.arrivals == nullptr) return multiply(args, launch);
+    if (args.n_tokens > max_last_norm_tokens || args.norms.x != args.y || args.norms.width != args.weight.n_rows || args.norms.n_groups != 1 || !floats(args.arrivals, 1)) return bad_value;
+    if (const int error = multiply(args, launch); error != good) return error;
+    return norm(args.norms, launch);
+}
 int gemm(const GemmArgs& args, const Launch& launch) {
     if (args.partials != nullptr) {
         if (!here(args.partials, static_cast<std::size_t>(args.weight.n_rows * args.n_tokens * 8)) || !floats(args.arrivals, args.weight.n_tiles)) return bad_value;

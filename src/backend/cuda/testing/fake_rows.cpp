@@ -10,6 +10,36 @@
 #include "kernels/ref/ref.h"
 
 namespace skiff::cuda::fake {
+int norm(const NormLaunchArgs& args, const Launch& launch) {
+    const std::int64_t all = args.n_groups * args.width;
+    const bool behind = args.behind.is == NormLaunchArgs::Behind::Is::there;
+    if (args.x == nullptr || !rows(args.x, args.n_tokens, all, args.x_stride) || !rows(args.residual, args.n_tokens, all, args.x_stride) || !rows(args.sum, args.n_tokens, all, args.x_stride) ||
+        !floats(args.weight, args.width) || !floats(args.bias, args.width) || !rows(args.y, args.n_tokens, all, args.y_stride) || !operand_here(args.operand, args.n_tokens) || !operand_here(args.second, args.n_tokens) ||
+        !floats(args.second_weight, args.width) || !floats(args.second_bias, args.width) || ((behind || args.second.data != nullptr) && args.n_groups != 1) || (args.second.data != nullptr && args.second.data == args.operand.data) ||
+        (behind && (!floats(args.behind.weight, args.width) || !floats(args.behind.bias, args.width))))
+        return bad_value;
+    return put(launch.stream, [args, all, behind]() -> int {
+        std::vector<float> row(static_cast<std::size_t>(all)), other(static_cast<std::size_t>(all));
+        for (std::int64_t t = 0; t < args.n_tokens; ++t) {
+            std::copy_n(args.x + t * args.x_stride, all, row.begin());
+            if (behind) norm_ref({row.data(), args.behind.weight, args.behind.bias, row.data(), args.width, args.behind.eps, args.behind.kind}, {0, 1});
+            for (std::int64_t c = 0; c < all; ++c) {
+                float& value = row[static_cast<std::size_t>(c)];
+                if (args.residual != nullptr) value += args.residual[t * args.x_stride + c];
+                if (args.sum != nullptr) args.sum[t * args.x_stride + c] = value;
+            }
+            if (args.second.data != nullptr) norm_ref({row.data(), args.second_weight, args.second_bias, other.data(), args.width, args.eps, args.kind}, {0, 1});
+            norm_ref({row.data(), args.weight, args.bias, row.data(), args.width, args.eps, args.kind}, {0, args.n_groups});
+            for (std::int64_t c = 0; c < all; ++c) {
+                if (args.y != nullptr) args.y[t * args.y_stride + c] = row[static_cast<std::size_t>(c)];
+                write_operand(args.operand, t, c, row[static_cast<std::size_t>(c)]);
+                write_operand(args.second, t, c, other[static_cast<std::size_t>(c)]);
+            }
+        }
+        return good;
+    });
+}
+
 namespace {
 
 int embed(const EmbedArgs& args, const Launch& launch) {
@@ -27,30 +57,6 @@ int embed(const EmbedArgs& args, const Launch& launch) {
                 x[c] = args.write == EmbedArgs::Write::add ? x[c] + value : value;
             }
             write_next(args.next, t, x, width);
-        }
-        return good;
-    });
-}
-
-int norm(const NormLaunchArgs& args, const Launch& launch) {
-    const std::int64_t all = args.n_groups * args.width;
-    if (args.x == nullptr || !rows(args.x, args.n_tokens, all, args.x_stride) || !rows(args.residual, args.n_tokens, all, args.x_stride) || !rows(args.sum, args.n_tokens, all, args.x_stride) ||
-        !floats(args.weight, args.width) || !floats(args.bias, args.width) || !rows(args.y, args.n_tokens, all, args.y_stride) || !operand_here(args.operand, args.n_tokens))
-        return bad_value;
-    return put(launch.stream, [args, all]() -> int {
-        std::vector<float> row(static_cast<std::size_t>(all));
-        for (std::int64_t t = 0; t < args.n_tokens; ++t) {
-            for (std::int64_t c = 0; c < all; ++c) {
-                float& value = row[static_cast<std::size_t>(c)];
-                value = args.x[t * args.x_stride + c];
-                if (args.residual != nullptr) value += args.residual[t * args.x_stride + c];
-                if (args.sum != nullptr) args.sum[t * args.x_stride + c] = value;
-            }
-            norm_ref({row.data(), args.weight, args.bias, row.data(), args.width, args.eps, args.kind}, {0, args.n_groups});
-            for (std::int64_t c = 0; c < all; ++c) {
-                if (args.y != nullptr) args.y[t * args.y_stride + c] = row[static_cast<std::size_t>(c)];
-                write_operand(args.operand, t, c, row[static_cast<std::size_t>(c)]);
-            }
         }
         return good;
     });
