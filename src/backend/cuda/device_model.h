@@ -119,7 +119,7 @@ struct ExpertsDevice {  // a mixture of experts: those that the router chooses, 
 struct ConvDevice {
     const float *taps = nullptr, *bias = nullptr;
     std::int64_t n_taps = 1;
-    int x = -1, state = -1, out = -1;
+    int x = -1, gate_in = -1, gate_out = -1, state = -1, out = -1;  // gates: numbers that the input and the result are multiplied by
 };
 using DeviceDetail = std::variant<EmbedDevice, NormDevice, LinearDevice, SparseDevice, RopeDevice, AttentionDevice, ElementDevice, SelectDevice, RouteDevice, ExpertsDevice, ConvDevice>;
 struct DeviceOp {

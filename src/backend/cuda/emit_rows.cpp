@@ -138,17 +138,20 @@ void Emitter::add(const RouteDevice& route) {
 
 void Emitter::add(const ConvDevice& conv) {
     ConvLaunchArgs args;
-    args.x = dense(conv.x);
+    args.x = floats(conv.x);
+    args.x_stride = stride(conv.x);
+    if (conv.gate_in >= 0) args.gate_in = floats(conv.gate_in), args.gate_in_stride = stride(conv.gate_in);
+    if (conv.gate_out >= 0) args.gate_out = floats(conv.gate_out), args.gate_out_stride = stride(conv.gate_out);
     args.taps = conv.taps;
     args.bias = conv.bias;
     args.rings = states_[static_cast<std::size_t>(conv.state)].rings;
     args.tokens = tokens_;
     args.n_taps = conv.n_taps;
     args.n_columns = value(conv.out).width;
-    args.y = make_floats(conv.out);
+    if (value(conv.out).as_floats || !value(conv.out).as_operand) args.y = make_floats(conv.out);
+    if (value(conv.out).as_operand) args.operand = make_operand(conv.out);
     push("convolution", args);
-    drop_copy();
-    done(conv.x);
+    for (int v : {conv.x, conv.gate_in, conv.gate_out}) done(v);
 }
 
 }  // namespace skiff::cuda

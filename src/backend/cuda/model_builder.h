@@ -135,13 +135,15 @@ private:
     // ---- element by element
     Status element(std::size_t i, ElementKind kind, float factor = 1, Activation activation = Activation::silu);
     Status add(std::size_t i, const ActivationOp& detail);
-    Status add(std::size_t i, const MultiplyOp&) { return element(i, ElementKind::multiply); }
+    Status add(std::size_t i, const MultiplyOp&);
     Status add(std::size_t i, const ScaleOp& detail) { return element(i, ElementKind::scale, detail.factor); }
     Status add(std::size_t i, const SoftcapOp& detail) { return element(i, ElementKind::softcap, detail.cap); }
     Status add(std::size_t i, const AddOp&);
     Status add(std::size_t i, const RouteOp& detail);
     Status add(std::size_t i, const GateOp& detail);
-    Status add(std::size_t i, const CausalConvOp& detail);
+    Status add(std::size_t i, const CausalConvOp&) { return add_conv(i, items_[i].in[0], -1, ""); }
+    // With what stands around it (LFM2): its input is a product, and its result is a factor.
+    Status add_conv(std::size_t i, int x, int gate_in, std::string name);
 
     // ---- who reads what
     void reads(int v, bool as_operand);
@@ -156,7 +158,7 @@ private:
     void count_reads(const SelectDevice& d) { reads(d.x, false); }
     void count_reads(const RouteDevice& d) { reads(d.logits, false); }
     void count_reads(const ExpertsDevice& d) { reads(d.x, true), reads(d.logits, false), reads(d.adds_to, false), reads(d.shares, false), reads(d.hidden, true), reads(d.result, false); }
-    void count_reads(const ConvDevice& d) { reads(d.x, false); }
+    void count_reads(const ConvDevice& d) { reads(d.x, false), reads(d.gate_in, false), reads(d.gate_out, false); }
 
     const ModelSpec& spec_;
     const DeviceModelOptions& options_;

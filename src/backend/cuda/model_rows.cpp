@@ -203,7 +203,15 @@ Status ModelBuilder::add(std::size_t i, const GateOp& detail) {
     return {};
 }
 
-Status ModelBuilder::add(std::size_t i, const CausalConvOp& detail) {
+Status ModelBuilder::add(std::size_t i, const MultiplyOp&) {
+    int reader = -1;
+    if (!fuse() || reader_as<CausalConvOp>(items_[i].op->out, reader) == nullptr) return element(i, ElementKind::multiply);
+    items_[static_cast<std::size_t>(reader)].done = true;
+    return add_conv(static_cast<std::size_t>(reader), items_[i].in[0], items_[i].in[1], items_[i].op->name + " + ");
+}
+
+Status ModelBuilder::add_conv(std::size_t i, int x, int gate_in, std::string name) {
+    const auto& detail = std::get<CausalConvOp>(items_[i].op->detail);
     ConvDevice conv;
     const std::int64_t n_columns = width(items_[i].op->out);
     SKIFF_TRY(const auto weight, weights_.numbers(detail.weight, n_columns * detail.kernel));
@@ -214,11 +222,24 @@ Status ModelBuilder::add(std::size_t i, const CausalConvOp& detail) {
     SKIFF_TRY(conv.taps, weights_.vector(taps));
     SKIFF_TRY(conv.bias, weights_.vector(bias));
     conv.n_taps = detail.kernel;
-    conv.x = items_[i].in[0];
+    conv.x = x;
+    conv.gate_in = gate_in;
     conv.out = items_[i].op->out;
     conv.state = static_cast<int>(model_.states.size());
     model_.states.push_back({detail.state, items_[i].op->name, 0, 0, 0});
-    push(items_[i].op->name, conv);
+    name += items_[i].op->name;
+    int reader = -1;
+    if (fuse() && reader_as<MultiplyOp>(conv.out, reader) != nullptr) {
+        Item& product = items_[static_cast<std::size_t>(reader)];
+        const int other = product.in[0] == conv.out ? product.in[1] : product.in[0];
+        if (other != conv.out && made(other)) {
+            conv.gate_out = other;
+            conv.out = product.op->out;
+            product.done = true;
+            name += " + " + product.op->name;
+        }
+    }
+    push(name, conv);
     return {};
 }
 

@@ -325,15 +325,19 @@ struct ExpertsArgs {
 int launch_experts(const ExpertsArgs& args, const Launch& launch);
 
 // Causal depthwise convolution with a ring of the last inputs: y[t, c] = bias[c] + sum over j of taps[j, c] * input at position p - n_taps + 1 + j.
-// Reads this run's tokens from x and older ones from the ring, then stores this run's last ones. One sequence's tokens are neighbours.
+// Reads this run's tokens from x and older ones from the ring, then stores this run's last ones. One sequence's tokens are neighbours. With gates (LFM2) the input is x * gate_in, and the result is
+// multiplied by gate_out.
 struct ConvLaunchArgs {
-    const float* x = nullptr;      // (n_tokens, n_columns) f32
+    const float* x = nullptr;      // (n_tokens, x_stride) f32
+    const float *gate_in = nullptr, *gate_out = nullptr;  // (n_tokens, their stride) f32, or null
+    std::int64_t x_stride = 0, gate_in_stride = 0, gate_out_stride = 0;
     const float* taps = nullptr;   // (n_taps, n_columns) f32
     const float* bias = nullptr;   // (n_columns) or null
     float* rings = nullptr;        // (n_sequences, n_taps - 1, n_columns) f32: input of position p in row p % (n_taps - 1)
     TokenView tokens;
     std::int64_t n_taps = 1, n_columns = 0;
-    float* y = nullptr;            // (n_tokens, n_columns) f32; not x
+    float* y = nullptr;            // (n_tokens, n_columns) f32, or null; not x
+    Operand operand;               // or none
 };
 int launch_causal_conv(const ConvLaunchArgs& args, const Launch& launch);
 

@@ -166,39 +166,51 @@ TEST(CudaRows, routes) {
 TEST(CudaRows, causal_convolution) {
     SKIFF_NEEDS_DEVICE();
     constexpr std::int64_t n_columns = 300, n_taps = 4, n_ring = n_taps - 1, length = 11;
-    const auto all = normal_values(2 * length * n_columns, 6), taps = normal_values(n_taps * n_columns, 7), bias = normal_values(n_columns, 8);
+    constexpr std::int64_t stride = n_columns + 7;
+    const auto all = normal_values(2 * length * n_columns, 6), taps = normal_values(n_taps * n_columns, 7), bias = normal_values(n_columns, 8), before = normal_values(2 * length * n_columns, 9), behind = normal_values(2 * length * n_columns, 10);
     const DeviceArray<float> device_taps(taps), device_bias(bias);
-    in_every_mode([&](const Launch& launch) {
-        DeviceArray<float> rings(2 * n_ring * n_columns);
-        std::int64_t done = 0;
-        for (const std::int64_t run : {1, 2, 5, 3}) {  // tokens of each sequence in a run
-            std::vector<float> x;
-            std::vector<std::int32_t> positions, sequences;
-            for (std::int32_t s = 0; s < 2; ++s)
-                for (std::int64_t p = done; p < done + run; ++p) {
-                    x.insert(x.end(), all.begin() + (s * length + p) * n_columns, all.begin() + (s * length + p + 1) * n_columns);
-                    positions.push_back(static_cast<std::int32_t>(p)), sequences.push_back(s);
-                }
-            const DeviceArray<float> device_x(x);
-            const DeviceArray<std::int32_t> device_positions(positions), device_sequences(sequences);
-            DeviceArray<float> y(2 * run * n_columns);
-            ConvLaunchArgs args;
-            args.x = device_x.data(), args.taps = device_taps.data(), args.bias = device_bias.data(), args.rings = rings.data(), args.tokens = {2 * run, device_positions.data(), device_sequences.data()};
-            args.n_taps = n_taps, args.n_columns = n_columns, args.y = y.data();
-            ASSERT_EQ(launch_causal_conv(args, launch), 0);
-            const auto got = y.values();
-            for (std::size_t t = 0; t < positions.size(); ++t)
-                for (std::int64_t c = 0; c < n_columns; ++c) {
-                    double wanted = bias[static_cast<std::size_t>(c)];
-                    for (std::int64_t tap = 0; tap < n_taps; ++tap) {
-                        const std::int64_t p = positions[t] - n_ring + tap;
-                        if (p >= 0) wanted += static_cast<double>(taps[static_cast<std::size_t>(tap * n_columns + c)]) * all[static_cast<std::size_t>((sequences[t] * length + p) * n_columns + c)];
+    for (const bool gated : {false, true})
+        in_every_mode([&](const Launch& launch) {
+            DeviceArray<float> rings(2 * n_ring * n_columns);
+            std::int64_t done = 0;
+            for (const std::int64_t run : {1, 2, 5, 3}) {  // tokens of each sequence in a run
+                std::vector<float> x, x_gates, y_gates;
+                std::vector<std::int32_t> positions, sequences;
+                for (std::int32_t s = 0; s < 2; ++s)
+                    for (std::int64_t p = done; p < done + run; ++p) {
+                        const auto add = [&](std::vector<float>& to, const std::vector<float>& from, std::int64_t width) {
+                            to.insert(to.end(), from.begin() + (s * length + p) * n_columns, from.begin() + (s * length + p + 1) * n_columns);
+                            to.resize(to.size() + static_cast<std::size_t>(width - n_columns), NAN);
+                        };
+                        add(x, all, stride), add(x_gates, before, stride), add(y_gates, behind, n_columns);
+                        positions.push_back(static_cast<std::int32_t>(p)), sequences.push_back(s);
                     }
-                    ASSERT_NEAR(got[t * n_columns + static_cast<std::size_t>(c)], wanted, 1e-5) << "token " << t;
-                }
-            done += run;
-        }
-    });
+                const DeviceArray<float> device_x(x), device_x_gates(x_gates), device_y_gates(y_gates);
+                const DeviceMemory operand(operand_bytes(OperandForm::split, 2 * run, n_columns));
+                const DeviceArray<std::int32_t> device_positions(positions), device_sequences(sequences);
+                DeviceArray<float> y(2 * run * n_columns);
+                ConvLaunchArgs args;
+                args.x = device_x.data(), args.taps = device_taps.data(), args.bias = device_bias.data(), args.rings = rings.data(), args.tokens = {2 * run, device_positions.data(), device_sequences.data()};
+                args.n_taps = n_taps, args.n_columns = n_columns, args.y = y.data(), args.x_stride = stride;
+                if (gated) args.gate_in = device_x_gates.data(), args.gate_in_stride = stride, args.gate_out = device_y_gates.data(), args.gate_out_stride = n_columns, args.operand = {OperandForm::split, operand.data(), n_columns};
+                ASSERT_EQ(launch_causal_conv(args, launch), 0);
+                const auto got = y.values(), multiplied = operand_floats(OperandForm::split, operand_values(operand), 2 * run, n_columns);
+                for (std::size_t t = 0; t < positions.size(); ++t)
+                    for (std::int64_t c = 0; c < n_columns; ++c) {
+                        double wanted = bias[static_cast<std::size_t>(c)];
+                        for (std::int64_t tap = 0; tap < n_taps; ++tap) {
+                            const std::int64_t p = positions[t] - n_ring + tap;
+                            const auto at = static_cast<std::size_t>((sequences[t] * length + p) * n_columns + c);
+                            if (p >= 0) wanted += static_cast<double>(taps[static_cast<std::size_t>(tap * n_columns + c)]) * all[at] * (gated ? before[at] : 1.0f);
+                        }
+                        const auto i = t * n_columns + static_cast<std::size_t>(c);
+                        if (gated) wanted *= y_gates[i];
+                        ASSERT_NEAR(got[i], wanted, 1e-5 * (1 + std::fabs(wanted))) << "token " << t;
+                        ASSERT_NEAR(multiplied[i], gated ? got[i] : 0.0f, std::fabs(got[i]) * 0x1p-15 + 1e-30);
+                    }
+                done += run;
+            }
+        });
 }
 
 TEST(CudaSample, takes_the_largest) {

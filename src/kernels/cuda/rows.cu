@@ -80,10 +80,16 @@ __global__ void __launch_bounds__(block_threads) route_kernel(const __grid_const
     for (int i = threadIdx.x; i < n; i += block_threads) y[i] = is_used(i) ? expf(logits[i] - highest) / total : 0.0f;
 }
 
+struct ConvParams {
+    ConvLaunchArgs args;
+    OperandTarget operand;
+};
+
 // A thread for each column walks its sequence's tokens in order: the ring is read before it is written.
-__global__ void __launch_bounds__(block_threads) conv_kernel(const __grid_constant__ ConvLaunchArgs args) {
+__global__ void __launch_bounds__(block_threads) conv_kernel(const __grid_constant__ ConvParams p) {
     wait_for_predecessor();
     let_successor_start();
+    const ConvLaunchArgs& args = p.args;
     const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x, first = blockIdx.y;
     if (column >= args.n_columns) return;
     const auto sequence_of = [&](std::int64_t token) { return args.tokens.sequences != nullptr ? args.tokens.sequences[token] : static_cast<std::int32_t>(token); };
@@ -91,6 +97,10 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const __grid_consta
     if (first > 0 && sequence_of(first - 1) == sequence) return;  // another block has this sequence's first token
     const std::int64_t n_ring = args.n_taps - 1;
     float* ring = args.rings + sequence * n_ring * args.n_columns + column;
+    const auto input = [&](std::int64_t token) {
+        const float x = args.x[token * args.x_stride + column];
+        return args.gate_in != nullptr ? x * args.gate_in[token * args.gate_in_stride + column] : x;
+    };
     const std::int32_t first_position = args.tokens.positions[first];
     std::int64_t token = first;
     for (; token < args.tokens.n_tokens && sequence_of(token) == sequence; ++token) {
@@ -99,12 +109,14 @@ __global__ void __launch_bounds__(block_threads) conv_kernel(const __grid_consta
         for (std::int64_t tap = 0; tap < args.n_taps; ++tap) {
             const std::int64_t at = position - n_ring + tap;
             if (at < 0) continue;
-            const float x = at >= first_position ? args.x[(first + at - first_position) * args.n_columns + column] : ring[at % n_ring * args.n_columns];
+            const float x = at >= first_position ? input(first + at - first_position) : ring[at % n_ring * args.n_columns];
             y += args.taps[tap * args.n_columns + column] * x;
         }
-        args.y[token * args.n_columns + column] = y;
+        if (args.gate_out != nullptr) y *= args.gate_out[token * args.gate_out_stride + column];
+        if (args.y != nullptr) args.y[token * args.n_columns + column] = y;
+        if (p.operand.data != nullptr) p.operand.put(token, column, y);
     }
-    for (std::int64_t i = token - first > n_ring ? token - n_ring : first; i < token; ++i) ring[(first_position + i - first) % n_ring * args.n_columns] = args.x[i * args.n_columns + column];
+    for (std::int64_t i = token - first > n_ring ? token - n_ring : first; i < token; ++i) ring[(first_position + i - first) % n_ring * args.n_columns] = input(i);
 }
 
 unsigned blocks_for(std::int64_t n) { return static_cast<unsigned>((n + block_threads - 1) / block_threads); }
@@ -131,7 +143,7 @@ int launch_select_rows(const float* x, const std::int32_t* index, float* y, std:
 int launch_route(const RouteLaunchArgs& args, const Launch& launch) { return launch_kernel<RouteLaunchArgs>(route_kernel, dim3(static_cast<unsigned>(args.n_tokens)), dim3(block_threads), 0, launch, args); }
 
 int launch_causal_conv(const ConvLaunchArgs& args, const Launch& launch) {
-    return launch_kernel<ConvLaunchArgs>(conv_kernel, dim3(blocks_for(args.n_columns), static_cast<unsigned>(args.tokens.n_tokens)), dim3(block_threads), 0, launch, args);
+    return launch_kernel<ConvParams>(conv_kernel, dim3(blocks_for(args.n_columns), static_cast<unsigned>(args.tokens.n_tokens)), dim3(block_threads), 0, launch, {args, target_of(args.operand)});
 }
 
 const char* launch_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }

@@ -133,7 +133,7 @@ int route(const RouteLaunchArgs& args, const Launch& launch) {
 
 int causal_conv(const ConvLaunchArgs& args, const Launch& launch) {
     const std::int64_t n = args.tokens.n_tokens, width = args.n_columns;
-    if (!grid(n) || !floats(args.x, n * width) || !floats(args.y, n * width) || !floats(args.taps, args.n_taps * width) || !floats(args.bias, width) || !here(args.rings, 4)) return bad_value;
+    if (!grid(n) || args.x == nullptr || !rows(args.x, n, width, args.x_stride) || !rows(args.gate_in, n, width, args.gate_in_stride) || !rows(args.gate_out, n, width, args.gate_out_stride) || !floats(args.y, n * width) || !operand_here(args.operand, n) || !floats(args.taps, args.n_taps * width) || !floats(args.bias, width) || !here(args.rings, 4)) return bad_value;
     return put(launch.stream, [args, n, width]() -> int {
         std::vector<std::int64_t> seen;  // a sequence's tokens are neighbours
         for (std::int64_t t = 0; t < n; ++t) {
@@ -143,6 +143,9 @@ int causal_conv(const ConvLaunchArgs& args, const Launch& launch) {
             seen.push_back(sequence);
         }
         const std::int64_t ring = args.n_taps - 1;
+        std::vector<float> input(static_cast<std::size_t>(n * width));
+        for (std::int64_t t = 0; t < n; ++t)
+            for (std::int64_t c = 0; c < width; ++c) input[static_cast<std::size_t>(t * width + c)] = args.x[t * args.x_stride + c] * (args.gate_in != nullptr ? args.gate_in[t * args.gate_in_stride + c] : 1.0f);
         const auto ring_row = [&](std::int64_t sequence, std::int64_t position) { return args.rings + (sequence * ring + position % ring) * width; };
         for (std::int64_t t = 0; t < n; ++t) {
             const std::int64_t sequence = sequence_of(args.tokens, t), position = args.tokens.positions[t];
@@ -152,12 +155,14 @@ int causal_conv(const ConvLaunchArgs& args, const Launch& launch) {
                     const std::int64_t back = ring - j, at = position - back;
                     if (at < 0) continue;
                     const bool mine = t - back >= 0 && sequence_of(args.tokens, t - back) == sequence && args.tokens.positions[t - back] == at;
-                    sum += static_cast<double>(args.taps[j * width + c]) * (mine ? args.x[(t - back) * width + c] : ring_row(sequence, at)[c]);
+                    sum += static_cast<double>(args.taps[j * width + c]) * (mine ? input[static_cast<std::size_t>((t - back) * width + c)] : ring_row(sequence, at)[c]);
                 }
-                args.y[t * width + c] = static_cast<float>(sum);
+                const auto y = static_cast<float>(args.gate_out != nullptr ? sum * args.gate_out[t * args.gate_out_stride + c] : sum);
+                if (args.y != nullptr) args.y[t * width + c] = y;
+                write_operand(args.operand, t, c, y);
             }
         }
-        for (std::int64_t t = 0; t < n && ring > 0; ++t) std::copy_n(args.x + t * width, width, ring_row(sequence_of(args.tokens, t), args.tokens.positions[t]));
+        for (std::int64_t t = 0; t < n && ring > 0; ++t) std::copy_n(input.data() + t * width, width, ring_row(sequence_of(args.tokens, t), args.tokens.positions[t]));
         return good;
     });
 }
