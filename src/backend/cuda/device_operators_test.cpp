@@ -510,26 +510,33 @@ TEST(DeviceSession, TheKernelsWithTermsBesideMatrices) {
 }
 #endif
 
-// What docs/fusion.md promises: of every architecture a layer, and what stands around all layers.
+// What docs/fusion.md says: of every architecture a layer, and what stands around all layers, joined and plain.
+struct Launches {
+    const char* model;
+    int of_layer, around, plain, plain_around;
+};
 TEST(DeviceSession, LaunchesOfALayer) {
-    const Small small;
-    auto options = small_options(64);
-    options.fuse = DeviceModelOptions::Fuse::off;
-    EXPECT_GE(device_session(small.spec, *small.weights, options)->decode_launches().size(), 1u + 3 * 15 + 2);
-    for (const auto& [name, of_layer, around] : {std::tuple{"llama", 6, 2}, std::tuple{"llama_biases", 6, 2}, std::tuple{"mistral", 6, 2}, std::tuple{"qwen2", 6, 2}, std::tuple{"qwen3", 6, 2}, std::tuple{"phi3", 6, 2},
-                                                 std::tuple{"gemma2", 6, 3}, std::tuple{"gemma3", 6, 3}, std::tuple{"gpt2", 6, 5}, std::tuple{"gpt_neox", 6, 4}, std::tuple{"gpt_neox_sequential", 6, 4}, std::tuple{"opt", 6, 5},
-                                                 std::tuple{"mixtral", 7, 2}, std::tuple{"lfm2", 6, 2}}) {
-        const auto opened = Checkpoint::open(models_dir + "/" + name);
-        ASSERT_TRUE(opened.ok()) << name;
-        const auto n_layers = static_cast<int>(opened->spec.blocks.size()) - 2;
-        int n_convolutions = 0;  // whose layers have a launch less
+    constexpr Launches all[] = {{"llama", 6, 2, 18, 3},  {"llama_biases", 6, 2, 18, 3}, {"mistral", 6, 2, 18, 3}, {"qwen2", 6, 2, 18, 3},    {"phi3", 6, 2, 18, 3},
+                                {"qwen3", 6, 2, 20, 3},  {"gpt2", 6, 5, 14, 5},         {"opt", 6, 5, 14, 5},     {"gpt_neox", 6, 4, 16, 3}, {"gpt_neox_sequential", 6, 4, 16, 3},
+                                {"gemma2", 6, 3, 20, 4}, {"gemma3", 6, 3, 22, 3},       {"mixtral", 7, 2, 42, 3}, {"lfm2", 6, 2, 20, 3}};
+    for (const Launches& expected : all) {
+        const auto opened = Checkpoint::open(models_dir + "/" + expected.model);
+        ASSERT_TRUE(opened.ok()) << expected.model;
+        int n_convolutions = 0;  // whose layers have one launch less, and four less where nothing is joined
         for (const Block& block : opened->spec.blocks)
             for (const Op& op : block.ops) n_convolutions += std::holds_alternative<CausalConvOp>(op.detail) ? 1 : 0;
-        EXPECT_EQ(n_convolutions > 0, std::string(name) == "lfm2");
-        const auto launches = device_session(opened->spec, *opened->weights, small_options(32))->decode_launches();
-        std::string list;
-        for (const auto& [operators, kernel] : launches) list += "  " + kernel + ": " + operators + "\n";
-        EXPECT_EQ(launches.size(), static_cast<std::size_t>(n_layers * of_layer - n_convolutions + around)) << name << " of " << n_layers << " layers\n" << list;
+        EXPECT_EQ(n_convolutions > 0, std::string(expected.model) == "lfm2");
+        for (const auto fuse : {DeviceModelOptions::Fuse::on, DeviceModelOptions::Fuse::off}) {
+            const bool joined = fuse == DeviceModelOptions::Fuse::on;
+            auto options = small_options(32);
+            options.fuse = fuse;
+            const auto launches = device_session(opened->spec, *opened->weights, options)->decode_launches();
+            std::string list;
+            for (const auto& [operators, kernel] : launches) list += "  " + kernel + ": " + operators + "\n";
+            const int n_layers = static_cast<int>(opened->spec.blocks.size()) - 2;
+            const int wanted = joined ? n_layers * expected.of_layer - n_convolutions + expected.around : n_layers * expected.plain - 4 * n_convolutions + expected.plain_around;
+            EXPECT_EQ(launches.size(), static_cast<std::size_t>(wanted)) << expected.model << " of " << n_layers << " layers\n" << list;
+        }
     }
 }
 
