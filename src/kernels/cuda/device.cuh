@@ -40,6 +40,13 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// c += a b of bytes with a sign: 16 rows, 8 columns, depth 32. Register j of `a` and `b` has columns 4 t and the next three of what j says in multiply_add, times two.
+__device__ __forceinline__ void multiply_add_bytes(int (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // c += a b: 16 rows, 8 columns, depth 32, of which `a` has two of every four (two_of_four.h). Lanes 2 * selector and 2 * selector + 1 of every four say which.
 template <int selector>
 __device__ __forceinline__ void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4& b, std::uint32_t positions) {

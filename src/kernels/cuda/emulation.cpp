@@ -216,6 +216,10 @@ struct Product {
     std::uint32_t a[4], b[2];
     float c[4];
 };
+struct ByteProduct {
+    std::uint32_t a[4], b[2];
+    int c[4];
+};
 struct SparseProduct {
     std::uint32_t a[4], b[4], positions;
     float c[4];
@@ -242,6 +246,28 @@ void product(const unsigned char (*inputs)[64], unsigned char (*outputs)[64], in
             double sum = lanes[lane].c[i];
             for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[lane / 4 + 8 * (i / 2)][k]) * b[k][lane % 4 * 2 + i % 2];
             c[i] = static_cast<float>(sum);
+        }
+        std::memcpy(outputs[lane], c, sizeof c);
+    }
+}
+
+// As PTX defines the fragments of mma.m16n8k32 of bytes.
+void byte_product(const unsigned char (*inputs)[64], unsigned char (*outputs)[64], int) {
+    int a[16][32], b[32][8];
+    ByteProduct lanes[32];
+    for (int lane = 0; lane < 32; ++lane) {
+        std::memcpy(&lanes[lane], inputs[lane], sizeof(ByteProduct));
+        const int g = lane / 4, t = lane % 4;
+        for (int j = 0; j < 4; ++j)
+            for (int h = 0; h < 4; ++h) a[g + 8 * (j % 2)][4 * t + h + 16 * (j / 2)] = static_cast<std::int8_t>(lanes[lane].a[j] >> 8 * h);
+        for (int j = 0; j < 2; ++j)
+            for (int h = 0; h < 4; ++h) b[4 * t + h + 16 * j][g] = static_cast<std::int8_t>(lanes[lane].b[j] >> 8 * h);
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+        int c[4];
+        for (int i = 0; i < 4; ++i) {
+            c[i] = lanes[lane].c[i];
+            for (int k = 0; k < 32; ++k) c[i] += a[lane / 4 + 8 * (i / 2)][k] * b[k][lane % 4 * 2 + i % 2];
         }
         std::memcpy(outputs[lane], c, sizeof c);
     }
@@ -298,6 +324,10 @@ void matrices(const unsigned char (*inputs)[64], unsigned char (*outputs)[64], i
 void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
     const Product mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}, {c[0], c[1], c[2], c[3]}};
     emulation::meet(emulation::Meeting::product, &mine, sizeof mine, c, sizeof c, product, 0);
+}
+void multiply_add_bytes(int (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+    const ByteProduct mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}, {c[0], c[1], c[2], c[3]}};
+    emulation::meet(emulation::Meeting::byte_product, &mine, sizeof mine, c, sizeof c, byte_product, 0);
 }
 void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4& b, std::uint32_t positions, int selector) {
     const SparseProduct mine = {{a[0], a[1], a[2], a[3]}, {b.x, b.y, b.z, b.w}, positions, {c[0], c[1], c[2], c[3]}};

@@ -29,6 +29,9 @@ struct uint2 {
 struct uint4 {
     std::uint32_t x, y, z, w;
 };
+struct float2 {
+    float x, y;
+};
 struct float4 {
     float x, y, z, w;
 };
@@ -53,7 +56,7 @@ bool can_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_by
 void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel);
 
 unsigned char* shared_memory();
-enum class Meeting : std::uint8_t { shuffle, sync_warp, matrices, product, sparse_product, vote };
+enum class Meeting : std::uint8_t { shuffle, sync_warp, matrices, product, byte_product, sparse_product, vote };
 // All 32 lanes give `input` and get what `work` makes of all inputs: work(inputs, outputs), rows of 64 bytes.
 void meet(Meeting kind, const void* input, std::size_t input_bytes, void* output, std::size_t output_bytes, void (*work)(const unsigned char (*inputs)[64], unsigned char (*outputs)[64], int argument), int argument);
 void meet_block();
@@ -120,6 +123,10 @@ template <class T>
 T min(T a, T b) {
     return b < a ? b : a;
 }
+template <class T>
+T max(T a, T b) {
+    return a < b ? b : a;
+}
 
 // ---- what device.cuh has as instructions
 inline std::uint32_t shared_address(const void* pointer) { return static_cast<std::uint32_t>(static_cast<const unsigned char*>(pointer) - emulation::shared_memory()); }
@@ -131,6 +138,7 @@ void copy_wait() {
     emulation::wait(n_pending);
 }
 void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1);
+void multiply_add_bytes(int (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1);
 void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4& b, std::uint32_t positions, int selector);
 template <int selector>
 void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4& b, std::uint32_t positions) {

@@ -35,6 +35,7 @@ struct GpuWeight {
     bool relative_unsigned = false;     // r8: the code is a u8
     bool table_per_row = false;         // table4, table2, table1: each row has its own levels
     bool table_exact = true;            // every level is a bf16: one part is enough
+    float table_step = 0;               // where every level of a shared table is a whole number of a byte times this power of two; else 0
     bool two_of_four = false;           // only the kept two of every four columns of a row are stored, and which they are (two_of_four.h): units, groups and supers are of kept columns
     float half = 0;                     // of linear forms: what decoding subtracts from a code, 2^(bits-1)
     std::int32_t n_rows = 0;            // logical; of gate_up both halves

@@ -125,6 +125,17 @@ SKIFF_HD std::uint32_t and_or(std::uint32_t x, std::uint32_t mask, std::uint32_t
 #endif
 }
 
+// (x & mask) ^ bits in one instruction.
+SKIFF_HD std::uint32_t and_xor(std::uint32_t x, std::uint32_t mask, std::uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+    std::uint32_t result;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(result) : "r"(x), "r"(mask), "r"(bits));
+    return result;
+#else
+    return (x & mask) ^ bits;
+#endif
+}
+
 SKIFF_HD int count_bits(std::uint32_t x) {
 #if defined(__CUDA_ARCH__)
     return __popc(x);

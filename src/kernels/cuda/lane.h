@@ -196,6 +196,16 @@ struct ByteDecoder {  // e4m3, e5m2, linear8
         }
     }
 };
+// And codes of 8 bits as they are: four columns of row g and of row g + 8.
+struct Linear8Decoder : ByteDecoder<CodeForm::linear8> {
+    static constexpr bool bytes_in_order = false;
+    SKIFF_HD float byte_unit() const { return 1; }
+    template <int s>
+    SKIFF_HD void bytes(const std::uint32_t* words, std::uint32_t& low, std::uint32_t& high) const {
+        low = permute_bytes(words[2 * s], words[2 * s + 1], 0x6240u);
+        high = permute_bytes(words[2 * s], words[2 * s + 1], 0x7351u);
+    }
+};
 
 template <CodeForm form_>
 struct LinearDecoder {  // linear6 .. linear1
@@ -232,6 +242,29 @@ struct LinearDecoder {  // linear6 .. linear1
         a[0][2] = pair<s, 2>(words);
         a[0][3] = pair<s, 3>(words);
     }
+    // Codes at the top of bytes, as numbers with a sign, whose 1 is `byte_unit`: low nibbles are row g, high ones row g + 8; four columns of a step, in the order 0, 2, 1, 3.
+    static constexpr bool bytes_in_order = false;
+    SKIFF_HD float byte_unit() const { return 1.0f / (1 << (8 - bits)); }
+    template <int s, int row>
+    static SKIFF_HD std::uint32_t row_bytes(const std::uint32_t* words) {
+        constexpr Planes planes = planes_of(form);
+        std::uint32_t result = 0x80808080u;
+        add_plane<s, row, 0>(words, result);
+        if constexpr (planes.n > 1) add_plane<s, row, 1>(words, result);
+        return result;
+    }
+    template <int s, int row, int i>
+    static SKIFF_HD void add_plane(const std::uint32_t* words, std::uint32_t& result) {
+        constexpr Planes planes = planes_of(form);
+        constexpr int plane_bits = planes.bits[i], steps_in_word = 4 / plane_bits, from = 4 * row + s % steps_in_word * plane_bits, to = 8 - bits + planes.low_bit[i];
+        constexpr std::uint32_t mask = (((1u << plane_bits) - 1) << to) * 0x01010101u;
+        result = and_xor(moved<from, to>(words[planes.first_word[i] + s / steps_in_word]), mask, result);
+    }
+    template <int s>
+    SKIFF_HD void bytes(const std::uint32_t* words, std::uint32_t& low, std::uint32_t& high) const {
+        low = row_bytes<s, 0>(words);
+        high = row_bytes<s, 1>(words);
+    }
     template <int s>
     SKIFF_HD void raw_step(const std::uint32_t* words, std::uint32_t (&a)[1][4]) const {
         a[0][0] = raw_pair<s, 0>(words);
@@ -267,6 +300,36 @@ struct TableDecoder {
         const std::uint32_t codes = nibbles<form, s>(words);
         look_up(planes, codes, a[0][0], a[0][2]);
         look_up(planes, codes >> 16, a[0][1], a[0][3]);
+    }
+};
+
+// Every level is a whole number of a byte times `byte_unit`.
+template <CodeForm form_>
+struct ByteTableDecoder : TableDecoder<form_> {
+    static constexpr bool bytes_in_order = true;
+    using TableDecoder<form_>::n_levels;
+    std::uint32_t levels[n_levels / 4];
+    float unit;
+    SKIFF_HD float byte_unit() const { return unit; }
+    SKIFF_HD void load_bytes(const GpuWeight& weight) {
+        constexpr int n = 1 << code_bits(form_);
+        unit = weight.table_step;
+        for (int word = 0; word < n_levels / 4; ++word) {
+            levels[word] = 0;
+            for (int i = 0; i < 4; ++i) levels[word] |= (static_cast<std::uint32_t>(static_cast<int>(bf16_float(weight.table[word * 4 + i < n ? word * 4 + i : n - 1] & 0xffffu) / unit)) & 255u) << 8 * i;
+        }
+    }
+    // Four codes in the low nibbles.
+    SKIFF_HD std::uint32_t look_up_bytes(std::uint32_t codes) const {
+        const std::uint32_t selector = codes & 0x7777u;
+        if constexpr (n_levels == 8) return permute_bytes(levels[0], levels[1], selector);
+        else return permute_bytes(permute_bytes(levels[0], levels[1], selector), permute_bytes(levels[2], levels[3], selector), (codes & 0x8888u) >> 1 | 0x3210u);
+    }
+    template <int s>
+    SKIFF_HD void bytes(const std::uint32_t* words, std::uint32_t& low, std::uint32_t& high) const {
+        const std::uint32_t codes = nibbles<form_, s>(words);
+        low = look_up_bytes(codes);
+        high = look_up_bytes(codes >> 16);
     }
 };
 

@@ -105,7 +105,8 @@ TEST(CudaLinear, wide_and_many_tokens) {
 // Widths that are whole chunks for eight warps (2304) and for sixteen (4096), and one whose last chunk is not whole: groups of a slab, of several, of more than a chunk, of the whole row.
 TEST(CudaLinear, gemv_in_chunks) {
     SKIFF_NEEDS_DEVICE();
-    for (const char* name : {"w4", "w4g64", "w4g128", "w4g128a", "w4g512", "w4g32r", "w3g64", "w3g128r", "w2g128", "w2g64a", "w1g128", "w5g128", "w6g64a", "w8g128", "w8g256a", "ternary", "nf4", "e4m3", "bf16"}) {
+    for (const char* name : {"w4", "w4g64", "w4g128", "w4g128a", "w4g512", "w4g32r", "w3g64", "w3g128r", "w2g128", "w2g64a", "w1g128", "w5g128", "w6g64a", "w8g128", "w8g256a", "w4g32", "w4g32a", "w8g32a",
+                             "w5g32r", "n4g32r", "n4g128", "n3g64", "n2g32r", "mxfp4", "ternary", "nf4", "e4m3", "bf16"}) {
         const auto parsed = parse_scheme(name);
         ASSERT_TRUE(parsed.ok()) << name;
         for (const std::int64_t n_columns : {2304, 2400, 4096}) {
@@ -113,6 +114,16 @@ TEST(CudaLinear, gemv_in_chunks) {
             const Weight weight = parsed->is_coded() ? random_codes(20, n_columns, *parsed, 8) : random_plain(20, n_columns, parsed->dtype, 8);
             for (const std::int64_t n_tokens : {1, 3, 6}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
         }
+    }
+}
+
+// More digits than two blocks of an SM have shared memory for: a chunk's are made when it is multiplied.
+TEST(CudaLinear, digits_of_a_chunk_at_a_time) {
+    SKIFF_NEEDS_DEVICE();
+    for (const char* name : {"w4g128", "w8g64a"}) {
+        SCOPED_TRACE(name);
+        const Weight weight = random_codes(40, 14336, *parse_scheme(name), 8);
+        for (const std::int64_t n_tokens : {1, 8}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
     }
 }
 
@@ -154,7 +165,7 @@ TEST(CudaLinear, wide_records_fit_every_gpu) {
 // The same bits for a token alone and among others.
 TEST(CudaLinear, gemv_does_not_depend_on_the_batch) {
     SKIFF_NEEDS_DEVICE();
-    for (const auto& [name, n_columns] : {std::pair<const char*, std::int64_t>("w4g128", 4096), {"bf16", 2304}, {"w4g32", 900}, {"w4g32a", 900}, {"n2g16r", 900}, {"w5g32r", 900}, {"2:4", 900}}) {
+    for (const auto& [name, n_columns] : {std::pair<const char*, std::int64_t>("w4g128", 4096), {"w4g32a", 14336}, {"n4g32r", 2304}, {"w8", 2048}, {"bf16", 2304}, {"w4g32", 900}, {"w4g32a", 900}, {"n2g16r", 900}, {"w5g32r", 900}, {"2:4", 900}}) {
         const std::int64_t width = n_columns;
         const Weight weight = std::string(name) == "2:4" ? random_sparse(40, width, name, *parse_scheme("w4g32r"), 4) : std::string(name) == "bf16" ? random_plain(40, width, DType::bf16, 4) : random_codes(40, width, *parse_scheme(name), 4);
         const DeviceWeight device = device_weight(weight);

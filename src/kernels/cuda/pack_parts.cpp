@@ -45,6 +45,13 @@ bool fill_table(std::span<const float> levels, int n_codes, std::vector<std::uin
     return exact;
 }
 
+// The power of two whose multiples of -128 .. 127 all levels are; 0: there is none.
+float byte_step(std::span<const float> levels) {
+    for (const float step : {1.0f, 0.5f, 0.25f, 0.125f})
+        if (std::all_of(levels.begin(), levels.end(), [step](float level) { return level / step == std::nearbyint(level / step) && level / step >= -128 && level / step <= 127; })) return step;
+    return 0;
+}
+
 std::vector<float> cluster_levels(const Codes& codes, std::int64_t row) {
     std::vector<float> levels(static_cast<std::size_t>(codes.scheme.n_levels));
     const std::int64_t bytes = std::int64_t{codes.scheme.n_levels} * dtype_info(codes.scheme.scale_dtype).bits / 8;
@@ -77,6 +84,7 @@ bool coded_source(const Codes& codes, GpuSource& source) {
         } else {
             shape.form = table_form(scheme.bits);
             shape.table_exact = fill_table(scheme.codebook->levels, 1 << code_bits(shape.form), source.table);
+            shape.table_step = byte_step(scheme.codebook->levels);
         }
     } else {
         constexpr CodeForm forms[] = {CodeForm::linear1, CodeForm::linear2, CodeForm::linear3, CodeForm::linear4, CodeForm::linear5, CodeForm::linear6, CodeForm::linear8, CodeForm::linear8};

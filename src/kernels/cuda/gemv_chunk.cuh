@@ -1,0 +1,208 @@
+// What a warp of gemv does with a chunk, 2 KiB of a tile's codes and their records: copies it to its ring in shared memory, and multiplies it. Here on bf16: codes become bf16 in registers, and
+// the eight columns of the tensor core's product hold both bf16 parts of four tokens' numbers. gemv_digits.cuh has the other way, for integers.
+#pragma once
+
+#include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/norm_rows.cuh"
+#include "kernels/cuda/tuning.h"
+
+namespace skiff::cuda {
+
+// The head: scales of tokens, whether this block is the last, and what sums over a block need.
+constexpr int gemv_head_bytes = 128, gemv_last_at = 32, gemv_scratch_at = 64, gemv_table_bytes = 1024;
+constexpr std::size_t most_gemv_shared = 96 * 1024;  // sm_86 and sm_89 have 99 KiB
+template <class Decoder, int n_blocks, int n_warps>
+constexpr int gemv_fixed_bytes() {
+    return gemv_head_bytes + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0) + 2 * n_warps * n_blocks * 2 * lanes * 4;
+}
+
+struct GemvParams {
+    LinearParams linear;
+    int n_stages = 0;           // of a ring
+    int n_units = 1;            // of a chunk, what a stage of the ring holds: gemv_chunk_units, or 1 for matrices so narrow that some warps would have none
+    int param_bytes = 0;        // of a whole chunk
+    int fold_mask = 0x3fffffff; // where records are of 64 columns and more: they end behind each slab of a chunk whose number (from 1) has none of these bits
+    int fold_pairs = 0;         // records of 32 columns: they end behind every two steps
+    int digit_chunks = 0;       // whose digits a warp has room for: all that it multiplies, or one
+    int is_fine = 0;            // records of fewer columns, or several super scales in a chunk
+};
+// And the norms of the finished rows.
+struct GemvNormParams {
+    GemvParams gemv;
+    NormParams norms;
+    std::int32_t* arrivals = nullptr;
+};
+
+// Sums of one scale's columns go to the sums of the row. Rounded as written, so that one and two blocks give the same bits.
+template <int n_blocks>
+__device__ __forceinline__ void fold(float (&sums)[n_blocks][2], float (&part)[n_blocks][4], const GroupScale (&scale)[2]) {
+#pragma unroll
+    for (int block = 0; block < n_blocks; ++block) {
+        sums[block][0] = fmaf(scale[0].scale, part[block][0] + part[block][1], sums[block][0]);
+        sums[block][1] = fmaf(scale[1].scale, part[block][2] + part[block][3], sums[block][1]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) part[block][i] = 0;
+    }
+}
+template <int n_blocks>
+__device__ __forceinline__ void fold_offsets(float (&sums)[n_blocks][2], float (&ones)[n_blocks][4], const GroupScale (&scale)[2]) {
+#pragma unroll
+    for (int block = 0; block < n_blocks; ++block) {
+        const float one = ones[block][0] + ones[block][1];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) sums[block][i] = fmaf(-scale[i].offset, one, sums[block][i]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) ones[block][i] = 0;
+    }
+}
+// Raw codes are `bias` too large. // ones: the sums of what they were multiplied with
+template <int n_blocks>
+__device__ __forceinline__ void subtract_bias(float (&part)[n_blocks][4], const float (&ones)[n_blocks][4], float bias) {
+#pragma unroll
+    for (int block = 0; block < n_blocks; ++block)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) part[block][i] = fmaf(-bias, ones[block][i % 2], part[block][i]);
+}
+// Decoders that give codes without the subtraction of their middle, too (lane.h).
+template <class Decoder, class = void>
+constexpr bool has_raw_codes = false;
+template <class Decoder>
+constexpr bool has_raw_codes<Decoder, std::void_t<decltype(Decoder::raw_bias)>> = true;
+
+// A decoder's tables that all tiles share. `near`: shared memory of gemv_table_bytes, whose numbers are there behind the next barrier.
+template <class Decoder, int n_threads>
+__device__ __forceinline__ void load_shared_tables(Decoder& decoder, const GpuWeight& weight, unsigned char* near, int lane) {
+    if constexpr (Decoder::form == CodeForm::table8) {
+        auto* levels = reinterpret_cast<std::uint32_t*>(near);
+        for (int i = threadIdx.x; i < 256; i += n_threads) levels[i] = weight.table[i];
+        GpuWeight of_levels = weight;
+        of_levels.table = levels;
+        decoder.load_tables(of_levels, 0, lane);
+    } else if constexpr (!Decoder::per_tile_tables) {
+        decoder.load_tables(weight, 0, lane);
+    }
+}
+// The warps' sums of a tile, in order // sums: (n_warps, n_blocks, 2, lanes)
+template <int n_blocks, int n_warps>
+__device__ __forceinline__ void add_warps(const float* sums, int block, int lane, float (&v)[2]) {
+    v[0] = v[1] = 0;
+#pragma unroll
+    for (int from = 0; from < n_warps; ++from)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) v[i] += sums[((from * n_blocks + block) * 2 + i) * lanes + lane];
+}
+
+// A chunk's codes and records on their way to shared memory, by a warp. Units and records of a chunk are neighbours in memory, too. `slot` is the lane's.
+template <class Decoder>
+__device__ __forceinline__ void copy_chunk(const GemvParams& params, int param_units, int tile, int chunk, std::uint32_t slot, int lane) {
+    constexpr int most_units = gemv_chunk_units(Decoder::form);
+    const LinearParams& p = params.linear;
+    const int first = chunk * params.n_units, n = min(params.n_units, p.weight.n_units - first);
+    const int unit = tile * p.weight.n_units + first, in_tile = p.layout.in_unit > 1 ? first : (first << p.layout.unit_log2) >> p.layout.group_log2;
+    int param_bytes = params.param_bytes;
+    if (n == most_units) {
+        copy_units<Decoder, most_units>(p.weight, unit, slot, lane);
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < n; ++i) copy_units<Decoder, 1>(p.weight, unit + i, slot + i * unit_bytes<Decoder>, lane);
+        param_bytes = static_cast<int>(p.layout.index(first + n - 1) - p.layout.index(first) + 1) * p.param_bytes;
+    }
+    const unsigned char* from = static_cast<const unsigned char*>(p.weight.group_params) + static_cast<std::int64_t>(tile * param_units + in_tile) * p.param_bytes;
+#pragma unroll 1
+    for (int byte = lane * 16; byte < param_bytes; byte += lanes * 16) copy_async16(slot + most_units * unit_bytes<Decoder> + byte, from + byte);
+}
+
+// A chunk of a tile, in shared memory at `here`, from unit `first` on. load_x(slab, to): the lane's numbers of a slab of the chunk.
+template <class Decoder, int n_blocks, int n_warps, class LoadX>
+__device__ __forceinline__ void multiply_chunk(const GemvParams& params, const Decoder& decoder, int tile, int first, const unsigned char* here, LoadX&& load_x, uint4 (&b)[2][n_blocks][2], Supers (&supers)[2],
+                                               float (&sums)[n_blocks][2], float (&part)[n_blocks][4], float (&ones)[n_blocks][4]) {
+    constexpr int unit = unit_columns(Decoder::form), n_steps = slab_steps<Decoder>, n_unit_slabs = unit_slabs<Decoder>, most_units = gemv_chunk_units(Decoder::form);
+    const LinearParams& p = params.linear;
+    const GpuWeight& weight = p.weight;
+    const int lane = threadIdx.x % lanes, g = lane / 4;
+    const bool relative = has_supers(weight.params), has_records = p.fold_steps != 0;
+    const bool is_common = weight.params == ParamForm::s16 && weight.param_float == Float16Form::f16;
+    const unsigned char* records = here + most_units * unit_bytes<Decoder> + g * p.layout.in_unit * p.pair_bytes;  // of row g
+    const auto fold_records = [&](int i, int slab, int s) {
+        const int unit_of_records = p.layout.in_unit > 1 ? i : (i * unit) >> p.layout.group_log2;
+        const unsigned char* record = records + unit_of_records * p.param_bytes + p.layout.in(16 * (slab * n_steps + s)) * p.pair_bytes;
+        GroupScale scale[2];
+        if (is_common) {
+            const std::uint32_t both = *reinterpret_cast<const std::uint32_t*>(record);
+            scale[0] = {f16_float(both & 0xffffu), 0}, scale[1] = {f16_float(both >> 16), 0};
+            fold<n_blocks>(sums, part, scale);
+            return;
+        }
+        read_pair(weight, record, supers, scale);
+        fold<n_blocks>(sums, part, scale);
+        if (p.has_offsets != 0) fold_offsets<n_blocks>(sums, ones, scale);
+    };
+    const int n = min(params.n_units, weight.n_units - first);
+    if (n_warps > gemv_warps || (n == most_units && params.is_fine == 0)) {
+        // What a slab reads is loaded while the one in front is multiplied.
+        constexpr int n_slabs_here = most_units * n_unit_slabs;
+        constexpr bool is_raw = has_raw_codes<Decoder>;
+        std::uint32_t words[2][unit_words(Decoder::form)], positions[2];
+        const auto load = [&](auto index) {
+            constexpr int i = decltype(index)::value / n_unit_slabs, slab = decltype(index)::value % n_unit_slabs, at = decltype(index)::value % 2;
+            load_x(decltype(index)::value, b[at]);
+            load_slab<Decoder>(here + i * unit_bytes<Decoder>, slab, lane, words[at]);
+            positions[at] = slab_positions<Decoder>(here + i * unit_bytes<Decoder>, slab, lane);
+        };
+        load(std::integral_constant<int, 0>{});
+        for_steps<0, n_slabs_here>([&](auto index) {
+            constexpr int now = decltype(index)::value, at = now % 2;
+            if constexpr (now + 1 < n_slabs_here) load(std::integral_constant<int, now + 1>{});
+            for_steps<0, n_steps>([&](auto step) {
+                constexpr int s = decltype(step)::value;
+                std::uint32_t a[Decoder::n_parts][4];
+                if constexpr (is_raw) decoder.template raw_step<s>(words[at], a);
+                else decoder.template step<s>(words[at], a);
+#pragma unroll
+                for (int block = 0; block < n_blocks; ++block) multiply_step<Decoder>(part[block], a, b[at][block], s, positions[at]);
+            });
+            if (is_raw || p.has_offsets != 0)
+#pragma unroll
+                for (int s = 0; s < n_steps; ++s)
+#pragma unroll
+                    for (int block = 0; block < n_blocks; ++block) sum_numbers<Decoder>(ones[block], b[at][block], s);
+            if (now + 1 == n_slabs_here || ((now + 1) & params.fold_mask) == 0) {
+                if constexpr (is_raw) subtract_bias<n_blocks>(part, ones, Decoder::raw_bias);
+                if (has_records) {
+                    fold_records(now / n_unit_slabs, now % n_unit_slabs, n_steps - 1);
+                } else if constexpr (is_raw) {
+                    const GroupScale scale[2] = {{1, 0}, {1, 0}};
+                    fold<n_blocks>(sums, part, scale);
+                }
+                if constexpr (is_raw)
+#pragma unroll
+                    for (int block = 0; block < n_blocks; ++block)
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) ones[block][i] = 0;
+            }
+        });
+    } else if constexpr (n_warps == gemv_warps) {  // sixteen warps are for whole chunks
+#pragma unroll 1
+        for (int index = 0; index < n * n_unit_slabs; ++index) {
+            const int i = index / n_unit_slabs, slab = index % n_unit_slabs;
+            if (relative && slab == 0) load_supers(weight, tile, static_cast<std::int64_t>(first + i) * unit, g, supers);
+            load_x(index, b[0]);
+            std::uint32_t words[unit_words(Decoder::form)];
+            load_slab<Decoder>(here + i * unit_bytes<Decoder>, slab, lane, words);
+            const std::uint32_t positions = slab_positions<Decoder>(here + i * unit_bytes<Decoder>, slab, lane);
+            for_steps<0, n_steps>([&](auto step) {
+                constexpr int s = decltype(step)::value;
+                std::uint32_t a[Decoder::n_parts][4];
+                decoder.template step<s>(words, a);
+#pragma unroll
+                for (int block = 0; block < n_blocks; ++block) {
+                    multiply_step<Decoder>(part[block], a, b[0][block], s, positions);
+                    sum_step<Decoder>(p, ones[block], b[0][block], s);
+                }
+                if ((p.fold_steps >> s & 1) != 0) fold_records(i, slab, s);
+            });
+        }
+    }
+}
+
+}  // namespace skiff::cuda
