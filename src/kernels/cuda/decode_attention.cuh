@@ -1,30 +1,15 @@
 // Attention of few tokens, bound by the bytes of keys and values. A block takes a KV head, up to eight of its query heads and one split of the positions; each warp streams
 // tiles of 16 positions through its own ring of shared memory and keeps a softmax of its own, so that there is no barrier until the end.
 // The tensor core's tile has 16 rows for eight heads: rows 0 .. 7 have the larger bf16 part of q (and of the softmax weights), rows 8 .. 15 the smaller one,
-// so neither is rounded to 8 bits. Splits that had work are merged in order by the block that arrives last.
+// so neither is rounded to 8 bits. Splits that had work are merged in order by the block that arrives last (decode_merge.cuh).
+//
+// A short context is bound by what waits for one another, not by bytes. So positions, pages and the tiles that earlier runs wrote are fetched while the kernel in front still runs (device.cuh says
+// why they may be), a ring's whole length of them; behind it come the queries, the products, the warps' merge, and with several splits an arrival and one more read of memory.
 #pragma once
 
-#include "kernels/cuda/attention.cuh"
-#include "kernels/cuda/tuning.h"
+#include "kernels/cuda/decode_merge.cuh"
 
 namespace skiff::cuda {
-
-struct DecodeParams {
-    AttentionParams attention;
-    std::int64_t n_splits = 1;
-    float* partials = nullptr;   // (n_tokens, n_heads, n_splits, head_dim), then (n_tokens, n_heads, n_splits, 2): largest exponent, sum
-    float* partial_sums = nullptr;
-    std::int32_t* arrivals = nullptr;
-    int slot_bytes = 0;          // of a warp's ring
-    int group = 1, n_chunks = 1;  // query heads of a KV head; blocks of eight of them
-};
-
-constexpr int decode_tile = 16, decode_stages = 2;
-constexpr int decode_warps(int head_dim) { return head_dim > 128 ? 2 : 4; }
-// In bytes: fragments of q, eight heads as floats, then the warps' rings (and expanded tiles).
-constexpr int decode_q_bytes(int head_dim) { return head_dim / 16 * 512; }
-constexpr int decode_heads_bytes(int head_dim) { return 8 * head_dim * 4; }
-constexpr int decode_tile_bytes(int head_dim) { return 2 * decode_tile * head_dim * 2; }
 
 // `head_dim` is rounded up; dimensions behind the real one are zero.
 template <int head_dim, bool is_bf16>
@@ -32,7 +17,6 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
     const int slot_bytes = p.slot_bytes;
     constexpr int n_warps = decode_warps(head_dim), n_threads = n_warps * lanes, n_chunks = head_dim / 8, tile_bytes = decode_tile_bytes(head_dim);
     SKIFF_SHARED_MEMORY(shared);
-    __shared__ int is_last;
     auto* q_fragments = reinterpret_cast<uint4*>(shared);
     auto* heads = reinterpret_cast<float*>(shared + decode_q_bytes(head_dim));  // (8, head_dim)
     unsigned char* rings = shared + decode_q_bytes(head_dim) + decode_heads_bytes(head_dim);
@@ -43,39 +27,51 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
     const PageLayout& page = p.attention.page;
     const int d = page.head_dim;
 
-    // Dimensions that no copy fills stay zero.
-    for (int i = threadIdx.x; i < n_warps * warp_bytes / 16; i += n_threads) reinterpret_cast<uint4*>(rings)[i] = make_uint4(0, 0, 0, 0);
-    __syncthreads();
-    wait_for_predecessor();
-    let_successor_start();
-
+    // What is read up to the wait lies past the L1, which may have older numbers.
     const std::int64_t token = blockIdx.z, kv_head = blockIdx.y / p.n_chunks, first_head = kv_head * p.group + blockIdx.y % p.n_chunks * 8;
     const int n_heads = static_cast<int>(min(static_cast<std::int64_t>(8), (kv_head + 1) * p.group - first_head));
-    const std::int64_t sequence = common.tokens.sequences != nullptr ? common.tokens.sequences[token] : token;
-    const int position = common.tokens.positions[token], window = static_cast<int>(common.window);
-    const int end = common.mask == AttentionMask::none ? common.lengths[sequence] : position + 1;
+    const std::int64_t sequence = common.tokens.sequences != nullptr ? __ldcg(common.tokens.sequences + token) : token;
+    const int position = __ldcg(common.tokens.positions + token), window = static_cast<int>(common.window);
+    int end = position + 1;
+    int settled = position + 1 - static_cast<int>(common.tokens.n_tokens);  // positions before it are not of this run, whose tokens of a sequence follow one another
+    if (common.mask == AttentionMask::none) {
+        wait_for_predecessor();
+        end = common.lengths[sequence], settled = 0;
+    }
     const int first = window > 0 && position - window + 1 > 0 ? position - window + 1 : 0;
     const int first_tile = first / decode_tile, n_tiles = end > first ? (end + decode_tile - 1) / decode_tile - first_tile : 0;
     constexpr int least_tiles = decode_attention_min_positions / decode_tile;
     const int n_splits = static_cast<int>(p.n_splits), even = (n_tiles + n_splits - 1) / n_splits, per_split = even > least_tiles ? even : least_tiles;
     const int n_active = n_tiles > per_split ? (n_tiles + per_split - 1) / per_split : 1, split = static_cast<int>(blockIdx.x);
-    if (split >= n_active) return;
+    if (split >= n_active) {
+        wait_for_predecessor();
+        return;
+    }
     const int begin_tile = first_tile + split * per_split, end_tile = first_tile + min(n_tiles, (split + 1) * per_split);
 
-    // This warp's tiles: every n_warps-th.
+    // Dimensions that no copy fills stay zero.
+    if (d < head_dim) {
+        for (int i = lane; i < warp_bytes / 16; i += lanes) reinterpret_cast<uint4*>(ring)[i] = make_uint4(0, 0, 0, 0);
+        __syncwarp();
+    }
+    // This warp's tiles: every n_warps-th. Each lane knows the page of one of the next 32.
     const auto* page_table = common.state.page_table + sequence * common.state.max_pages;
     const unsigned char* const pools[2] = {static_cast<const unsigned char*>(common.state.keys), static_cast<const unsigned char*>(common.state.values)};
     const int raw_chunks = page.row_bytes / 16, scale_bytes = decode_tile * page.n_groups * 2;
-    int ahead = begin_tile + warp;
-    int ahead_slot = 0;
+    int ahead = begin_tile + warp, n_ahead = 0;
+    std::int32_t pages = 0;
     const auto copy_next = [&] {
+        if (n_ahead % lanes == 0) {
+            const int tile = ahead + lane * n_warps;
+            pages = tile < end_tile ? __ldcg(page_table + tile / (page_positions / decode_tile)) : 0;
+        }
+        const std::int64_t number = __shfl_sync(0xffffffffu, pages, n_ahead % lanes);
         if (ahead < end_tile) {
-            unsigned char* slot = ring + ahead_slot * slot_bytes;
-            const int at = ahead * decode_tile;
-            const std::int64_t number = page_table[at / page_positions];
+            unsigned char* slot = ring + n_ahead % decode_stages * slot_bytes;
+            const int at = ahead * decode_tile, in_page = at % static_cast<int>(page_positions);
 #pragma unroll
             for (int part = 0; part < 2; ++part) {
-                const unsigned char* rows = pools[part] + page.row(number, kv_head, at % page_positions);
+                const unsigned char* rows = pools[part] + page.row(number, kv_head, in_page);
                 if constexpr (is_bf16) {
                     const std::uint32_t target = shared_address(slot + part * (tile_bytes / 2));
 #pragma unroll
@@ -86,18 +82,24 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
                 } else {
                     const std::uint32_t target = shared_address(slot + part * (slot_bytes / 2));
                     for (int item = lane; item < decode_tile * raw_chunks; item += lanes) copy_async16(target + item * 16, rows + item * 16);  // rows are neighbours
-                    const unsigned char* scales = pools[part] + page.scale(number, kv_head, at % page_positions);
+                    const unsigned char* scales = pools[part] + page.scale(number, kv_head, in_page);
                     for (int byte = lane * 16; byte < scale_bytes; byte += lanes * 16) copy_async16(target + decode_tile * page.row_bytes + byte, scales + byte);
                 }
             }
-            ahead += n_warps;
         }
         copy_commit();
-        ahead_slot = ahead_slot + 1 == decode_stages ? 0 : ahead_slot + 1;
+        ahead += n_warps;
+        ++n_ahead;
     };
-    copy_next();
+#pragma unroll 1
+    while (n_ahead < decode_stages && (ahead + 1) * decode_tile <= settled) copy_next();
+    wait_for_predecessor();
+    let_successor_start();
+#pragma unroll 1
+    while (n_ahead < decode_stages) copy_next();
 
     // q: floats, rotated where the state is, then both parts as the tensor core's first operand.
+#pragma unroll 8
     for (int i = threadIdx.x; i < 8 * head_dim; i += n_threads) {
         const int head = i / head_dim, dim = i % head_dim;
         heads[i] = head < n_heads && dim < d ? common.q[token * common.q_stride + (first_head + head) * d + dim] : 0.0f;
@@ -118,8 +120,6 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
     const float slope = common.alibi_slopes != nullptr && g < n_heads ? common.alibi_slopes[first_head + g] : 0.0f;
     int slot_number = 0;
     for (int tile = begin_tile + warp; tile < end_tile; tile += n_warps) {
-        __syncwarp();  // nobody reads the slot (or the expanded tile) that is filled next
-        copy_next();
         copy_wait<decode_stages - 1>();
         __syncwarp();
         unsigned char* slot = ring + slot_number * slot_bytes;
@@ -139,9 +139,10 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
                 expand_chunk<head_dim>(page.form, raw, scale, rows + part * (tile_bytes / 2), row, chunk);
             }
             __syncwarp();
+            copy_next();
         }
 
-        float scores[2][4] = {};
+        float scores[2][2][4] = {};  // of even and odd steps: a chain of products half as long
         const std::uint32_t keys = shared_address(rows), values = shared_address(rows + tile_bytes / 2);
 #pragma unroll
         for (int k = 0; k < head_dim / 16; ++k) {
@@ -149,8 +150,8 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
             const std::uint32_t a[4] = {four.x, four.y, four.z, four.w};
             std::uint32_t b[4];
             load_matrices(b, keys + tile_chunk<head_dim>((lane / 16) * 8 + lane % 8, 2 * k + lane / 8 % 2));
-            multiply_add(scores[0], a, b[0], b[1]);
-            multiply_add(scores[1], a, b[2], b[3]);
+            multiply_add(scores[k % 2][0], a, b[0], b[1]);
+            multiply_add(scores[k % 2][1], a, b[2], b[3]);
         }
         float exponents[2][2], highest = -INFINITY;
 #pragma unroll
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
                 const int key = at + 8 * half + 2 * t + e;
-                const float score = finished_score(common, scores[half][e] + scores[half][e + 2], key, position, slope);
+                const float score = finished_score(common, scores[0][half][e] + scores[1][half][e] + (scores[0][half][e + 2] + scores[1][half][e + 2]), key, position, slope);
                 exponents[half][e] = key >= first && key < end ? score : -INFINITY;
                 highest = fmaxf(highest, exponents[half][e]);
             }
@@ -189,113 +190,24 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
             multiply_add(output[2 * pair], weights, b[0], b[1]);
             multiply_add(output[2 * pair + 1], weights, b[2], b[3]);
         }
+        if constexpr (is_bf16) {
+            __syncwarp();  // nobody reads the slot that is filled next
+            copy_next();
+        } else {
+            __syncwarp();  // nor the expanded tile
+        }
     }
     copy_wait<0>();
     total += __shfl_xor_sync(0xffffffffu, total, 1);
     total += __shfl_xor_sync(0xffffffffu, total, 2);
 
-    // The warps' results, where the rings were: (n_warps, 8, head_dim), then largest and sum of each.
     __syncthreads();
-    auto* merged = reinterpret_cast<float*>(rings);
-    float* merged_sums = merged + n_warps * 8 * head_dim;
-#pragma unroll
-    for (int n = 0; n < head_dim / 8; ++n)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) merged[(warp * 8 + g) * head_dim + 8 * n + 2 * t + e] = output[n][e] + output[n][e + 2];
-    if (t == 0) merged_sums[(warp * 8 + g) * 2] = largest, merged_sums[(warp * 8 + g) * 2 + 1] = total;
+    const DecodePlace place = {token, kv_head, first_head, n_heads, split, n_active};
+    DecodeMerge<head_dim> merge = {p, place, reinterpret_cast<float*>(shared), heads, reinterpret_cast<float*>(rings)};
+    merge.take(output, largest, total);
     __syncthreads();
-
-    const auto sink_of = [&](std::int64_t head) { return common.sinks != nullptr ? common.sinks[head] * log2_e : -INFINITY; };
-    // Weighted sum over parts: weight(i) is the largest exponent of part i.
-    const auto write_heads = [&](std::int64_t head0, int count) {  // `heads` has the finished floats
-        __syncthreads();
-        if (page.form == StateForm::int4) {
-            for (int head = warp; head < count; head += n_warps) rotate(heads + head * head_dim, d, lane);
-            __syncthreads();
-        }
-        for (int i = threadIdx.x; i < count * d; i += n_threads) {
-            const int head = i / d, dim = i % d;
-            const float value = heads[head * head_dim + dim];
-            const std::int64_t column = (head0 + head) * d + dim;
-            if (common.y != nullptr) common.y[token * common.y_stride + column] = value;
-            if (p.attention.operand.data != nullptr) p.attention.operand.put(token, column, value);
-        }
-        __syncthreads();
-    };
-
-    for (int i = threadIdx.x; i < n_heads * head_dim; i += n_threads) {
-        const int head = i / head_dim, dim = i % head_dim;
-        if (dim >= d) continue;
-        float most = -INFINITY, sum = 0, value = 0;
-        for (int w = 0; w < n_warps; ++w) most = fmaxf(most, merged_sums[(w * 8 + head) * 2]);
-        if (n_active == 1) most = fmaxf(most, sink_of(first_head + head));
-        const float base = most == -INFINITY ? 0.0f : most;
-        for (int w = 0; w < n_warps; ++w) {
-            const float weight = exp2_fast(merged_sums[(w * 8 + head) * 2] - base);
-            sum += weight * merged_sums[(w * 8 + head) * 2 + 1];
-            value += weight * merged[(w * 8 + head) * head_dim + dim];
-        }
-        if (n_active == 1) {
-            sum += exp2_fast(sink_of(first_head + head) - base);
-            heads[i] = sum > 0 ? value / sum : 0.0f;
-        } else {
-            const std::int64_t part = (token * common.n_heads + first_head + head) * p.n_splits + split;
-            p.partials[part * d + dim] = value;
-            if (dim == 0) p.partial_sums[part * 2] = most, p.partial_sums[part * 2 + 1] = sum;
-        }
-    }
-    if (n_active == 1) {
-        write_heads(first_head, n_heads);
-        return;
-    }
-
-    // Everything of this block is visible before its arrival is.
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        std::int32_t* arrival = p.arrivals + token * common.state.n_kv_heads + kv_head;
-        is_last = atomicAdd(arrival, 1) + 1 == n_active * p.n_chunks ? 1 : 0;
-        if (is_last != 0) *arrival = 0;
-    }
-    __syncthreads();
-    if (is_last == 0) return;
-    __threadfence();
-    for (int chunk = 0; chunk < p.n_chunks; ++chunk) {
-        const std::int64_t head0 = kv_head * p.group + chunk * 8;
-        const int count = min(8, p.group - chunk * 8);
-        // The splits' weights, where the rings were: (8, n_splits); a head's sum behind them.
-        float* weights = merged;
-        for (int head = warp; head < count; head += n_warps) {
-            const float* sums = p.partial_sums + (token * common.n_heads + head0 + head) * p.n_splits * 2;
-            float most = sink_of(head0 + head);
-            for (int s = lane; s < n_active; s += lanes) most = fmaxf(most, __ldcg(sums + 2 * s));
-            most = warp_max(most);
-            const float base = most == -INFINITY ? 0.0f : most;
-            float sum = 0;
-            for (int s = lane; s < n_active; s += lanes) {
-                const float weight = exp2_fast(__ldcg(sums + 2 * s) - base);
-                weights[head * decode_attention_max_splits + s] = weight;
-                sum += weight * __ldcg(sums + 2 * s + 1);
-            }
-            sum = warp_sum(sum) + exp2_fast(sink_of(head0 + head) - base);
-            __syncwarp();
-            for (int s = lane; s < n_active; s += lanes) weights[head * decode_attention_max_splits + s] *= sum > 0 ? 1.0f / sum : 0.0f;
-        }
-        __syncthreads();
-        for (int i = threadIdx.x; i < count * d / 4; i += n_threads) {  // head_dim is a multiple of 8
-            const int head = i / (d / 4), dim = i % (d / 4) * 4;
-            const float* part = p.partials + (token * common.n_heads + head0 + head) * p.n_splits * d + dim;
-            float4 value = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-            for (int s = 0; s < n_active; ++s) {
-                const float4 four = __ldcg(reinterpret_cast<const float4*>(part + static_cast<std::int64_t>(s) * d));
-                const float weight = weights[head * decode_attention_max_splits + s];
-                value.x += weight * four.x, value.y += weight * four.y, value.z += weight * four.z, value.w += weight * four.w;
-            }
-            *reinterpret_cast<float4*>(heads + head * head_dim + dim) = value;
-        }
-        write_heads(head0, count);
-    }
+    merge.add_warps();
+    if (n_active > 1 && merge.is_last()) merge.add_splits();
 }
 
 template <int head_dim, bool is_bf16>
@@ -309,12 +221,11 @@ int launch_decode_attention_of(const DecodeAttentionArgs& args, const Launch& la
     p.arrivals = args.arrivals;
     p.group = static_cast<int>(common.n_heads / common.state.n_kv_heads);
     p.n_chunks = (p.group + 7) / 8;
-    constexpr int warps = decode_warps(head_dim);
-    const int slot_bytes = is_bf16 ? decode_tile_bytes(head_dim) : 2 * decode_tile * (p.attention.page.row_bytes + p.attention.page.n_groups * 2);
-    const int rings = warps * (decode_stages * slot_bytes + (is_bf16 ? 0 : decode_tile_bytes(head_dim))), merge = warps * 8 * (head_dim + 2) * 4;
-    const int weights = 8 * decode_attention_max_splits * 4, more = merge > weights ? merge : weights;
-    const std::size_t shared_bytes = static_cast<std::size_t>(decode_q_bytes(head_dim) + decode_heads_bytes(head_dim) + (rings > more ? rings : more));
-    p.slot_bytes = slot_bytes;
+    constexpr int warps = decode_warps(head_dim), merge_bytes = decode_merge_bytes(head_dim);
+    p.slot_bytes = is_bf16 ? decode_tile_bytes(head_dim) : 2 * decode_tile * (p.attention.page.row_bytes + p.attention.page.n_groups * 2);
+    const int rings_bytes = warps * (decode_stages * p.slot_bytes + (is_bf16 ? 0 : decode_tile_bytes(head_dim)));
+    p.rings_bytes = rings_bytes > merge_bytes ? rings_bytes : merge_bytes;
+    const auto shared_bytes = static_cast<std::size_t>(decode_q_bytes(head_dim) + decode_heads_bytes(head_dim) + p.rings_bytes);
     return launch_kernel<DecodeParams>(decode_attention_kernel<head_dim, is_bf16>,
                                        dim3(static_cast<unsigned>(args.n_splits), static_cast<unsigned>(common.state.n_kv_heads * p.n_chunks), static_cast<unsigned>(common.tokens.n_tokens)), dim3(warps * lanes), shared_bytes, launch, p);
 }

@@ -70,7 +70,13 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], 
 }
 
 // Programmatic dependent launch. wait_for_predecessor() returns when everything that the kernel before wrote can be read; every thread of every kernel calls it
-// before it touches what another kernel writes or reads, and before it returns. Only weights may be read in front of it. A no-op before sm_90.
+// before it touches what another kernel writes or reads, and before it returns. A no-op before sm_90.
+//
+// Two things may be read in front of it: weights, and (by attention) what was complete before the run. A kernel starts when each block of the one before has let it or has ended. Products of weights
+// (gemv, gemm, experts) let it before they wait themselves, so that several kernels in a row may be under way. All others wait first: embedding, norms and what else works on rows, rotation, attention,
+// sampling. Everything in front of such a kernel has ended before the kernel behind it starts, and so before all that follow do. A run that reads what a kernel of the run before has written (the
+// sampler's tokens and positions) begins with its embedding; every other run begins with copies from the host, which its first kernel waits for in full, as it does for the kernels of another graph. So
+// positions, page tables and the state of positions before this run's own are complete when attention starts. They are read past the L1 (__ldcg, cp.async.cg): nothing says that its lines are new.
 __device__ __forceinline__ void wait_for_predecessor() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "tensor/dtype.h"
@@ -34,7 +35,7 @@ struct Thread {
     bool has_begun = false;
     std::unique_ptr<unsigned char[]> stack;
     dim3 index;
-    bool is_done = false;
+    bool is_done = false, has_waited = false;
     std::vector<std::vector<Copy>> groups = std::vector<std::vector<Copy>>(1);  // the last is not committed yet
 };
 
@@ -55,6 +56,8 @@ Thread* current = nullptr;
 int n_alive = 0, block_arrived = 0;
 std::uint64_t block_generation = 0;
 const std::function<void()>* body = nullptr;
+std::function<void(bool)> predecessor;
+int n_waiting = 0;
 
 [[noreturn]] void stop(const char* what) {
     std::fprintf(stderr, "emulated GPU: %s (block %u %u %u, thread %u)\n", what, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x);
@@ -101,7 +104,7 @@ void run_block() {
     for (unsigned i = 0; i < n; ++i) {
         Thread& thread = threads[i];
         thread.index = dim3(i, 0, 0);
-        thread.is_done = thread.has_begun = false;
+        thread.is_done = thread.has_begun = thread.has_waited = false;
         thread.groups.assign(1, {});
         if (thread.stack == nullptr) thread.stack = std::make_unique<unsigned char[]>(stack_bytes);
         getcontext(&thread.context);
@@ -110,10 +113,12 @@ void run_block() {
         thread.context.uc_link = nullptr;
         makecontext(&thread.context, enter, 0);
     }
+    n_waiting = 0;
+    if (predecessor) predecessor(false);
     int idle_rounds = 0;
     while (n_alive > 0) {
         const auto progress = [&] {
-            std::uint64_t sum = block_generation + static_cast<std::uint64_t>(n - static_cast<unsigned>(n_alive)) + static_cast<std::uint64_t>(block_arrived);
+            std::uint64_t sum = block_generation + static_cast<std::uint64_t>(n_waiting) + static_cast<std::uint64_t>(n - static_cast<unsigned>(n_alive)) + static_cast<std::uint64_t>(block_arrived);
             for (const Warp& warp : warps) sum += warp.generation * 64 + static_cast<std::uint64_t>(warp.arrived);
             return sum;
         };
@@ -133,6 +138,12 @@ void run_block() {
 }  // namespace
 
 void set_mode(Mode next) { mode = next; }
+void set_predecessor(std::function<void(bool has_ended)> next) { predecessor = std::move(next); }
+void predecessor_ends() {
+    if (!predecessor || std::exchange(current->has_waited, true)) return;
+    if (++n_waiting == static_cast<int>(blockDim.x)) predecessor(true);
+    while (n_waiting < static_cast<int>(blockDim.x)) leave();
+}
 unsigned char* shared_memory() { return shared.data(); }
 
 void allow_shared(const void* kernel, std::size_t shared_bytes) {

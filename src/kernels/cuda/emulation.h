@@ -55,6 +55,11 @@ bool can_launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared_by
 // Runs a grid, block after block. A deadlock or a divergence ends the program with what it was.
 void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& kernel);
 
+// What the kernel in front does to memory, as each block sees it: predecessor(false) before the block begins, predecessor(true) once all its threads wait. So reading too early shows, and a thread
+// that never waits.
+void set_predecessor(std::function<void(bool has_ended)> predecessor);
+void predecessor_ends();
+
 unsigned char* shared_memory();
 enum class Meeting : std::uint8_t { shuffle, sync_warp, matrices, product, byte_product, sparse_product, vote };
 // All 32 lanes give `input` and get what `work` makes of all inputs: work(inputs, outputs), rows of 64 bytes.
@@ -77,6 +82,12 @@ template <class T>
 T __shfl_xor_sync(std::uint32_t, T value, int distance) {
     return emulation::shuffle(value, distance, [](const unsigned char (*in)[64], unsigned char (*out)[64], int d) {
         for (int lane = 0; lane < 32; ++lane) std::memcpy(out[lane], in[lane ^ d], 64);
+    });
+}
+template <class T>
+T __shfl_sync(std::uint32_t, T value, int from) {
+    return emulation::shuffle(value, from, [](const unsigned char (*in)[64], unsigned char (*out)[64], int lane_of_all) {
+        for (int lane = 0; lane < 32; ++lane) std::memcpy(out[lane], in[lane_of_all], 64);
     });
 }
 template <class T>
@@ -147,7 +158,7 @@ void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4
 void load_matrices(std::uint32_t (&r)[4], std::uint32_t row);
 void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t row);
 inline float exp2_fast(float x) { return std::exp2(x); }
-inline void wait_for_predecessor() {}
+inline void wait_for_predecessor() { emulation::predecessor_ends(); }
 inline void let_successor_start() {}
 
 }  // namespace skiff::cuda
