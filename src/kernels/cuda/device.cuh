@@ -95,6 +95,21 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
+// 1 / x within an ulp or two; an infinity's is 0.
+__device__ __forceinline__ float reciprocal_fast(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+// The larger, and NaN where one is.
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+// A barrier of some of a block's warps, which name it by a number from 1 to 15 and say how many threads come to it.
+__device__ __forceinline__ void sync_some(int barrier, int n_threads) { asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(n_threads) : "memory"); }
+
 #endif  // the emulated instructions are in emulation.h
 
 __device__ __forceinline__ float warp_sum(float x) {
@@ -185,6 +200,15 @@ int ask_shared(void (*kernel)(Params), std::size_t shared_bytes) {
 template <class Params>
 int allow_shared(void (*kernel)(Params), std::size_t shared_bytes) {
     return shared_bytes + most_declared_shared > shared_without_asking ? ask_shared(kernel, shared_bytes) : static_cast<int>(cudaSuccess);
+}
+
+// Shared memory that a block may have, in bytes.
+inline std::size_t most_block_shared([[maybe_unused]] int arch) {
+#if defined(SKIFF_EMULATED_GPU)
+    return 97 * 1024;  // beside what kernels declare
+#else
+    return (arch == 80 || arch == 87 ? 163 : arch >= 90 && arch < 120 ? 227 : 99) * std::size_t{1024};
+#endif
 }
 
 // What no GPU launches is refused here: a call of CUDA's that fails is an error to compute-sanitizer, whoever expects it.

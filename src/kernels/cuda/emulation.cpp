@@ -55,6 +55,11 @@ std::vector<unsigned char> shared;
 Thread* current = nullptr;
 int n_alive = 0, block_arrived = 0;
 std::uint64_t block_generation = 0;
+struct Barrier {
+    int arrived = 0, expected = 0;
+    std::uint64_t generation = 0;
+};
+Barrier barriers[16];
 const std::function<void()>* body = nullptr;
 std::function<void(bool)> predecessor;
 int n_waiting = 0;
@@ -98,6 +103,7 @@ void run_block() {
     if (n % 32 != 0) stop("a block of no whole warps");
     n_alive = static_cast<int>(n);
     block_arrived = 0;
+    std::fill(std::begin(barriers), std::end(barriers), Barrier{});
     warps.assign(n / 32, Warp{});
     std::fill(shared.begin(), shared.end(), static_cast<unsigned char>(0xff));
     if (threads.size() < n) threads.resize(n);
@@ -119,6 +125,7 @@ void run_block() {
     while (n_alive > 0) {
         const auto progress = [&] {
             std::uint64_t sum = block_generation + static_cast<std::uint64_t>(n_waiting) + static_cast<std::uint64_t>(n - static_cast<unsigned>(n_alive)) + static_cast<std::uint64_t>(block_arrived);
+            for (const Barrier& barrier : barriers) sum += barrier.generation * 2048 + static_cast<std::uint64_t>(barrier.arrived);
             for (const Warp& warp : warps) sum += warp.generation * 64 + static_cast<std::uint64_t>(warp.arrived);
             return sum;
         };
@@ -197,6 +204,20 @@ void meet_block() {
         return;
     }
     while (block_generation == generation) leave();
+}
+
+void meet_some(int number, int n_threads) {
+    if (number < 1 || number > 15 || n_threads % 32 != 0) stop("a barrier that there is not");
+    Barrier& barrier = barriers[number];
+    if (barrier.arrived > 0 && barrier.expected != n_threads) stop("threads that do not agree how many a barrier is for");
+    barrier.expected = n_threads;
+    const std::uint64_t generation = barrier.generation;
+    if (++barrier.arrived == n_threads) {
+        barrier.arrived = 0;
+        ++barrier.generation;
+        return;
+    }
+    while (barrier.generation == generation) leave();
 }
 
 void copy_async(std::uint32_t target, const void* global, int bytes) {

@@ -65,6 +65,7 @@ enum class Meeting : std::uint8_t { shuffle, sync_warp, matrices, product, byte_
 // All 32 lanes give `input` and get what `work` makes of all inputs: work(inputs, outputs), rows of 64 bytes.
 void meet(Meeting kind, const void* input, std::size_t input_bytes, void* output, std::size_t output_bytes, void (*work)(const unsigned char (*inputs)[64], unsigned char (*outputs)[64], int argument), int argument);
 void meet_block();
+void meet_some(int barrier, int n_threads);
 void copy_async(std::uint32_t shared, const void* global, int bytes);
 void commit();
 void wait(int n_pending);
@@ -102,6 +103,13 @@ inline int __any_sync(std::uint32_t, bool value) {
         int any = 0;
         for (int lane = 0; lane < 32; ++lane) any |= in[lane][0];
         for (int lane = 0; lane < 32; ++lane) std::memcpy(out[lane], &any, 4);
+    });
+}
+inline std::uint32_t __reduce_max_sync(std::uint32_t, std::uint32_t value) {
+    return emulation::shuffle(value, 0, [](const unsigned char (*in)[64], unsigned char (*out)[64], int) {
+        std::uint32_t most = 0, one = 0;
+        for (int lane = 0; lane < 32; ++lane) std::memcpy(&one, in[lane], 4), most = one > most ? one : most;
+        for (int lane = 0; lane < 32; ++lane) std::memcpy(out[lane], &most, 4);
     });
 }
 inline int __reduce_add_sync(std::uint32_t, int value) {
@@ -158,6 +166,9 @@ void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4
 void load_matrices(std::uint32_t (&r)[4], std::uint32_t row);
 void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t row);
 inline float exp2_fast(float x) { return std::exp2(x); }
+inline float reciprocal_fast(float x) { return 1.0f / x; }
+inline float max_or_nan(float a, float b) { return a > b || a != a ? a : b; }
+inline void sync_some(int barrier, int n_threads) { emulation::meet_some(barrier, n_threads); }
 inline void wait_for_predecessor() { emulation::predecessor_ends(); }
 inline void let_successor_start() {}
 

@@ -4,36 +4,14 @@
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
 #include "kernels/cuda/gemv_chunk.cuh"
 #include "kernels/cuda/gemv_digits.cuh"
 
 namespace skiff::cuda {
 
-// The block that ends last has all rows before it: the norms behind the product. // near: shared memory for a row
-__device__ __forceinline__ void last_norms(const NormParams& norms, int n_tokens, std::int32_t* arrivals, unsigned char* head, float* near) {
-    auto* is_last = reinterpret_cast<int*>(head + gemv_last_at);
-    __threadfence();
-    __syncthreads();  // nobody reads the rings any more
-    if (threadIdx.x == 0) {
-        *is_last = atomicAdd(arrivals, 1) + 1 == static_cast<int>(gridDim.x) ? 1 : 0;
-        if (*is_last != 0) *arrivals = 0;
-    }
-    __syncthreads();
-    if (*is_last == 0) return;
-    __threadfence();
-    for (int token = 0; token < n_tokens; ++token) {
-        const float* x = norms.args.x + token * norms.args.x_stride;  // other SMs wrote it: past the L1
-        if (threadIdx.x < norm_threads)
-            for (int at = static_cast<int>(threadIdx.x) * 4; at < norms.args.width; at += norm_threads * 4) *reinterpret_cast<float4*>(near + at) = __ldcg(reinterpret_cast<const float4*>(x + at));
-        norm_row<4>(norms, token, 0, near, reinterpret_cast<float*>(head + gemv_scratch_at));
-    }
-}
-
 // The bits of a token's sums do not depend on n_blocks (of four tokens) or on the other tokens: each column of the product is summed by itself.
-// by_digits: of bytes (gemv_digits.cuh), else of 16-bit floats.
-template <class Decoder, int n_blocks, int n_warps, bool by_digits>
+template <class Decoder, int n_blocks, int n_warps>
 __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::form, Decoder::n_parts, n_blocks, n_warps)) gemv_kernel(const __grid_constant__ GemvNormParams all) {
     constexpr int stages = gemv_stages(Decoder::form, n_warps), few_stages = gemv_few_stages(Decoder::form, n_warps), most_units = gemv_chunk_units(Decoder::form);
     static_assert(few_stages >= 2);
@@ -66,23 +44,15 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
     for (int i = 0; i < n_stages - 1; ++i) copy_next();
 
     Decoder decoder;
-    if constexpr (by_digits && is_table(Decoder::form)) decoder.load_bytes(weight);
-    else load_shared_tables<Decoder, n_warps * lanes>(decoder, weight, tables, lane);
+    load_shared_tables<Decoder, n_warps * lanes>(decoder, weight, tables, lane);
 
     let_successor_start();
     wait_for_predecessor();
-    if (warp < p.n_tokens) {
+    if (warp < p.n_tokens) {  // read behind a tile's barrier
         const float scale = pending_scale(p.rms, warp, lane);
         if (lane == 0) token_scales[warp] = scale;
     }
-    // Behind the rings: scales of the warps' chunks, and digits.
-    [[maybe_unused]] auto* scales = reinterpret_cast<float2*>(ring + (n_warps - warp) * n_stages * stage_bytes + warp * digit_scale_bytes);
-    [[maybe_unused]] unsigned char* digits = reinterpret_cast<unsigned char*>(scales) + (n_warps - warp) * digit_scale_bytes + warp * params.digit_chunks * p.n_tokens * digit_bytes<Decoder>;
-    if constexpr (by_digits) {
-        if (lane < 8) scales[lane] = {1, 1};  // of weights without records
-        if (params.digit_chunks > 1) make_digits<Decoder>(p, first_chunk, end_chunk - first_chunk, digits, lane);
-    }
-    __syncthreads();
+    if constexpr (Decoder::form == CodeForm::table8) __syncthreads();  // its table
 
     int slot = 0, round = 0;
     const auto arrived_chunk = [&] {
@@ -95,8 +65,8 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
         return here;
     };
     // Lanes of tokens that are not there keep their zeros.
-    [[maybe_unused]] bool has_token[n_blocks];
-    [[maybe_unused]] uint4 b[2][n_blocks][2];
+    bool has_token[n_blocks];
+    uint4 b[2][n_blocks][2];
 #pragma unroll
     for (int block = 0; block < n_blocks; ++block) {
         has_token[block] = 4 * block + g / 2 < p.n_tokens;
@@ -104,42 +74,28 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
         for (int i = 0; i < 4; ++i) b[i / 2][block][i % 2] = make_uint4(0, 0, 0, 0);
     }
     for (int tile = blockIdx.x; tile < weight.n_tiles; tile += gridDim.x, ++round) {
-        float sums[n_blocks][2] = {};
-        if constexpr (by_digits) {
-            for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
-                Supers supers[2] = {};
-                if (has_supers(weight.params)) load_supers(weight, tile, static_cast<std::int64_t>(chunk) * (64 * chunk_slabs<Decoder>), lane % 8, supers);
-                const unsigned char* here = arrived_chunk();
-                if (p.fold_steps != 0) read_scales<Decoder>(p, supers, here, scales, lane);
-                const unsigned char* of_chunk = digits;
-                if (params.digit_chunks > 1) of_chunk += (chunk - first_chunk) * p.n_tokens * digit_bytes<Decoder>;
-                else make_digits<Decoder>(p, chunk, 1, digits, lane);
-                multiply_digits<Decoder, n_blocks>(params, decoder, here, of_chunk, scales, sums);
-            }
-        } else {
-            float part[n_blocks][4] = {}, ones[n_blocks][4] = {};
-            if constexpr (Decoder::per_tile_tables) decoder.load_tables(weight, tile, lane);
-            for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
-                const int first = chunk * params.n_units;
-                Supers supers[2] = {};
-                if (has_supers(weight.params)) load_supers(weight, tile, static_cast<std::int64_t>(first) * unit_columns(Decoder::form), g, supers);
-                const unsigned char* here = arrived_chunk();
-                const unsigned char* x = p.x + static_cast<std::int64_t>(first) * (unit_slabs<Decoder> * 1024) + lane * 16;
-                multiply_chunk<Decoder, n_blocks, n_warps>(
-                    params, decoder, tile, first, here,
-                    [&](int slab, uint4 (&to)[n_blocks][2]) {
+        float sums[n_blocks][2] = {}, part[n_blocks][4] = {}, ones[n_blocks][4] = {};
+        if constexpr (Decoder::per_tile_tables) decoder.load_tables(weight, tile, lane);
+        for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
+            const int first = chunk * params.n_units;
+            Supers supers[2] = {};
+            if (has_supers(weight.params)) load_supers(weight, tile, static_cast<std::int64_t>(first) * unit_columns(Decoder::form), g, supers);
+            const unsigned char* here = arrived_chunk();
+            const unsigned char* x = p.x + static_cast<std::int64_t>(first) * (unit_slabs<Decoder> * 1024) + lane * 16;
+            multiply_chunk<Decoder, n_blocks, n_warps>(
+                params, decoder, tile, first, here,
+                [&](int slab, uint4 (&to)[n_blocks][2]) {
 #pragma unroll
-                        for (int block = 0; block < n_blocks; ++block)
+                    for (int block = 0; block < n_blocks; ++block)
 #pragma unroll
-                            for (int half = 0; half < 2; ++half)
-                                if (has_token[block]) to[block][half] = *reinterpret_cast<const uint4*>(x + block * p.x_slabs * 1024 + (slab * 1024 + half * 512));
-                    },
-                    b, supers, sums, part, ones);
-            }
-            if (p.fold_steps == 0) {
-                const GroupScale scale[2] = {{1, 0}, {1, 0}};
-                fold<n_blocks>(sums, part, scale);
-            }
+                        for (int half = 0; half < 2; ++half)
+                            if (has_token[block]) to[block][half] = *reinterpret_cast<const uint4*>(x + block * p.x_slabs * 1024 + (slab * 1024 + half * 512));
+                },
+                b, supers, sums, part, ones);
+        }
+        if (p.fold_steps == 0) {
+            const GroupScale scale[2] = {{1, 0}, {1, 0}};
+            fold<n_blocks>(sums, part, scale);
         }
 
         // The warps' sums meet in shared memory; two places for them, so that one barrier a tile is enough, and the warps take turns at finishing.
@@ -178,7 +134,6 @@ GemvParams gemv_params(const GemvArgs& args) {
         const int in_chunk = p.layout.in_unit > 1 ? params.n_units : group >= 31 ? 1 : ((params.n_units * unit - 1) >> group) + 1;  // of param units; chunks begin at multiples of their columns
         params.param_bytes = in_chunk * p.param_bytes;
         params.fold_mask = group >= 20 ? 0x3fffffff : group > slab_log2 ? (1 << (group - slab_log2)) - 1 : 0;
-        params.fold_pairs = group == 5 ? 1 : 0;
         params.is_fine = group < slab_log2 || (has_supers(args.weight.params) && 1 << std::min<int>(args.weight.super_log2, 30) < params.n_units * unit) ? 1 : 0;
     }
     return params;
@@ -204,49 +159,12 @@ GemvLaunch gemv_launch(void (*kernel)(Params), int param_bytes, const Launch& la
     return shape;
 }
 
-// With digits: all of a warp's are made once where two blocks of an SM have the shared memory, else a chunk's for each tile.
-template <class Decoder, int n_blocks, class Params>
-GemvLaunch digits_launch(void (*kernel)(Params), GemvParams& params, const Launch& launch, std::size_t row_bytes) {
-    constexpr int form = static_cast<int>(Decoder::form), stages = gemv_stages(Decoder::form, gemv_warps), few_stages = gemv_few_stages(Decoder::form, gemv_warps);
-    const int stage_bytes = gemv_chunk_units(Decoder::form) * unit_bytes<Decoder> + params.param_bytes, n_chunks = params.linear.weight.n_units / gemv_chunk_units(Decoder::form);
-    const int all = (n_chunks + gemv_warps - 1) / gemv_warps;
-    const auto take = [&](int n_stages, int digit_chunks) {
-        params.n_stages = n_stages;
-        params.digit_chunks = digit_chunks;
-        const std::size_t of_warp = static_cast<std::size_t>(n_stages * stage_bytes + digit_scale_bytes + digit_chunks * params.linear.n_tokens * digit_bytes<Decoder>);
-        GemvLaunch shape;
-        shape.n_stages = n_stages;
-        shape.shared_bytes = gemv_fixed_bytes<Decoder, n_blocks, gemv_warps>() + std::max(gemv_warps * of_warp, row_bytes);
-        return shape;
-    };
-    const int longest = launch.tuning.gemv_ring[form] == Tuning::Ring::longest ? stages : few_stages;
-    GemvLaunch shape;
-    for (const auto& [n_stages, digit_chunks] : {std::pair{longest, all}, {few_stages, all}, {few_stages, 1}}) {
-        shape = take(n_stages, digit_chunks);
-        if (shape.shared_bytes <= most_gemv_shared && blocks_per_sm(kernel, gemv_warps * lanes, shape.shared_bytes) >= 2) break;
-    }
-    const int resident = blocks_per_sm(kernel, gemv_warps * lanes, shape.shared_bytes), tuned = launch.tuning.gemv_blocks[form];
-    shape.most_blocks = static_cast<std::int64_t>(launch.n_sms) * (tuned > 0 && tuned < resident ? tuned : resident);
-    return shape;
-}
-// Where all warps have whole chunks, and records are of 32 columns and more. So it follows from the weight alone, never from the number of tokens.
-template <class Decoder>
-bool gemv_takes_digits(const GemvParams& params) {
-    constexpr int most_units = gemv_chunk_units(Decoder::form);
-    const GpuWeight& weight = params.linear.weight;
-    if (is_table(weight.form) && weight.table_step == 0) return false;
-    if (weight.n_units % most_units != 0 || weight.n_units < most_units * gemv_warps) return false;
-    return weight.params == ParamForm::none || (weight.group_log2 >= 5 && (!has_supers(weight.params) || 1 << std::min<int>(weight.super_log2, 30) >= most_units * unit_columns(weight.form)));
-}
-
-template <class Decoder, int n_blocks, int n_warps, bool by_digits = false>
+template <class Decoder, int n_blocks, int n_warps>
 int launch_gemv_warps(const GemvNormParams& given, const Launch& launch) {
     GemvNormParams params = given;
-    auto* kernel = gemv_kernel<Decoder, n_blocks, n_warps, by_digits>;
+    auto* kernel = gemv_kernel<Decoder, n_blocks, n_warps>;
     const std::size_t row_bytes = params.arrivals != nullptr ? static_cast<std::size_t>(params.norms.args.width) * sizeof(float) : 0;
-    GemvLaunch shape;
-    if constexpr (by_digits) shape = digits_launch<Decoder, n_blocks>(kernel, params.gemv, launch, row_bytes);
-    else shape = gemv_launch<Decoder, n_blocks, n_warps>(kernel, params.gemv.param_bytes, launch, row_bytes);
+    const GemvLaunch shape = gemv_launch<Decoder, n_blocks, n_warps>(kernel, params.gemv.param_bytes, launch, row_bytes);
     params.gemv.n_stages = shape.n_stages;
     const std::int64_t n_tiles = params.gemv.linear.weight.n_tiles;
     return launch_kernel<GemvNormParams>(kernel, dim3(static_cast<unsigned>(n_tiles < shape.most_blocks ? n_tiles : shape.most_blocks)), dim3(n_warps * lanes), shape.shared_bytes, launch, params);
@@ -265,10 +183,11 @@ bool gemv_wants_many_warps(const GemvParams& params, std::int64_t n_tiles) {
 
 template <class Decoder>
 int launch_gemv_form(const GemvArgs& args, const Launch& launch) {
-    const GemvNormParams params{gemv_params<Decoder>(args), norm_params(args.norms), args.arrivals};
     if constexpr (has_bytes<Decoder>) {
-        if (gemv_takes_digits<Decoder>(params.gemv)) return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_warps, true>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_warps, true>(params, launch);
-    } else if constexpr (gemv_takes_many_warps<Decoder>) {  // those with bytes have whole chunks as digits
+        if (takes_digits<Decoder>(args.weight)) return args.n_tokens <= 4 ? launch_digits<Decoder, 1>(linear_params(args), args.norms, args.arrivals, launch) : launch_digits<Decoder, 2>(linear_params(args), args.norms, args.arrivals, launch);
+    }
+    const GemvNormParams params{gemv_params<Decoder>(args), norm_params(args.norms), args.arrivals};
+    if constexpr (gemv_takes_many_warps<Decoder> && !has_bytes<Decoder>) {  // those with bytes have whole chunks as digits
         if (gemv_wants_many_warps<Decoder>(params.gemv, args.weight.n_tiles)) return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_many_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_many_warps>(params, launch);
     }
     return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_warps>(params, launch);

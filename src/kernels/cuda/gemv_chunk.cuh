@@ -9,8 +9,7 @@
 namespace skiff::cuda {
 
 // The head: scales of tokens, whether this block is the last, and what sums over a block need.
-constexpr int gemv_head_bytes = 128, gemv_last_at = 32, gemv_scratch_at = 64, gemv_table_bytes = 1024;
-constexpr std::size_t most_gemv_shared = 96 * 1024;  // sm_86 and sm_89 have 99 KiB
+constexpr int gemv_head_bytes = 256, gemv_last_at = 32, gemv_scratch_at = 64, gemv_table_bytes = 1024;
 template <class Decoder, int n_blocks, int n_warps>
 constexpr int gemv_fixed_bytes() {
     return gemv_head_bytes + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0) + 2 * n_warps * n_blocks * 2 * lanes * 4;
@@ -22,8 +21,6 @@ struct GemvParams {
     int n_units = 1;            // of a chunk, what a stage of the ring holds: gemv_chunk_units, or 1 for matrices so narrow that some warps would have none
     int param_bytes = 0;        // of a whole chunk
     int fold_mask = 0x3fffffff; // where records are of 64 columns and more: they end behind each slab of a chunk whose number (from 1) has none of these bits
-    int fold_pairs = 0;         // records of 32 columns: they end behind every two steps
-    int digit_chunks = 0;       // whose digits a warp has room for: all that it multiplies, or one
     int is_fine = 0;            // records of fewer columns, or several super scales in a chunk
 };
 // And the norms of the finished rows.
@@ -202,6 +199,26 @@ __device__ __forceinline__ void multiply_chunk(const GemvParams& params, const D
                 if ((p.fold_steps >> s & 1) != 0) fold_records(i, slab, s);
             });
         }
+    }
+}
+
+// The block that ends last has all rows before it: the norms behind the product. // near: shared memory for a row
+__device__ __forceinline__ void last_norms(const NormParams& norms, int n_tokens, std::int32_t* arrivals, unsigned char* head, float* near) {
+    auto* is_last = reinterpret_cast<int*>(head + gemv_last_at);
+    __threadfence();
+    __syncthreads();  // nobody reads the rings any more
+    if (threadIdx.x == 0) {
+        *is_last = atomicAdd(arrivals, 1) + 1 == static_cast<int>(gridDim.x) ? 1 : 0;
+        if (*is_last != 0) *arrivals = 0;
+    }
+    __syncthreads();
+    if (*is_last == 0) return;
+    __threadfence();
+    for (int token = 0; token < n_tokens; ++token) {
+        const float* x = norms.args.x + token * norms.args.x_stride;  // other SMs wrote it: past the L1
+        if (threadIdx.x < norm_threads)
+            for (int at = static_cast<int>(threadIdx.x) * 4; at < norms.args.width; at += norm_threads * 4) *reinterpret_cast<float4*>(near + at) = __ldcg(reinterpret_cast<const float4*>(x + at));
+        norm_row<4>(norms, token, 0, near, reinterpret_cast<float*>(head + gemv_scratch_at));
     }
 }
 

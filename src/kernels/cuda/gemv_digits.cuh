@@ -1,194 +1,187 @@
-// Chunks of integer codes times whole numbers: what 16-bit floats take seven instructions for each eight codes, bytes take three, and half of the products.
-// The numbers of a chunk's columns become 16-bit fixed point, x = scale * (256 d0 + d1) with the largest of the chunk at 127 * 256: two digits of eight bits, of four tokens the eight
-// columns of a product of bytes (mma m16n8k32). Its sums are whole numbers, so exact. The error of a number is at most 2^-16 of the largest in the chunk.
-// Codes become bytes by shifting them to the top, (code - 2^(bits-1)) * 2^(8-bits), or by a table. A lane's codes of a step are columns 2t, 2t+1, 2t+8, 2t+9 of rows g and g + 8, in an order that
-// costs the decoder least: both operands may have any where they have the same.
+// y = W x for 1 to 8 tokens by bytes (digits.cuh). Eight warps share a tile of 16 rows and cut its columns among themselves, as in gemv.cuh; a block works on up to three tiles at once, so that
+// the digits of the inputs, which all of its warps need, are made once. Where shared memory does not hold them for all columns (wide matrices, many tokens), the warps of the same
+// columns make those of a chunk together and multiply it then, tile beside tile.
 #pragma once
 
-#include "kernels/cuda/gemv_chunk.cuh"
+#include <algorithm>
+
+#include "kernels/cuda/digits.cuh"
 
 namespace skiff::cuda {
 
-// Decoders that give codes as bytes.
-template <class Decoder, class = void>
-constexpr bool has_bytes = false;
-template <class Decoder>
-constexpr bool has_bytes<Decoder, std::void_t<decltype(Decoder::bytes_in_order)>> = !Decoder::two_of_four;
+// A block is alone on its SM: 80 registers with 24 warps, 128 with 16.
+constexpr int most_digit_groups(int n_blocks) { return n_blocks == 1 ? 3 : 2; }
+constexpr int digit_group_threads = gemv_warps * lanes;
 
-template <class Decoder>
-constexpr int chunk_slabs = gemv_chunk_units(Decoder::form) * unit_slabs<Decoder>;
-// Of a chunk and token: of each slab 64 high digits, then 64 low ones, as lanes read them (4 t, 16 bytes: steps 0 .. 3); then the sums of each 32 columns, which offsets are multiplied with;
-// then the scale.
-template <class Decoder>
-constexpr int digit_sums_at = chunk_slabs<Decoder> * 128;
-template <class Decoder>
-constexpr int digit_scale_at = digit_sums_at<Decoder> + chunk_slabs<Decoder> * 8;
-template <class Decoder>
-constexpr int digit_bytes = digit_scale_at<Decoder> + 16;
-
-constexpr float largest_fixed = 127 * 256;
-
-// Four fixed-point numbers (and 128, whose lowest 16 bits count) become a word of high and one of low digits, in their order or as 0, 2, 1, 3.
-template <bool in_order>
-__device__ __forceinline__ void split_digits(const std::uint32_t (&fixed)[4], std::uint32_t& high, std::uint32_t& low) {
-    const std::uint32_t even = permute_bytes(fixed[0], fixed[in_order ? 1 : 2], 0x5140u), odd = permute_bytes(fixed[in_order ? 2 : 1], fixed[3], 0x5140u);  // two low bytes, two high ones
-    low = permute_bytes(even, odd, 0x5410u) ^ 0x80808080u;  // 128 too large
-    high = permute_bytes(even, odd, 0x7632u);
-}
-
-// A warp makes the digits of some of its chunks. // to: (n_chunks, n_tokens, digit_bytes)
-template <class Decoder>
-__device__ __forceinline__ void make_digits(const LinearParams& p, int first_chunk, int n_chunks, unsigned char* to, int lane) {
-    constexpr int halves = 2 * chunk_slabs<Decoder>, per_token = halves * 4, together = lanes / per_token;  // a lane takes half a slab's four (t) columns of two steps; tokens at a time
-    static_assert(per_token == lanes || per_token == lanes / 2);
-    const int of_token = lane % per_token, slab = of_token / 8, half = of_token / 4 % 2, t = of_token % 4, rounds = (p.n_tokens + together - 1) / together;
-    const auto load = [&](int at, uint4 (&parts)[2]) {
-        const int chunk = first_chunk + at / rounds, token = at % rounds * together + lane / per_token;
-        if (token >= p.n_tokens) {
-            parts[0] = parts[1] = make_uint4(0, 0, 0, 0);
-            return;
-        }
-        const unsigned char* x = p.x + ((token >> 2) * p.x_slabs + chunk * chunk_slabs<Decoder> + slab) * 1024 + half * 512 + ((token & 3) * 8 + t) * 16;
-        parts[0] = *reinterpret_cast<const uint4*>(x);
-        parts[1] = *reinterpret_cast<const uint4*>(x + 64);
-    };
-    uint4 next[2];
-    const int n = n_chunks * rounds;
-    if (n > 0) load(0, next);
-#pragma unroll 1
-    for (int at = 0; at < n; ++at) {
-        const std::uint32_t first[4] = {next[0].x, next[0].y, next[0].z, next[0].w}, second[4] = {next[1].x, next[1].y, next[1].z, next[1].w};
-        if (at + 1 < n) load(at + 1, next);
-        float v[8];
-        std::uint32_t most = 0;  // magnitudes as integers: a NaN is the largest
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            v[2 * i] = bf16_float(first[i]) + bf16_float(second[i]);
-            v[2 * i + 1] = bits_float(first[i] & 0xffff0000u) + bits_float(second[i] & 0xffff0000u);
-        }
-#pragma unroll
-        for (int i = 0; i < 8; ++i) most = max(most, float_bits(v[i]) & 0x7fffffffu);
-#pragma unroll
-        for (int distance = per_token / 2; distance > 0; distance /= 2) most = max(most, __shfl_xor_sync(0xffffffffu, most, distance));
-        const float largest = bits_float(most);
-        const float inverse = largest < 1e-30f ? 0.0f : largest_fixed / largest;
-        constexpr float to_integer = 12583040.0f;  // 1.5 * 2^23 + 128: a sum with it rounds to an integer, whose bits are the last
-        std::uint32_t fixed[8];
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            const float rounded = fmaf(v[i], inverse, to_integer);
-            fixed[i] = float_bits(rounded);
-            sum += rounded - to_integer;
-        }
-        if (p.has_offsets != 0) {
-            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        }
-        const int token = at % rounds * together + lane / per_token;
-        if (token < p.n_tokens) {
-            unsigned char* place = to + (at / rounds * p.n_tokens + token) * digit_bytes<Decoder>;
-            uint2 high, low;
-            split_digits<Decoder::bytes_in_order>({fixed[0], fixed[1], fixed[2], fixed[3]}, high.x, low.x);
-            split_digits<Decoder::bytes_in_order>({fixed[4], fixed[5], fixed[6], fixed[7]}, high.y, low.y);
-            unsigned char* digits = place + slab * 128 + t * 16 + half * 8;
-            *reinterpret_cast<uint2*>(digits) = high;
-            *reinterpret_cast<uint2*>(digits + 64) = low;
-            if (p.has_offsets != 0 && t == 0) *reinterpret_cast<float*>(place + digit_sums_at<Decoder> + (2 * slab + half) * 4) = sum;
-            if (of_token == 0) *reinterpret_cast<float*>(place + digit_scale_at<Decoder>) = largest < 1e-30f ? 0.0f : largest * (1.0f / largest_fixed);
-        }
-    }
-    __syncwarp();
-}
-
-// The scales of a chunk's groups as numbers, whatever their records are: of each group rows g and g + 8 as neighbours, behind all scales the offsets likewise.
-constexpr int most_chunk_groups = 8, digit_scale_bytes = 2 * most_chunk_groups * tile_rows * 4;
-// A warp reads them. // here: the chunk's place in the ring, supers: of rows lane % 8 and lane % 8 + 8
-template <class Decoder>
-__device__ __forceinline__ void read_scales(const LinearParams& p, const Supers (&supers)[2], const unsigned char* here, float2* scales, int lane) {
-    const int group_log2 = p.layout.group_log2, in_unit_log2 = max(p.layout.unit_log2 - group_log2, 0), n_groups = max((chunk_slabs<Decoder> * 64) >> group_log2, 1);
-    const unsigned char* records = here + gemv_chunk_units(Decoder::form) * unit_bytes<Decoder>;
-#pragma unroll 1
-    for (int item = lane; item < n_groups * 8; item += lanes) {
-        const int group = item / 8, g = item % 8, in_unit = group & ((1 << in_unit_log2) - 1);
-        GroupScale scale[2];
-        read_pair(p.weight, records + (group >> in_unit_log2) * p.param_bytes + ((g << in_unit_log2) + in_unit) * p.pair_bytes, supers, scale);
-        scales[item] = {scale[0].scale, scale[1].scale};
-        if (p.has_offsets != 0) scales[most_chunk_groups * 8 + item] = {scale[0].offset, scale[1].offset};
-    }
-    __syncwarp();
-}
-
-// A chunk of a tile, in shared memory at `here`, times its digits: added to the sums.
 template <class Decoder, int n_blocks>
-__device__ __forceinline__ void multiply_digits(const GemvParams& params, const Decoder& decoder, const unsigned char* here, const unsigned char* digits, const float2* scales, float (&sums)[n_blocks][2]) {
-    constexpr int n_unit_slabs = unit_slabs<Decoder>, n_slabs = chunk_slabs<Decoder>;
+constexpr int digit_reduction_bytes = 2 * gemv_warps * n_blocks * 2 * lanes * 4;  // of a tile's warps, twice
+
+template <class Decoder, int n_blocks>
+__global__ void __launch_bounds__(most_digit_groups(n_blocks) * digit_group_threads, 1) gemv_digits_kernel(const __grid_constant__ DigitNormParams all) {
+    constexpr int stages = gemv_stages(Decoder::form, gemv_warps), few_stages = gemv_few_stages(Decoder::form, gemv_warps), code_bytes = gemv_chunk_units(Decoder::form) * unit_bytes<Decoder>;
+    static_assert(few_stages >= 2);
+    const DigitParams& params = all.digits;
     const LinearParams& p = params.linear;
-    const int lane = threadIdx.x % lanes, g = lane / 4, t = lane % 4;
+    const GpuWeight& weight = p.weight;
+    const int warp_of_block = threadIdx.x / lanes, lane = threadIdx.x % lanes, g = lane / 4, t = lane % 4, warp = warp_of_block % gemv_warps, group = warp_of_block / gemv_warps;
+    const int n_groups = params.n_groups, n_block_warps = n_groups * gemv_warps, n_stages = few_stages == stages ? stages : params.n_stages, stage_bytes = code_bytes + params.param_bytes;
+    SKIFF_SHARED_MEMORY(shared);
+    auto* token_scales = reinterpret_cast<float*>(shared);
+    auto* reduction = reinterpret_cast<float*>(shared + gemv_head_bytes + group * digit_reduction_bytes<Decoder, n_blocks>);
+    unsigned char* rings = shared + gemv_head_bytes + n_groups * digit_reduction_bytes<Decoder, n_blocks>;
+    unsigned char* ring = rings + warp_of_block * n_stages * stage_bytes;
+    unsigned char* all_scales = rings + n_block_warps * n_stages * stage_bytes;
+    auto* scales = reinterpret_cast<float2*>(all_scales + warp_of_block * digit_scale_bytes);
+    unsigned char* digits = all_scales + n_block_warps * digit_scale_bytes;
 
-    float chunk_sums[n_blocks][2] = {};
-    int part[n_blocks][4] = {};
-    const auto fold = [&](int column) {  // of the chunk
-        const float2 scale = scales[(column >> p.layout.group_log2) * 8 + g];
+    // This warp's chunks of every tile, and the tiles of its group: as many rounds for each group, of which the last may have no tile.
+    const int n_chunks = weight.n_units / gemv_chunk_units(Decoder::form), first_chunk = n_chunks * warp / gemv_warps, end_chunk = n_chunks * (warp + 1) / gemv_warps;
+    const int stride = static_cast<int>(gridDim.x) * n_groups;
+    const int tile_records = static_cast<int>(n_param_units(weight, p.layout)) * p.param_bytes;
+    int ahead_tile = static_cast<int>(blockIdx.x) * n_groups + group, ahead_chunk = first_chunk, ahead_slot = 0;
+    const auto copy_next = [&] {
+        if (ahead_tile < weight.n_tiles) {
+            const std::uint32_t slot = shared_address(ring + ahead_slot * stage_bytes) + lane * 16;
+            const unsigned char* codes = static_cast<const unsigned char*>(weight.codes) + static_cast<std::int64_t>(ahead_tile * n_chunks + ahead_chunk) * code_bytes + lane * 16;
 #pragma unroll
-        for (int block = 0; block < n_blocks; ++block) {
-            chunk_sums[block][0] = fmaf(scale.x, static_cast<float>(part[block][0] * 256 + part[block][1]), chunk_sums[block][0]);
-            chunk_sums[block][1] = fmaf(scale.y, static_cast<float>(part[block][2] * 256 + part[block][3]), chunk_sums[block][1]);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) part[block][j] = 0;
+            for (int i = 0; i < code_bytes / 512; ++i) copy_async16(slot + i * 512, codes + i * 512);
+            const unsigned char* records = static_cast<const unsigned char*>(weight.group_params) + (static_cast<std::int64_t>(ahead_tile) * tile_records + (ahead_chunk * params.record_units >> params.record_shift) * p.param_bytes);
+#pragma unroll 1
+            for (int byte = lane * 16; byte < params.param_bytes; byte += lanes * 16) copy_async16(slot - lane * 16 + code_bytes + byte, records + byte);
+            if (++ahead_chunk == end_chunk) ahead_chunk = first_chunk, ahead_tile += stride;
         }
+        copy_commit();
+        ahead_slot = ahead_slot + 1 == n_stages ? 0 : ahead_slot + 1;
     };
+#pragma unroll 1
+    for (int i = 0; i < n_stages - 1; ++i) copy_next();
+    Decoder decoder;
+    if constexpr (is_table(Decoder::form)) decoder.load_bytes(weight);
+    if (lane < 8) scales[lane] = {1, 1};  // of weights without records
 
-    bool has_token[n_blocks];
-    const unsigned char* mine[n_blocks];
-    // What a slab reads is loaded while the one in front is multiplied. Lanes of tokens that are not there have zeros.
-    std::uint32_t words[2][unit_words(Decoder::form)];
-    uint4 b[2][n_blocks];
-#pragma unroll
-    for (int block = 0; block < n_blocks; ++block) {
-        has_token[block] = 4 * block + g / 2 < p.n_tokens;
-        mine[block] = digits + (4 * block + g / 2) * digit_bytes<Decoder> + g % 2 * 64 + t * 16;
-        b[0][block] = b[1][block] = make_uint4(0, 0, 0, 0);
+    let_successor_start();
+    wait_for_predecessor();
+    // The last warps have fewer digits to make, or none.
+    const int pending_token = n_block_warps - 1 - warp_of_block;
+    PendingLoads pending = {};
+    if (pending_token < p.n_tokens) pending = load_pending(p.rms, pending_token, lane);
+    if (params.keeps_digits != 0) {
+#pragma unroll 1
+        for (int chunk = warp_of_block; chunk < n_chunks; chunk += n_block_warps) make_digits<Decoder>(p, chunk, 0, tokens_at_once<Decoder>, digits + chunk * p.n_tokens * digit_bytes<Decoder>, lane);
     }
-    const auto load = [&](auto index) {
-        constexpr int i = decltype(index)::value / n_unit_slabs, slab = decltype(index)::value % n_unit_slabs, at = decltype(index)::value % 2;
-        load_slab<Decoder>(here + i * unit_bytes<Decoder>, slab, lane, words[at]);
+    if (pending_token < p.n_tokens) {
+        const float scale = pending_scale(p.rms, pending, pending_token, lane);
+        if (lane == 0) token_scales[pending_token] = scale;
+    }
+    __syncthreads();
+
+    int slot = 0, round = 0;
+    for (int first_tile = static_cast<int>(blockIdx.x) * n_groups; first_tile < weight.n_tiles; first_tile += stride, ++round) {
+        const int tile = first_tile + group;
+        const bool has_tile = tile < weight.n_tiles;
+        float sums[n_blocks][2] = {};
+#pragma unroll 1
+        for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
+            const unsigned char* of_chunk = digits;
+            if (params.keeps_digits != 0) {
+                of_chunk += chunk * p.n_tokens * digit_bytes<Decoder>;
+            } else {
+                unsigned char* mine = digits + warp * p.n_tokens * digit_bytes<Decoder>;
+                sync_some(1 + most_digit_groups(1) + warp, n_groups * lanes);  // nobody reads those of the chunk before
+                make_digits<Decoder>(p, chunk, group * tokens_at_once<Decoder>, n_groups * tokens_at_once<Decoder>, mine, lane);
+                sync_some(1 + most_digit_groups(1) + warp, n_groups * lanes);
+                of_chunk = mine;
+            }
+            if (!has_tile) continue;
+            Supers supers[2] = {};
+            if (has_supers(weight.params)) load_supers(weight, tile, static_cast<std::int64_t>(chunk) * (64 * chunk_slabs<Decoder>), lane % 8, supers);
+            if (few_stages == stages || n_stages == stages) copy_wait<stages - 2>();
+            else copy_wait<few_stages - 2>();
+            __syncwarp();  // records come from other lanes, and none of them still reads the slot that is filled next
+            copy_next();
+            const unsigned char* here = ring + slot * stage_bytes;
+            slot = slot + 1 == n_stages ? 0 : slot + 1;
+            if (p.fold_steps != 0) read_scales<Decoder>(p, supers, here, scales, lane);
+            multiply_digits<Decoder, n_blocks>(params, decoder, here, of_chunk, scales, sums);
+        }
+        if (!has_tile) continue;
+
+        // The warps' sums meet in shared memory; two places for them, so that one barrier a tile is enough, and the warps take turns at finishing.
+        float* sums_here = reduction + round % 2 * (gemv_warps * n_blocks * 2 * lanes);
 #pragma unroll
         for (int block = 0; block < n_blocks; ++block)
-            if (has_token[block]) b[at][block] = *reinterpret_cast<const uint4*>(mine[block] + decltype(index)::value * 128);
-    };
-    load(std::integral_constant<int, 0>{});
-    for_steps<0, n_slabs>([&](auto index) {
-        constexpr int now = decltype(index)::value, at = now % 2;
-        if constexpr (now + 1 < n_slabs) load(std::integral_constant<int, now + 1>{});
-        for_steps<0, 2>([&](auto pair) {
-            constexpr int s = 2 * decltype(pair)::value;
-            std::uint32_t a[4];
-            decoder.template bytes<s>(words[at], a[0], a[1]);
-            decoder.template bytes<s + 1>(words[at], a[2], a[3]);
 #pragma unroll
-            for (int block = 0; block < n_blocks; ++block) multiply_add_bytes(part[block], a, s == 0 ? b[at][block].x : b[at][block].z, s == 0 ? b[at][block].y : b[at][block].w);
-            if (params.fold_pairs != 0 || (s == 2 && (now + 1 == n_slabs || ((now + 1) & params.fold_mask) == 0))) fold(64 * now + 16 * s);
-        });
-    });
-
+            for (int i = 0; i < 2; ++i) sums_here[((warp * n_blocks + block) * 2 + i) * lanes + lane] = sums[block][i];
+        sync_some(1 + group, digit_group_threads);
+        if (warp == round % gemv_warps) {
 #pragma unroll
-    for (int block = 0; block < n_blocks; ++block) {
-        const int token = 4 * block + t < p.n_tokens ? 4 * block + t : 0;
-        const unsigned char* of_token = digits + token * digit_bytes<Decoder>;
-        if (p.has_offsets != 0) {
-#pragma unroll 1
-            for (int i = 0; i < 2 * n_slabs; ++i) {
-                const float2 offset = scales[(most_chunk_groups + (32 * i >> p.layout.group_log2)) * 8 + g];
-                const float sum = (1.0f / decoder.byte_unit()) * reinterpret_cast<const float*>(of_token + digit_sums_at<Decoder>)[i];
-                chunk_sums[block][0] = fmaf(-offset.x, sum, chunk_sums[block][0]);
-                chunk_sums[block][1] = fmaf(-offset.y, sum, chunk_sums[block][1]);
+            for (int block = 0; block < n_blocks; ++block) {
+                float v[2];
+                add_warps<n_blocks, gemv_warps>(sums_here, block, lane, v);
+                const int token = 4 * block + t;
+                const bool valid = token < p.n_tokens;
+                finish(p, tile, g, token, valid, v[0], v[1], token_scales[valid ? token : 0]);
             }
         }
-        const float scale = *reinterpret_cast<const float*>(of_token + digit_scale_at<Decoder>) * decoder.byte_unit();
-#pragma unroll
-        for (int row = 0; row < 2; ++row) sums[block][row] = fmaf(scale, chunk_sums[block][row], sums[block][row]);
     }
+    copy_wait<0>();
+    if constexpr (4 * n_blocks <= max_last_norm_tokens) {
+        if (all.arrivals != nullptr) last_norms(all.norms, p.n_tokens, all.arrivals, shared, reinterpret_cast<float*>(rings));
+    }
+}
+
+// Where all warps have whole chunks, and records are of 32 columns and more. So it follows from the weight alone, never from the number of tokens.
+template <class Decoder>
+bool takes_digits(const GpuWeight& weight) {
+    constexpr int most_units = gemv_chunk_units(Decoder::form);
+    if (is_table(weight.form) && weight.table_step == 0) return false;
+    if (weight.n_units % most_units != 0 || weight.n_units < most_units * gemv_warps) return false;
+    return weight.params == ParamForm::none || (weight.group_log2 >= 5 && (!has_supers(weight.params) || 1 << std::min<int>(weight.super_log2, 30) >= most_units * unit_columns(weight.form)));
+}
+
+// Tiles at once, chunks of a ring, whose digits are kept: the most of them that a block's shared memory holds, in this order of importance: digits, tiles, ring.
+template <class Decoder, int n_blocks>
+int launch_digits(const LinearParams& linear, const NormLaunchArgs& norms, std::int32_t* arrivals, const Launch& launch) {
+    constexpr int form = static_cast<int>(Decoder::form), most_units = gemv_chunk_units(Decoder::form), columns = most_units * unit_columns(Decoder::form);
+    constexpr int stages = gemv_stages(Decoder::form, gemv_warps), few_stages = gemv_few_stages(Decoder::form, gemv_warps);
+    const GpuWeight& weight = linear.weight;
+    DigitNormParams all{{linear}, norm_params(norms), arrivals};
+    DigitParams& params = all.digits;
+    if (weight.params != ParamForm::none) {
+        const int group = weight.group_log2, columns_log2 = columns == 256 ? 8 : 7;
+        static_assert(columns == 256 || columns == 128);
+        const bool in_unit = linear.layout.in_unit > 1;  // then a unit of columns has its records
+        params.record_units = in_unit ? most_units : group <= columns_log2 ? columns >> group : 1;
+        params.record_shift = in_unit || group <= columns_log2 ? 0 : group >= 31 ? 31 : group - columns_log2;
+        params.param_bytes = (in_unit || group <= columns_log2 ? params.record_units : 1) * linear.param_bytes;
+        params.fold_pairs = group == 5 ? 1 : 0;
+        params.fold_mask = group >= 20 ? 0x3fffffff : group > 6 ? (1 << (group - 6)) - 1 : 0;
+    }
+    const int n_chunks = weight.n_units / most_units, n_tiles = weight.n_tiles, n_sms = std::max(1, launch.n_sms), tuned = launch.tuning.gemv_blocks[form];
+    const int wanted = std::clamp((n_tiles + n_sms - 1) / n_sms, 1, tuned > 0 ? std::min(tuned, most_digit_groups(n_blocks)) : most_digit_groups(n_blocks));
+    const std::size_t row_bytes = arrivals != nullptr ? static_cast<std::size_t>(norms.width) * sizeof(float) : 0;
+    const auto shared_bytes_of = [&](int n_groups, int n_stages, bool keeps) {
+        const std::size_t of_warp = static_cast<std::size_t>(n_stages * (most_units * unit_bytes<Decoder> + params.param_bytes) + digit_scale_bytes);
+        const std::size_t digits = static_cast<std::size_t>((keeps ? n_chunks : gemv_warps) * linear.n_tokens) * digit_bytes<Decoder>;
+        return gemv_head_bytes + static_cast<std::size_t>(n_groups * digit_reduction_bytes<Decoder, n_blocks>) + std::max(static_cast<std::size_t>(n_groups * gemv_warps) * of_warp + digits, row_bytes);
+    };
+    const std::size_t most_shared = most_block_shared(launch.arch);
+    std::size_t shared_bytes = 0;
+    const auto fits = [&](bool keeps) {
+        for (int n_groups = wanted; n_groups > 0; --n_groups)
+            for (const int n_stages : {stages, few_stages}) {
+                if (n_stages == stages && launch.tuning.gemv_ring[form] != Tuning::Ring::longest && stages != few_stages) continue;
+                shared_bytes = shared_bytes_of(n_groups, n_stages, keeps);
+                params.n_groups = n_groups, params.n_stages = n_stages, params.keeps_digits = keeps ? 1 : 0;
+                if (shared_bytes <= most_shared) return true;
+            }
+        return false;
+    };
+    if (!fits(true) && !fits(false)) return cudaErrorInvalidValue;
+    auto* kernel = gemv_digits_kernel<Decoder, n_blocks>;
+    const int n_threads = params.n_groups * digit_group_threads;
+    const std::int64_t blocks = (n_tiles + params.n_groups - 1) / params.n_groups, resident = static_cast<std::int64_t>(n_sms) * blocks_per_sm(kernel, n_threads, shared_bytes);
+    return launch_kernel<DigitNormParams>(kernel, dim3(static_cast<unsigned>(std::min(blocks, resident))), dim3(static_cast<unsigned>(n_threads)), shared_bytes, launch, all);
 }
 
 }  // namespace skiff::cuda

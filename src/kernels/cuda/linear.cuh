@@ -163,13 +163,27 @@ __device__ __forceinline__ void sum_step(const LinearParams& p, float (&ones)[4]
     if (p.has_offsets != 0) sum_numbers<Decoder>(ones, b, s);
 }
 
-// The scale of a pending RMS norm, by one warp, in a fixed order.
-__device__ __forceinline__ float pending_scale(const PendingRms& rms, int token, int lane) {
+// The scale of a pending RMS norm, by one warp, in a fixed order. Its first loads (a row of 4096 has no more) are of the caller's choice of time, so that their way is that of others.
+struct PendingLoads {
+    float part[8];
+};
+__device__ __forceinline__ PendingLoads load_pending(const PendingRms& rms, int token, int lane) {
+    PendingLoads loads = {};
+    if (rms.square_sums == nullptr) return loads;
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+        if (lane + i * lanes < rms.n_parts) loads.part[i] = rms.square_sums[token * rms.n_parts + lane + i * lanes];
+    return loads;
+}
+__device__ __forceinline__ float pending_scale(const PendingRms& rms, const PendingLoads& loads, int token, int lane) {
     if (rms.square_sums == nullptr) return 1;
     float sum = 0;
-    for (std::int64_t i = lane; i < rms.n_parts; i += lanes) sum += rms.square_sums[token * rms.n_parts + i];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum += loads.part[i];
+    for (std::int64_t i = lane + 8 * lanes; i < rms.n_parts; i += lanes) sum += rms.square_sums[token * rms.n_parts + i];
     return 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(rms.width) + rms.eps);
 }
+__device__ __forceinline__ float pending_scale(const PendingRms& rms, int token, int lane) { return pending_scale(rms, load_pending(rms, token, lane), token, lane); }
 
 // Records of rows g and g + 8; the two common forms first, so that they cost two branches.
 __device__ __forceinline__ void read_pair(const GpuWeight& weight, const unsigned char* record, const Supers (&supers)[2], GroupScale (&scale)[2]) {
@@ -222,19 +236,25 @@ __device__ __forceinline__ void finish(const LinearParams& p, int tile, int g, s
             if (has[i]) p.operand.put(token, row0 + 8 * i, activate(p.activation, (p.bias != nullptr ? values[i] + p.bias[row0 + 8 * i] : values[i]) * p.factor));
         return;
     }
+    float bias[2] = {}, before[2] = {}, next[2] = {1, 1};  // all loads in front of all stores
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         if (!has[i]) continue;
-        const int row = i == 0 ? row0 : row1;
-        float value = values[i];
-        if (p.bias != nullptr) value += p.bias[row];
-        value *= p.factor;
+        const int row = row0 + 8 * i;
+        if (p.bias != nullptr) bias[i] = p.bias[row];
+        if (p.write == GemvWrite::add) before[i] = p.y[token * p.y_stride + row];
+        if (p.next_weight != nullptr) next[i] = p.next_weight[row];
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        if (!has[i]) continue;
+        const int row = row0 + 8 * i;
+        float value = (values[i] + bias[i]) * p.factor;
         if (p.softcap > 0) value = p.softcap * tanhf(value / p.softcap);
-        float* y = p.y + token * p.y_stride + row;
-        if (p.write == GemvWrite::add) value += *y;
-        *y = value;
+        value += before[i];
+        p.y[token * p.y_stride + row] = value;
         squares += value * value;
-        if (p.operand.data != nullptr) p.operand.put(token, row + (row >= p.cuts[1] ? p.gaps[1] : row >= p.cuts[0] ? p.gaps[0] : 0), p.next_weight != nullptr ? value * p.next_weight[row] : value);
+        if (p.operand.data != nullptr) p.operand.put(token, row + (row >= p.cuts[1] ? p.gaps[1] : row >= p.cuts[0] ? p.gaps[0] : 0), value * next[i]);
     }
     if (p.square_sums == nullptr) return;  // the same for all lanes
 #pragma unroll

@@ -8,8 +8,8 @@ namespace skiff::cuda {
 
 constexpr int norm_threads = 256;  // that have numbers; a block may have more threads
 
-// The sum over a block of up to sixteen warps, the same for every thread; warps in order.
-__device__ __forceinline__ float block_sum(float x, float* scratch) {  // scratch: (16)
+// The sum over a block, the same for every thread; warps in order.
+__device__ __forceinline__ float block_sum(float x, float* scratch) {  // scratch: (warps of the block)
     x = warp_sum(x);
     const int n_warps = static_cast<int>(blockDim.x) / lanes;
     __syncthreads();  // the scratch may still be read for the sum before
@@ -94,7 +94,7 @@ __device__ __forceinline__ void put_numbers(const OperandTarget& operand, std::i
     else operand.put(token, column, v[0]);
 }
 
-// `row`: shared memory that holds the row already, for other blocks have written x; null: x is read where it is. // row: (width), scratch: (16)
+// `row`: shared memory that holds the row already, for other blocks have written x; null: x is read where it is. // row: (width), scratch: (warps of the block)
 template <int n>
 __device__ __forceinline__ void norm_row(const NormParams& p, std::int64_t token, std::int64_t group, float* row, float* scratch) {
     const NormLaunchArgs& args = p.args;
