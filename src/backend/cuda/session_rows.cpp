@@ -14,27 +14,27 @@ constexpr std::uint64_t share_of_free = 4;  // at most a quarter of what is free
 
 Status CudaSession::keep_rows() {
     if (options_.matmul == Matmul::own || most_tokens_ < matmul_min_tokens) return {};
-    std::map<const void*, const GpuWeight*> weights;  // by codes: layers may share
+    std::map<const void*, GpuWeight> weights;  // by codes: layers may share
     for (const DeviceOp& op : model_.ops) {
         if (std::holds_alternative<SelectDevice>(op.detail)) break;  // the head has a row a sequence
         for (const MatrixDevice& matrix : matrices_of(op)) {
             if (matrix.weight.form != CodeForm::bf16 || matrix.weight.two_of_four || is_imaginary(matrix.weight)) continue;
-            weights.emplace(matrix.weight.codes, &matrix.weight);
+            weights.emplace(matrix.weight.codes, matrix.weight);
         }
     }
     std::uint64_t size_bytes = 0;
-    for (const auto& [codes, weight] : weights) size_bytes += kept_row_bytes(*weight);
+    for (const auto& [codes, weight] : weights) size_bytes += kept_row_bytes(weight);
     SKIFF_TRY(const std::uint64_t available, device_->free_bytes());
     if (weights.empty() || size_bytes > available / share_of_free) return {};
     for (const auto& [codes, weight] : weights) {
-        const auto taken = device_->allocate(kept_row_bytes(*weight), "rows of a matrix");
+        const auto taken = device_->allocate(kept_row_bytes(weight), "rows of a matrix");
         if (!taken.ok()) {  // somebody else took the memory meanwhile: without, then
             for (const auto& [of, rows] : kept_rows_) device_->release(rows);
             kept_rows_.clear();
             return {};
         }
         std::byte* rows = *taken;
-        SKIFF_CHECK(device_->check(device_->table().dequantize({*weight, 0, std::int64_t{weight->n_tiles} * 16, rows, kept_row_stride(*weight)}, device_->launch()), "writing out a matrix"));
+        SKIFF_CHECK(device_->check(device_->table().dequantize({weight, 0, std::int64_t{weight.n_tiles} * 16, rows, kept_row_stride(weight)}, device_->launch()), "writing out a matrix"));
         kept_rows_.emplace(codes, rows);
     }
     char text[128];
