@@ -32,6 +32,8 @@ struct RunShape {
     std::int64_t n_tiles = 0;  // of prefill
     enum class Then : std::uint8_t { stop, choose } then = Then::stop;  // choose: a token by its logits, which becomes the next run's input (all rows selected)
     std::vector<Segment> segments = {};  // of prefill, where cuDNN may attend: all tokens, in order
+    enum class Tokens : std::uint8_t { any, one_each } tokens = Tokens::any;  // one_each: no two are of the same sequence (one alone is such anyway)
+    bool one_each() const { return n_tokens == 1 || tokens == Tokens::one_each; }
     auto operator<=>(const RunShape&) const = default;
 };
 

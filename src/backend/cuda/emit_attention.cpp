@@ -1,12 +1,13 @@
 // The launches of rotations and attention.
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 
 #include "backend/cuda/emitter.h"
 
 namespace skiff::cuda {
 
-void Emitter::add(const RopeDevice& rope) {
+RopeWriteArgs Emitter::rope_args(const RopeDevice& rope) {
     RopeWriteArgs args;
     const int first = rope.q >= 0 ? rope.q : rope.k >= 0 ? rope.k : rope.v;
     args.qkv = root(first).floats;
@@ -22,6 +23,23 @@ void Emitter::add(const RopeDevice& rope) {
     args.rotary_dim = rope.rotary_dim;
     args.magnitude = rope.magnitude;
     args.style = rope.style;
+    return args;
+}
+
+// Blocks of a token do not wait for those of another: keys of one token must be all that is new to a sequence.
+const AttentionDevice* Emitter::attention_behind(const RopeDevice& rope) const {
+    if (options_.fuse == EmitOptions::Fuse::off || shape_.attention != RunShape::Attention::decode || !shape_.one_each() || at_ + 1 >= model_.ops.size()) return nullptr;
+    const auto* attention = std::get_if<AttentionDevice>(&model_.ops[at_ + 1].detail);
+    const bool is_its_own = attention != nullptr && rope.state >= 0 && rope.state == attention->state && rope.k >= 0 && rope.v >= 0 && (rope.q < 0 || rope.q_out == attention->q);
+    return is_its_own ? attention : nullptr;
+}
+
+void Emitter::add(const RopeDevice& rope) {
+    if (attention_behind(rope) != nullptr) {
+        rope_in_front_ = &rope;
+        return;
+    }
+    RopeWriteArgs args = rope_args(rope);
     if (rope.q >= 0) {
         args.q = floats(rope.q);
         args.q_stride = stride(rope.q);
@@ -54,8 +72,12 @@ void Emitter::add(const AttentionDevice& attention) {
         args.n_splits = scratch_table().decode_attention_splits(options_.capacity, attention.op.n_kv_heads, *options_.launch);
         args.partials = scratch_.take_floats(scratch_table().decode_partial_floats(rows_, attention.op.n_heads, attention.op.head_dim, args.n_splits));
         args.arrivals = options_.arrivals;
-        push("decode attention", args);
+        const RopeDevice* rope = std::exchange(rope_in_front_, nullptr);
+        if (rope != nullptr) args.rope = rope_args(*rope);
+        push(rope != nullptr ? "rope, state write and decode attention" : "decode attention", args);
         scratch_.give(args.partials);
+        if (rope != nullptr)
+            for (int v : {rope->q, rope->k, rope->v}) done(v);
     }
     done(attention.q);
 }

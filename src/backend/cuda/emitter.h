@@ -87,6 +87,9 @@ private:
     const Live& codes_of(int v);
     void add(const RopeDevice& rope);
     void add(const AttentionDevice& attention);
+    RopeWriteArgs rope_args(const RopeDevice& rope);
+    // The attention that comes next, where it can do the rotation and the write of keys and values itself.
+    const AttentionDevice* attention_behind(const RopeDevice& rope) const;
     // By cuDNN: queries as bf16, one sequence after another, the result as numbers and operand. What it leaves behind the tokens of a sequence, the next one writes over.
     void attend(const AttentionCommon& common, std::int64_t head_dim);
     void add(const ElementDevice& element);
@@ -118,6 +121,7 @@ private:
     const std::string* name_ = nullptr;
     std::size_t at_ = 0;  // the operator that is written down
     std::size_t done_already_ = SIZE_MAX;
+    const RopeDevice* rope_in_front_ = nullptr;  // which the attention that is written down next does
     std::int64_t rows_;
     float* copy_ = nullptr;  // of dense()
     bool looked_for_select_ = false, in_head_ = false;

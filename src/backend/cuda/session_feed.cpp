@@ -11,7 +11,7 @@ namespace {
 
 RunShape chain_shape(std::size_t n_sequences) {
     const auto n = static_cast<std::int64_t>(n_sequences);
-    return {n, n, RunShape::Selection::all, RunShape::Attention::decode, 0, RunShape::Then::choose};
+    return {n, n, RunShape::Selection::all, RunShape::Attention::decode, 0, RunShape::Then::choose, {}, n > 1 ? RunShape::Tokens::one_each : RunShape::Tokens::any};
 }
 
 }  // namespace

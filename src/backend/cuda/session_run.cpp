@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <set>
 
 #include "backend/cuda/cuda_session.h"
 
@@ -56,6 +57,10 @@ RunShape CudaSession::shape_of(const Chunk& chunk, std::vector<PrefillTile>& til
     shape.n_tokens = static_cast<std::int64_t>(chunk.positions.size());
     shape.n_selected = static_cast<std::int64_t>(chunk.selected.size());
     shape.selection = shape.n_selected == shape.n_tokens ? RunShape::Selection::all : RunShape::Selection::some;
+    if (shape.n_tokens > 1 && shape.n_tokens <= graph_tokens) {
+        const std::set<std::int32_t> different(chunk.sequences.begin(), chunk.sequences.end());
+        if (different.size() == chunk.sequences.size()) shape.tokens = RunShape::Tokens::one_each;
+    }
     if (!takes_prompts_ || shape.n_tokens <= max_gemv_tokens) return shape;
     for (std::int32_t t = 0; t < static_cast<std::int32_t>(shape.n_tokens); ++t) {
         const auto i = static_cast<std::size_t>(t);
@@ -69,6 +74,7 @@ RunShape CudaSession::shape_of(const Chunk& chunk, std::vector<PrefillTile>& til
         return shape;
     }
     shape.attention = RunShape::Attention::prefill;
+    shape.tokens = RunShape::Tokens::any;
     shape.n_tiles = static_cast<std::int64_t>(tiles.size());
     if (options_.attention == PromptAttention::cudnn) shape.segments = segments_of(chunk);
     return shape;

@@ -4,22 +4,22 @@
 // so neither is rounded to 8 bits. Splits that had work are merged in order by the block that arrives last (decode_merge.cuh).
 //
 // A short context is bound by what waits for one another, not by bytes. So positions, pages and the tiles that earlier runs wrote are fetched while the kernel in front still runs (device.cuh says
-// why they may be), a ring's whole length of them; behind it come the queries, the products, the warps' merge, and with several splits an arrival and one more read of memory.
+// why they may be), a ring's whole length of them, and angles of the rotation computed (decode_rope.cuh), where each sequence of the run has one token; behind it come the queries, the products, the warps' merge, and with several splits an arrival and one more read of memory.
 #pragma once
 
-#include "kernels/cuda/decode_merge.cuh"
+#include "kernels/cuda/decode_rope.cuh"
 
 namespace skiff::cuda {
 
 // `head_dim` is rounded up; dimensions behind the real one are zero.
 template <int head_dim, bool is_bf16>
-__global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attention_kernel(const __grid_constant__ DecodeParams p) {
+__global__ void __launch_bounds__(decode_warps(head_dim) * lanes, decode_attention_waves) decode_attention_kernel(const __grid_constant__ DecodeParams p) {
     const int slot_bytes = p.slot_bytes;
     constexpr int n_warps = decode_warps(head_dim), n_threads = n_warps * lanes, n_chunks = head_dim / 8, tile_bytes = decode_tile_bytes(head_dim);
     SKIFF_SHARED_MEMORY(shared);
     auto* q_fragments = reinterpret_cast<uint4*>(shared);
     auto* heads = reinterpret_cast<float*>(shared + decode_q_bytes(head_dim));  // (8, head_dim)
-    unsigned char* rings = shared + decode_q_bytes(head_dim) + decode_heads_bytes(head_dim);
+    unsigned char* rings = shared + decode_q_bytes(head_dim) + decode_heads_bytes(head_dim) + decode_fresh_bytes(head_dim);
     const int warp_bytes = decode_stages * slot_bytes + (is_bf16 ? 0 : tile_bytes);
     const int warp = threadIdx.x / lanes, lane = threadIdx.x % lanes, g = lane / 4, t = lane % 4;
     unsigned char* ring = rings + warp * warp_bytes;
@@ -32,8 +32,10 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
     const int n_heads = static_cast<int>(min(static_cast<std::int64_t>(8), (kv_head + 1) * p.group - first_head));
     const std::int64_t sequence = common.tokens.sequences != nullptr ? __ldcg(common.tokens.sequences + token) : token;
     const int position = __ldcg(common.tokens.positions + token), window = static_cast<int>(common.window);
+    const DecodeRope<head_dim> rope = {p, reinterpret_cast<float*>(shared), heads, rings - decode_fresh_bytes(head_dim)};
+    const bool turns = p.rope.qkv != nullptr;  // and a sequence has one token, whose rows no copy fetches
     int end = position + 1;
-    int settled = position + 1 - static_cast<int>(common.tokens.n_tokens);  // positions before it are not of this run, whose tokens of a sequence follow one another
+    int settled = end - static_cast<int>(common.tokens.n_tokens);  // positions before it are not of this run, whose tokens of a sequence follow one another
     if (common.mask == AttentionMask::none) {
         wait_for_predecessor();
         end = common.lengths[sequence], settled = 0;
@@ -58,6 +60,7 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
     const auto* page_table = common.state.page_table + sequence * common.state.max_pages;
     const unsigned char* const pools[2] = {static_cast<const unsigned char*>(common.state.keys), static_cast<const unsigned char*>(common.state.values)};
     const int raw_chunks = page.row_bytes / 16, scale_bytes = decode_tile * page.n_groups * 2;
+    const int copied_end = turns ? position : end, fresh_tile = turns ? position / decode_tile : -1;
     int ahead = begin_tile + warp, n_ahead = 0;
     std::int32_t pages = 0;
     const auto copy_next = [&] {
@@ -77,7 +80,7 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
 #pragma unroll
                     for (int i = 0; i < decode_tile * n_chunks / lanes; ++i) {
                         const int item = lane + i * lanes, row = item / n_chunks, chunk = item % n_chunks;
-                        if (chunk < raw_chunks) copy_async16(target + tile_chunk<head_dim>(row, chunk), rows + row * page.row_bytes + chunk * 16, at + row < end ? 16 : 0);
+                        if (chunk < raw_chunks) copy_async16(target + tile_chunk<head_dim>(row, chunk), rows + row * page.row_bytes + chunk * 16, at + row < copied_end ? 16 : 0);
                     }
                 } else {
                     const std::uint32_t target = shared_address(slot + part * (slot_bytes / 2));
@@ -92,23 +95,29 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
         ++n_ahead;
     };
 #pragma unroll 1
-    while (n_ahead < decode_stages && (ahead + 1) * decode_tile <= settled) copy_next();
+    while (n_ahead < decode_stages && (turns || (ahead + 1) * decode_tile <= settled)) copy_next();
+    if (turns) rope.prepare(position);
     wait_for_predecessor();
     let_successor_start();
 #pragma unroll 1
     while (n_ahead < decode_stages) copy_next();
 
     // q: floats, rotated where the state is, then both parts as the tensor core's first operand.
+    if (turns) {
+        const bool is_here = fresh_tile < end_tile;
+        rope.take(token, kv_head, first_head, n_heads, {is_here, is_here && blockIdx.y % p.n_chunks == 0, is_here ? __ldcg(page_table + position / page_positions) : 0, position % page_positions});
+    } else {
 #pragma unroll 8
-    for (int i = threadIdx.x; i < 8 * head_dim; i += n_threads) {
-        const int head = i / head_dim, dim = i % head_dim;
-        heads[i] = head < n_heads && dim < d ? common.q[token * common.q_stride + (first_head + head) * d + dim] : 0.0f;
+        for (int i = threadIdx.x; i < 8 * head_dim; i += n_threads) {
+            const int head = i / head_dim, dim = i % head_dim;
+            heads[i] = head < n_heads && dim < d ? common.q[token * common.q_stride + (first_head + head) * d + dim] : 0.0f;
+        }
+        if (page.form == StateForm::int4) {
+            __syncthreads();
+            for (int head = warp; head < n_heads; head += n_warps) rotate(heads + head * head_dim, d, lane);
+        }
     }
     __syncthreads();
-    if (page.form == StateForm::int4) {
-        for (int head = warp; head < n_heads; head += n_warps) rotate(heads + head * head_dim, d, lane);
-        __syncthreads();
-    }
     for (int i = threadIdx.x; i < head_dim / 16 * lanes; i += n_threads) {
         const float* row = heads + i % lanes / 4 * head_dim + i / lanes * 16 + i % 4 * 2;
         const std::uint32_t x0 = split_bf16(row[0]), x1 = split_bf16(row[1]), x8 = split_bf16(row[8]), x9 = split_bf16(row[9]);
@@ -126,6 +135,7 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes) decode_attenti
         slot_number = slot_number + 1 == decode_stages ? 0 : slot_number + 1;
         const int at = tile * decode_tile;
         unsigned char* rows = slot;
+        if (tile == fresh_tile) rope.template put<is_bf16>(slot, is_bf16 ? tile_bytes / 2 : slot_bytes / 2, position % decode_tile);
         if constexpr (!is_bf16) {
             rows = ring + decode_stages * slot_bytes;
             for (int item = lane; item < 2 * decode_tile * raw_chunks; item += lanes) {
@@ -215,6 +225,7 @@ int launch_decode_attention_of(const DecodeAttentionArgs& args, const Launch& la
     const AttentionCommon& common = args.common;
     DecodeParams p;
     p.attention = attention_params(common);
+    p.rope = args.rope;
     p.n_splits = args.n_splits;
     p.partials = args.partials;
     p.partial_sums = args.partials + common.tokens.n_tokens * common.n_heads * args.n_splits * common.state.head_dim;
@@ -225,7 +236,7 @@ int launch_decode_attention_of(const DecodeAttentionArgs& args, const Launch& la
     p.slot_bytes = is_bf16 ? decode_tile_bytes(head_dim) : 2 * decode_tile * (p.attention.page.row_bytes + p.attention.page.n_groups * 2);
     const int rings_bytes = warps * (decode_stages * p.slot_bytes + (is_bf16 ? 0 : decode_tile_bytes(head_dim)));
     p.rings_bytes = rings_bytes > merge_bytes ? rings_bytes : merge_bytes;
-    const auto shared_bytes = static_cast<std::size_t>(decode_q_bytes(head_dim) + decode_heads_bytes(head_dim) + p.rings_bytes);
+    const auto shared_bytes = static_cast<std::size_t>(decode_q_bytes(head_dim) + decode_heads_bytes(head_dim) + decode_fresh_bytes(head_dim) + p.rings_bytes);
     return launch_kernel<DecodeParams>(decode_attention_kernel<head_dim, is_bf16>,
                                        dim3(static_cast<unsigned>(args.n_splits), static_cast<unsigned>(common.state.n_kv_heads * p.n_chunks), static_cast<unsigned>(common.tokens.n_tokens)), dim3(warps * lanes), shared_bytes, launch, p);
 }

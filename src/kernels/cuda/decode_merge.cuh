@@ -8,6 +8,7 @@ namespace skiff::cuda {
 
 struct DecodeParams {
     AttentionParams attention;
+    RopeWriteArgs rope;           // qkv null: keys and values of the run are in the state
     std::int64_t n_splits = 1;
     float* partials = nullptr;   // (n_tokens, n_heads, n_splits, head_dim), then (n_tokens, n_heads, n_splits, 2): largest exponent, sum
     float* partial_sums = nullptr;

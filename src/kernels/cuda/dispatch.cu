@@ -73,6 +73,8 @@ std::int64_t decode_partial_floats(std::int64_t n_tokens, std::int64_t n_heads, 
 int launch_decode_attention(const DecodeAttentionArgs& args, const Launch& launch) {
     const StateView& state = args.common.state;
     if (!state_takes(state.form, state.head_dim) || state.n_kv_heads < 1 || args.common.n_heads % state.n_kv_heads != 0 || args.n_splits < 1 || args.n_splits > decode_attention_max_splits) return cudaErrorInvalidValue;
+    const RopeWriteArgs& rope = args.rope;
+    if (rope.qkv != nullptr && (rope.k_offset < 0 || rope.v_offset < 0 || (rope.n_heads != 0 && rope.n_heads != args.common.n_heads) || rope.rotary_dim > state.head_dim || args.common.mask != AttentionMask::causal)) return cudaErrorInvalidValue;
     return state.form == StateForm::bf16 ? decode_attention_bf16(args, launch) : decode_attention_coded(args, launch);
 }
 

@@ -249,10 +249,13 @@ struct AttentionCommon {
 };
 // Few tokens (decode): each KV head's query heads together, the keys of a token in n_splits parts, merged in order by who is last.
 struct DecodeAttentionArgs {
-    AttentionCommon common;
+    AttentionCommon common;           // a sequence's tokens are at positions that follow one another
     std::int64_t n_splits = 1;        // decode_attention_splits(); the grid does not depend on positions, so a graph can be replayed
     float* partials = nullptr;        // decode_partial_floats() * 4 bytes
     std::int32_t* arrivals = nullptr; // (n_tokens * n_kv_heads), zero before and after
+    // With qkv, what launch_rope_write would do comes first, bit for bit: of common.q if n_heads is not 0 (only in what attention sees; q, q_offset and k are not used), of k and of v, both of which must be
+    // there. State and tokens are those of `common`; each sequence has one token, and the mask is causal.
+    RopeWriteArgs rope;
 };
 std::int64_t decode_attention_splits(std::int64_t capacity, std::int64_t n_kv_heads, const Launch& launch);  // does not depend on the batch
 std::int64_t decode_partial_floats(std::int64_t n_tokens, std::int64_t n_heads, std::int64_t head_dim, std::int64_t n_splits);

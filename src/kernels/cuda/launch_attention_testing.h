@@ -68,12 +68,12 @@ struct TestState {
     StateView view() const { return {form, keys.data(), values.data(), page_table.data(), max_pages, n_kv_heads, head_dim}; }
     std::int64_t width() const { return n_kv_heads * head_dim; }
     // Rows of a position, of all heads, become NaN (their scales, too).
-    void forget(const DeviceMemory& pool, std::int64_t sequence, std::int64_t position) const {
+    void forget(std::byte* pool, std::int64_t sequence, std::int64_t position) const {
         const PageLayout layout = page_layout(view());
         const std::int64_t page = pages[static_cast<std::size_t>(sequence * max_pages + position / page_positions)];
         for (std::int64_t head = 0; head < n_kv_heads; ++head) {
-            std::memset(pool.data() + layout.row(page, head, position % page_positions), 0xff, static_cast<std::size_t>(layout.row_bytes));
-            std::memset(pool.data() + layout.scale(page, head, position % page_positions), 0xff, static_cast<std::size_t>(layout.n_groups) * 2);
+            std::memset(pool + layout.row(page, head, position % page_positions), 0xff, static_cast<std::size_t>(layout.row_bytes));
+            std::memset(pool + layout.scale(page, head, position % page_positions), 0xff, static_cast<std::size_t>(layout.n_groups) * 2);
         }
     }
     // Writes all positions of all sequences, without rope.

@@ -112,7 +112,7 @@ TEST(CudaAttention, decode_waits_for_what_this_run_writes) {
                 }
                 std::memset(device_q.data(), 0xff, q.size() * 4);
                 for (std::size_t t = 0; t < positions.size(); ++t)
-                    for (const DeviceMemory* pool : {&state.keys, &state.values}) state.forget(*pool, sequences[t], positions[t]);
+                    for (const DeviceMemory* pool : {&state.keys, &state.values}) state.forget(pool->data(), sequences[t], positions[t]);
             });
             ASSERT_EQ(launch_decode_attention(args, launch), 0);
             emulation::set_predecessor({});

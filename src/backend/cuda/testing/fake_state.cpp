@@ -1,5 +1,6 @@
 // Keys and values of the fake device: pages, what is written into them, attention.
 #include <cmath>
+#include <set>
 #include <string_view>
 #include <vector>
 
@@ -79,36 +80,42 @@ private:
 
 // What the kernels take, but for the sizes of heads in the small models, which are few bytes as bf16.
 bool fake_attention_takes(std::int64_t head_dim, StateForm form) { return form == StateForm::bf16 || state_takes(form, head_dim); }
-int rope_write(const RopeWriteArgs& args, const Launch& launch) {
+bool rope_here(const RopeWriteArgs& args) {
     const std::int64_t n = args.tokens.n_tokens, d = args.state.head_dim;
     const auto part_here = [&](std::int64_t offset, std::int64_t heads) { return offset < 0 || (offset + heads * d <= args.qkv_stride && floats(args.qkv, (n - 1) * args.qkv_stride + offset + heads * d)); };
-    if (args.qkv == nullptr || d < 1 || !grid(n) || ((args.state.keys != nullptr || args.state.values != nullptr) && !fake_attention_takes(d, args.state.form)) || !part_here(args.n_heads > 0 ? args.q_offset : -1, args.n_heads) || !part_here(args.k_offset, args.state.n_kv_heads) || !part_here(args.v_offset, args.state.n_kv_heads) ||
-        !floats(args.tokens.positions, n) || !floats(args.tokens.sequences, n) || !floats(args.inv_freq, args.rotary_dim / 2) || !floats(args.q_norm, d) || !floats(args.k_norm, d) ||
-        (args.n_heads > 0 && (args.q == nullptr || !rows(args.q, n, args.n_heads * d, args.q_stride))) || !here_or_none(args.state.keys, 1) || !here_or_none(args.state.values, 1))
-        return bad_value;
-    return put(launch.stream, [args, n, d]() -> int {
-        std::vector<float> row(static_cast<std::size_t>(d));
-        const auto turn = [&](const float* x, const float* weight, std::int64_t t) {
-            std::copy_n(x, d, row.data());
-            if (weight != nullptr) norm_ref({row.data(), weight, nullptr, row.data(), d, args.norm_eps, NormKind::rms}, {0, 1});
-            if (args.inv_freq != nullptr) rope_ref({row.data(), args.tokens.positions + t, args.inv_freq, 1, d, args.rotary_dim, args.magnitude, args.style}, {0, 1});
-        };
-        for (std::int64_t t = 0; t < n; ++t) {
-            const float* x = args.qkv + t * args.qkv_stride;
-            const std::int64_t sequence = sequence_of(args.tokens, t), position = args.tokens.positions[t];
-            for (std::int64_t head = 0; head < args.n_heads; ++head) {
-                turn(x + args.q_offset + head * d, args.q_norm, t);
-                std::copy_n(row.data(), d, args.q + t * args.q_stride + head * d);
-            }
-            for (std::int64_t head = 0; head < args.state.n_kv_heads; ++head) {
-                if (args.k_offset >= 0) {
-                    turn(x + args.k_offset + head * d, args.k_norm, t);
-                    if (args.k != nullptr) std::copy_n(row.data(), d, args.k + t * args.k_stride + head * d);
-                    if (args.state.keys != nullptr) Page(args.state, args.state.keys, sequence, position, head).store(row);
-                }
-                if (args.v_offset >= 0 && args.state.values != nullptr) Page(args.state, args.state.values, sequence, position, head).store({x + args.v_offset + head * d, x + args.v_offset + (head + 1) * d});
-            }
+    return args.qkv != nullptr && d >= 1 && grid(n) && ((args.state.keys == nullptr && args.state.values == nullptr) || fake_attention_takes(d, args.state.form)) && part_here(args.n_heads > 0 ? args.q_offset : -1, args.n_heads) &&
+           part_here(args.k_offset, args.state.n_kv_heads) && part_here(args.v_offset, args.state.n_kv_heads) && floats(args.tokens.positions, n) && floats(args.tokens.sequences, n) && floats(args.inv_freq, args.rotary_dim / 2) &&
+           floats(args.q_norm, d) && floats(args.k_norm, d) && here_or_none(args.state.keys, 1) && here_or_none(args.state.values, 1);
+}
+void turn_and_keep(const RopeWriteArgs& args) {
+    const std::int64_t d = args.state.head_dim;
+    std::vector<float> row(static_cast<std::size_t>(d));
+    const auto turn = [&](const float* x, const float* weight, std::int64_t t) {
+        std::copy_n(x, d, row.data());
+        if (weight != nullptr) norm_ref({row.data(), weight, nullptr, row.data(), d, args.norm_eps, NormKind::rms}, {0, 1});
+        if (args.inv_freq != nullptr) rope_ref({row.data(), args.tokens.positions + t, args.inv_freq, 1, d, args.rotary_dim, args.magnitude, args.style}, {0, 1});
+    };
+    for (std::int64_t t = 0; t < args.tokens.n_tokens; ++t) {
+        const float* x = args.qkv + t * args.qkv_stride;
+        const std::int64_t sequence = sequence_of(args.tokens, t), position = args.tokens.positions[t];
+        for (std::int64_t head = 0; head < args.n_heads; ++head) {
+            turn(x + args.q_offset + head * d, args.q_norm, t);
+            std::copy_n(row.data(), d, args.q + t * args.q_stride + head * d);
         }
+        for (std::int64_t head = 0; head < args.state.n_kv_heads; ++head) {
+            if (args.k_offset >= 0) {
+                turn(x + args.k_offset + head * d, args.k_norm, t);
+                if (args.k != nullptr) std::copy_n(row.data(), d, args.k + t * args.k_stride + head * d);
+                if (args.state.keys != nullptr) Page(args.state, args.state.keys, sequence, position, head).store(row);
+            }
+            if (args.v_offset >= 0 && args.state.values != nullptr) Page(args.state, args.state.values, sequence, position, head).store({x + args.v_offset + head * d, x + args.v_offset + (head + 1) * d});
+        }
+    }
+}
+int rope_write(const RopeWriteArgs& args, const Launch& launch) {
+    if (!rope_here(args) || (args.n_heads > 0 && (args.q == nullptr || !rows(args.q, args.tokens.n_tokens, args.n_heads * args.state.head_dim, args.q_stride)))) return bad_value;
+    return put(launch.stream, [args]() -> int {
+        turn_and_keep(args);
         return good;
     });
 }
@@ -155,10 +162,26 @@ bool attention_here(const AttentionCommon& args) {
 int decode_attention(const DecodeAttentionArgs& args, const Launch& launch) {
     const std::int64_t n = args.common.tokens.n_tokens;
     if (!attention_here(args.common) || !grid(n) || args.n_splits < 1 || args.n_splits > decode_attention_max_splits || !floats(args.partials, fake_partial_floats(n, args.common.n_heads, args.common.state.head_dim, args.n_splits)) || !floats(args.arrivals, n * args.common.state.n_kv_heads)) return bad_value;
-    return put(launch.stream, [args, n]() -> int {
+    RopeWriteArgs rope = args.rope;
+    rope.state = args.common.state;
+    rope.tokens = args.common.tokens;
+    if (rope.qkv != nullptr && (!rope_here(rope) || rope.k_offset < 0 || rope.v_offset < 0 || (rope.n_heads > 0 && (rope.n_heads != args.common.n_heads || rope.qkv + rope.q_offset != args.common.q)))) return bad_value;
+    return put(launch.stream, [args, rope, n]() mutable -> int {
         for (std::int64_t i = 0; i < n * args.common.state.n_kv_heads; ++i)
             if (args.arrivals[i] != 0) return bad_value;
-        for (std::int64_t t = 0; t < n; ++t) attend(args.common, t, sequence_of(args.common.tokens, t), args.common.tokens.positions[t]);
+        AttentionCommon common = args.common;
+        std::vector<float> q;
+        if (rope.qkv != nullptr) {
+            std::set<std::int64_t> sequences;
+            for (std::int64_t t = 0; t < n; ++t) sequences.insert(sequence_of(rope.tokens, t));
+            if (static_cast<std::int64_t>(sequences.size()) != n) return bad_value;
+            q.resize(static_cast<std::size_t>(n * rope.n_heads * rope.state.head_dim));
+            rope.q = q.data();
+            rope.q_stride = rope.n_heads * rope.state.head_dim;
+            turn_and_keep(rope);
+            if (rope.n_heads > 0) common.q = rope.q, common.q_stride = rope.q_stride;
+        }
+        for (std::int64_t t = 0; t < n; ++t) attend(common, t, sequence_of(common.tokens, t), common.tokens.positions[t]);
         return good;
     });
 }
