@@ -6,13 +6,14 @@ set -euo pipefail
 cuobjdump=${1:?} library=${2:?}
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "$cuobjdump" --dump-resource-usage "$library" > "$work/usage" 2>/dev/null
-"$cuobjdump" -sass "$library" 2>/dev/null | awk '/^ *arch = sm_/{print} /Function : /{print} /ACQBULK|LDGSTS|HMMA|LDSM|LDG\.E\.128|LDG\.E\.ENL2\.256/{print}' > "$work/sass"
+"$cuobjdump" -sass "$library" 2>/dev/null | awk '/^ *arch = sm_/{print} /Function : /{print} /ACQBULK|LDGSTS|HMMA|IMMA|LDSM|LDG\.E\.128|LDG\.E\.ENL2\.256/{print}' > "$work/sass"
 awk '
 # kernel (a part of its mangled name), most registers, most static shared bytes
 function limit(name, registers, shared_bytes) { ++n; of[n] = name; most_registers[n] = registers; most_shared[n] = shared_bytes }
 BEGIN {
     limit("expert_gemv_kernel", 128, 2048)
     limit("gemv_kernel", 128, 0)               # 256 threads: two blocks an SM and more
+    limit("gemv_digits_kernel", 128, 0)        # up to 512 threads, an SM's only block; with one block of tokens 768, below
     limit("gemm_kernel", 255, 2048)
     limit("decode_attention_kernel", 255, 256)
     limit("prefill_attention_kernel", 255, 0)
@@ -32,6 +33,7 @@ FILENAME ~ /usage$/ && /REG:/ {
     # A block that is launched with shared memory has 1024 bytes of the system on sm_90.
     if (value["STACK"] + value["LOCAL"] > 0) complain(kernel ": " value["STACK"] + value["LOCAL"] " bytes of stack or spilled")
     if (value["REG"] + 0 > most_registers[i]) complain(kernel ": " value["REG"] " registers, at most " most_registers[i])
+    if (index(kernel, "gemv_digits_kernel") && index(kernel, "ELi1EEEv") && value["REG"] + 0 > 80) complain(kernel ": " value["REG"] " registers, at most 80 for 768 threads")
     if (value["SHARED"] + 0 > most_shared[i] + 1024) complain(kernel ": " value["SHARED"] " bytes of shared memory, at most " most_shared[i])
     next
 }
@@ -41,14 +43,17 @@ FILENAME ~ /sass$/ && /ACQBULK/ { waits[kernel]++; next }
 FILENAME ~ /sass$/ && /LDGSTS/ && /128/ { copies[kernel]++; next }
 FILENAME ~ /sass$/ && /HMMA\.SP\.16832\.F32\.BF16/ { sparse_products[kernel]++; next }
 FILENAME ~ /sass$/ && /HMMA\.16816\.F32\.BF16/ { products[kernel]++; next }
+FILENAME ~ /sass$/ && /IMMA\.16832\.S8\.S8/ { byte_products[kernel]++; next }
 FILENAME ~ /sass$/ && /LDSM/ { matrices[kernel]++; next }
 FILENAME ~ /sass$/ && /LDG\.E\.128/ { loads[kernel]++; next }
 END {
     for (kernel in functions) {
-        matrix = index(kernel, "gemv_kernel") || index(kernel, "gemm_kernel")
+        digits = index(kernel, "gemv_digits_kernel")
+        matrix = index(kernel, "gemv_kernel") || index(kernel, "gemm_kernel") || digits
         attention = index(kernel, "attention_kernel")
         sparse = matrix && index(kernel, "TwoOfFour")
-        if ((matrix || attention) && !sparse && !products[kernel]) complain(kernel ": no tensor-core products")
+        if (digits && (!byte_products[kernel] || products[kernel])) complain(kernel ": bytes are not multiplied by the tensor cores")
+        if ((matrix || attention) && !sparse && !digits && !products[kernel]) complain(kernel ": no tensor-core products")
         if (sparse && (!sparse_products[kernel] || products[kernel])) complain(kernel ": kept columns are not multiplied by the sparse tensor cores")
         if (index(kernel, "gram_kernel") && !products[kernel]) complain(kernel ": no tensor-core products")
         if (attention && !matrices[kernel]) complain(kernel ": no ldmatrix")
