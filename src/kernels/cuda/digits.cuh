@@ -128,6 +128,15 @@ template <class Decoder>
 __device__ __forceinline__ void read_scales(const LinearParams& p, const Supers (&supers)[2], const unsigned char* here, float2* scales, int lane) {
     const int group_log2 = p.layout.group_log2, in_unit_log2 = max(p.layout.unit_log2 - group_log2, 0), n_groups = max((chunk_slabs<Decoder> * 64) >> group_log2, 1);
     const unsigned char* records = here + gemv_chunk_units(Decoder::form) * unit_bytes<Decoder>;
+    const bool is_common = p.weight.params == ParamForm::s16 && p.weight.param_float == Float16Form::f16;
+    if (is_common && p.layout.in_unit == 1) {  // records of 4 bytes for rows g and g + 8, in order
+        if (lane < n_groups * 8) {  // no more than 32: groups are a unit's 64 columns and more
+            const std::uint32_t both = *reinterpret_cast<const std::uint32_t*>(records + lane * 4);
+            scales[lane] = {f16_float(both & 0xffffu), f16_float(both >> 16)};
+        }
+        __syncwarp();
+        return;
+    }
 #pragma unroll 1
     for (int item = lane; item < n_groups * 8; item += lanes) {
         const int group = item / 8, g = item % 8, in_unit = group & ((1 << in_unit_log2) - 1);
@@ -148,8 +157,10 @@ __device__ __forceinline__ void multiply_digits(const DigitParams& params, const
 
     float chunk_sums[n_blocks][2] = {};
     int part[n_blocks][4] = {};
-    const auto fold = [&](int column) {  // of the chunk
-        const float2 scale = scales[(column >> p.layout.group_log2) * 8 + g];
+    const float2* of_group = scales + g;  // groups end one behind the other
+    const auto fold = [&] {
+        const float2 scale = *of_group;
+        of_group += 8;
 #pragma unroll
         for (int block = 0; block < n_blocks; ++block) {
             chunk_sums[block][0] = fmaf(scale.x, static_cast<float>(part[block][0] * 256 + part[block][1]), chunk_sums[block][0]);
@@ -188,7 +199,7 @@ __device__ __forceinline__ void multiply_digits(const DigitParams& params, const
             decoder.template bytes<s + 1>(words[at], a[2], a[3]);
 #pragma unroll
             for (int block = 0; block < n_blocks; ++block) multiply_add_bytes(part[block], a, s == 0 ? b[at][block].x : b[at][block].z, s == 0 ? b[at][block].y : b[at][block].w);
-            if (params.fold_pairs != 0 || (s == 2 && (now + 1 == n_slabs || ((now + 1) & params.fold_mask) == 0))) fold(64 * now + 16 * s);
+            if (params.fold_pairs != 0 || (s == 2 && (now + 1 == n_slabs || ((now + 1) & params.fold_mask) == 0))) fold();
         });
     });
 

@@ -166,6 +166,7 @@ void multiply_add_sparse(float (&c)[4], const std::uint32_t (&a)[4], const uint4
 void load_matrices(std::uint32_t (&r)[4], std::uint32_t row);
 void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t row);
 inline float exp2_fast(float x) { return std::exp2(x); }
+inline void touch(const void*) {}
 inline float reciprocal_fast(float x) { return 1.0f / x; }
 inline float max_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 inline void sync_some(int barrier, int n_threads) { emulation::meet_some(barrier, n_threads); }

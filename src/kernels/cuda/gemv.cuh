@@ -48,6 +48,12 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
 
     let_successor_start();
     wait_for_predecessor();
+    // The numbers of this warp's columns are read as they are needed, one slab ahead, which is soon enough from the L1 alone.
+    const int first_slab = first_chunk * params.n_units * unit_slabs<Decoder>, n_lines = (min(end_chunk * params.n_units, weight.n_units) * unit_slabs<Decoder> - first_slab) * 2 * p.n_tokens;
+    for (int line = lane; line < n_lines; line += lanes) {
+        const int token = line % p.n_tokens, half = line / p.n_tokens % 2, slab = first_slab + line / (2 * p.n_tokens);
+        touch(p.x + ((token >> 2) * p.x_slabs + slab) * 1024 + half * 512 + (token & 3) * 128);
+    }
     if (warp < p.n_tokens) {  // read behind a tile's barrier
         const float scale = pending_scale(p.rms, warp, lane);
         if (lane == 0) token_scales[warp] = scale;
@@ -104,6 +110,12 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
         for (int block = 0; block < n_blocks; ++block)
 #pragma unroll
             for (int i = 0; i < 2; ++i) sums_here[((warp * n_blocks + block) * 2 + i) * lanes + lane] = sums[block][i];
+        constexpr bool loads_early = n_warps == gemv_warps && Decoder::n_parts == 1;  // others have no registers for it
+        [[maybe_unused]] FinishLoads loads[n_blocks];
+        if (loads_early && warp == round % n_warps) {
+#pragma unroll
+            for (int block = 0; block < n_blocks; ++block) loads[block] = load_finish(p, tile, g, 4 * block + t, 4 * block + t < p.n_tokens);
+        }
         __syncthreads();
         if (warp == round % n_warps) {
 #pragma unroll
@@ -112,7 +124,8 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
                 add_warps<n_blocks, n_warps>(sums_here, block, lane, v);
                 const int token = 4 * block + t;
                 const bool valid = token < p.n_tokens;
-                finish(p, tile, g, token, valid, v[0], v[1], token_scales[valid ? token : 0]);
+                if constexpr (loads_early) finish(p, loads[block], tile, g, token, valid, v[0], v[1], token_scales[valid ? token : 0]);
+                else finish(p, tile, g, token, valid, v[0], v[1], token_scales[valid ? token : 0]);
             }
         }
     }

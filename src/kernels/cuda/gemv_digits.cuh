@@ -38,20 +38,30 @@ __global__ void __launch_bounds__(most_digit_groups(n_blocks) * digit_group_thre
     const int n_chunks = weight.n_units / gemv_chunk_units(Decoder::form), first_chunk = n_chunks * warp / gemv_warps, end_chunk = n_chunks * (warp + 1) / gemv_warps;
     const int stride = static_cast<int>(gridDim.x) * n_groups;
     const int tile_records = static_cast<int>(n_param_units(weight, p.layout)) * p.param_bytes;
-    int ahead_tile = static_cast<int>(blockIdx.x) * n_groups + group, ahead_chunk = first_chunk, ahead_slot = 0;
+    int ahead_tile = static_cast<int>(blockIdx.x) * n_groups + group, ahead_chunk = first_chunk;
+    const std::uint32_t first_slot = shared_address(ring) + lane * 16, end_slot = first_slot + n_stages * stage_bytes;
+    std::uint32_t slot_ahead = first_slot;
+    const unsigned char* codes = static_cast<const unsigned char*>(weight.codes) + static_cast<std::int64_t>(ahead_tile * n_chunks + first_chunk) * code_bytes + lane * 16;
+    const unsigned char* records = static_cast<const unsigned char*>(weight.group_params) + static_cast<std::int64_t>(ahead_tile) * tile_records + lane * 16;  // of the tile
     const auto copy_next = [&] {
         if (ahead_tile < weight.n_tiles) {
-            const std::uint32_t slot = shared_address(ring + ahead_slot * stage_bytes) + lane * 16;
-            const unsigned char* codes = static_cast<const unsigned char*>(weight.codes) + static_cast<std::int64_t>(ahead_tile * n_chunks + ahead_chunk) * code_bytes + lane * 16;
 #pragma unroll
-            for (int i = 0; i < code_bytes / 512; ++i) copy_async16(slot + i * 512, codes + i * 512);
-            const unsigned char* records = static_cast<const unsigned char*>(weight.group_params) + (static_cast<std::int64_t>(ahead_tile) * tile_records + (ahead_chunk * params.record_units >> params.record_shift) * p.param_bytes);
+            for (int i = 0; i < code_bytes / 512; ++i) copy_async16(slot_ahead + i * 512, codes + i * 512);
+            const unsigned char* of_chunk = records + (ahead_chunk * params.record_units >> params.record_shift) * p.param_bytes;
+            if (lane * 16 < params.param_bytes) copy_async16(slot_ahead + code_bytes, of_chunk);
 #pragma unroll 1
-            for (int byte = lane * 16; byte < params.param_bytes; byte += lanes * 16) copy_async16(slot - lane * 16 + code_bytes + byte, records + byte);
-            if (++ahead_chunk == end_chunk) ahead_chunk = first_chunk, ahead_tile += stride;
+            for (int byte = lanes * 16; byte + lane * 16 < params.param_bytes; byte += lanes * 16) copy_async16(slot_ahead + code_bytes + byte, of_chunk + byte);
+            codes += code_bytes;
+            if (++ahead_chunk == end_chunk) {
+                ahead_chunk = first_chunk;
+                ahead_tile += stride;
+                codes += static_cast<std::int64_t>(stride * n_chunks - (end_chunk - first_chunk)) * code_bytes;
+                records += static_cast<std::int64_t>(stride) * tile_records;
+            }
         }
         copy_commit();
-        ahead_slot = ahead_slot + 1 == n_stages ? 0 : ahead_slot + 1;
+        slot_ahead += stage_bytes;
+        if (slot_ahead == end_slot) slot_ahead = first_slot;
     };
 #pragma unroll 1
     for (int i = 0; i < n_stages - 1; ++i) copy_next();
@@ -79,6 +89,11 @@ __global__ void __launch_bounds__(most_digit_groups(n_blocks) * digit_group_thre
     for (int first_tile = static_cast<int>(blockIdx.x) * n_groups; first_tile < weight.n_tiles; first_tile += stride, ++round) {
         const int tile = first_tile + group;
         const bool has_tile = tile < weight.n_tiles;
+        FinishLoads loads[n_blocks];
+        if (has_tile && warp == round % gemv_warps) {
+#pragma unroll
+            for (int block = 0; block < n_blocks; ++block) loads[block] = load_finish(p, tile, g, 4 * block + t, 4 * block + t < p.n_tokens);
+        }
         float sums[n_blocks][2] = {};
 #pragma unroll 1
         for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
@@ -99,8 +114,8 @@ __global__ void __launch_bounds__(most_digit_groups(n_blocks) * digit_group_thre
             else copy_wait<few_stages - 2>();
             __syncwarp();  // records come from other lanes, and none of them still reads the slot that is filled next
             copy_next();
-            const unsigned char* here = ring + slot * stage_bytes;
-            slot = slot + 1 == n_stages ? 0 : slot + 1;
+            const unsigned char* here = ring + slot;
+            slot = slot + stage_bytes == n_stages * stage_bytes ? 0 : slot + stage_bytes;
             if (p.fold_steps != 0) read_scales<Decoder>(p, supers, here, scales, lane);
             multiply_digits<Decoder, n_blocks>(params, decoder, here, of_chunk, scales, sums);
         }
@@ -120,7 +135,7 @@ __global__ void __launch_bounds__(most_digit_groups(n_blocks) * digit_group_thre
                 add_warps<n_blocks, gemv_warps>(sums_here, block, lane, v);
                 const int token = 4 * block + t;
                 const bool valid = token < p.n_tokens;
-                finish(p, tile, g, token, valid, v[0], v[1], token_scales[valid ? token : 0]);
+                finish(p, loads[block], tile, g, token, valid, v[0], v[1], token_scales[valid ? token : 0]);
             }
         }
     }

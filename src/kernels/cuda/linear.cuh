@@ -215,51 +215,56 @@ __device__ __forceinline__ void load_supers(const GpuWeight& weight, std::int64_
     }
 }
 
+// What the numbers of rows g and g + 8 of a tile meet for one token, read before they are there.
+struct FinishLoads {
+    float row_scale[2] = {1, 1}, bias[2] = {0, 0}, before[2] = {0, 0}, next[2] = {1, 1};
+};
+__device__ __forceinline__ FinishLoads load_finish(const LinearParams& p, int tile, int g, std::int64_t token, bool valid) {
+    FinishLoads loads;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const int row = tile * tile_rows + g + 8 * i;
+        if (p.weight.row_scales != nullptr) loads.row_scale[i] = p.weight.row_scales[row];
+        if (!valid || (p.write == GemvWrite::gate ? tile * 8 + g >= p.weight.n_rows / 2 : row >= p.weight.n_rows)) continue;
+        if (p.bias != nullptr) loads.bias[i] = p.bias[row];
+        if (p.write == GemvWrite::add) loads.before[i] = p.y[token * p.y_stride + row];
+        if (p.next_weight != nullptr) loads.next[i] = p.next_weight[row];
+    }
+    return loads;
+}
 // Rows g and g + 8 of a tile for one token: sums that lack their row's scale and the token's. All lanes of a warp call it; `valid` says whether
 // this lane's token is there. `part`: where the sum of squares of the tile goes.
-__device__ __forceinline__ void finish(const LinearParams& p, int tile, int g, std::int64_t token, bool valid, float v0, float v1, float token_scale) {
-    const int row0 = tile * tile_rows + g, row1 = row0 + 8;
-    if (p.weight.row_scales != nullptr) v0 *= p.weight.row_scales[row0], v1 *= p.weight.row_scales[row1];
-    v0 *= token_scale, v1 *= token_scale;
+__device__ __forceinline__ void finish(const LinearParams& p, const FinishLoads& loads, int tile, int g, std::int64_t token, bool valid, float v0, float v1, float token_scale) {
+    const int row0 = tile * tile_rows + g;
+    float values[2] = {v0 * loads.row_scale[0] * token_scale, v1 * loads.row_scale[1] * token_scale}, squares = 0;
     if (p.write == GemvWrite::gate) {
         const int column = tile * 8 + g;
         if (!valid || column >= p.weight.n_rows / 2) return;
-        if (p.bias != nullptr) v0 += p.bias[row0], v1 += p.bias[row1];
-        p.operand.put(token, column, activate(p.activation, v0) * v1);
+        p.operand.put(token, column, activate(p.activation, values[0] + loads.bias[0]) * (values[1] + loads.bias[1]));
         return;
-    }
-    const bool has[2] = {valid && row0 < p.weight.n_rows, valid && row1 < p.weight.n_rows};
-    float values[2] = {v0, v1}, squares = 0;
-    if (p.write == GemvWrite::activate) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-            if (has[i]) p.operand.put(token, row0 + 8 * i, activate(p.activation, (p.bias != nullptr ? values[i] + p.bias[row0 + 8 * i] : values[i]) * p.factor));
-        return;
-    }
-    float bias[2] = {}, before[2] = {}, next[2] = {1, 1};  // all loads in front of all stores
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        if (!has[i]) continue;
-        const int row = row0 + 8 * i;
-        if (p.bias != nullptr) bias[i] = p.bias[row];
-        if (p.write == GemvWrite::add) before[i] = p.y[token * p.y_stride + row];
-        if (p.next_weight != nullptr) next[i] = p.next_weight[row];
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-        if (!has[i]) continue;
         const int row = row0 + 8 * i;
-        float value = (values[i] + bias[i]) * p.factor;
+        if (!valid || row >= p.weight.n_rows) continue;
+        float value = (values[i] + loads.bias[i]) * p.factor;
+        if (p.write == GemvWrite::activate) {
+            p.operand.put(token, row, activate(p.activation, value));
+            continue;
+        }
         if (p.softcap > 0) value = p.softcap * tanhf(value / p.softcap);
-        value += before[i];
+        value += loads.before[i];
         p.y[token * p.y_stride + row] = value;
         squares += value * value;
-        if (p.operand.data != nullptr) p.operand.put(token, row + (row >= p.cuts[1] ? p.gaps[1] : row >= p.cuts[0] ? p.gaps[0] : 0), value * next[i]);
+        if (p.operand.data != nullptr) p.operand.put(token, row + (row >= p.cuts[1] ? p.gaps[1] : row >= p.cuts[0] ? p.gaps[0] : 0), value * loads.next[i]);
     }
-    if (p.square_sums == nullptr) return;  // the same for all lanes
+    if (p.square_sums == nullptr || p.write == GemvWrite::activate) return;  // the same for all lanes
 #pragma unroll
     for (int distance = 4; distance < lanes; distance *= 2) squares += __shfl_xor_sync(0xffffffffu, squares, distance);
     if (valid && g == 0) p.square_sums[token * ((p.weight.n_rows + 15) / 16) + tile] = squares;
+}
+__device__ __forceinline__ void finish(const LinearParams& p, int tile, int g, std::int64_t token, bool valid, float v0, float v1, float token_scale) {
+    finish(p, load_finish(p, tile, g, token, valid), tile, g, token, valid, v0, v1, token_scale);
 }
 
 }  // namespace skiff::cuda
