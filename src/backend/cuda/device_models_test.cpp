@@ -77,7 +77,7 @@ TEST_P(DeviceModels, TheKernelsThemselvesComeNear) {
     tokens.resize(21);
     const auto options = small_options(static_cast<std::int64_t>(tokens.size()));
     const auto expected = all_logits(*reference_session(checkpoint.spec, *checkpoint.weights, options.session), tokens, tokens.size());
-    for (const std::size_t chunk : {std::size_t{21}, std::size_t{5}}) {
+    for (const std::size_t chunk : {21, 5, 1}) {
         auto session = DeviceSession::create(*emulated->table, checkpoint.spec, *checkpoint.weights, options);
         if (!session.ok() && session.error().code == ErrorCode::unsupported) GTEST_SKIP() << session.error().to_string();
         ASSERT_TRUE(session.ok()) << session.error().to_string();

@@ -104,6 +104,52 @@ TEST(DeviceSession, LookingAtLaunchesKeepsWaitingLogits) {
         }
 }
 
+// Runs of as many tokens: of a sequence each, which attention turns and keeps itself, and of fewer sequences. Each of them again and again, so that graphs are launched.
+void expect_turns(const std::function<std::unique_ptr<Session>(const DeviceSessionOptions&)>& make, const Small& small, double bound) {
+    const auto options = small_options(80, 3);
+    const auto session = make(options);
+    ASSERT_NE(session, nullptr);
+    const std::vector<std::vector<std::int32_t>> texts = {some_tokens(72, 131), some_tokens(72, 131, 3), some_tokens(72, 131, 4)};
+    std::vector<std::vector<float>> expected;
+    for (const auto& text : texts) expected.push_back(all_logits(*reference_session(small.spec, *small.weights, options.session), text, text.size()));
+    std::vector<std::size_t> lengths(3, 0);
+    const std::vector<std::vector<std::int64_t>> runs = {{0, 1, 2}, {0, 0, 1}, {2, 0, 1}, {1, 1, 1}, {2, 1, 2}, {0, 2}, {1, 1}, {2}};
+    for (int turn = 0; turn < 8; ++turn)
+        for (const auto& run : runs) {
+            std::vector<BatchItem> items;
+            for (const std::int64_t sequence : run) {
+                std::size_t& length = lengths[static_cast<std::size_t>(sequence)];
+                items.push_back({sequence, {texts[static_cast<std::size_t>(sequence)][length]}, BatchItem::Logits::all});
+                ++length;
+            }
+            ASSERT_TRUE(session->forward(items).ok());
+            std::vector<std::size_t> seen = lengths;
+            for (std::size_t row = run.size(); row-- > 0;) {
+                const auto sequence = static_cast<std::size_t>(run[row]);
+                const auto at = --seen[sequence] * 131;
+                const std::vector<float> wanted(expected[sequence].begin() + static_cast<std::ptrdiff_t>(at), expected[sequence].begin() + static_cast<std::ptrdiff_t>(at + 131));
+                ASSERT_LE(distance(std::span(session->logits()).subspan(row * 131, 131), wanted), bound) << "turn " << turn << ", sequence " << sequence;
+            }
+        }
+}
+TEST(DeviceSession, SequencesOfATokenEachAndSeveralTokensOfOne) {
+    const Small small;
+    for (const auto fuse : {DeviceModelOptions::Fuse::on, DeviceModelOptions::Fuse::off})
+        expect_turns([&](DeviceSessionOptions options) {
+            options.fuse = fuse;
+            return device_session(small.spec, *small.weights, options);
+        }, small, 1e-4);
+#if defined(SKIFF_EMULATED_CUDA)
+    static const auto emulated = open_plug_in(SKIFF_EMULATED_CUDA);
+    ASSERT_TRUE(emulated.ok()) << emulated.error().to_string();
+    const Small one({{"num_hidden_layers", 1}});
+    expect_turns([&](const DeviceSessionOptions& options) -> std::unique_ptr<Session> {
+        auto session = DeviceSession::create(*emulated->table, one.spec, *one.weights, options);
+        return session.ok() ? std::move(*session) : nullptr;
+    }, one, 0.03);
+#endif
+}
+
 TEST(DeviceSession, TheLargestLogitsAreCollectedThere) {
     const Small small;
     const auto session = device_session(small.spec, *small.weights, small_options(200));
