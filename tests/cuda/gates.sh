@@ -13,7 +13,7 @@ function limit(name, registers, shared_bytes) { ++n; of[n] = name; most_register
 BEGIN {
     limit("expert_gemv_kernel", 128, 2048)
     limit("gemv_kernel", 128, 0)               # 256 threads: two blocks an SM and more
-    limit("gemv_digits_kernel", 128, 0)        # up to 512 threads, an SM's only block; with one block of tokens 768, below
+    limit("gemv_digits_kernel", 128, 0)        # up to 512 threads, alone on an SM; with one block of tokens 768, below
     limit("gemm_kernel", 255, 2048)
     limit("decode_attention_kernel", 255, 256)
     limit("prefill_attention_kernel", 255, 0)

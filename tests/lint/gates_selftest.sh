@@ -3,7 +3,7 @@
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-kernels="gemv_kernel gemm_kernel decode_attention_kernel prefill_attention_kernel gather_kernel expert_gemv_kernel rope_write_kernel sample_kernel gram_kernel decode_attention_kernelELb1E gemm_kernelTwoOfFour"
+kernels="gemv_kernel gemv_digits_kernelILi2EEEv gemm_kernel decode_attention_kernel prefill_attention_kernel gather_kernel expert_gemv_kernel rope_write_kernel sample_kernel gram_kernel decode_attention_kernelELb1E gemm_kernelTwoOfFour"
 architectures="sm_80 sm_90a"
 cat >"$work/cuobjdump" <<'END'
 #!/usr/bin/env bash
@@ -21,7 +21,7 @@ fresh() {
             printf ' Function _Z%s:\n  REG:100 STACK:0 SHARED:1024 LOCAL:0 TEXTURE:0\n' "$kernel" >>"$work/resources"
             printf '\t\tFunction : _Z%s\n' "$kernel" >>"$work/code"
             printf '        /*0100*/   LDGSTS.E.BYPASS.128 [R1], [R2.64] ; // %s %s\n' "$arch" "$kernel" >>"$work/code"
-            case $kernel in *TwoOfFour) product=HMMA.SP.16832.F32.BF16 ;; *) product=HMMA.16816.F32.BF16 ;; esac
+            case $kernel in *TwoOfFour) product=HMMA.SP.16832.F32.BF16 ;; *digits*) product=IMMA.16832.S8.S8 ;; *) product=HMMA.16816.F32.BF16 ;; esac
             printf '        /*0110*/   %s R1, R2, R3 ; // %s %s\n' "$product" "$arch" "$kernel" >>"$work/code"
             printf '        /*0118*/   ACQBULK ; // %s %s\n' "$arch" "$kernel" >>"$work/code"
             printf '        /*0120*/   LDSM.16.M88.4 R1, [R2] ; // %s %s\n' "$arch" "$kernel" >>"$work/code"
@@ -39,7 +39,7 @@ plant() {
 }
 fresh
 check || { echo "FAILED: a listing in order was refused:"; cat "$work/log"; exit 1; }
-grep -q "22 kernels in order" "$work/log" || { cat "$work/log"; echo "FAILED: not every kernel was counted"; exit 1; }
+grep -q "24 kernels in order" "$work/log" || { cat "$work/log"; echo "FAILED: not every kernel was counted"; exit 1; }
 plant code '/HMMA.*sm_90a gemv_kernel/d' "sm_90a _Zgemv_kernel: no tensor-core products"
 plant code '/LDGSTS.*sm_80 gemm_kernel/d' "sm_80 _Zgemm_kernel: weights are not copied"
 plant code '/LDSM.*sm_90a decode_attention/d' "sm_90a _Zdecode_attention_kernel: no ldmatrix"
@@ -48,6 +48,7 @@ plant code '/Function : _Zsample/d' "_Zsample_kernel: no machine code"
 plant code '/HMMA.*sm_80 gram/d' "sm_80 _Zgram_kernel: no tensor-core products"
 plant code '/ACQBULK.*sm_90a rope_write/d' "sm_90a _Zrope_write_kernel: does not wait"
 plant code '/LDGSTS.*sm_80 decode_attention_kernelELb1E/d' "sm_80 _Zdecode_attention_kernelELb1E: keys and values of bf16 are not copied"
+plant code '/IMMA.*sm_80/d' "sm_80 _Zgemv_digits_kernelILi2EEEv: bytes are not multiplied"
 plant code '/HMMA\.SP.*sm_80/d' "sm_80 _Zgemm_kernelTwoOfFour: kept columns are not multiplied"
 plant code 'd' "no machine code"
 plant resources 'd' "no kernel at all"

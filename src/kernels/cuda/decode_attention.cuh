@@ -11,8 +11,8 @@
 
 namespace skiff::cuda {
 
-// `head_dim` is rounded up; dimensions behind the real one are zero.
-template <int head_dim, bool is_bf16>
+// `head_dim` is rounded up; dimensions behind the real one are zero. `turns`: with the rotation, which takes registers, so that an SM of an H200 holds two blocks instead of three.
+template <int head_dim, bool is_bf16, bool turns>
 __global__ void __launch_bounds__(decode_warps(head_dim) * lanes, decode_attention_waves) decode_attention_kernel(const __grid_constant__ DecodeParams p) {
     const int slot_bytes = p.slot_bytes;
     constexpr int n_warps = decode_warps(head_dim), n_threads = n_warps * lanes, n_chunks = head_dim / 8, tile_bytes = decode_tile_bytes(head_dim);
@@ -33,7 +33,6 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes, decode_attenti
     const std::int64_t sequence = common.tokens.sequences != nullptr ? __ldcg(common.tokens.sequences + token) : token;
     const int position = __ldcg(common.tokens.positions + token), window = static_cast<int>(common.window);
     const DecodeRope<head_dim> rope = {p, reinterpret_cast<float*>(shared), heads, rings - decode_fresh_bytes(head_dim)};
-    const bool turns = p.rope.qkv != nullptr;  // and a sequence has one token, whose rows no copy fetches
     int end = position + 1;
     int settled = end - static_cast<int>(common.tokens.n_tokens);  // positions before it are not of this run, whose tokens of a sequence follow one another
     if (common.mask == AttentionMask::none) {
@@ -60,7 +59,7 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes, decode_attenti
     const auto* page_table = common.state.page_table + sequence * common.state.max_pages;
     const unsigned char* const pools[2] = {static_cast<const unsigned char*>(common.state.keys), static_cast<const unsigned char*>(common.state.values)};
     const int raw_chunks = page.row_bytes / 16, scale_bytes = decode_tile * page.n_groups * 2;
-    const int copied_end = turns ? position : end, fresh_tile = turns ? position / decode_tile : -1;
+    const int copied_end = turns ? position : end, fresh_tile = position / decode_tile;
     int ahead = begin_tile + warp, n_ahead = 0;
     std::int32_t pages = 0;
     const auto copy_next = [&] {
@@ -96,14 +95,14 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes, decode_attenti
     };
 #pragma unroll 1
     while (n_ahead < decode_stages && (turns || (ahead + 1) * decode_tile <= settled)) copy_next();
-    if (turns) rope.prepare(position);
+    if constexpr (turns) rope.prepare(position);  // a sequence has one token, whose rows no copy fetches
     wait_for_predecessor();
     let_successor_start();
 #pragma unroll 1
     while (n_ahead < decode_stages) copy_next();
 
     // q: floats, rotated where the state is, then both parts as the tensor core's first operand.
-    if (turns) {
+    if constexpr (turns) {
         const bool is_here = fresh_tile < end_tile;
         rope.take(token, kv_head, first_head, n_heads, {is_here, is_here && blockIdx.y % p.n_chunks == 0, is_here ? __ldcg(page_table + position / page_positions) : 0, position % page_positions});
     } else {
@@ -135,7 +134,8 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes, decode_attenti
         slot_number = slot_number + 1 == decode_stages ? 0 : slot_number + 1;
         const int at = tile * decode_tile;
         unsigned char* rows = slot;
-        if (tile == fresh_tile) rope.template put<is_bf16>(slot, is_bf16 ? tile_bytes / 2 : slot_bytes / 2, position % decode_tile);
+        if constexpr (turns)
+            if (tile == fresh_tile) rope.template put<is_bf16>(slot, is_bf16 ? tile_bytes / 2 : slot_bytes / 2, position % decode_tile);
         if constexpr (!is_bf16) {
             rows = ring + decode_stages * slot_bytes;
             for (int item = lane; item < 2 * decode_tile * raw_chunks; item += lanes) {
@@ -237,7 +237,7 @@ int launch_decode_attention_of(const DecodeAttentionArgs& args, const Launch& la
     const int rings_bytes = warps * (decode_stages * p.slot_bytes + (is_bf16 ? 0 : decode_tile_bytes(head_dim)));
     p.rings_bytes = rings_bytes > merge_bytes ? rings_bytes : merge_bytes;
     const auto shared_bytes = static_cast<std::size_t>(decode_q_bytes(head_dim) + decode_heads_bytes(head_dim) + decode_fresh_bytes(head_dim) + p.rings_bytes);
-    return launch_kernel<DecodeParams>(decode_attention_kernel<head_dim, is_bf16>,
+    return launch_kernel<DecodeParams>(args.rope.qkv != nullptr ? decode_attention_kernel<head_dim, is_bf16, true> : decode_attention_kernel<head_dim, is_bf16, false>,
                                        dim3(static_cast<unsigned>(args.n_splits), static_cast<unsigned>(common.state.n_kv_heads * p.n_chunks), static_cast<unsigned>(common.tokens.n_tokens)), dim3(warps * lanes), shared_bytes, launch, p);
 }
 

@@ -13,7 +13,7 @@ struct DigitParams {
     LinearParams linear;
     int n_stages = 0;                       // of a ring
     int param_bytes = 0;                    // of a chunk
-    int record_units = 0, record_shift = 0; // a chunk's first record is of the param unit (chunk * record_units) >> record_shift of its tile
+    ChunkPlace place;
     int fold_pairs = 0;                     // records are of 32 columns: they end behind every two steps. Of more columns: behind each slab of a chunk
     int fold_mask = 0x3fffffff;             // whose number (from 1) has none of these bits
     int n_groups = 1;                       // tiles that a block works on at once

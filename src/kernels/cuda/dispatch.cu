@@ -63,7 +63,7 @@ std::size_t gemm_partial_bytes(const GpuWeight& weight, std::int64_t n_tokens, c
 std::int64_t gemm_arrivals(const GpuWeight& weight, std::int64_t n_tokens) { return gemm_blocks(weight, n_tokens); }
 
 std::int64_t decode_attention_splits(std::int64_t capacity, std::int64_t n_kv_heads, const Launch& launch) {
-    const std::int64_t wanted = (decode_attention_waves * launch.n_sms + n_kv_heads - 1) / n_kv_heads, useful = (capacity + decode_attention_min_positions - 1) / decode_attention_min_positions;
+    const std::int64_t wanted = decode_attention_waves * launch.n_sms / n_kv_heads, useful = (capacity + decode_attention_min_positions - 1) / decode_attention_min_positions;
     const std::int64_t splits = wanted < useful ? wanted : useful;
     return splits < 1 ? 1 : splits > decode_attention_max_splits ? decode_attention_max_splits : splits;
 }

@@ -32,13 +32,21 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
     const int param_units = static_cast<int>(n_param_units(weight, p.layout));
 
     int ahead_tile = end_chunk > first_chunk ? static_cast<int>(blockIdx.x) : weight.n_tiles, ahead_chunk = first_chunk, ahead_slot = 0;
-    const auto copy_next = [&] {
+    const auto copy_any = [&] {
         if (ahead_tile < weight.n_tiles) {
             copy_chunk<Decoder>(params, param_units, ahead_tile, ahead_chunk, shared_address(ring + ahead_slot * stage_bytes), lane);
             if (++ahead_chunk == end_chunk) ahead_chunk = first_chunk, ahead_tile += gridDim.x;
         }
         copy_commit();
         ahead_slot = ahead_slot + 1 == n_stages ? 0 : ahead_slot + 1;
+    };
+    ChunkStream<most_units * unit_bytes<Decoder>> stream(weight, n_chunks, static_cast<int>(blockIdx.x), first_chunk, end_chunk, shared_address(ring), lane);
+    const auto copy_next = [&] {
+        const auto copy_whole = [&] { stream.next(weight, params.place, n_chunks, static_cast<int>(gridDim.x), param_units * p.param_bytes, p.param_bytes, params.param_bytes, stage_bytes, n_stages * stage_bytes, lane); };
+        if constexpr (n_warps > gemv_warps) copy_whole();  // sixteen warps are for whole chunks
+        else if constexpr (Decoder::two_of_four || has_bytes<Decoder>) copy_any();  // whole chunks of bytes are multiplied as digits
+        else if (params.is_whole != 0) copy_whole();
+        else copy_any();
     };
 #pragma unroll 1
     for (int i = 0; i < n_stages - 1; ++i) copy_next();
@@ -50,6 +58,7 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
     wait_for_predecessor();
     // The numbers of this warp's columns are read as they are needed, one slab ahead, which is soon enough from the L1 alone.
     const int first_slab = first_chunk * params.n_units * unit_slabs<Decoder>, n_lines = (min(end_chunk * params.n_units, weight.n_units) * unit_slabs<Decoder> - first_slab) * 2 * p.n_tokens;
+#pragma unroll 1
     for (int line = lane; line < n_lines; line += lanes) {
         const int token = line % p.n_tokens, half = line / p.n_tokens % 2, slab = first_slab + line / (2 * p.n_tokens);
         touch(p.x + ((token >> 2) * p.x_slabs + slab) * 1024 + half * 512 + (token & 3) * 128);
@@ -143,6 +152,8 @@ GemvParams gemv_params(const GemvArgs& args) {
     p = linear_params(args);
     params.n_units = args.weight.n_units >= most_units * gemv_warps ? most_units : 1;
     const int group = args.weight.group_log2;
+    params.is_whole = params.n_units == most_units && args.weight.n_units % most_units == 0 ? 1 : 0;
+    params.place = chunk_place(args.weight, p.layout, params.n_units, unit);
     if (args.weight.params != ParamForm::none) {
         const int in_chunk = p.layout.in_unit > 1 ? params.n_units : group >= 31 ? 1 : ((params.n_units * unit - 1) >> group) + 1;  // of param units; chunks begin at multiples of their columns
         params.param_bytes = in_chunk * p.param_bytes;
@@ -186,7 +197,7 @@ int launch_gemv_warps(const GemvNormParams& given, const Launch& launch) {
 // How columns are cut follows from the shape alone, never from the number of tokens.
 template <class Decoder>
 constexpr bool gemv_takes_many_warps =
-    gemv_few_stages(Decoder::form, gemv_many_warps) >= 2 && !Decoder::two_of_four && (has_raw_codes<Decoder> || Decoder::form == CodeForm::bf16 || Decoder::form == CodeForm::e4m3 || Decoder::form == CodeForm::linear8);
+    gemv_few_stages(Decoder::form, gemv_many_warps) >= 2 && !Decoder::two_of_four && (has_raw_codes<Decoder> || Decoder::form == CodeForm::bf16 || Decoder::form == CodeForm::linear8);  // e4m3 has no registers for it
 template <class Decoder>
 bool gemv_wants_many_warps(const GemvParams& params, std::int64_t n_tiles) {
     constexpr int most_units = gemv_chunk_units(Decoder::form);

@@ -2,6 +2,8 @@
 // the eight columns of the tensor core's product hold both bf16 parts of four tokens' numbers. gemv_digits.cuh has the other way, for integers.
 #pragma once
 
+#include <bit>
+
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/norm_rows.cuh"
 #include "kernels/cuda/tuning.h"
@@ -15,12 +17,26 @@ constexpr int gemv_fixed_bytes() {
     return gemv_head_bytes + (Decoder::form == CodeForm::table8 ? gemv_table_bytes : 0) + 2 * n_warps * n_blocks * 2 * lanes * 4;
 }
 
+// Where the records of a whole chunk are.
+struct ChunkPlace {
+    int record_units = 0, record_shift = 0;  // a chunk's first record is of the param unit (chunk * record_units) >> record_shift of its tile
+};
+inline ChunkPlace chunk_place(const GpuWeight& weight, const ParamLayout& layout, int n_units, int unit) {
+    if (weight.params == ParamForm::none) return {};
+    if (layout.in_unit > 1) return {n_units, 0};  // a unit of columns has its records
+    const int columns = n_units * unit, log2 = std::bit_width(static_cast<unsigned>(columns)) - 1;  // a power of two
+    if (weight.group_log2 <= log2) return {columns >> weight.group_log2, 0};
+    return {1, weight.group_log2 >= 31 ? 31 : weight.group_log2 - log2};
+}
+
 struct GemvParams {
     LinearParams linear;
     int n_stages = 0;           // of a ring
     int n_units = 1;            // of a chunk, what a stage of the ring holds: gemv_chunk_units, or 1 for matrices so narrow that some warps would have none
     int param_bytes = 0;        // of a whole chunk
     int fold_mask = 0x3fffffff; // where records are of 64 columns and more: they end behind each slab of a chunk whose number (from 1) has none of these bits
+    ChunkPlace place;
+    int is_whole = 0;           // no tile ends within a chunk
     int is_fine = 0;            // records of fewer columns, or several super scales in a chunk
 };
 // And the norms of the finished rows.
@@ -108,6 +124,37 @@ __device__ __forceinline__ void copy_chunk(const GemvParams& params, int param_u
 #pragma unroll 1
     for (int byte = lane * 16; byte < param_bytes; byte += lanes * 16) copy_async16(slot + most_units * unit_bytes<Decoder> + byte, from + byte);
 }
+
+// A warp's whole chunks of one tile after another on their way to its ring: addresses run on, for there is no time to compute them.
+template <int code_bytes>
+struct ChunkStream {
+    const unsigned char* codes;  // the lane's 16 bytes of the chunk
+    std::uint32_t slot, first_slot;
+    int tile, chunk, first_chunk, end_chunk;
+
+    __device__ __forceinline__ ChunkStream(const GpuWeight& weight, int n_chunks, int first_tile, int first_chunk_, int end_chunk_, std::uint32_t ring, int lane)
+        : slot(ring + lane * 16), first_slot(slot), tile(end_chunk_ > first_chunk_ ? first_tile : weight.n_tiles), chunk(first_chunk_), first_chunk(first_chunk_), end_chunk(end_chunk_) {
+        codes = static_cast<const unsigned char*>(weight.codes) + static_cast<std::int64_t>(first_tile * n_chunks + first_chunk) * code_bytes + lane * 16;
+    }
+    // tile_stride: to the warp's next tile, tile_records, unit_records, chunk_records: bytes of records
+    __device__ __forceinline__ void next(const GpuWeight& weight, const ChunkPlace& place, int n_chunks, int tile_stride, int tile_records, int unit_records, int chunk_records, int stage_bytes, int ring_bytes, int lane) {
+        if (tile < weight.n_tiles) {
+#pragma unroll
+            for (int i = 0; i < code_bytes / 512; ++i) copy_async16(slot + i * 512, codes + i * 512);
+            if (lane * 16 < chunk_records) {
+                const unsigned char* records = static_cast<const unsigned char*>(weight.group_params) + static_cast<std::int64_t>(tile) * tile_records + (chunk * place.record_units >> place.record_shift) * unit_records + lane * 16;
+                copy_async16(slot + code_bytes, records);
+#pragma unroll 1
+                for (int byte = lanes * 16; byte + lane * 16 < chunk_records; byte += lanes * 16) copy_async16(slot + code_bytes + byte, records + byte);
+            }
+            codes += code_bytes;
+            if (++chunk == end_chunk) chunk = first_chunk, tile += tile_stride, codes += static_cast<std::int64_t>(tile_stride * n_chunks - (end_chunk - first_chunk)) * code_bytes;
+        }
+        copy_commit();
+        slot += stage_bytes;
+        if (slot == first_slot + ring_bytes) slot = first_slot;
+    }
+};
 
 // A chunk of a tile, in shared memory at `here`, from unit `first` on. load_x(slab, to): the lane's numbers of a slab of the chunk.
 template <class Decoder, int n_blocks, int n_warps, class LoadX>

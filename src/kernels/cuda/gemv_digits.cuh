@@ -38,31 +38,8 @@ __global__ void __launch_bounds__(most_digit_groups(n_blocks) * digit_group_thre
     const int n_chunks = weight.n_units / gemv_chunk_units(Decoder::form), first_chunk = n_chunks * warp / gemv_warps, end_chunk = n_chunks * (warp + 1) / gemv_warps;
     const int stride = static_cast<int>(gridDim.x) * n_groups;
     const int tile_records = static_cast<int>(n_param_units(weight, p.layout)) * p.param_bytes;
-    int ahead_tile = static_cast<int>(blockIdx.x) * n_groups + group, ahead_chunk = first_chunk;
-    const std::uint32_t first_slot = shared_address(ring) + lane * 16, end_slot = first_slot + n_stages * stage_bytes;
-    std::uint32_t slot_ahead = first_slot;
-    const unsigned char* codes = static_cast<const unsigned char*>(weight.codes) + static_cast<std::int64_t>(ahead_tile * n_chunks + first_chunk) * code_bytes + lane * 16;
-    const unsigned char* records = static_cast<const unsigned char*>(weight.group_params) + static_cast<std::int64_t>(ahead_tile) * tile_records + lane * 16;  // of the tile
-    const auto copy_next = [&] {
-        if (ahead_tile < weight.n_tiles) {
-#pragma unroll
-            for (int i = 0; i < code_bytes / 512; ++i) copy_async16(slot_ahead + i * 512, codes + i * 512);
-            const unsigned char* of_chunk = records + (ahead_chunk * params.record_units >> params.record_shift) * p.param_bytes;
-            if (lane * 16 < params.param_bytes) copy_async16(slot_ahead + code_bytes, of_chunk);
-#pragma unroll 1
-            for (int byte = lanes * 16; byte + lane * 16 < params.param_bytes; byte += lanes * 16) copy_async16(slot_ahead + code_bytes + byte, of_chunk + byte);
-            codes += code_bytes;
-            if (++ahead_chunk == end_chunk) {
-                ahead_chunk = first_chunk;
-                ahead_tile += stride;
-                codes += static_cast<std::int64_t>(stride * n_chunks - (end_chunk - first_chunk)) * code_bytes;
-                records += static_cast<std::int64_t>(stride) * tile_records;
-            }
-        }
-        copy_commit();
-        slot_ahead += stage_bytes;
-        if (slot_ahead == end_slot) slot_ahead = first_slot;
-    };
+    ChunkStream<code_bytes> stream(weight, n_chunks, static_cast<int>(blockIdx.x) * n_groups + group, first_chunk, end_chunk, shared_address(ring), lane);
+    const auto copy_next = [&] { stream.next(weight, params.place, n_chunks, stride, tile_records, p.param_bytes, params.param_bytes, stage_bytes, n_stages * stage_bytes, lane); };
 #pragma unroll 1
     for (int i = 0; i < n_stages - 1; ++i) copy_next();
     Decoder decoder;
@@ -157,18 +134,15 @@ bool takes_digits(const GpuWeight& weight) {
 // Tiles at once, chunks of a ring, whose digits are kept: the most of them that a block's shared memory holds, in this order of importance: digits, tiles, ring.
 template <class Decoder, int n_blocks>
 int launch_digits(const LinearParams& linear, const NormLaunchArgs& norms, std::int32_t* arrivals, const Launch& launch) {
-    constexpr int form = static_cast<int>(Decoder::form), most_units = gemv_chunk_units(Decoder::form), columns = most_units * unit_columns(Decoder::form);
+    constexpr int form = static_cast<int>(Decoder::form), most_units = gemv_chunk_units(Decoder::form);
     constexpr int stages = gemv_stages(Decoder::form, gemv_warps), few_stages = gemv_few_stages(Decoder::form, gemv_warps);
     const GpuWeight& weight = linear.weight;
     DigitNormParams all{{linear}, norm_params(norms), arrivals};
     DigitParams& params = all.digits;
     if (weight.params != ParamForm::none) {
-        const int group = weight.group_log2, columns_log2 = columns == 256 ? 8 : 7;
-        static_assert(columns == 256 || columns == 128);
-        const bool in_unit = linear.layout.in_unit > 1;  // then a unit of columns has its records
-        params.record_units = in_unit ? most_units : group <= columns_log2 ? columns >> group : 1;
-        params.record_shift = in_unit || group <= columns_log2 ? 0 : group >= 31 ? 31 : group - columns_log2;
-        params.param_bytes = (in_unit || group <= columns_log2 ? params.record_units : 1) * linear.param_bytes;
+        const int group = weight.group_log2;
+        params.place = chunk_place(weight, linear.layout, most_units, unit_columns(Decoder::form));
+        params.param_bytes = (params.place.record_shift > 0 ? 1 : params.place.record_units) * linear.param_bytes;
         params.fold_pairs = group == 5 ? 1 : 0;
         params.fold_mask = group >= 20 ? 0x3fffffff : group > 6 ? (1 << (group - 6)) - 1 : 0;
     }

@@ -2,6 +2,7 @@
 // operand meet as the tensor core multiplies them.
 #include "kernels/cuda/pack.h"
 
+#include "base/rng.h"
 #include "kernels/cuda/decoders.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/linear_testing.h"
@@ -72,6 +73,74 @@ TEST(CudaPack, presets_keep_their_codes) {  // else a scheme costs the bytes of 
         }
         EXPECT_LT(bits, preset.scheme.bits_per_weight(2048) + (preset.name == "k16" || preset.name == "k4" || preset.name == "k256tensor" || preset.name == "k64tensor" ? 2.3 : 0.6)) << bits;
     }
+}
+
+// Steps from `s` on of a unit whose codes are random: the bytes of rows g and g + 8, in the decoder's order of columns, times its unit are the numbers of the codes.
+template <class Decoder, int s, class ValueOf>
+void expect_bytes(const Decoder& decoder, const std::uint32_t* words, const std::uint32_t (*codes)[8], ValueOf&& value_of) {
+    if constexpr (s < unit_columns(Decoder::form) / 16) {
+        std::uint32_t rows[2];
+        decoder.template bytes<s>(words, rows[0], rows[1]);
+        constexpr int order[2][4] = {{0, 2, 1, 3}, {0, 1, 2, 3}};
+        for (int row = 0; row < 2; ++row)
+            for (int place = 0; place < 4; ++place) {
+                const int column = order[Decoder::bytes_in_order ? 1 : 0][place], e = column % 2 + 2 * row + 4 * (column / 2);
+                EXPECT_EQ(static_cast<float>(static_cast<std::int8_t>(rows[row] >> 8 * place)) * decoder.byte_unit(), value_of(codes[s][e])) << "step " << s << " element " << e;
+            }
+        expect_bytes<Decoder, s + 1>(decoder, words, codes, value_of);
+    }
+}
+template <class Decoder, class ValueOf>
+void expect_bytes_of(const Decoder& decoder, ValueOf&& value_of) {
+    SCOPED_TRACE("form " + std::to_string(static_cast<int>(Decoder::form)));
+    Rng rng(static_cast<std::uint64_t>(Decoder::form) + 1);
+    std::uint32_t words[32] = {}, codes[16][8];
+    for (int step = 0; step < unit_columns(Decoder::form) / 16; ++step)
+        for (int e = 0; e < 8; ++e) {
+            codes[step][e] = static_cast<std::uint32_t>(rng.below(1u << code_bits(Decoder::form)));
+            put_code(Decoder::form, words, step, e, codes[step][e]);
+        }
+    expect_bytes<Decoder, 0>(decoder, words, codes, value_of);
+}
+template <CodeForm form>
+void expect_linear_bytes() {
+    expect_bytes_of(LinearDecoder<form>{}, [](std::uint32_t code) { return static_cast<float>(static_cast<int>(code)) - static_cast<float>(1 << (code_bits(form) - 1)); });
+}
+template <CodeForm form>
+void expect_table_bytes(float step) {
+    std::vector<std::uint32_t> table;
+    for (int code = 0; code < 1 << code_bits(form); ++code) table.push_back(split_bf16(static_cast<float>(code % 2 == 0 ? -7 * code : 8 * code + 1) * step));
+    GpuWeight weight;
+    weight.form = form, weight.table = table.data(), weight.table_step = step;
+    ByteTableDecoder<form> decoder;
+    decoder.load_bytes(weight);
+    expect_bytes_of(decoder, [&](std::uint32_t code) { return bf16_float(table[code] & 0xffffu); });
+}
+
+TEST(CudaPack, codes_as_bytes) {
+    expect_bytes_of(Linear8Decoder{}, [](std::uint32_t code) { return static_cast<float>(static_cast<std::int8_t>(code)); });
+    expect_linear_bytes<CodeForm::linear6>();
+    expect_linear_bytes<CodeForm::linear5>();
+    expect_linear_bytes<CodeForm::linear4>();
+    expect_linear_bytes<CodeForm::linear3>();
+    expect_linear_bytes<CodeForm::linear2>();
+    expect_linear_bytes<CodeForm::linear1>();
+    expect_table_bytes<CodeForm::table4>(0.5f);
+    expect_table_bytes<CodeForm::table3>(1);
+    expect_table_bytes<CodeForm::table2>(0.125f);
+    expect_table_bytes<CodeForm::table1>(1);
+}
+
+TEST(CudaPack, tables_of_whole_numbers_say_so) {
+    const auto step_of = [](const char* name) {
+        const Weight weight = random_codes(16, 256, *parse_scheme(name), 5);
+        const RowSource source = {&weight, RowMap::all(16)};
+        return pack_gpu({&source, 1})->shape.table_step;
+    };
+    EXPECT_EQ(step_of("n4g32r"), 1.0f);
+    EXPECT_EQ(step_of("mxfp4"), 0.5f);
+    EXPECT_EQ(step_of("nf4"), 0.0f);
+    EXPECT_EQ(step_of("k16"), 0.0f);
 }
 
 TEST(CudaPack, merges_and_pairs_rows) {
