@@ -138,7 +138,7 @@ TEST(CudaPack, tables_of_whole_numbers_say_so) {
         return pack_gpu({&source, 1})->shape.table_step;
     };
     EXPECT_EQ(step_of("n4g32r"), 1.0f);
-    EXPECT_EQ(step_of("mxfp4"), 0.5f);
+    EXPECT_EQ(step_of("mxfp4"), 1.0f);  // its table is doubled
     EXPECT_EQ(step_of("nf4"), 0.0f);
     EXPECT_EQ(step_of("k16"), 0.0f);
 }
