@@ -1,6 +1,7 @@
 // Chunks of integer codes times whole numbers: what 16-bit floats take seven instructions for each eight codes, bytes take three, and half of the products.
 // The numbers of a chunk's columns become 16-bit fixed point, x = scale * (256 d0 + d1) with the largest of the chunk at 127 * 256: two digits of eight bits, of four tokens the eight
-// columns of a product of bytes (mma m16n8k32). Its sums are whole numbers, so exact. The error of a number is at most 2^-16 of the largest in the chunk.
+// columns of a product of bytes (mma m16n8k32). Its sums are whole numbers, so exact. The error of a number is half a step, about 2^-16 of the largest
+// in the chunk, which a number much larger than the others sets.
 // Codes become bytes by shifting them to the top, (code - 2^(bits-1)) * 2^(8-bits), or by a table. A lane's codes of a step are columns 2t, 2t+1, 2t+8, 2t+9 of rows g and g + 8, in an order that
 // costs the decoder least: both operands may have any where they have the same.
 #pragma once
@@ -96,7 +97,7 @@ __device__ __forceinline__ void make_digits(const LinearParams& p, int chunk, in
         }
         const float largest = bits_float(bits);
         const bool is_zero = largest < 1e-30f;
-        const float inverse = is_zero ? 0.0f : largest_fixed * reciprocal_fast(largest);
+        const float scale = largest * (1.0f / largest_fixed), inverse = is_zero ? 0.0f : reciprocal_fast(scale);  // of the scale, whose reciprocal is no subnormal number
         constexpr float to_integer = 12583040.0f;  // 1.5 * 2^23 + 128: a sum with it rounds to an integer, whose bits are the last
         std::uint32_t fixed[8];
 #pragma unroll
@@ -117,7 +118,7 @@ __device__ __forceinline__ void make_digits(const LinearParams& p, int chunk, in
         unsigned char* digits = place + slab * 128 + t * 16 + half * 8;
         *reinterpret_cast<uint2*>(digits) = high;
         *reinterpret_cast<uint2*>(digits + 64) = low;
-        if (of_token == 0) *reinterpret_cast<float*>(place + digit_scale_at<Decoder>) = is_zero ? 0.0f : largest * (1.0f / largest_fixed);
+        if (of_token == 0) *reinterpret_cast<float*>(place + digit_scale_at<Decoder>) = is_zero ? 0.0f : scale;
     }
 }
 

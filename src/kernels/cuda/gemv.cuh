@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
     const auto copy_next = [&] {
         const auto copy_whole = [&] { stream.next(weight, params.place, n_chunks, static_cast<int>(gridDim.x), param_units * p.param_bytes, p.param_bytes, params.param_bytes, stage_bytes, n_stages * stage_bytes, lane); };
         if constexpr (n_warps > gemv_warps) copy_whole();  // sixteen warps are for whole chunks
-        else if constexpr (Decoder::two_of_four || has_bytes<Decoder>) copy_any();  // whole chunks of bytes are multiplied as digits
+        else if constexpr (Decoder::two_of_four || has_bytes<Decoder>) copy_any();  // whole chunks are multiplied as digits, but for groups of 16 and tables without a step
         else if (params.is_whole != 0) copy_whole();
         else copy_any();
     };
@@ -56,10 +56,10 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
 
     let_successor_start();
     wait_for_predecessor();
-    // The numbers of this warp's columns are read as they are needed, one slab ahead, which is soon enough from the L1 alone.
+    // The numbers of this warp's columns are read as they are needed, one slab ahead, which is soon enough from the L1 alone; more of them than it holds are not fetched twice.
     const int first_slab = first_chunk * params.n_units * unit_slabs<Decoder>, n_lines = (min(end_chunk * params.n_units, weight.n_units) * unit_slabs<Decoder> - first_slab) * 2 * p.n_tokens;
 #pragma unroll 1
-    for (int line = lane; line < n_lines; line += lanes) {
+    for (int line = lane; line < n_lines && n_lines * n_warps * 128 <= most_touched_bytes; line += lanes) {
         const int token = line % p.n_tokens, half = line / p.n_tokens % 2, slab = first_slab + line / (2 * p.n_tokens);
         touch(p.x + ((token >> 2) * p.x_slabs + slab) * 1024 + half * 512 + (token & 3) * 128);
     }
@@ -211,7 +211,7 @@ int launch_gemv_form(const GemvArgs& args, const Launch& launch) {
         if (takes_digits<Decoder>(args.weight)) return args.n_tokens <= 4 ? launch_digits<Decoder, 1>(linear_params(args), args.norms, args.arrivals, launch) : launch_digits<Decoder, 2>(linear_params(args), args.norms, args.arrivals, launch);
     }
     const GemvNormParams params{gemv_params<Decoder>(args), norm_params(args.norms), args.arrivals};
-    if constexpr (gemv_takes_many_warps<Decoder> && !has_bytes<Decoder>) {  // those with bytes have whole chunks as digits
+    if constexpr (gemv_takes_many_warps<Decoder> && !has_bytes<Decoder>) {  // those with bytes have whole chunks as digits, or groups of 16
         if (gemv_wants_many_warps<Decoder>(params.gemv, args.weight.n_tiles)) return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_many_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_many_warps>(params, launch);
     }
     return args.n_tokens <= 4 ? launch_gemv_warps<Decoder, 1, gemv_warps>(params, launch) : launch_gemv_warps<Decoder, 2, gemv_warps>(params, launch);

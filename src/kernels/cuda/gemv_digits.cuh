@@ -9,7 +9,7 @@
 
 namespace skiff::cuda {
 
-// A block is alone on its SM: 80 registers with 24 warps, 128 with 16.
+// A block of the most tiles is alone on its SM: 80 registers with 24 warps, 128 with 16.
 constexpr int most_digit_groups(int n_blocks) { return n_blocks == 1 ? 3 : 2; }
 constexpr int digit_group_threads = gemv_warps * lanes;
 
@@ -51,13 +51,13 @@ __global__ void __launch_bounds__(most_digit_groups(n_blocks) * digit_group_thre
     // The last warps have fewer digits to make, or none.
     const int pending_token = n_block_warps - 1 - warp_of_block;
     PendingLoads pending = {};
-    if (pending_token < p.n_tokens) pending = load_pending(p.rms, pending_token, lane);
+    if (pending_token < p.n_tokens) pending = load_pending(p.rms, p.first_token + pending_token, lane);
     if (params.keeps_digits != 0) {
 #pragma unroll 1
         for (int chunk = warp_of_block; chunk < n_chunks; chunk += n_block_warps) make_digits<Decoder>(p, chunk, 0, tokens_at_once<Decoder>, digits + chunk * p.n_tokens * digit_bytes<Decoder>, lane);
     }
     if (pending_token < p.n_tokens) {
-        const float scale = pending_scale(p.rms, pending, pending_token, lane);
+        const float scale = pending_scale(p.rms, pending, p.first_token + pending_token, lane);
         if (lane == 0) token_scales[pending_token] = scale;
     }
     __syncthreads();
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(most_digit_groups(n_blocks) * digit_group_thre
         FinishLoads loads[n_blocks];
         if (has_tile && warp == round % gemv_warps) {
 #pragma unroll
-            for (int block = 0; block < n_blocks; ++block) loads[block] = load_finish(p, tile, g, 4 * block + t, 4 * block + t < p.n_tokens);
+            for (int block = 0; block < n_blocks; ++block) loads[block] = load_finish(p, tile, g, p.first_token + 4 * block + t, 4 * block + t < p.n_tokens);
         }
         float sums[n_blocks][2] = {};
 #pragma unroll 1
@@ -81,6 +81,7 @@ __global__ void __launch_bounds__(most_digit_groups(n_blocks) * digit_group_thre
                 unsigned char* mine = digits + warp * p.n_tokens * digit_bytes<Decoder>;
                 sync_some(1 + most_digit_groups(1) + warp, n_groups * lanes);  // nobody reads those of the chunk before
                 make_digits<Decoder>(p, chunk, group * tokens_at_once<Decoder>, n_groups * tokens_at_once<Decoder>, mine, lane);
+                __syncwarp();
                 sync_some(1 + most_digit_groups(1) + warp, n_groups * lanes);
                 of_chunk = mine;
             }
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(most_digit_groups(n_blocks) * digit_group_thre
                 add_warps<n_blocks, gemv_warps>(sums_here, block, lane, v);
                 const int token = 4 * block + t;
                 const bool valid = token < p.n_tokens;
-                finish(p, loads[block], tile, g, token, valid, v[0], v[1], token_scales[valid ? token : 0]);
+                finish(p, loads[block], tile, g, p.first_token + token, valid, v[0], v[1], token_scales[valid ? token : 0]);
             }
         }
     }
@@ -131,7 +132,8 @@ bool takes_digits(const GpuWeight& weight) {
     return weight.params == ParamForm::none || (weight.group_log2 >= 5 && (!has_supers(weight.params) || 1 << std::min<int>(weight.super_log2, 30) >= most_units * unit_columns(weight.form)));
 }
 
-// Tiles at once, chunks of a ring, whose digits are kept: the most of them that a block's shared memory holds, in this order of importance: digits, tiles, ring.
+// Tiles at once, chunks of a ring, whose digits are kept: the most of them that a block's shared memory holds, in this order of importance: digits, tiles, ring. Wide records and eight tokens are too much
+// for 99 KiB (sm_86, sm_89, sm_120): then four tokens are multiplied, and then the others, with the same bits.
 template <class Decoder, int n_blocks>
 int launch_digits(const LinearParams& linear, const NormLaunchArgs& norms, std::int32_t* arrivals, const Launch& launch) {
     constexpr int form = static_cast<int>(Decoder::form), most_units = gemv_chunk_units(Decoder::form);
@@ -166,7 +168,18 @@ int launch_digits(const LinearParams& linear, const NormLaunchArgs& norms, std::
             }
         return false;
     };
-    if (!fits(true) && !fits(false)) return cudaErrorInvalidValue;
+    if (!fits(true) && !fits(false)) {
+        if constexpr (n_blocks > 1) {
+            LinearParams part = linear;
+            part.n_tokens = 4;
+            if (const int error = launch_digits<Decoder, 1>(part, norms, nullptr, launch)) return error;
+            part.n_tokens = linear.n_tokens - 4;
+            part.first_token = 4;
+            part.x += linear.x_slabs * 1024;
+            return launch_digits<Decoder, 1>(part, norms, nullptr, launch);
+        }
+        return cudaErrorInvalidValue;
+    }
     auto* kernel = gemv_digits_kernel<Decoder, n_blocks>;
     const int n_threads = params.n_groups * digit_group_threads;
     const std::int64_t blocks = (n_tiles + params.n_groups - 1) / params.n_groups, resident = static_cast<std::int64_t>(n_sms) * blocks_per_sm(kernel, n_threads, shared_bytes);

@@ -2,7 +2,7 @@
 //
 // Activations: the residual stream and everything that is added to it is f32, as on the CPU: a decode step moves few of them, and rounding the stream
 // to bf16 in every layer costs accuracy that no kernel gets back. What a matrix multiplies is bf16, in one of three forms (OperandForm): up to eight
-// tokens as two bf16 parts (16 significant bits, free, since the tensor core's tile has columns to spare), more tokens as one part.
+// tokens as two bf16 parts (16 significant bits, free, since the tensor core's tile has columns to spare), of which integer codes make 16-bit fixed point (digits.cuh); more tokens as one part.
 // Whoever produces an activation writes it as the operand of the next matrix in the same kernel (Operand).
 //
 // All launches return 0, or a cudaError_t. Nothing allocates, nothing waits.
@@ -22,7 +22,7 @@ enum class Dependence : std::uint8_t { stream, programmatic };  // programmatic:
 // Choices that change no sum, as a measurement on the device found them (backend/cuda/tuning_table.h), by the form of the codes. 0: the kernel's own.
 struct Tuning {
     enum class Ring : std::uint8_t { longest, shortest };
-    std::uint8_t gemv_blocks[n_code_forms] = {};  // on an SM, at most
+    std::uint8_t gemv_blocks[n_code_forms] = {};  // on an SM, at most; where integer codes are multiplied as digits: tiles that a block works on at once, at most
     Ring gemv_ring[n_code_forms] = {};            // of two lengths, where a form has two
 };
 struct Launch {

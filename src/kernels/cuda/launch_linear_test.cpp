@@ -117,7 +117,42 @@ TEST(CudaLinear, gemv_in_chunks) {
     }
 }
 
-// More digits than two blocks of an SM have shared memory for: a chunk's are made when it is multiplied.
+// Inputs of any size, and those that are no numbers, which concern their own token alone.
+TEST(CudaLinear, digits_of_inputs_of_any_size) {
+    SKIFF_NEEDS_DEVICE();
+    const Weight weight = random_codes(20, 2304, *parse_scheme("w4g128"), 8);
+    const DeviceWeight device = device_weight(weight);
+    auto x = normal_values(5 * 2304, 3);
+    const float factors[] = {1e35f, 1e-25f, 1, 1, 1};
+    for (int token = 0; token < 5; ++token)
+        for (int c = 0; c < 2304; ++c) x[static_cast<std::size_t>(token * 2304 + c)] *= factors[token];
+    x[2 * 2304 + 7] = 3000;  // one much larger: the others of its chunk have steps of 3000 / 32512
+    x[3 * 2304 + 100] = NAN;
+    x[4 * 2304 + 100] = INFINITY;
+    const DeviceMemory operand = device_operand(OperandForm::split, x, 5, 2304);
+    const Sums wanted = plain_sums(weight, as_operand(OperandForm::split, x, 5, 2304), 5);
+    const auto row = [&](std::int64_t r) {
+        std::vector<float> values(2304);
+        weight.row(r, values.data());
+        return values;
+    };
+    in_every_mode([&](const Launch& launch) {
+        DeviceArray<float> y(5 * 20);
+        GemvArgs args;
+        args.weight = device.view, args.x = operand.data(), args.n_tokens = 5, args.y = y.data(), args.y_stride = 20;
+        ASSERT_EQ(launch_gemv(args, launch), 0);
+        const auto values = y.values();
+        for (std::size_t i = 0; i < 60; ++i) {
+            double rounding = 0;  // of the chunk: half a step of each column
+            if (i >= 40)
+                for (int c = 0; c < 256; ++c) rounding += std::fabs(static_cast<double>(row(static_cast<std::int64_t>(i) % 20)[static_cast<std::size_t>(c)])) * 3000 / 32512 / 2;
+            ASSERT_NEAR(values[i], wanted.value[i], wanted.size[i] * 0x1p-15 + rounding) << i;
+        }
+        for (std::size_t i = 60; i < 100; ++i) ASSERT_FALSE(std::isfinite(values[i])) << i;
+    });
+}
+
+// More digits than two blocks of an SM have shared memory for: a chunk's are made when it is multiplied. And wide records of eight tokens, which are multiplied in two launches where a block has 99 KiB.
 TEST(CudaLinear, digits_of_a_chunk_at_a_time) {
     SKIFF_NEEDS_DEVICE();
     for (const char* name : {"w4g128", "w8g64a"}) {
@@ -125,6 +160,14 @@ TEST(CudaLinear, digits_of_a_chunk_at_a_time) {
         const Weight weight = random_codes(40, 14336, *parse_scheme(name), 8);
         for (const std::int64_t n_tokens : {1, 8}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
     }
+    for (const bool wide : {false, true})
+        for (const char* name : {"w6", "w6g32r", "w6g32a", "w5g32a", "w4g32a", "w3g32a", "w1g32a"}) {
+            Scheme scheme = *parse_scheme(name);
+            if (wide && !scheme.relative_scales()) scheme.scale_dtype = DType::f32;
+            SCOPED_TRACE(std::string(name) + (wide ? ", f32" : ""));
+            const Weight weight = random_codes(20, 2304, scheme, 8);
+            for (const std::int64_t n_tokens : {4, 5, 8}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
+        }
 }
 
 // Two of every four columns kept, by the sparse tensor cores: every form and kind of scale, units cut among warps and blocks, tiles behind the last row.
@@ -153,7 +196,7 @@ TEST(CudaLinear, wide_records_fit_every_gpu) {
         for (const std::int64_t n_tokens : {1, 6}) ASSERT_NO_FATAL_FAILURE(expect_sums(weight, n_tokens, false));
         ASSERT_NO_FATAL_FAILURE(expect_sums(weight, 10, true));
     }
-    for (const char* name : {"w1g64a", "w2g64a", "w3g64a", "w4g64a", "w8g64a"}) {  // by sixteen warps
+    for (const char* name : {"w1g64a", "w2g64a", "w3g64a", "w4g64a", "w8g64a"}) {
         Scheme scheme = *parse_scheme(name);
         scheme.scale_dtype = DType::f32;
         SCOPED_TRACE(name);
@@ -165,7 +208,7 @@ TEST(CudaLinear, wide_records_fit_every_gpu) {
 // The same bits for a token alone and among others.
 TEST(CudaLinear, gemv_does_not_depend_on_the_batch) {
     SKIFF_NEEDS_DEVICE();
-    for (const auto& [name, n_columns] : {std::pair<const char*, std::int64_t>("w4g128", 4096), {"w4g32a", 14336}, {"n4g32r", 2304}, {"w8", 2048}, {"bf16", 2304}, {"w4g32", 900}, {"w4g32a", 900}, {"n2g16r", 900}, {"w5g32r", 900}, {"2:4", 900}}) {
+    for (const auto& [name, n_columns] : {std::pair<const char*, std::int64_t>("w4g128", 4096), {"w4g32a", 14336}, {"n4g32r", 2304}, {"w6g32r", 2304}, {"w8", 2048}, {"bf16", 2304}, {"w4g32", 900}, {"w4g32a", 900}, {"n2g16r", 900}, {"w5g32r", 900}, {"2:4", 900}}) {
         const std::int64_t width = n_columns;
         const Weight weight = std::string(name) == "2:4" ? random_sparse(40, width, name, *parse_scheme("w4g32r"), 4) : std::string(name) == "bf16" ? random_plain(40, width, DType::bf16, 4) : random_codes(40, width, *parse_scheme(name), 4);
         const DeviceWeight device = device_weight(weight);
@@ -187,12 +230,13 @@ TEST(CudaLinear, gemv_does_not_depend_on_the_batch) {
 // Whatever a tuning table says, the bits are the same.
 TEST(CudaLinear, tuning_changes_no_bit) {
     SKIFF_NEEDS_DEVICE();
-    for (const char* name : {"bf16", "w4g32", "w2g16a", "nf4"}) {
+    for (const auto& [name, n_columns] : {std::pair<const char*, std::int64_t>("bf16", 900), {"w4g32", 900}, {"w2g16a", 900}, {"nf4", 900}, {"w4g128", 2304}, {"w8", 2048}}) {
+        const std::int64_t width = n_columns;
         Scheme scheme = *parse_scheme(name);
-        const Weight weight = scheme.is_coded() ? random_codes(150, 900, scheme, 4) : random_plain(150, 900, scheme.dtype, 4);
+        const Weight weight = scheme.is_coded() ? random_codes(150, width, scheme, 4) : random_plain(150, width, scheme.dtype, 4);
         const DeviceWeight device = device_weight(weight);
-        const auto x = normal_values(5 * 900, 5);
-        const DeviceMemory operand = device_operand(OperandForm::split, x, 5, 900);
+        const auto x = normal_values(5 * width, 5);
+        const DeviceMemory operand = device_operand(OperandForm::split, x, 5, width);
         const auto product = [&](const Tuning& tuning) {
             DeviceArray<float> y(5 * 150);
             GemvArgs args;
@@ -264,7 +308,7 @@ TEST(CudaLinear, writes_the_residual_and_the_next_operand) {
 // The block that ends last has the norms of the finished rows: the same numbers as a launch of their own.
 TEST(CudaLinear, the_last_block_norms_the_rows) {
     SKIFF_NEEDS_DEVICE();
-    constexpr std::int64_t shapes[][2] = {{52, 300}, {272, 64}, {8000, 64}, {52, 4096}};  // the last by sixteen warps
+    constexpr std::int64_t shapes[][2] = {{52, 300}, {272, 64}, {8000, 64}, {52, 4096}};  // the last in chunks
     for (const auto& shape : shapes)
         for (const std::int64_t n_tokens : {1, 4})
             for (const NormKind kind : {NormKind::rms, NormKind::layer}) {

@@ -24,6 +24,7 @@ struct LinearParams {
     const unsigned char* x = nullptr;
     std::int64_t x_slabs = 0;   // of the operand that x lies in
     int n_tokens = 0;
+    int first_token = 0;        // of all but x, which begins with it (gemv_digits.cuh)
     PendingRms rms;
     const float* bias = nullptr;
     GemvWrite write = GemvWrite::replace;
@@ -233,7 +234,7 @@ __device__ __forceinline__ FinishLoads load_finish(const LinearParams& p, int ti
     return loads;
 }
 // Rows g and g + 8 of a tile for one token: sums that lack their row's scale and the token's. All lanes of a warp call it; `valid` says whether
-// this lane's token is there. `part`: where the sum of squares of the tile goes.
+// this lane's token is there.
 __device__ __forceinline__ void finish(const LinearParams& p, const FinishLoads& loads, int tile, int g, std::int64_t token, bool valid, float v0, float v1, float token_scale) {
     const int row0 = tile * tile_rows + g;
     float values[2] = {v0 * loads.row_scale[0] * token_scale, v1 * loads.row_scale[1] * token_scale}, squares = 0;

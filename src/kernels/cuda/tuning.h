@@ -10,9 +10,10 @@ namespace skiff::cuda {
 // GPU, and each warp still reads a run of half a KiB and more. The cut depends on the width alone: sums have the same bits for any batch, any GPU.
 // Two blocks of an SM: up to 128 registers. Asked for more, ptxas keeps to 64 or 80 and spills a word here and there.
 constexpr int gemv_warps = 8;
-// Matrices of few rows, whose blocks would leave an SM two or fewer: sixteen warps share a tile, so that each has half as much to do one after another. (H200, 4096 x 14336 in 4 bits: with eight
-// warps of 7 chunks each an SM issued 1.8 instructions a cycle, 19 us, where its bytes take 7.)
+// Matrices of few rows, whose blocks would leave an SM two or fewer: sixteen warps share a tile, so that each has half as much to do one after another. Of bf16, and of
+// experts; integer codes are multiplied as digits, by eight (gemv_digits.cuh).
 constexpr int gemv_many_warps = 16, gemv_few_tiles = 256;
+constexpr int most_touched_bytes = 64 * 1024;  // of inputs, that a block brings to the L1 at once
 constexpr int gemv_least_blocks(CodeForm form, int n_parts, int n_blocks, int n_warps) {
     if (n_warps > gemv_warps) return n_blocks > 1 ? 1 : 2;
     return n_blocks > 1 || form == CodeForm::f32 || n_parts > 1 || form == CodeForm::bf16 ? 2 : 3;
