@@ -1,5 +1,5 @@
 // What a warp of gemv does with a chunk, 2 KiB of a tile's codes and their records: copies it to its ring in shared memory, and multiplies it. Here on bf16: codes become bf16 in registers, and
-// the eight columns of the tensor core's product hold both bf16 parts of four tokens' numbers. gemv_digits.cuh has the other way, for integers.
+// the eight columns of the tensor core's product hold both bf16 parts of four tokens' numbers. digits.cuh has the other way, for integers.
 #pragma once
 
 #include <bit>
