@@ -42,7 +42,7 @@ heading() {
     echo "| what goes | weights, bytes | perplexity | mean KL | less than the first, 95 % |"
     echo "|---|---:|---:|---:|---:|"
 }
-# matrix "COLUMN..." NAME...: mean KL ± its standard error and perplexity of the rows COLUMN_NAME, a line for each name; bytes are those of the first name
+# matrix "COLUMN..." NAME...: mean KL and perplexity, both ± their standard error, of the rows COLUMN_NAME, a line for each name; bytes are those of the first name
 matrix() {
     local columns=$1 line name column
     shift
@@ -54,7 +54,7 @@ matrix() {
     for name in "$@"; do
         line="| ${name//_/ } |"
         for column in $columns; do
-            line+=" $([ -s "$work/t_${column}_$name.json" ] && jq -r '[.against.mean_kl, .against.mean_kl_stderr, .perplexity.value] | @tsv' "$work/t_${column}_$name.json" | awk '{ d = $1 < 0.1 ? 5 : 3; printf "%.*f ± %.*f (%.1f)", d, $1, d, $2, $3 }') |"
+            line+=" $([ -s "$work/t_${column}_$name.json" ] && jq -r '[.against.mean_kl, .against.mean_kl_stderr, .perplexity.value, .perplexity.stderr] | @tsv' "$work/t_${column}_$name.json" | awk '{ d = $1 < 0.1 ? 5 : 3; printf "%.*f ± %.*f (%.1f ± %.1f)", d, $1, d, $2, $3, $4 }') |"
         done
         echo "$line"
     done

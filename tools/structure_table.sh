@@ -18,9 +18,9 @@ for s in $strengths; do
     row "neurons-${s}%_obs_least-squares_spread" prune --pattern "neurons:$s%" --spread sensitivity
     for method in svd asvd svd-llm; do row "factors-${s}%_$method" factorize --remove "$s%" --method $method; done
     row "factors-${s}%_svd-llm_budget" factorize --budget "$s%" --method svd-llm
-    row "hidden-${s}%" prune --pattern "hidden:$s%"
+    row "hidden-${s}%_rotated" prune --pattern "hidden:$s%"
 done
-for n in 1 2; do
+for n in 1 2 3 4; do
     row "layers-${n}_block-influence" prune --pattern layers:$n --importance block-influence
     row "layers-${n}_kl" prune --pattern layers:$n
 done
@@ -38,9 +38,11 @@ for s in $strengths; do
 done
 for s in $strengths; do
     heading
-    table "factors-${s}%_svd" "factors-${s}%"_{svd,asvd,svd-llm,svd-llm_budget} "hidden-${s}%"
+    table "factors-${s}%_svd" "factors-${s}%"_{svd,asvd,svd-llm,svd-llm_budget} "hidden-${s}%_rotated"
 done
-for n in 1 2; do
+matrix "$(for s in $strengths; do echo -n "factors-$s% "; done)" svd asvd svd-llm svd-llm_budget
+matrix "$(for s in $strengths; do echo -n "hidden-$s% "; done)" rotated
+for n in 1 2 3 4; do
     heading
     table "layers-${n}_block-influence" "layers-${n}_block-influence" "layers-${n}_kl"
 done

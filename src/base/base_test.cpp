@@ -140,6 +140,21 @@ TEST(CpuFeatures, NamesParseAndUnknownIsUsage) {
     EXPECT_GT(peak_resident_bytes(), 0u);
 }
 
+// AVX-VNNI is the one that a later instruction set need not have: Cascade Lake and Zen 4 have AVX-512 without it.
+TEST(CpuFeatures, ALaterInstructionSetIncludesTheEarlierOnesButForAvxVnni) {
+    for (Isa isa : all_isas) {
+        EXPECT_TRUE(isa_includes(isa, isa) && isa_includes(isa, Isa::generic));
+        if (isa != Isa::generic) EXPECT_FALSE(isa_includes(Isa::generic, isa));
+    }
+    EXPECT_TRUE(isa_includes(Isa::avx2vnni, Isa::avx2));
+    EXPECT_TRUE(isa_includes(Isa::amx, Isa::avx512vbmi) && isa_includes(Isa::avx512vbmi, Isa::avx512) && isa_includes(Isa::avx512, Isa::avx2));
+    for (Isa isa : {Isa::avx512, Isa::avx512vbmi, Isa::amx}) EXPECT_FALSE(isa_includes(isa, Isa::avx2vnni));
+    EXPECT_FALSE(isa_includes(Isa::avx512, Isa::avx512vbmi));
+    for (Isa isa : all_isas)  // whatever this processor has includes what it says it includes
+        for (Isa other : all_isas)
+            if (isa_available(isa) && isa_of_this_build(other) && isa_includes(isa, other)) EXPECT_TRUE(isa_available(other)) << isa_name(isa) << ' ' << isa_name(other);
+}
+
 TEST(Glob, StarsAndQuestionMarks) {
     for (const auto& [pattern, text] : {std::pair("*", ""), {"*", "a.b"}, {"", ""}, {"a?c", "abc"}, {"*.down_proj*", "model.layers.0.mlp.down_proj.weight"}, {"*a*b*c", "xxaxbxbxc"}, {"a*", "a"}, {"**a", "bba"}})
         EXPECT_TRUE(glob_matches(pattern, text)) << pattern << " " << text;

@@ -129,6 +129,7 @@ std::string_view isa_name(Isa isa) {
         case Isa::avx2: return "avx2";
         case Isa::avx2vnni: return "avx2vnni";
         case Isa::avx512: return "avx512";
+        case Isa::avx512vbmi: return "avx512vbmi";
         case Isa::amx: return "amx";
         case Isa::neon: return "neon";
         case Isa::neon_dot: return "neon_dot";
@@ -136,6 +137,8 @@ std::string_view isa_name(Isa isa) {
     }
     return "";
 }
+
+bool isa_includes(Isa isa, Isa other) { return other <= isa && (other != Isa::avx2vnni || isa == Isa::avx2vnni); }
 
 bool isa_of_this_build(Isa isa) {
     if (isa == Isa::generic) return true;
@@ -156,9 +159,11 @@ bool isa_available(Isa isa) {
     if (isa == Isa::avx2) return true;
     if (isa == Isa::avx2vnni) return has_avx_vnni();
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni");
+                        __builtin_cpu_supports("avx512vnni");
+    if (isa == Isa::avx512 || !avx512) return avx512;
+    const bool vbmi = __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
     static const bool amx = has_amx();
-    return avx512 && (isa == Isa::avx512 || amx);
+    return vbmi && (isa == Isa::avx512vbmi || amx);
 #elif defined(__aarch64__)
     if (isa == Isa::neon) return true;
     const bool dot = (::getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;

@@ -183,12 +183,12 @@ std::span<const KernelRow<ElementFn>> softcap_kernels();     // y = factor * tan
 std::span<const KernelRow<QuantizeFn>> quantize_kernels();
 std::span<const LinearKernel> linear_kernels();
 
-// The last row whose instruction set is at most `isa`.
+// The last row that runs wherever `isa` does.
 template <class Fn>
 const KernelRow<Fn>& choose_kernel(std::span<const KernelRow<Fn>> rows, Isa isa) {
     const KernelRow<Fn>* best = &rows[0];
     for (const auto& row : rows)
-        if (row.isa <= isa && row.isa >= best->isa) best = &row;
+        if (isa_includes(isa, row.isa) && row.isa >= best->isa) best = &row;
     return *best;
 }
 

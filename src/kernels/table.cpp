@@ -52,9 +52,9 @@ constexpr KernelRow<QuantizeFn> quantize_rows[] = {{"quantize_ref", Isa::generic
 #define SKIFF_PRUNED_ROWS(isa_name, isa, suffix, instruction)                                                                                                                                                    \
     SKIFF_PRUNED_ROW(1, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(2, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(3, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(4, skip, isa_name, isa, suffix, instruction) \
     SKIFF_PRUNED_ROW(5, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(6, skip, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(8, skip, isa_name, isa, suffix, instruction) \
-    SKIFF_PRUNED_ROW(4, mask, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(8, mask, isa_name, isa, suffix, instruction) \
     SKIFF_PRUNED_ROW(1, hash, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(2, hash, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(3, hash, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(4, hash, isa_name, isa, suffix, instruction) \
     SKIFF_PRUNED_ROW(5, hash, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(6, hash, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(8, hash, isa_name, isa, suffix, instruction)
+#define SKIFF_MASK_ROWS(isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(4, mask, isa_name, isa, suffix, instruction) SKIFF_PRUNED_ROW(8, mask, isa_name, isa, suffix, instruction)
 
 constexpr LinearKernel linear_rows[] = {
     {"linear_plain_ref", "plain_rows", Isa::generic, ActivationForm::f32, 1, any_tokens, linear_ref, "plain code"},
@@ -68,22 +68,26 @@ constexpr LinearKernel linear_rows[] = {
     {"linear_plain_avx2", "plain_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     {"linear_codes_avx2", "codes_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     {"linear_luts_avx2", "lut_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_luts_avx2, "vfmadd"},
-    {"linear_luts_avx512", "lut_rows", Isa::avx512, ActivationForm::f32, 1, any_tokens, linear_luts_avx512, "vfmadd"},
+    {"linear_luts_avx512vbmi", "lut_rows", Isa::avx512vbmi, ActivationForm::f32, 1, any_tokens, linear_luts_avx512vbmi, "vfmadd"},
     {"linear_blocks_avx2", "blocks_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     {"linear_bank_avx2", "bank_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_bank_avx2, "vfmadd"},
     {"linear_sparse_avx2", "sparse_rows", Isa::avx2, ActivationForm::f32, 1, any_tokens, linear_rows_avx2, "vfmadd"},
     SKIFF_TILE_ROWS("avx2", Isa::avx2, avx2, "vpmaddubsw")
     SKIFF_PRUNED_ROWS("avx2", Isa::avx2, avx2, "vpmaddubsw")
+    SKIFF_MASK_ROWS("avx2", Isa::avx2, avx2, "vpmaddubsw")
     SKIFF_TILE_ROWS("avx2vnni", Isa::avx2vnni, avx2vnni, "vpdpbusd 256")
     SKIFF_PRUNED_ROWS("avx2vnni", Isa::avx2vnni, avx2vnni, "vpdpbusd 256")
+    SKIFF_MASK_ROWS("avx2vnni", Isa::avx2vnni, avx2vnni, "vpdpbusd 256")
     SKIFF_TILE_ROWS("avx512", Isa::avx512, avx512, "vpdpbusd 512")
     SKIFF_PRUNED_ROWS("avx512", Isa::avx512, avx512, "vpdpbusd 512")
     {"linear_w4_r16_2of4_avx512", "w4_r16_2of4", Isa::avx512, ActivationForm::i8_b32, 1, any_tokens, linear_w4_r16_2of4_avx512, "vpshufb, vpdpbusd 512"},
     {"linear_w8_r16_2of4_avx512", "w8_r16_2of4", Isa::avx512, ActivationForm::i8_b32, 1, any_tokens, linear_w8_r16_2of4_avx512, "vpshufb, vpdpbusd 512"},
+    {"linear_w4_r16_mask_avx512vbmi", "w4_r16_mask", Isa::avx512vbmi, ActivationForm::i8_b32, 1, any_tokens, linear_w4_r16_mask_avx512vbmi, "vpexpandb, vpdpbusd 512"},
+    {"linear_w8_r16_mask_avx512vbmi", "w8_r16_mask", Isa::avx512vbmi, ActivationForm::i8_b32, 1, any_tokens, linear_w8_r16_mask_avx512vbmi, "vpexpandb, vpdpbusd 512"},
     SKIFF_TILE_ROWS("amx", Isa::amx, amx, "tdpbsud")
     {"linear_vectors_r16_avx2", "vectors_r16", Isa::avx2, ActivationForm::i8_b32, 1, any_tokens, linear_vectors_r16_avx2, "vpgatherdd, vpmaddubsw"},
     {"linear_vectors_r16_avx2vnni", "vectors_r16", Isa::avx2vnni, ActivationForm::i8_b32, 1, any_tokens, linear_vectors_r16_avx2vnni, "vpgatherdd, vpdpbusd 256"},
-    {"linear_vectors_r16_avx512", "vectors_r16", Isa::avx512, ActivationForm::i8_b32, 1, any_tokens, linear_vectors_r16_avx512, "vpermi2b, vpdpbusd 512"},
+    {"linear_vectors_r16_avx512vbmi", "vectors_r16", Isa::avx512vbmi, ActivationForm::i8_b32, 1, any_tokens, linear_vectors_r16_avx512vbmi, "vpermi2b, vpdpbusd 512"},
 #endif
 #if defined(__aarch64__)
     {"linear_plain_neon", "plain_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
@@ -93,8 +97,10 @@ constexpr LinearKernel linear_rows[] = {
     {"linear_sparse_neon", "sparse_rows", Isa::neon, ActivationForm::f32, 1, any_tokens, linear_rows_neon, "fmla"},
     SKIFF_TILE_ROWS("neon", Isa::neon, neon, "smlal")
     SKIFF_PRUNED_ROWS("neon", Isa::neon, neon, "smlal")
+    SKIFF_MASK_ROWS("neon", Isa::neon, neon, "smlal")
     SKIFF_TILE_ROWS("neon_dot", Isa::neon_dot, neon_dot, "sdot")
     SKIFF_PRUNED_ROWS("neon_dot", Isa::neon_dot, neon_dot, "sdot")
+    SKIFF_MASK_ROWS("neon_dot", Isa::neon_dot, neon_dot, "sdot")
     SKIFF_TILE_ROWS("neon_i8mm", Isa::neon_i8mm, neon_i8mm, "smmla")
 #endif
 };
@@ -135,7 +141,7 @@ PackedWeight pack_weight(const Layout& layout, const Weight& weight, const RowMa
 const LinearKernel* choose_linear_kernel(std::string_view layout, Isa isa, std::int64_t n_tokens, KernelChoice choice) {
     const LinearKernel* best = nullptr;
     for (const auto& row : linear_kernels()) {
-        if (row.layout != layout || row.isa > isa || n_tokens < row.min_tokens || n_tokens > row.max_tokens) continue;
+        if (row.layout != layout || !isa_includes(isa, row.isa) || n_tokens < row.min_tokens || n_tokens > row.max_tokens) continue;
         if (choice == KernelChoice::reference && row.fn != linear_ref) continue;
         if (best == nullptr || row.isa >= best->isa) best = &row;
     }

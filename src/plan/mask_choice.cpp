@@ -18,19 +18,19 @@ constexpr MaskMeasurement rows[] = {
     {Isa::avx2, 8, 4, 0.30, 0.44},
     {Isa::avx2, 8, 4, 1.00, 0.45},
     {Isa::avx2, 8, 16, 1.00, 0.46},
-    {Isa::avx512, 4, 1, 0.30, 1.13},
-    {Isa::avx512, 4, 1, 0.60, 1.24},
-    {Isa::avx512, 4, 4, 0.30, 1.20},
-    {Isa::avx512, 4, 4, 0.60, 1.09},
-    {Isa::avx512, 4, 4, 1.00, 1.22},
-    {Isa::avx512, 4, 16, 0.60, 1.08},
-    {Isa::avx512, 8, 1, 0.30, 2.04},
-    {Isa::avx512, 8, 1, 0.60, 1.45},
-    {Isa::avx512, 8, 1, 1.00, 1.00},
-    {Isa::avx512, 8, 4, 0.30, 2.40},
-    {Isa::avx512, 8, 4, 0.60, 1.70},
-    {Isa::avx512, 8, 4, 1.00, 1.24},
-    {Isa::avx512, 8, 16, 0.60, 1.78},
+    {Isa::avx512vbmi, 4, 1, 0.30, 1.13},
+    {Isa::avx512vbmi, 4, 1, 0.60, 1.24},
+    {Isa::avx512vbmi, 4, 4, 0.30, 1.20},
+    {Isa::avx512vbmi, 4, 4, 0.60, 1.09},
+    {Isa::avx512vbmi, 4, 4, 1.00, 1.22},
+    {Isa::avx512vbmi, 4, 16, 0.60, 1.08},
+    {Isa::avx512vbmi, 8, 1, 0.30, 2.04},
+    {Isa::avx512vbmi, 8, 1, 0.60, 1.45},
+    {Isa::avx512vbmi, 8, 1, 1.00, 1.00},
+    {Isa::avx512vbmi, 8, 4, 0.30, 2.40},
+    {Isa::avx512vbmi, 8, 4, 0.60, 1.70},
+    {Isa::avx512vbmi, 8, 4, 1.00, 1.24},
+    {Isa::avx512vbmi, 8, 16, 0.60, 1.78},
 };
 
 }  // namespace
@@ -44,7 +44,7 @@ const MaskMeasurement* measured_masks(const Weight& weight, Isa isa) {
     const int bits = sparse->scheme.bits == 7 ? 8 : sparse->scheme.bits, shared = sparse->pattern.unit_rows % 16 == 0 ? 16 : sparse->pattern.unit_rows % 4 == 0 ? 4 : 1;
     Isa measured = Isa::generic;  // the highest that has rows of this form: what a lower one reached says nothing about it
     for (const MaskMeasurement& row : rows)
-        if (row.isa <= isa && row.bits == bits && row.rows == shared) measured = std::max(measured, row.isa);
+        if (isa_includes(isa, row.isa) && row.bits == bits && row.rows == shared) measured = std::max(measured, row.isa);
     const MaskMeasurement* found = nullptr;
     for (const MaskMeasurement& row : rows)
         if (row.isa == measured && row.bits == bits && row.rows == shared && kept <= row.most_kept && (found == nullptr || row.most_kept < found->most_kept)) found = &row;

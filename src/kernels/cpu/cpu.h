@@ -41,6 +41,8 @@ void linear_w6_r16_avx512(const LinearArgs& args, Range rows);
 void linear_w8_r16_avx512(const LinearArgs& args, Range rows);
 void linear_w4_r16_2of4_avx512(const LinearArgs& args, Range rows);
 void linear_w8_r16_2of4_avx512(const LinearArgs& args, Range rows);
+void linear_w4_r16_mask_avx512vbmi(const LinearArgs& args, Range rows);
+void linear_w8_r16_mask_avx512vbmi(const LinearArgs& args, Range rows);
 void linear_w1_r16_amx(const LinearArgs& args, Range rows);
 void linear_w2_r16_amx(const LinearArgs& args, Range rows);
 void linear_w3_r16_amx(const LinearArgs& args, Range rows);
@@ -50,9 +52,9 @@ void linear_w6_r16_amx(const LinearArgs& args, Range rows);
 void linear_w8_r16_amx(const LinearArgs& args, Range rows);
 void linear_vectors_r16_avx2(const LinearArgs& args, Range rows);
 void linear_vectors_r16_avx2vnni(const LinearArgs& args, Range rows);
-void linear_vectors_r16_avx512(const LinearArgs& args, Range rows);
+void linear_vectors_r16_avx512vbmi(const LinearArgs& args, Range rows);
 void linear_luts_avx2(const LinearArgs& args, Range rows);
-void linear_luts_avx512(const LinearArgs& args, Range rows);
+void linear_luts_avx512vbmi(const LinearArgs& args, Range rows);
 void linear_bank_avx2(const LinearArgs& args, Range rows);
 void linear_rows_avx2(const LinearArgs& args, Range rows);  // any layout: plain_rows read as stored, others row by row
 

@@ -1,4 +1,4 @@
-// Linear kernels in float over lut_rows (lut_format.h) with AVX-512: 32 codes at once. Codes of any width become bytes by vpermb and vpmultishiftqb, 32 of a table's
+// Linear kernels in float over lut_rows (lut_format.h) with AVX-512 and VBMI: 32 codes at once. Codes of any width become bytes by vpermb and vpmultishiftqb, 32 of a table's
 // halves are looked up by vpermw, 64 by vpermi2w, 256 by four of those; FP8 becomes F16 by shifts, since their layouts differ only in width.
 //
 // Bound by instructions: some 17 a block of 32 weights with 16 levels and 26 with 256, where bf16 is bound by memory.
@@ -170,7 +170,7 @@ void by_tokens(const LinearArgs& args, const LutFormat& format, Range rows) {
 
 }  // namespace
 
-void linear_luts_avx512(const LinearArgs& args, Range rows) {
+void linear_luts_avx512vbmi(const LinearArgs& args, Range rows) {
 #if !defined(SKIFF_EMULATED_AMX)  // which may run where there is no AVX2
     if (args.n_tokens > lut_direct_tokens) return linear_rows_avx2(args, rows);
 #endif

@@ -110,7 +110,7 @@ void by_parts(const LinearArgs& args, Range rows, const VectorFormat& format) {
 
 }  // namespace
 
-void linear_vectors_r16_avx512(const LinearArgs& args, Range rows) {
+void linear_vectors_r16_avx512vbmi(const LinearArgs& args, Range rows) {
     const VectorFormat format = vector_format(args.weight->scheme);
     if (format.pairs) return linear_tiles<Vectors512<8, 1, 1, Pairs>>(args, rows);
     if (format.index_bits == 8) return by_parts<8>(args, rows, format);
