@@ -123,7 +123,11 @@ private:
             has_output = has_output || name == "output";
             SKIFF_CHECK(add_option(name, *option, entry.second, line));
         }
-        if (line.role == StepRole::exports && !has_output) return at(step, line.verb + " needs \"output\": it writes beside the result, which is the model of the step before");
+        if (line.role == StepRole::exports && !has_output) {
+            const bool goes_on = std::find(line.arguments.begin(), line.arguments.end(), "--to=hf") != line.arguments.end();
+            if (!goes_on) return at(step, line.verb + " needs \"output\": it writes beside the result, which is the model of the step before; without one only plain numbers (to: hf) are what the next step begins with");
+            line.role = StepRole::makes;
+        }
         return line;
     }
 

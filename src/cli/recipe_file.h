@@ -14,7 +14,7 @@ namespace skiff {
 // What a verb does when it stands in a recipe.
 enum class StepRole : std::uint8_t {
     makes,    // a new model out of the one before: the runner gives -o
-    exports,  // another file of the model: the recipe gives the output
+    exports,  // another file of the model: the recipe gives the output. `convert` to plain numbers without one makes the model of the next step
     looks,    // measures the model and leaves it as it is
 };
 

@@ -56,6 +56,7 @@ TEST(RecipeFile, MistakesAreNamedWithTheirLine) {
         {"steps:\n  - {quantize: , eval: }", "a step is a verb"},
         {"steps:\n  - eval: {max-windows: 2}", "no step makes a model"},
         {"steps:\n  - quantize\n  - convert: {to: gguf}", "line 3: convert needs \"output\""},
+        {"steps:\n  - convert: {to: hf, force: true, output: x}", "no step makes a model"},
         {"steps: [quantize", "not YAML"},
         {"steps:\n  - quantize: {scheme: *nowhere}", "not YAML"},
     };

@@ -41,16 +41,23 @@ bool is_float_type(DType dtype) { return dtype == DType::f32 || dtype == DType::
 
 bool is_turned(const Weight& weight, const std::string& key, const std::set<std::string>& columns) { return weight.plain() == nullptr && columns.count(key) != 0; }
 
-Status write_plain_tensor(CheckpointWriter& writer, const TensorDeclaration& declared, Weight weight, const std::set<std::string>& columns) {
+Result<RoundingLoss> write_plain_tensor(CheckpointWriter& writer, const TensorDeclaration& declared, Weight weight, const std::set<std::string>& columns) {
     const bool turned = is_turned(weight, declared.name, columns);
     if (weight.shape != (turned ? Shape{declared.shape[1], declared.shape[0]} : declared.shape))
         return corrupt("has shape " + shape_text(weight.shape) + ", the config implies " + shape_text(declared.shape));
-    if (weight.plain() != nullptr && weight.plain()->dtype == declared.dtype) return writer.write(declared.name, weight.plain()->data);
+    if (weight.plain() != nullptr && weight.plain()->dtype == declared.dtype) {
+        SKIFF_CHECK(writer.write(declared.name, weight.plain()->data));
+        return RoundingLoss();
+    }
     SKIFF_TRY(auto floats, as_floats(weight));
     if (turned) floats = transposed(floats);
-    if (declared.dtype == DType::f32) return writer.write(declared.name, floats.plain()->data);
+    if (declared.dtype == DType::f32) {
+        SKIFF_CHECK(writer.write(declared.name, floats.plain()->data));
+        return RoundingLoss();
+    }
+    RoundingLoss loss;
     constexpr std::size_t batch = std::size_t{1} << 20;
-    std::vector<float> values(batch);
+    std::vector<float> values(batch), rounded(batch);
     std::vector<std::byte> bytes(batch * 2);
     const auto data = floats.plain()->data;
     for (std::size_t begin = 0; begin < data.size() / 4; begin += batch) {
@@ -61,8 +68,14 @@ Status write_plain_tensor(CheckpointWriter& writer, const TensorDeclaration& dec
                 return corrupt("number " + std::to_string(begin + i) + " does not fit F16; choose --type BF16 or F32");
         dtype_info(declared.dtype).from_float(values.data(), static_cast<std::int64_t>(n), bytes.data());
         SKIFF_CHECK(writer.write(declared.name, std::span(bytes).first(n * 2)));
+        dtype_info(declared.dtype).to_float(bytes.data(), static_cast<std::int64_t>(n), rounded.data());
+        for (std::size_t i = 0; i < n; ++i) {
+            const double difference = static_cast<double>(values[i]) - rounded[i];
+            loss.error += difference * difference;
+            loss.square += static_cast<double>(values[i]) * values[i];
+        }
     }
-    return {};
+    return loss;
 }
 
 std::vector<std::string> files_to_copy(const Checkpoint& checkpoint) {

@@ -17,8 +17,14 @@ bool is_float_type(DType dtype);  // F32, F16 or BF16: what folders hold as plai
 // columns: keys_stored_as_columns
 bool is_turned(const Weight& weight, const std::string& key, const std::set<std::string>& columns);
 
-// Decodes, turns back where it is turned, and rounds as the declaration says. Its shape is checked here. An F16 that a number does not fit is an error.
-Status write_plain_tensor(CheckpointWriter& writer, const TensorDeclaration& declared, Weight weight, const std::set<std::string>& columns);
+// What rounding to another type changes: sums of squares.
+struct RoundingLoss {
+    double error = 0, square = 0;
+    double relative() const { return square > 0 ? error / square : 0; }
+};
+
+// Decodes, turns back where it is turned, and rounds as the declaration says; gives what that loses. Its shape is checked here. An F16 that a number does not fit is an error.
+Result<RoundingLoss> write_plain_tensor(CheckpointWriter& writer, const TensorDeclaration& declared, Weight weight, const std::set<std::string>& columns);
 
 // Tokenizer and generation files of a source folder, by name; none for other sources.
 std::vector<std::string> files_to_copy(const Checkpoint& checkpoint);

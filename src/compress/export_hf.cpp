@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include "base/atomic_file.h"
+#include "base/mapped_file.h"
 #include "compress/export_folder.h"
+#include "compress/manifest.h"
 
 namespace skiff {
 namespace {
@@ -14,11 +17,31 @@ Result<std::optional<DType>> parse_type(const std::string& name) {
     return usage_error("--type " + name + " cannot be written to a Hugging Face folder; known: auto, F32, F16, BF16");
 }
 
+Status write_manifest(const Checkpoint& checkpoint, const std::string& type, std::vector<ManifestTensor> tensors, const std::string& folder) {
+    Manifest manifest;
+    manifest.tool = "skiff " SKIFF_VERSION;
+    ManifestParent& parent = manifest.parent;
+    parent.name = checkpoint.name;
+    SKIFF_TRY(parent.content_hash, checkpoint.content_hash());
+    parent.architecture = checkpoint.spec.architecture;
+    for (const auto& [key, tensor] : checkpoint.spec.tensors) {
+        if (!checkpoint.weights->contains(key)) continue;
+        SKIFF_TRY(const auto weight, checkpoint.weights->load(key));
+        parent.n_elements += static_cast<std::uint64_t>(element_count(weight.shape));
+        parent.bytes += weight.stored_bytes();
+    }
+    describe_history(checkpoint.manifest, parent);
+    manifest.steps.push_back(Json::object({{"kind", "convert"}, {"to", "hf"}, {"type", type}}));
+    manifest.tensors = std::move(tensors);
+    return write_file_atomic(join_path(folder, manifest_file_name), manifest_json(manifest).dump(1) + "\n");
+}
+
 }  // namespace
 
 Result<HfExport> plan_hf_export(const Checkpoint& checkpoint, const HfExportOptions& options) {
     SKIFF_TRY(const auto wanted, parse_type(options.type));
     HfExport plan;
+    plan.type = options.type;
     std::map<DType, std::int64_t> weights_by_type;
     for (const Block& block : checkpoint.spec.blocks)
         for (const Op& op : block.ops)
@@ -61,15 +84,21 @@ Status write_hf_export(const Checkpoint& checkpoint, const HfExport& plan, const
     SKIFF_TRY(auto writer, CheckpointWriter::create(folder, plan.tensors));
     const std::set<std::string> columns = keys_stored_as_columns(checkpoint.spec);
     std::uint64_t done = 0;
+    std::vector<ManifestTensor> tensors;
     for (const TensorDeclaration& declared : plan.tensors) {
         SKIFF_TRY(auto weight, checkpoint.weights->load(declared.name));
-        auto status = write_plain_tensor(writer, declared, std::move(weight), columns);
-        if (!status.ok()) return status.take_error().with_context("tensor " + declared.name);
-        done += static_cast<std::uint64_t>(dtype_bytes(declared.dtype, element_count(declared.shape)).value_or(0));
+        const auto bytes = static_cast<std::uint64_t>(dtype_bytes(declared.dtype, element_count(declared.shape)).value_or(0));
+        ManifestTensor tensor{declared.name, weight.encoding_name(), std::string(dtype_info(declared.dtype).name), static_cast<std::uint64_t>(element_count(declared.shape)), bytes, 0, ""};
+        const auto loss = write_plain_tensor(writer, declared, std::move(weight), columns);
+        if (!loss.ok()) return Error(loss.error()).with_context("tensor " + declared.name);
+        tensor.relative_squared_error = loss->relative();
+        tensors.push_back(std::move(tensor));
+        done += bytes;
         if (progress) progress({"convert", declared.name, done, plan.data_bytes});
         if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted", {}};
     }
     SKIFF_CHECK(writer.commit());
+    if (!checkpoint.manifest.is_null()) SKIFF_CHECK(write_manifest(checkpoint, plan.type, std::move(tensors), folder));
     return write_folder_files(checkpoint, plan.config, plan.files, folder);
 }
 

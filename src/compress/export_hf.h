@@ -20,11 +20,12 @@ struct HfExport {
     std::vector<std::string> files;  // copied from the source folder
     std::vector<std::string> notes;
     std::uint64_t data_bytes = 0;
+    std::string type;  // as it was asked for
 };
 
 Result<HfExport> plan_hf_export(const Checkpoint& checkpoint, const HfExportOptions& options);
 
-// Fills a folder that exists, such as AtomicDirectory's working one.
+// Fills a folder that exists, such as AtomicDirectory's working one. Of a model with a manifest it gets one too, which goes on with the steps: {"kind": "convert", "to": "hf", "type"}.
 Status write_hf_export(const Checkpoint& checkpoint, const HfExport& plan, const std::string& folder, const ProgressSink& progress);
 
 }  // namespace skiff

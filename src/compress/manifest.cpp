@@ -63,6 +63,15 @@ Json manifest_json(const Manifest& manifest) {
                          {"evidence", Json(Json::Array(manifest.evidence))}});
 }
 
+void describe_history(const Json& manifest, ManifestParent& parent) {
+    const Json& before = manifest["parent"];
+    Json::Array steps = before["steps"].is_array() ? before["steps"].items() : Json::Array();
+    for (const Json& step : manifest["steps"].items()) steps.push_back(step);
+    if (steps.empty()) return;
+    parent.steps = Json(std::move(steps));
+    parent.origin = before["origin"].is_object() ? before["origin"] : Json::object({{"name", before["name"]}, {"content_hash", before["content_hash"]}});
+}
+
 Status append_evidence(const std::string& folder, const Json& entry) {
     const std::string path = join_path(folder, manifest_file_name);
     SKIFF_TRY(auto manifest, read_json_file(path));

@@ -36,6 +36,9 @@ struct Manifest {
     std::vector<Json> evidence;  // whatever eval and bench found, each with "kind"
 };
 
+// What made the parent, from the original on, out of its own manifest (null: nothing).
+void describe_history(const Json& manifest, ManifestParent& parent);
+
 // Contains no time and no path, so that the same work gives the same bytes.
 Json manifest_json(const Manifest& manifest);
 // Reads the manifest of a folder, adds an entry to its evidence and writes it back in one piece.

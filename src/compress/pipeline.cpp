@@ -95,14 +95,7 @@ private:
         parent.architecture = parent_.spec.architecture;
         parent.n_elements = plan_.n_elements_before > 0 ? plan_.n_elements_before : plan_.n_elements;
         parent.bytes = plan_.bytes_before;
-        // What made the parent, from the original on.
-        const Json& before = parent_.manifest["parent"];
-        Json::Array steps = before["steps"].is_array() ? before["steps"].items() : Json::Array();
-        for (const Json& step : parent_.manifest["steps"].items()) steps.push_back(step);
-        if (!steps.empty()) {
-            parent.steps = Json(std::move(steps));
-            parent.origin = before["origin"].is_object() ? before["origin"] : Json::object({{"name", before["name"]}, {"content_hash", before["content_hash"]}});
-        }
+        describe_history(parent_.manifest, parent);
         return {};
     }
 

@@ -121,7 +121,8 @@ std::string step_words(const Json& step, StepDetail detail) {
     if (kind == "factorize") return factorize_words(step, detail);
     if (kind == "share") return share_words(step, detail);
     if (kind == "train" || kind == "distill" || kind == "qat") return training_words(step, detail);
-    Words words(kind, detail);
+    Words words(kind == "convert" ? "written out" : kind, detail);
+    if (kind == "convert") return words.add(step["type"].text() == "auto" ? "" : step["type"].text()).take();
     return words.add(step["method"].text()).add(step["what"].text()).take();
 }
 

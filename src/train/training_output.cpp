@@ -208,16 +208,6 @@ Json step_json(const TrainOptions& options, const TrainingSetup& setup, const Tr
     return step;
 }
 
-// What made the parent, from the original on, as every manifest tells it.
-void describe_history(const Json& manifest, ManifestParent& parent) {
-    const Json& before = manifest["parent"];
-    Json::Array steps = before["steps"].is_array() ? before["steps"].items() : Json::Array();
-    for (const Json& step : manifest["steps"].items()) steps.push_back(step);
-    if (steps.empty()) return;
-    parent.steps = Json(std::move(steps));
-    parent.origin = before["origin"].is_object() ? before["origin"] : Json::object({{"name", before["name"]}, {"content_hash", before["content_hash"]}});
-}
-
 }  // namespace
 
 Result<std::optional<DType>> stored_dtype(const TrainOptions& options) {

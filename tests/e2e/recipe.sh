@@ -36,6 +36,21 @@ cmp "$work/b/model.safetensors" "$work/child/model.safetensors" || fail "the rec
 rc=0; "$SKIFF" compress $model --recipe "$work/two.yaml" -o "$work/child" > "$work/log" 2>&1 || rc=$?
 [ $rc = 2 ] && grep -q 'already exists' "$work/log" || fail "an output that exists: $(cat "$work/log")"
 
+# Any order: codes are written out as plain numbers between quantizing and pruning, and the manifest tells the whole way.
+cat > "$work/order.yaml" <<YAML
+steps:
+  - quantize: {scheme: w8g32}
+  - convert: {to: hf, type: F32}
+  - prune: {pattern: "neurons:25%", importance: l2, compensation: none}
+  - prune: {pattern: "50%", scheme: w8g32}
+YAML
+"$SKIFF" compress $model --recipe "$work/order.yaml" -o "$work/order" > "$work/log" 2>&1 || fail "$(cat "$work/log")"
+[ "$(grep -oE '"kind": "(quantize|convert|structure|prune)"' "$work/order/skiff.json" | sed 's/.*: //' | tr '\n' ' ')" = '"quantize" "convert" "structure" "prune" ' ] || fail "another way: $(grep kind "$work/order/skiff.json")"
+"$SKIFF" inspect "$work/order" | grep -q "w8g32 of single weights" || fail "not pruned: $("$SKIFF" inspect "$work/order")"
+sed '/convert/d' "$work/order.yaml" > "$work/direct.yaml"
+rc=0; "$SKIFF" compress $model --recipe "$work/direct.yaml" -o "$work/direct" > "$work/log" 2>&1 || rc=$?
+[ $rc = 1 ] && grep -q 'is quantized.*convert: {to: hf}' "$work/log" || fail "no reason and no way out in: $(tail -5 "$work/log")"
+
 # Every recipe of the examples: on a smaller model and less text, so that it is fast. What each leaves runs here, and in GGUF.
 student=models/pocket-student
 for recipe in examples/recipes/*.yaml; do

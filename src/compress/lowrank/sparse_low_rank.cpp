@@ -9,6 +9,7 @@
 #include "compress/lowrank/factor.h"
 #include "compress/prune/prune_method.h"
 #include "compress/structure/tensor_copies.h"
+#include "compress/weight_state.h"
 #include "formats/sparse_weights.h"
 #include "model/axes.h"
 
@@ -39,7 +40,7 @@ public:
             }
             add_tensor(plan, std::move(*planned));
         }
-        if (targets_.empty()) return unsupported("the model has no linear weights of plain numbers in 16 or 32 bits; factorize it before it is quantized");
+        if (targets_.empty()) return unsupported(std::string("the model has no linear weights of plain numbers in 16 or 32 bits; factorize it before it is quantized") + or_write_out);
         return plan;
     }
 

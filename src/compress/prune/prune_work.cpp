@@ -54,7 +54,7 @@ public:
         std::vector<PlannedTensor*> pruned;
         for (PlannedTensor& planned : plan_.tensors)
             if (is_pruned(planned)) pruned.push_back(&planned);
-        if (pruned.empty()) return usage_error("nothing would change: the model has no linear weights of plain numbers; prune the model before it is quantized");
+        if (pruned.empty()) return usage_error(std::string("nothing would change: the model has no linear weights of plain numbers; prune the model before it is quantized") + or_write_out);
         for (const PlannedTensor* planned : pruned) matrices_.push_back({planned->key, planned->shape[0], planned->shape[1], planned->stored_as_columns});
         if (method_.gradients != PruneMethod::Gradients::none || is_measured()) {
             SKIFF_TRY(text_, load_calibration(parent_, step_.calibration));
@@ -236,7 +236,7 @@ private:
             if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted before any work was done", {}};
             if (!parent_.weights->contains(key) && declared.need == TensorDecl::Need::optional) continue;
             SKIFF_TRY(const auto weight, parent_.weights->load(key));
-            if (weight.plain() == nullptr) return unsupported("tensor " + key + " " + state_of(weight) + "; prune the model that it was made from");
+            if (weight.plain() == nullptr) return unsupported("tensor " + key + " " + state_of(weight) + "; prune the model that it was made from" + or_write_out);
             if (dtype_info(weight.plain()->dtype).is_float) {
                 auto survey = survey_weight(weight, nullptr, pool);
                 if (!survey.ok()) return survey.take_error().with_context("tensor " + key);

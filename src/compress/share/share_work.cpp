@@ -107,7 +107,7 @@ private:
         return {};
     }
 
-    static Error not_plain(const std::string& key, const Weight& weight) { return unsupported("tensor " + key + " " + state_of(weight) + "; let layers share before the model is pruned or quantized"); }
+    static Error not_plain(const std::string& key, const Weight& weight) { return unsupported("tensor " + key + " " + state_of(weight) + "; let layers share before the model is pruned or quantized" + or_write_out); }
 
     std::set<std::string> keys_of_layer(std::int64_t layer) const {
         std::set<std::string> keys;

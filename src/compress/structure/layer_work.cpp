@@ -6,6 +6,7 @@
 #include "compress/structure/removal_probe.h"
 #include "compress/structure/structure_config.h"
 #include "compress/structure/tensor_copies.h"
+#include "compress/weight_state.h"
 #include "model/arch/arch.h"
 #include "model/axes.h"
 
@@ -65,7 +66,7 @@ public:
             if (tensor.need == TensorDecl::Need::required && implied.tensors.count(name) == 0) return unsupported("tensor " + key + " would be " + name + ", which the model does not have");
             auto planned = plan_copy(parent_, key, name, parent_.spec.shape(tensor), pool);
             if (!planned.ok()) return planned.take_error().with_context("tensor " + key);
-            if (name != key && !planned->parent_is_plain) return unsupported("tensor " + key + " is quantized; drop layers before quantizing the model");
+            if (name != key && !planned->parent_is_plain) return unsupported("tensor " + key + " is quantized; drop layers before quantizing the model" + or_write_out);
             add_tensor(plan, std::move(*planned));
         }
         plan.n_elements_before = 0;

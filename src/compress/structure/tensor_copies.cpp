@@ -27,7 +27,7 @@ Result<PlannedTensor> plan_copy(const Checkpoint& parent, const std::string& key
     } else if (weight.hashed() != nullptr) {
         return unsupported("is " + planned.from + "; this comes before weights are hashed, or after skiff convert --to hf has written their blocks out");
     } else {
-        return unsupported(state_of(weight) + "; change the shape of the model before " + (weight.sparse() != nullptr ? "weights are pruned" : "quantizing it") + (weight.blocks() != nullptr ? " (skiff convert writes a GGUF file as a folder)" : ""));
+        return unsupported(state_of(weight) + "; change the shape of the model before " + (weight.sparse() != nullptr ? "weights are pruned" : "quantizing it") + or_write_out);
     }
     for (const auto& part : planned.declarations) {
         const auto size = dtype_bytes(part.dtype, element_count(part.shape));
