@@ -98,7 +98,7 @@ echo "| what goes | bytes | of all | bound | decode, tok/s | reached | of the bo
 echo "|---|---:|---:|---:|---:|---:|---:|---:|---:|"
 for form in $forms; do
     while read -r name how; do
-        jq -rsn --arg name "$name" '
+        jq -rn --arg name "$name" '
             def fixed($n): . * pow(10; $n) | round / pow(10; $n);
             def median: sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
             [inputs] as $all | [$all | to_entries[] | select(.key % 2 == 0) | .value] as $children | [$all | to_entries[] | select(.key % 2 == 1) | .value] as $parents
