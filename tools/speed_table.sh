@@ -3,7 +3,7 @@
 #     tools/speed_table.sh SKIFF MODEL WORK [FORM...]
 # MODEL: a folder, whose children prune and factorize make (by the methods that need no data, since speed does not depend on which numbers stay; hidden widths by
 # the built-in text), or random:SHAPE.json, whose children are weights pruned while loading and shapes with fewer neurons, KV groups, layers and columns.
-# FORM: single 2:4 block neurons kv_groups layers hidden factors; default: all that MODEL can have (factors of a random: model take hours to find).
+# FORM: single 2:4 block neurons kv_groups layers hidden factors; default: all that MODEL can have (factors of a random: model are made by hand: factorize, then bench).
 # Needs jq. WORK keeps every turn; what is there is not measured again. In the environment:
 #   SCHEME (w8g32), STRENGTHS (10 25 50 75 90), ROUNDS (3), PROMPT (512), GEN (128), REPEATS (3), THREADS (all physical cores)
 #   QUIET  a command that waits for a quiet machine; each turn runs under it
