@@ -41,10 +41,13 @@ children() {
         for ((n = 1; n < $(jq .num_key_value_heads "$config"); n *= 2)); do
             echo "kv_groups:$n $(jq -r --argjson n "$n" '.num_key_value_heads as $kv | "num_key_value_heads=\($kv - $n) num_attention_heads=\(.num_attention_heads / $kv * ($kv - $n))"' "$config")"
         done ;;
-    factors) for s in $strengths; do echo "factors:$s% $s%"; done ;;
+    factors)
+        ! $random || { echo "speed_table.sh: factors of a random: model are made by hand" >&2; return 2; }
+        for s in $strengths; do echo "factors:$s% $s%"; done ;;
     *) echo "speed_table.sh: no form is called $1" >&2; return 2 ;;
     esac
 }
+for form in $forms; do children "$form" >/dev/null; done  # a form that is none ends here
 made() { "$skiff" "$@" --restart -t "${THREADS:-0}" >"$work/log" 2>&1 || { cat "$work/log" >&2; return 1; }; }
 # child NAME HOW: sets `arguments`, what bench is given
 child() {
