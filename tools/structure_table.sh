@@ -7,6 +7,7 @@ set -e
 source "$(dirname "$0")/child_rows.bash" "$1" "$2" "$3"
 shift 3
 strengths=${*:-10 25 50 75 90}
+layers=$(jq -r '[range(1; [.num_hidden_layers, 5] | min)] | join(" ")' "$model/config.json")  # up to four, one stays
 importances=${IMPORTANCES:-l2 l1 activation apoz contribution taylor}
 for s in $strengths; do
     for importance in $importances; do row "neurons-${s}%_${importance}" prune --pattern "neurons:$s%" --importance $importance --compensation none; done
@@ -20,7 +21,7 @@ for s in $strengths; do
     row "factors-${s}%_svd-llm_budget" factorize --budget "$s%" --method svd-llm
     row "hidden-${s}%_rotated" prune --pattern "hidden:$s%"
 done
-for n in 1 2 3 4; do
+for n in $layers; do
     row "layers-${n}_block-influence" prune --pattern layers:$n --importance block-influence
     row "layers-${n}_kl" prune --pattern layers:$n
 done
@@ -42,7 +43,7 @@ for s in $strengths; do
 done
 matrix "$(for s in $strengths; do echo -n "factors-$s% "; done)" svd asvd svd-llm svd-llm_budget
 matrix "$(for s in $strengths; do echo -n "hidden-$s% "; done)" rotated
-for n in 1 2 3 4; do
+for n in $layers; do
     heading
     table "layers-${n}_block-influence" "layers-${n}_block-influence" "layers-${n}_kl"
 done

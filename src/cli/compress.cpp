@@ -188,6 +188,8 @@ Status compress(CompressVerbOptions& options, Terminal& terminal) {
         terminal.remark("step " + std::to_string(i + 1) + " of " + std::to_string(commands.size()) + (done ? " was done: " : ": ") + text_of(commands[i]));
         if (done) continue;
         if (interrupt_requested()) return Error{ErrorCode::interrupted, "interrupted; run the same command again to go on", {}};
+        // Complete, but killed before done.json said so: made anew, since every verb refuses an output that exists.
+        if (commands[i].role == StepRole::makes && commands[i].model != options.output && is_directory(commands[i].model)) SKIFF_CHECK(remove_all(commands[i].model));
         Status status;
         const double step_begin = monotonic_seconds();
         if (terminal.json()) {

@@ -23,6 +23,11 @@ grep -q 'step 2 (line 3 of the recipe)' "$work/log" || fail "no place in: $(cat 
 [ -d "$work/child.steps/1-quantize" ] || fail "the first step's result is gone"
 rc=0; sed 's/bf16/fp16/' "$work/two.yaml" > "$work/other.yaml"; "$SKIFF" compress $model --recipe "$work/other.yaml" -o "$work/child" > "$work/log" 2>&1 || rc=$?
 [ $rc = 2 ] && grep -q 'unfinished run of another recipe' "$work/log" || fail "another recipe went on with it: $(cat "$work/log")"
+# A step that was complete but killed before it was noted is made anew.
+cp -r "$work/child.steps" "$work/noted.steps"
+rm "$work/noted.steps/done.json"
+"$SKIFF" compress $model --recipe "$work/two.yaml" -o "$work/noted" > "$work/log" 2>&1 || fail "a complete step stands in the way: $(cat "$work/log")"
+rm -r "$work/noted" "$work/child.gguf"
 rm "$work/child.partial"
 "$SKIFF" compress $model --recipe "$work/two.yaml" -o "$work/child" > "$work/log" 2>&1 || fail "$(cat "$work/log")"
 grep -q 'step 1 of 3 was done' "$work/log" || fail "the first step was done again"

@@ -136,7 +136,7 @@ private:
                 SKIFF_TRY(const auto weight, parent_.weights->load(key));
                 if (corrects() ? weight.plain() != nullptr : weight.plain() == nullptr) {
                     if (corrects()) continue;
-                    return unsupported("tensor " + key + " " + state_of(weight) + (weight.hashed() != nullptr ? "; factorize the model before hashing it, or first write the blocks out with skiff convert --to hf" : weight.sparse() != nullptr ? "; factorize the model before pruning it, or by --method sparse-low-rank, which does both" : "; factorize the model before quantizing it, or add factors to it with --method correction --original MODEL"));
+                    return unsupported("tensor " + key + " " + state_of(weight) + (weight.hashed() != nullptr ? std::string("; factorize the model before hashing it") + or_write_out : weight.sparse() != nullptr ? std::string("; factorize the model before pruning it, or by --method sparse-low-rank, which does both") + or_write_out : std::string("; factorize the model before quantizing it, or add factors to it with --method correction --original MODEL") + or_write_out));
                 }
                 ranks_[key] = 0;
             }

@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "compress/step_work.h"
 #include "compress/structure/tensor_copies.h"
+#include "compress/weight_state.h"
 #include "formats/hashed_weights.h"
 #include "model/axes.h"
 
@@ -124,7 +125,7 @@ private:
 
     Status make_hashed_plan(PlannedTensor& planned, const BlockHash& hash) {
         SKIFF_TRY(const auto weight, parent_.weights->load(planned.key));
-        if (weight.plain() == nullptr) return unsupported("is quantized (" + planned.from + "); hash the model that it was made from, train it, and quantize it then");
+        if (weight.plain() == nullptr) return unsupported("is quantized (" + planned.from + "); hash the model that it was made from, train it, and quantize it then" + or_write_out);
         SKIFF_CHECK(check_block_hash(hash));
         const DType dtype = weight.plain()->dtype;
         planned.shape = {hash.n_rows, hash.n_columns};
