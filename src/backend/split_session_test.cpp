@@ -32,7 +32,7 @@ std::unique_ptr<Session> split(const ModelSpec& spec, const WeightSource& weight
 
 std::vector<float> copied(std::span<const float> numbers) { return {numbers.begin(), numbers.end()}; }
 
-class SplitModels : public testing::TestWithParam<std::string> {};
+class SplitModels : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(SplitModels, EveryNumberOfLayersGivesTheSame) {
     const auto opened = Checkpoint::open(cuda::models_dir + "/" + GetParam());
@@ -52,7 +52,7 @@ TEST_P(SplitModels, EveryNumberOfLayersGivesTheSame) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, SplitModels, testing::ValuesIn(cuda::model_names()), [](const auto& instance) { return instance.param; });
+INSTANTIATE_TEST_SUITE_P(All, SplitModels, ::testing::ValuesIn(cuda::model_names()), [](const auto& instance) { return instance.param; });
 
 TEST(SplitSession, ItemsOfSeveralSequences) {
     const Small small;

@@ -16,7 +16,7 @@
 namespace skiff {
 namespace {
 
-std::string scratch(const std::string& name) { return testing::TempDir() + "skiff_base_" + name; }
+std::string scratch(const std::string& name) { return ::testing::TempDir() + "skiff_base_" + name; }
 
 TEST(Checked, ProductTestsEachPartialProduct) {
     const std::int64_t hidden_by_zero[] = {INT64_MAX, 2, 0};

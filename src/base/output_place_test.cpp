@@ -10,7 +10,7 @@ namespace skiff {
 namespace {
 
 TEST(OutputPlace, IsApartFromWhatIsRead) {
-    const std::string root = testing::TempDir() + "skiff_output_place";
+    const std::string root = ::testing::TempDir() + "skiff_output_place";
     ASSERT_TRUE(remove_all(root).ok());
     ASSERT_TRUE(make_directories(join_path(root, "models/m/inner")).ok());
     ASSERT_TRUE(write_file_atomic(join_path(root, "models/m/weights"), "x").ok());

@@ -40,7 +40,7 @@ constexpr Case cases[] = {
     {"w6g32r", BlockType::q8_0, Fit::rounded, 96},
 };
 
-class ExpressBlocks : public testing::TestWithParam<Case> {};
+class ExpressBlocks : public ::testing::TestWithParam<Case> {};
 
 TEST_P(ExpressBlocks, SayTheSameNumbers) {
     const Case& expected = GetParam();
@@ -72,7 +72,7 @@ TEST_P(ExpressBlocks, SayTheSameNumbers) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(, ExpressBlocks, testing::ValuesIn(cases), [](const auto& parameter) { return std::string(parameter.param.scheme) + "_" + std::to_string(parameter.param.n_columns); });
+INSTANTIATE_TEST_SUITE_P(, ExpressBlocks, ::testing::ValuesIn(cases), [](const auto& parameter) { return std::string(parameter.param.scheme) + "_" + std::to_string(parameter.param.n_columns); });
 
 TEST(BlocksOfCodes, WhatNoBlockHolds) {
     for (const char* scheme : {"nf4", "n4g16t", "e4m3"}) {

@@ -24,10 +24,10 @@ inline std::vector<std::string> small_model_folders() {
     return folders;
 }
 
-inline CalibrationText random_text(std::int64_t n_vocab) {
+inline CalibrationText random_text(std::int64_t n_vocab, std::initializer_list<std::size_t> lengths = {9, 17, 17}) {
     CalibrationText text;
     Rng rng(3);
-    for (std::size_t length : {9, 17, 17}) {
+    for (std::size_t length : lengths) {
         std::vector<std::int32_t> sample(length);
         for (auto& id : sample) id = static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(n_vocab)));
         text.samples.push_back(std::move(sample));

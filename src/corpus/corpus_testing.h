@@ -16,7 +16,7 @@ namespace skiff {
 class TestFolder {
 public:
     TestFolder() {
-        std::string pattern = testing::TempDir() + "skiff_corpus_XXXXXX";
+        std::string pattern = ::testing::TempDir() + "skiff_corpus_XXXXXX";
         const char* made = mkdtemp(pattern.data());
         folder_ = made ? made : "";
     }

@@ -137,7 +137,7 @@ TEST(PieceCutter, TokenizersThatLookAcrossAreNotCut) {
 
 // ---- Packing ----
 
-class Packing : public testing::Test {
+class Packing : public ::testing::Test {
 protected:
     Result<PackReport> pack(const Tokenizer& tokenizer, std::vector<std::string> inputs, int n_threads = 2) {
         PackOptions options;

@@ -16,7 +16,7 @@ std::string bytes_of(const TokenFileHeader& header, std::span<const std::byte> t
     return std::string(reinterpret_cast<const char*>(&header), sizeof header) + std::string(reinterpret_cast<const char*>(tokens.data()), tokens.size());
 }
 
-class TokenFiles : public testing::Test {
+class TokenFiles : public ::testing::Test {
 protected:
     Result<TokenFile> open(const std::string& bytes) { return TokenFile::open(folder_.write("tokens.bin", bytes)); }
     // Opening these bytes must fail and say `words` and the file's name.

@@ -15,10 +15,10 @@ namespace {
 
 std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text.data(), text.size())); }
 
-class CheckpointFolder : public testing::Test {
+class CheckpointFolder : public ::testing::Test {
 protected:
     CheckpointFolder() {
-        std::string pattern = testing::TempDir() + "skiff_XXXXXX";
+        std::string pattern = ::testing::TempDir() + "skiff_XXXXXX";
         path_ = ::mkdtemp(pattern.data());
     }
     ~CheckpointFolder() override { (void)remove_all(path_); }

@@ -172,7 +172,7 @@ TEST(CodedTensor, WhatWouldExpandTooMuchIsNotCoded) {
     EXPECT_FALSE(encoded(view_of(DType::f32, {}, std::vector<std::byte>(4))));
 }
 
-class CodedBytes : public testing::Test {
+class CodedBytes : public ::testing::Test {
 protected:
     const std::vector<std::byte> bytes_ = bell_floats(DType::bf16, 300'000, 9);
     const std::vector<std::byte> code_ = *encoded(view_of(DType::bf16, {3000, 100}, bytes_));

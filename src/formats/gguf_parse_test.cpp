@@ -110,13 +110,13 @@ std::vector<Violation> violations() {
     };
 }
 
-class GgufViolation : public testing::TestWithParam<Violation> {};
+class GgufViolation : public ::testing::TestWithParam<Violation> {};
 TEST_P(GgufViolation, IsRefusedWithItsMessage) {
     EXPECT_NE(error_of(GetParam().file).find(GetParam().message), std::string::npos) << error_of(GetParam().file);
 }
 void PrintTo(const Violation& violation, std::ostream* out) { *out << violation.name; }
-std::string violation_name(const testing::TestParamInfo<Violation>& info) { return info.param.name; }
-INSTANTIATE_TEST_SUITE_P(Rules, GgufViolation, testing::ValuesIn(violations()), violation_name);
+std::string violation_name(const ::testing::TestParamInfo<Violation>& info) { return info.param.name; }
+INSTANTIATE_TEST_SUITE_P(Rules, GgufViolation, ::testing::ValuesIn(violations()), violation_name);
 
 TEST(GgufParse, ReadsEveryTypeOfValue) {
     const Bytes file = small_file();

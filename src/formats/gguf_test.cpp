@@ -19,10 +19,10 @@ namespace {
 std::string data_path(const std::string& name) { return std::string(SKIFF_TEST_DATA_DIR) + "/gguf/" + name; }
 std::string shared_path(const std::string& name) { return std::string(SKIFF_SHARED_DIR) + "/" + name; }
 
-class GgufFolder : public testing::Test {
+class GgufFolder : public ::testing::Test {
 protected:
     void SetUp() override {
-        folder_ = testing::TempDir() + "skiff_gguf_" + std::to_string(::getpid()) + "_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+        folder_ = ::testing::TempDir() + "skiff_gguf_" + std::to_string(::getpid()) + "_" + ::testing::UnitTest::GetInstance()->current_test_info()->name();
         ASSERT_TRUE(make_directories(folder_).ok());
     }
     void TearDown() override { (void)remove_all(folder_); }

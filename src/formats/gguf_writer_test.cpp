@@ -15,11 +15,11 @@
 namespace skiff {
 namespace {
 
-class GgufWriting : public testing::Test {
+class GgufWriting : public ::testing::Test {
 protected:
     void SetUp() override {
-        path_ = testing::TempDir() + "skiff_gguf_writer_" + std::to_string(::getpid()) + "_" +
-                testing::UnitTest::GetInstance()->current_test_info()->name() + ".gguf";
+        path_ = ::testing::TempDir() + "skiff_gguf_writer_" + std::to_string(::getpid()) + "_" +
+                ::testing::UnitTest::GetInstance()->current_test_info()->name() + ".gguf";
     }
     void TearDown() override {
         if (std::getenv("SKIFF_KEEP_FILES") == nullptr) ::unlink(path_.c_str());  // tests/golden/gguf_check.py reads them

@@ -12,10 +12,10 @@
 namespace skiff {
 namespace {
 
-class Recode : public testing::Test {
+class Recode : public ::testing::Test {
 protected:
     Recode() {
-        std::string pattern = testing::TempDir() + "skiff_XXXXXX";
+        std::string pattern = ::testing::TempDir() + "skiff_XXXXXX";
         path_ = ::mkdtemp(pattern.data());
         for (const char* folder : {"plain", "coded", "again", "twice"}) EXPECT_TRUE(make_directories(at(folder)).ok());
     }

@@ -26,7 +26,7 @@ Result<SafetensorsHeader> parse(const std::string& text) { return parse_safetens
 class TemporaryFolder {
 public:
     TemporaryFolder() {
-        std::string pattern = testing::TempDir() + "skiff_XXXXXX";
+        std::string pattern = ::testing::TempDir() + "skiff_XXXXXX";
         path_ = ::mkdtemp(pattern.data());
     }
     ~TemporaryFolder() { (void)remove_all(path_); }

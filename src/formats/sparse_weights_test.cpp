@@ -15,7 +15,7 @@ namespace {
 
 using Tensors = std::map<std::string, StoredTensor>;
 
-TensorLookup lookup_in(const Tensors& tensors) {
+TensorLookup lookup_of(const Tensors& tensors) {
     return [&tensors](const std::string& name) -> Result<std::optional<FoundTensor>> {
         const auto found = tensors.find(name);
         if (found == tensors.end()) return std::optional<FoundTensor>();
@@ -57,7 +57,7 @@ void replace(Tensors& tensors, const std::string& name, std::vector<T> values, S
 
 std::string refusal(const Tensors& tensors, const char* scheme) {
     const std::optional<Scheme> parsed = scheme == nullptr ? std::nullopt : std::optional<Scheme>(*parse_scheme(scheme));
-    const auto read = read_sparse_weight("m", lookup_in(tensors), parsed ? &*parsed : nullptr);
+    const auto read = read_sparse_weight("m", lookup_of(tensors), parsed ? &*parsed : nullptr);
     return read.ok() ? "read" : read.error().to_string();
 }
 
@@ -68,7 +68,7 @@ TEST(SparseWeights, ComeBackBitForBit) {
             const Weight weight = example(target, name);
             const Tensors tensors = tensors_of(weight);
             const Scheme scheme = *parse_scheme(name);
-            const auto read = read_sparse_weight("m", lookup_in(tensors), scheme.is_coded() ? &scheme : nullptr);
+            const auto read = read_sparse_weight("m", lookup_of(tensors), scheme.is_coded() ? &scheme : nullptr);
             ASSERT_TRUE(read.ok()) << read.error().to_string();
             EXPECT_EQ(read->encoding_name(), weight.encoding_name());
             EXPECT_EQ(all_rows(*read), all_rows(weight));
@@ -121,17 +121,17 @@ TEST(SparseWeights, TernaryCodesBehindTheLastLevelAreRefused) {
 TEST(Outliers, ComeBackAndLiesAreRefused) {
     const Weight weight = make_outliers({3, 10}, DType::bf16, {1, 2, -3}, {0, 9, 4}, {0, 2, 2, 3});
     Tensors tensors = tensors_of(weight);
-    const auto read = read_outliers("m", lookup_in(tensors));
+    const auto read = read_outliers("m", lookup_of(tensors));
     ASSERT_TRUE(read.ok()) << read.error().to_string();
     EXPECT_EQ(all_rows(*read), all_rows(weight));
     replace(tensors, "m.outliers_columns", std::vector<std::int32_t>{0, 10, 4}, {3}, DType::i32);
-    EXPECT_FALSE(read_outliers("m", lookup_in(tensors)).ok());
+    EXPECT_FALSE(read_outliers("m", lookup_of(tensors)).ok());
     tensors = tensors_of(weight);
     replace(tensors, "m.outliers_rows", std::vector<std::int64_t>{0, 2, 2, 4}, {4}, DType::i64);
-    EXPECT_FALSE(read_outliers("m", lookup_in(tensors)).ok());
+    EXPECT_FALSE(read_outliers("m", lookup_of(tensors)).ok());
     tensors = tensors_of(weight);
     replace(tensors, "m.outliers_shape", std::vector<std::int64_t>{-1, 10}, {2}, DType::i64);
-    EXPECT_FALSE(read_outliers("m", lookup_in(tensors)).ok());
+    EXPECT_FALSE(read_outliers("m", lookup_of(tensors)).ok());
 }
 
 }  // namespace

@@ -69,60 +69,73 @@ Magnitudes magnitudes(const PackedWeight& packed, const std::vector<float>& x, s
 
 // What the reference makes of a weight and inputs, and what a kernel that reads them is measured against.
 struct Expected {
-    std::vector<float> y;
+    std::vector<float> y;  // (n_tokens, n_rows)
     Magnitudes sums;
 };
 
-// All kernels of the weight's layout. What they are held against is computed once for those that read floats, once for those that read codes.
-void expect_near_reference(const PackedWeight& packed, std::int64_t n_tokens) {
+// Tokens behind the first nine are those again, twice as large with each turn: what the reference makes of them is known to the bit without computing it.
+constexpr std::int64_t distinct_tokens = 9;
+float size_of(std::int64_t token) { return std::ldexp(1.0f, static_cast<int>(token / distinct_tokens)); }
+
+Activations growing_activations(std::int64_t n_tokens, std::int64_t n_columns) {
+    const auto distinct = testing::normal_values(distinct_tokens * n_columns, 70, 2);
+    std::vector<float> x;
+    for (std::int64_t token = 0; token < n_tokens; ++token)
+        for (std::int64_t i = 0; i < n_columns; ++i) x.push_back(size_of(token) * distinct[static_cast<std::size_t>(token % distinct_tokens * n_columns + i)]);
+    return Activations(std::move(x), n_columns);
+}
+
+// All kernels of the weight's layout, with each number of tokens. What they are held against is computed once for those that read floats, once for those that read codes.
+void expect_near_reference(const PackedWeight& packed, std::initializer_list<std::int64_t> numbers_of_tokens) {
     static std::map<std::pair<std::int64_t, std::int64_t>, Activations> made;
-    const Activations& activations = made.try_emplace({n_tokens, packed.n_columns}, n_tokens, packed.n_columns, 70).first->second;
+    const std::int64_t most = std::max(numbers_of_tokens), n_distinct = std::min(most, distinct_tokens), n_rows = packed.n_rows;
+    const std::pair<std::int64_t, std::int64_t> key = {most, packed.n_columns};
+    if (!made.contains(key)) made.emplace(key, growing_activations(most, packed.n_columns));
+    const Activations& activations = made.at(key);
     const PreparedActivation x = activations.from(0);
     const LinearFn reference = linear_kernels()[0].fn;
     std::vector<float> of_floats;
     std::optional<Expected> found[2];  // of inputs as codes stand for them, and as they are
-    const std::int64_t n_rows = packed.n_rows;
     for_each_kernel_of(*packed.layout, [&](const LinearKernel& kernel) {
         const bool reads_floats = kernel.form == ActivationForm::f32;
-        if (of_floats.empty()) of_floats = multiply(reference, packed, x, n_tokens);
+        if (of_floats.empty()) of_floats = multiply(reference, packed, x, n_distinct);
         if (!found[reads_floats]) {
             const std::vector<float> inputs = reads_floats ? activations.x : activations.dequantized();
             PreparedActivation seen = x;
             seen.f32 = inputs.data();
-            found[reads_floats] = {reads_floats ? of_floats : multiply(reference, packed, seen, n_tokens), magnitudes(packed, inputs, n_tokens)};
+            found[reads_floats] = {reads_floats ? of_floats : multiply(reference, packed, seen, n_distinct), magnitudes(packed, inputs, n_distinct)};
         }
         const Expected& expected = *found[reads_floats];
-        const auto y = multiply(kernel.fn, packed, x, n_tokens);
-        for (std::size_t i = 0; i < y.size(); ++i) {
-            // 2e-6 of the sum of magnitudes: some hundred roundings of 6e-8, which mostly cancel
-            ASSERT_NEAR(y[i], expected.y[i], 2e-6 * expected.sums.products[i] + 1e-30) << "output " << i << " of " << n_tokens << " tokens";
-            if (reads_floats) continue;
-            const std::size_t token = i / static_cast<std::size_t>(n_rows), n_blocks = static_cast<std::size_t>(activations.padded / 32);
-            const float largest_step = *std::max_element(activations.scales.begin() + static_cast<std::ptrdiff_t>(token * n_blocks), activations.scales.begin() + static_cast<std::ptrdiff_t>((token + 1) * n_blocks));
-            ASSERT_NEAR(y[i], of_floats[i], 0.51 * largest_step * expected.sums.weights[i % static_cast<std::size_t>(n_rows)] + 2e-6 * expected.sums.products[i] + 1e-6) << "against float activations";
+        for (std::int64_t n_tokens : numbers_of_tokens) {
+            const auto y = multiply(kernel.fn, packed, x, n_tokens);
+            for (std::int64_t token = 0; token < n_tokens; ++token) {
+                const auto token_scales = activations.scales.begin() + token * activations.padded / 32;
+                const float size = size_of(token), largest_step = *std::max_element(token_scales, token_scales + activations.padded / 32);
+                for (std::int64_t row = 0; row < n_rows; ++row) {
+                    const float own = y[static_cast<std::size_t>(token * n_rows + row)];
+                    const auto at = static_cast<std::size_t>(token % distinct_tokens * n_rows + row);
+                    // 2e-6 of the sum of magnitudes: some hundred roundings of 6e-8, which mostly cancel
+                    const double rounding = 2e-6 * size * expected.sums.products[at];
+                    ASSERT_NEAR(own, size * expected.y[at], rounding + 1e-30) << "output " << row << " of token " << token << " of " << n_tokens;
+                    if (reads_floats) continue;
+                    ASSERT_NEAR(own, size * of_floats[at], 0.51 * largest_step * expected.sums.weights[static_cast<std::size_t>(row)] + rounding + 1e-6) << "against float activations";
+                }
+            }
         }
     });
 }
 
 TEST(Linear, every_row_against_the_reference_over_widths) {
-    for (std::int64_t width : testing::odd_widths)
-        for_each_weight(17, width, [](const PackedWeight& packed) {
-            for (std::int64_t n_tokens : {1, 2, 3, 8, 9, 57}) expect_near_reference(packed, n_tokens);
-        });
+    for (std::int64_t width : testing::odd_widths) for_each_weight(17, width, [](const PackedWeight& packed) { expect_near_reference(packed, {1, 2, 3, 8, 9, 57}); });
 }
 
 TEST(Linear, every_row_against_the_reference_over_rows) {
-    for (std::int64_t n_rows : {1, 5, 8, 17, 32, 100})
-        for_each_weight(n_rows, 172, [](const PackedWeight& packed) {
-            for (std::int64_t n_tokens : {1, 4, 5, 70}) expect_near_reference(packed, n_tokens);
-        });
+    for (std::int64_t n_rows : {1, 5, 8, 17, 32, 100}) for_each_weight(n_rows, 172, [](const PackedWeight& packed) { expect_near_reference(packed, {1, 4, 5, 70}); });
 }
 
 // Long rows pass through several column blocks of the many-token paths.
 TEST(Linear, every_row_against_the_reference_on_long_rows) {
-    for_each_weight(20, 2500, [](const PackedWeight& packed) {
-        for (std::int64_t n_tokens : {1, 7}) expect_near_reference(packed, n_tokens);
-    });
+    for_each_weight(20, 2500, [](const PackedWeight& packed) { expect_near_reference(packed, {1, 7}); });
 }
 
 // The largest sums that int16 and int32 accumulators meet: all codes and activations at their extremes.
@@ -166,7 +179,7 @@ TEST(Linear, a_half_block_without_a_group_reads_no_scale) {
         for (const Layout* layout : layout_table()) {
             if (!layout->accepts(weight)) continue;
             const PackedWeight packed = pack_weight(*layout, weight, RowMap::all(16));
-            for (std::int64_t n_tokens : {1, 20}) expect_near_reference(packed, n_tokens);
+            expect_near_reference(packed, {1, 20});
         }
     }
 }

@@ -202,11 +202,12 @@ struct Activations {
     std::vector<std::int8_t> codes;
     std::vector<std::int16_t> sums;
 
-    Activations(std::int64_t tokens, std::int64_t columns, std::uint64_t seed)
-        : n_tokens(tokens), n_columns(columns), padded(padded_for_codes(columns)), x(normal_values(tokens * columns, seed, 2)) {
-        const auto size = static_cast<std::size_t>(tokens * padded);
+    Activations(std::int64_t tokens, std::int64_t columns, std::uint64_t seed) : Activations(normal_values(tokens * columns, seed, 2), columns) {}
+    Activations(std::vector<float> values, std::int64_t columns)
+        : n_tokens(std::ssize(values) / columns), n_columns(columns), padded(padded_for_codes(columns)), x(std::move(values)) {
+        const auto size = static_cast<std::size_t>(n_tokens * padded);
         codes.resize(size), scales.resize(size / 32), sums.resize(size / 8);
-        quantize_kernels()[0].fn({x.data(), codes.data(), scales.data(), sums.data(), columns, padded}, {0, tokens});
+        quantize_kernels()[0].fn({x.data(), codes.data(), scales.data(), sums.data(), columns, padded}, {0, n_tokens});
     }
     // Token `first` and those behind it.
     PreparedActivation from(std::int64_t first) const {

@@ -11,10 +11,10 @@
 namespace skiff {
 namespace {
 
-class PowercapTree : public testing::Test {
+class PowercapTree : public ::testing::Test {
 protected:
     void SetUp() override {
-        folder_ = testing::TempDir() + "skiff_powercap_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+        folder_ = ::testing::TempDir() + "skiff_powercap_" + ::testing::UnitTest::GetInstance()->current_test_info()->name();
         std::filesystem::remove_all(folder_);
         std::filesystem::create_directories(folder_);
     }

@@ -178,7 +178,7 @@ TEST(TextWindows, RefusesWhatLeavesNothing) {
     EXPECT_FALSE(protocol_from_name("halves").ok());
 }
 
-class LogitsFileTest : public testing::Test {
+class LogitsFileTest : public ::testing::Test {
 protected:
     void SetUp() override {
         header_ = logits_header(windows_of(24, 1, {Protocol::windows, 8, 0}), 11);
@@ -194,7 +194,7 @@ protected:
         ASSERT_TRUE(writer->add(std::span(rows_).subspan(5 * 11)).ok());
         ASSERT_TRUE(writer->finish().ok());
     }
-    std::string path_ = testing::TempDir() + "skiff_logits_" + testing::UnitTest::GetInstance()->current_test_info()->name() + ".bin";
+    std::string path_ = ::testing::TempDir() + "skiff_logits_" + ::testing::UnitTest::GetInstance()->current_test_info()->name() + ".bin";
     LogitsHeader header_;
     std::vector<float> rows_;
 };

@@ -12,7 +12,7 @@ namespace skiff {
 namespace {
 
 std::string run_with(const std::string& name, const std::string& csv) {
-    const std::string folder = join_path(testing::TempDir(), "curves_" + name);
+    const std::string folder = join_path(::testing::TempDir(), "curves_" + name);
     std::filesystem::create_directories(folder);
     EXPECT_TRUE(write_file_atomic(join_path(folder, "validation.csv"), csv).ok());
     return folder;

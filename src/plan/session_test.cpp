@@ -59,7 +59,7 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-class SessionBits : public testing::TestWithParam<Case> {};
+class SessionBits : public ::testing::TestWithParam<Case> {};
 
 TEST_P(SessionBits, DoNotDependOnThreadsOrChunks) {
     if (!isa_available(GetParam().isa)) GTEST_SKIP() << "this processor lacks " << isa_name(GetParam().isa);
@@ -102,7 +102,7 @@ TEST_P(SessionBits, DoNotDependOnTheBatch) {
 
 INSTANTIATE_TEST_SUITE_P(
     Kernels, SessionBits,
-    testing::Values(Case{"bf16_reference", nullptr, KernelChoice::reference, Isa::generic},
+    ::testing::Values(Case{"bf16_reference", nullptr, KernelChoice::reference, Isa::generic},
                     Case{"w4g32_reference", "w4g32", KernelChoice::reference, Isa::generic},
                     Case{"bf16_generic", nullptr, KernelChoice::fastest, Isa::generic}, Case{"bf16_avx2", nullptr, KernelChoice::fastest, Isa::avx2},
                     Case{"w8_avx2", "w8", KernelChoice::fastest, Isa::avx2}, Case{"w4g32_avx2", "w4g32", KernelChoice::fastest, Isa::avx2},

@@ -79,7 +79,7 @@ struct PolicyCase {
     World world;
 };
 
-class Policy : public testing::TestWithParam<PolicyCase> {};
+class Policy : public ::testing::TestWithParam<PolicyCase> {};
 
 TEST_P(Policy, ComesNearTheBestAndNeverLosesMuch) {
     const PolicyCase& c = GetParam();
@@ -97,7 +97,7 @@ TEST_P(Policy, ComesNearTheBestAndNeverLosesMuch) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Speculation, Policy,
-                         testing::Values(PolicyCase{"free_columns_copy", true, {0.95, 0.02, 0}}, PolicyCase{"half_right", true, {0.5, 0.1, 0}},
+                         ::testing::Values(PolicyCase{"free_columns_copy", true, {0.95, 0.02, 0}}, PolicyCase{"half_right", true, {0.5, 0.1, 0}},
                                          PolicyCase{"nothing_matches", true, {0.0, 0.1, 0}}, PolicyCase{"dear_columns", true, {0.6, 1.0, 0}},
                                          PolicyCase{"dear_columns_copy", true, {0.95, 0.5, 0}}, PolicyCase{"good_draft", false, {0.8, 0.05, 0.1}},
                                          PolicyCase{"bad_draft", false, {0.1, 0.1, 0.2}}, PolicyCase{"slow_draft", false, {0.8, 0.05, 0.9}},

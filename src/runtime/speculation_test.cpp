@@ -80,7 +80,7 @@ struct IdentityCase {
     int always;
 };
 
-class SpeculationIdentity : public testing::TestWithParam<IdentityCase> {};
+class SpeculationIdentity : public ::testing::TestWithParam<IdentityCase> {};
 
 // Greedy and, with n-grams, drawn too: a guess that is certain is accepted when the sampler would have chosen it.
 TEST_P(SpeculationIdentity, TokensAreThoseWithoutIt) {
@@ -111,7 +111,7 @@ TEST_P(SpeculationIdentity, TokensAreThoseWithoutIt) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Speculation, SpeculationIdentity,
-                         testing::Values(IdentityCase{"ngram_7", nullptr, From::ngram, 7}, IdentityCase{"ngram_1", nullptr, From::ngram, 1},
+                         ::testing::Values(IdentityCase{"ngram_7", nullptr, From::ngram, 7}, IdentityCase{"ngram_1", nullptr, From::ngram, 1},
                                          IdentityCase{"ngram_3_w4", "w4g32", From::ngram, 3}, IdentityCase{"ngram_adaptive", nullptr, From::ngram, 0},
                                          IdentityCase{"draft_4", nullptr, From::draft, 4}, IdentityCase{"same_7", nullptr, From::same, 7},
                                          IdentityCase{"same_5_w8", "w8", From::same, 5}, IdentityCase{"draft_adaptive", nullptr, From::draft, 0},
@@ -194,7 +194,7 @@ struct LawCase {
     SamplingOptions sampling;
 };
 
-class SpeculationLaw : public testing::TestWithParam<LawCase> {};
+class SpeculationLaw : public ::testing::TestWithParam<LawCase> {};
 
 // Four tokens drawn with guesses of three: the joint distribution is the product of the model's own.
 TEST_P(SpeculationLaw, IsTheModels) {
@@ -247,7 +247,7 @@ TEST_P(SpeculationLaw, IsTheModels) {
 
 INSTANTIATE_TEST_SUITE_P(
     Speculation, SpeculationLaw,
-    testing::Values(LawCase{"ngram", From::ngram, {.temperature = 0.7, .top_k = 0, .top_p = 1, .min_p = 0}},
+    ::testing::Values(LawCase{"ngram", From::ngram, {.temperature = 0.7, .top_k = 0, .top_p = 1, .min_p = 0}},
                     LawCase{"draft", From::draft, {.temperature = 0.7, .top_k = 0, .top_p = 1, .min_p = 0}},
                     LawCase{"draft_truncated", From::draft, {.temperature = 0.9, .top_k = 4, .top_p = 0.95, .min_p = 0.01}},
                     LawCase{"draft_penalized", From::draft, {.temperature = 0.8, .top_k = 0, .top_p = 1, .min_p = 0, .repetition_penalty = 1.5, .frequency_penalty = 0.1}}),

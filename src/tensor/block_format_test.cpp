@@ -14,7 +14,7 @@
 namespace skiff {
 namespace {
 
-class BlockDecode : public testing::TestWithParam<BlockFormat> {};
+class BlockDecode : public ::testing::TestWithParam<BlockFormat> {};
 
 TEST_P(BlockDecode, EqualsGolden) {
     const BlockFormat& format = GetParam();
@@ -36,8 +36,8 @@ TEST_P(BlockDecode, EqualsGolden) {
     }
 }
 
-std::string format_name(const testing::TestParamInfo<BlockFormat>& info) { return std::string(info.param.name); }
-INSTANTIATE_TEST_SUITE_P(Table, BlockDecode, testing::ValuesIn(block_format_table().begin(), block_format_table().end()), format_name);
+std::string format_name(const ::testing::TestParamInfo<BlockFormat>& info) { return std::string(info.param.name); }
+INSTANTIATE_TEST_SUITE_P(Table, BlockDecode, ::testing::ValuesIn(block_format_table().begin(), block_format_table().end()), format_name);
 
 TEST(BlockFormatTable, LookupsFindEachRowAndNothingElse) {
     std::set<std::uint32_t> ids;

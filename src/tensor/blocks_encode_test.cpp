@@ -39,7 +39,7 @@ std::vector<float> decode_all(const BlockFormat& format, const std::vector<std::
     return values;
 }
 
-class BlockEncode : public testing::TestWithParam<BlockFormat> {
+class BlockEncode : public ::testing::TestWithParam<BlockFormat> {
 protected:
     void SetUp() override {
         auto file = MappedFile::open(data_path("encode_weights.bin"));
@@ -124,8 +124,8 @@ TEST_P(BlockEncode, DecodedBlocksEncodeToTheSameNumbersNearly) {
     EXPECT_LT(second, 0.2 * first);
 }
 
-std::string format_name(const testing::TestParamInfo<BlockFormat>& info) { return std::string(info.param.name); }
-INSTANTIATE_TEST_SUITE_P(Table, BlockEncode, testing::ValuesIn(writable_formats()), format_name);
+std::string format_name(const ::testing::TestParamInfo<BlockFormat>& info) { return std::string(info.param.name); }
+INSTANTIATE_TEST_SUITE_P(Table, BlockEncode, ::testing::ValuesIn(writable_formats()), format_name);
 
 TEST(BlockEncodeQ8, SameBytesAsGgml) {
     auto weights = MappedFile::open(data_path("encode_weights.bin")), expected = MappedFile::open(data_path("encode_Q8_0.bin"));

@@ -8,9 +8,9 @@ namespace skiff {
 namespace {
 
 struct TypeName {
-    std::string operator()(const testing::TestParamInfo<BlockFormat>& info) const { return std::string(info.param.name); }
+    std::string operator()(const ::testing::TestParamInfo<BlockFormat>& info) const { return std::string(info.param.name); }
 };
-class BlocksToCodes : public testing::TestWithParam<BlockFormat> {};
+class BlocksToCodes : public ::testing::TestWithParam<BlockFormat> {};
 
 // Random bytes with scales that are finite: the two-byte numbers of every block, wherever the type has them, are made small ones.
 Weight random_blocks(const BlockFormat& format, std::int64_t n_rows, std::int64_t n_columns) {
@@ -67,7 +67,7 @@ TEST_P(BlocksToCodes, SmallExponentsOfMxfp4) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, BlocksToCodes, testing::ValuesIn(block_format_table().begin(), block_format_table().end()), TypeName());
+INSTANTIATE_TEST_SUITE_P(Table, BlocksToCodes, ::testing::ValuesIn(block_format_table().begin(), block_format_table().end()), TypeName());
 
 TEST(BlocksToCodesOf, OtherWeightsAreLeftAlone) {
     EXPECT_FALSE(codes_of_blocks(make_float_weight({1, 32}, std::vector<float>(32))).has_value());

@@ -55,7 +55,7 @@ int nearest_code(const Layout& layout, const std::vector<double>& values, double
     return to_high < to_low ? high : to_high > to_low ? high - 1 : (high & 1 ? high - 1 : high);
 }
 
-class SmallFloats : public testing::TestWithParam<Layout> {};
+class SmallFloats : public ::testing::TestWithParam<Layout> {};
 
 TEST_P(SmallFloats, EveryCodeHasItsValueAndReturns) {
     const Layout& layout = GetParam();
@@ -104,7 +104,7 @@ TEST_P(SmallFloats, RoundsToNearestEven) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, SmallFloats, testing::ValuesIn(layouts),
+INSTANTIATE_TEST_SUITE_P(All, SmallFloats, ::testing::ValuesIn(layouts),
                          [](const auto& layout) { return std::string(dtype_info(layout.param.dtype).name); });
 
 TEST(DType, EveryIntegerTypeConvertsAndSaturates) {

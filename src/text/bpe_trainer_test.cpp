@@ -18,7 +18,7 @@ namespace {
 
 const std::string folder = std::string(SKIFF_TEST_DATA_DIR) + "/tokenizers/";
 
-std::string scratch(const std::string& name) { return testing::TempDir() + "skiff_trainer_" + name; }
+std::string scratch(const std::string& name) { return ::testing::TempDir() + "skiff_trainer_" + name; }
 
 Json read_json(const std::string& path) {
     auto json = read_json_file(path);

@@ -42,7 +42,7 @@ std::string stream(const Tokenizer& tokenizer, const std::vector<std::int32_t>& 
     return text + decoder.finish();
 }
 
-class HuggingFaceGolden : public testing::TestWithParam<const char*> {};
+class HuggingFaceGolden : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(HuggingFaceGolden, EncodesAndDecodesLikeThePackage) {
     const std::string name = GetParam();
@@ -65,12 +65,12 @@ TEST_P(HuggingFaceGolden, EncodesAndDecodesLikeThePackage) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, HuggingFaceGolden,
-                         testing::Values("gpt2", "llama3", "qwen2", "deepseek_coder", "falcon", "starcoder", "prefix_space", "metaspace_bpe", "unigram",
+                         ::testing::Values("gpt2", "llama3", "qwen2", "deepseek_coder", "falcon", "starcoder", "prefix_space", "metaspace_bpe", "unigram",
                                          "unigram_first", "unigram_never", "wordpiece_uncased", "wordpiece_cased", "word_bpe", "prefix_bpe",
                                          "added_tokens", "split_removed", "split_previous", "split_next", "split_contiguous", "split_invert"),
                          [](const auto& row) { return std::string(row.param); });
 
-class SentencePieceGolden : public testing::TestWithParam<const char*> {};
+class SentencePieceGolden : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(SentencePieceGolden, EncodesAndDecodesLikeThePackage) {
     const std::string name = GetParam();
@@ -91,7 +91,7 @@ TEST_P(SentencePieceGolden, EncodesAndDecodesLikeThePackage) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, SentencePieceGolden,
-                         testing::Values("spm_unigram", "spm_unigram_bytes", "spm_bpe", "spm_bpe_bytes", "spm_bpe_no_prefix", "spm_char"),
+                         ::testing::Values("spm_unigram", "spm_unigram_bytes", "spm_bpe", "spm_bpe_bytes", "spm_bpe_no_prefix", "spm_char"),
                          [](const auto& row) { return std::string(row.param); });
 
 // Written as GGUF metadata and read back, a tokenizer gives the same ids. Texts with white space or letters that GGUF's rules treat

@@ -164,7 +164,7 @@ const std::string four_hundred_spaces_and_a_letter = std::string(400, ' ') + "\u
 const std::string_view units[] = {"a", " ", "\n", "\u0301", "\u0301\u0316", "\U0001F600", "\U0001F469\u200D", "7", "!", "A", "'", "\u4E2D", "a ", "\r\n",
                                   four_hundred_spaces_and_a_letter};
 
-class LinearTime : public testing::TestWithParam<const char*> {};
+class LinearTime : public ::testing::TestWithParam<const char*> {};
 
 // Sixteen times the text may take at most four times sixteen times as long (a square would take 256 times); the floor is for timer noise.
 TEST_P(LinearTime, SlopeOverRepeatedCharacters) {
@@ -179,7 +179,7 @@ TEST_P(LinearTime, SlopeOverRepeatedCharacters) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, LinearTime,
-                         testing::Values("gpt2.tokenizer.json", "llama3.tokenizer.json", "qwen2.tokenizer.json", "deepseek_coder.tokenizer.json",
+                         ::testing::Values("gpt2.tokenizer.json", "llama3.tokenizer.json", "qwen2.tokenizer.json", "deepseek_coder.tokenizer.json",
                                          "falcon.tokenizer.json", "metaspace_bpe.tokenizer.json", "unigram.tokenizer.json",
                                          "wordpiece_uncased.tokenizer.json", "word_bpe.tokenizer.json", "added_tokens.tokenizer.json",
                                          "spm_unigram.model", "spm_bpe_bytes.model"),

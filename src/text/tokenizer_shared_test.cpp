@@ -122,7 +122,7 @@ void expect_vectors(const Tokenizer& tokenizer, const std::string& stem) {
     }
 }
 
-class GgufVectors : public testing::TestWithParam<const char*> {};
+class GgufVectors : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(GgufVectors, GiveThePublishedIds) {
     const std::string stem = std::string("data/tokenizers/gguf-vocab/ggml-vocab-") + GetParam() + ".gguf";
@@ -143,7 +143,7 @@ TEST_P(GgufVectors, GiveThePublishedIds) {
     EXPECT_EQ(again->pre, data->pre);
 }
 
-INSTANTIATE_TEST_SUITE_P(Vocabularies, GgufVectors, testing::Values("gpt-2", "llama-spm", "phi-3", "deepseek-llm"), [](const auto& row) {
+INSTANTIATE_TEST_SUITE_P(Vocabularies, GgufVectors, ::testing::Values("gpt-2", "llama-spm", "phi-3", "deepseek-llm"), [](const auto& row) {
     std::string name = row.param;
     for (char& c : name)
         if (c == '-') c = '_';

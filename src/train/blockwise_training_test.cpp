@@ -31,7 +31,7 @@ namespace {
 
 constexpr std::int64_t window = 12, n_vocab = 97;
 
-std::string write_tokens(const TestFolder& folder) {
+std::string write_short_text(const TestFolder& folder) {
     TokenFileHeader header(n_vocab, 7);
     std::vector<std::uint16_t> ids(700);
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::uint16_t>(i * i % 89 + i % 7);
@@ -46,7 +46,7 @@ struct Lesson {
     Checkpoint parent;
 
     Lesson(const std::string& teacher, Checkpoint student, const std::function<void(TrainOptions&)>& change = nullptr) : parent(std::move(student)) {
-        options.data.texts = {write_tokens(folder)};
+        options.data.texts = {write_short_text(folder)};
         options.distill.teacher = teacher;
         options.distill.block_wise = DistillOptions::BlockWise::on;
         options.output = folder.path("out");
@@ -234,7 +234,7 @@ const Case cases[] = {
      }},
 };
 
-class BlockwiseCase : public testing::TestWithParam<Case> {};
+class BlockwiseCase : public ::testing::TestWithParam<Case> {};
 
 TEST_P(BlockwiseCase, IsWhatTheWholeStudentLearns) {
     Lesson lesson(tiny_model_path(GetParam().teacher), tiny_checkpoint(GetParam().student), [&](TrainOptions& options) {
@@ -255,7 +255,7 @@ TEST_P(BlockwiseCase, IsWhatTheWholeStudentLearns) {
     for (const auto& entry : std::filesystem::directory_iterator(lesson.options.output)) n_left += entry.path().string().find("state") != std::string::npos || entry.path().extension() == ".tokens";
     EXPECT_EQ(n_left, 0u);
 }
-INSTANTIATE_TEST_SUITE_P(All, BlockwiseCase, testing::ValuesIn(cases), [](const auto& one) { return std::string(one.param.name); });
+INSTANTIATE_TEST_SUITE_P(All, BlockwiseCase, ::testing::ValuesIn(cases), [](const auto& one) { return std::string(one.param.name); });
 
 // Clipping is by each block's own norm, with the share of the threshold that keeps all together below it: the same bits where neither cuts.
 TEST(Blockwise, ClipsEachBlock) {

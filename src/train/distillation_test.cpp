@@ -182,7 +182,7 @@ std::vector<std::string> case_names() {
 }
 at::Tensor some_tokens() { return at::tensor({1, 5, 9, 33, 60, 7, 8, 21, 40, 3, 2, 50, 17, 5, 9, 34, 61, 11, 12, 1}, at::kLong).view({1, 20}); }
 
-class LayersOf : public testing::TestWithParam<std::string> {};
+class LayersOf : public ::testing::TestWithParam<std::string> {};
 
 // The selection computes what the whole model computes when it leaves the other blocks out.
 TEST_P(LayersOf, ComputeAsIfTheOthersWereLeftOut) {
@@ -204,7 +204,7 @@ TEST_P(LayersOf, ComputeAsIfTheOthersWereLeftOut) {
         EXPECT_LT(relative_difference(model->logits(some_tokens()), whole->head(whole->observe(some_tokens(), {}, {dropped}).hidden)), 1e-5) << "layer " << kept;
     }
 }
-INSTANTIATE_TEST_SUITE_P(Cases, LayersOf, testing::ValuesIn(case_names()), [](const auto& param) { return param.param; });
+INSTANTIATE_TEST_SUITE_P(Cases, LayersOf, ::testing::ValuesIn(case_names()), [](const auto& param) { return param.param; });
 
 TEST(Layers, AreNamed) {
     auto list = [](const char* text) {

@@ -80,7 +80,7 @@ at::Tensor cut_gradient(const ModelSpec& spec, const std::string& key, const at:
     return part;
 }
 
-class Parts : public testing::TestWithParam<std::string> {};
+class Parts : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(Parts, ComputeAndLearnWhatTheCutModelsDo) {
     auto checkpoint = Checkpoint::open(tiny_model_path(GetParam()));
@@ -116,7 +116,7 @@ TEST_P(Parts, ComputeAndLearnWhatTheCutModelsDo) {
             }
         }
 }
-INSTANTIATE_TEST_SUITE_P(Cases, Parts, testing::ValuesIn(case_names()), [](const auto& param) { return param.param; });
+INSTANTIATE_TEST_SUITE_P(Cases, Parts, ::testing::ValuesIn(case_names()), [](const auto& param) { return param.param; });
 
 std::unique_ptr<TrainableModel> tiny_llama() {
     const TinyCase tiny = open_tiny_model("llama");

@@ -338,7 +338,7 @@ TEST(InputForms, EightBitFloatsAreThoseOfTheDevice) {
 #endif
 
 // From the options to the folder: what comes out says how its inputs are coded, and computes what was trained.
-class WrittenInputs : public testing::TestWithParam<std::string> {
+class WrittenInputs : public ::testing::TestWithParam<std::string> {
 protected:
     TrainOptions options_of(const std::string& scheme, const std::string& name) {
         TrainOptions options;
@@ -435,7 +435,7 @@ TEST_P(WrittenInputs, OnlyWhereTheFileCanSayIt) {
     EXPECT_NE(refusal(*parent, floats).find("--scheme e4m3"), std::string::npos);
 }
 
-INSTANTIATE_TEST_SUITE_P(Rules, WrittenInputs, testing::Values("dynamic-token", "static-minmax", "static-percentile", "static-mse"), [](const auto& param) {
+INSTANTIATE_TEST_SUITE_P(Rules, WrittenInputs, ::testing::Values("dynamic-token", "static-minmax", "static-percentile", "static-mse"), [](const auto& param) {
     std::string name = param.param;
     std::replace(name.begin(), name.end(), '-', '_');
     return name;

@@ -105,7 +105,7 @@ Input weight_input(at::IntArrayRef sizes, double scale = 1) { return {at::randn(
 // weight is a sum of exact products.
 constexpr double bf16_once = 5e-3;
 
-class Operators : public testing::Test {
+class Operators : public ::testing::Test {
 protected:
     void SetUp() override { at::manual_seed(5); }
 };

@@ -19,7 +19,7 @@ struct Case {
     const char* name;
     double tolerance;
 };
-class GoldenSteps : public testing::TestWithParam<Case> {};
+class GoldenSteps : public ::testing::TestWithParam<Case> {};
 
 TEST_P(GoldenSteps, AreThoseOfTorch) {
     auto file = read_json_file(std::string(SKIFF_TEST_DATA_DIR) + "/train/optimizers.json");
@@ -64,7 +64,7 @@ TEST_P(GoldenSteps, AreThoseOfTorch) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, GoldenSteps, testing::Values(Case{"adamw", 3e-6}, Case{"adamw_clipped", 3e-6}, Case{"muon_rms_float32", 3e-6}),
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenSteps, ::testing::Values(Case{"adamw", 3e-6}, Case{"adamw_clipped", 3e-6}, Case{"muon_rms_float32", 3e-6}),
                          [](const auto& param) { return std::string(param.param.name); });
 
 // Five steps of the iteration bring every singular value near one; in bf16 too.

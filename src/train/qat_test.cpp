@@ -35,7 +35,7 @@ std::shared_ptr<FakeQuant> make_quant(const at::Tensor& weight, bool columns, co
     return *quant;
 }
 
-class QuantPreset : public testing::TestWithParam<std::string> {
+class QuantPreset : public ::testing::TestWithParam<std::string> {
 protected:
     const Scheme scheme_ = *parse_scheme(GetParam());
 };
@@ -257,7 +257,7 @@ TEST_P(QuantPreset, TheEngineComputesWhatWasTrained) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Presets, QuantPreset, testing::ValuesIn(preset_names()), [](const auto& param) { return param.param; });
+INSTANTIATE_TEST_SUITE_P(Presets, QuantPreset, ::testing::ValuesIn(preset_names()), [](const auto& param) { return param.param; });
 
 TEST(QuantRules, OfThePapers) {
     // LSQ: the window is the grid. SEQ: 0.99 of where the outermost levels end; ternary in units of its step: 1.485.

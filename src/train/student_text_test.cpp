@@ -50,7 +50,7 @@ TEST(StudentText, IsDrawnFromTheStudent) {
     EXPECT_FALSE(text.continued(windows, 40, 1)->equal(*found));
 }
 
-class OnPolicy : public testing::Test {
+class OnPolicy : public ::testing::Test {
 protected:
     void SetUp() override {
         TokenFileHeader header(64, 7);

@@ -38,7 +38,7 @@ at::Tensor engine_logits(const ModelSpec& spec, const WeightSource& weights) {
     return at::tensor(at::ArrayRef<float>(found.data(), found.size())).view({static_cast<std::int64_t>(ids.size()), -1});
 }
 
-class EngineOf : public testing::TestWithParam<std::string> {};
+class EngineOf : public ::testing::TestWithParam<std::string> {};
 
 // Of weights that a few steps have moved, through the source that writes a folder.
 TEST_P(EngineOf, TheTrainedModelComputesTheSame) {
@@ -56,7 +56,7 @@ TEST_P(EngineOf, TheTrainedModelComputesTheSame) {
     EXPECT_LT(relative_difference(engine_logits(tiny.spec, *model->parameters().source(DType::f32)), model->logits(some_tokens())), 1e-4);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, EngineOf, testing::ValuesIn(case_names()), [](const auto& param) { return param.param; });
+INSTANTIATE_TEST_SUITE_P(Cases, EngineOf, ::testing::ValuesIn(case_names()), [](const auto& param) { return param.param; });
 
 // ---- low-rank terms behind an input scale
 

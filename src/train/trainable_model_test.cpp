@@ -51,7 +51,7 @@ double relative_difference(const at::Tensor& a, const at::Tensor& b) {
     return ((a - b).abs().max() / b.abs().max().clamp_min(1e-30)).item<double>();
 }
 
-class TinyModel : public testing::TestWithParam<std::string> {};
+class TinyModel : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(TinyModel, LogitsAreThoseOfTransformers) {
     auto golden = SafetensorsFile::open(models_dir + "/" + GetParam() + "/golden.safetensors");
@@ -107,7 +107,7 @@ TEST_P(TinyModel, GradientsAreThoseOfTransformers) {
         }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, TinyModel, testing::ValuesIn(case_names()), [](const auto& param) { return param.param; });
+INSTANTIATE_TEST_SUITE_P(Cases, TinyModel, ::testing::ValuesIn(case_names()), [](const auto& param) { return param.param; });
 
 }  // namespace
 }  // namespace skiff::train

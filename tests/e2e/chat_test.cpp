@@ -19,7 +19,7 @@ constexpr const char* chat_markup =
 // The pocket model in a folder of its own, with `chat_template` in its tokenizer_config.json.
 std::string folder_with(const std::string& chat_template) {
     const std::filesystem::path source = std::string(SKIFF_SOURCE_DIR) + "/models/pocket";
-    const std::string folder = testing::TempDir() + "skiff_chat_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    const std::string folder = ::testing::TempDir() + "skiff_chat_" + ::testing::UnitTest::GetInstance()->current_test_info()->name();
     std::filesystem::create_directories(folder);
     for (const char* name : {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"})
         std::filesystem::copy_file(source / name, folder + "/" + name, std::filesystem::copy_options::overwrite_existing);

@@ -29,7 +29,7 @@ Json skiff_json(const std::string& arguments) {
     return json.ok() ? *json : Json();
 }
 
-std::string scratch(const std::string& name) { return testing::TempDir() + "skiff_cli_" + name; }
+std::string scratch(const std::string& name) { return ::testing::TempDir() + "skiff_cli_" + name; }
 
 TEST(Help, EveryVerbShowsAnExampleAndItsOptions) {
     ProgramOutput overview = skiff("--help");
@@ -294,7 +294,7 @@ TEST(Doctor, TellsOfTraining) {
 
 // In a folder of its own; what is found there under that name is no program for training, or none at all, or this one, which must not call itself for ever.
 TEST(Doctor, KnowsATrainingProgramThatDoesNotWork) {
-    std::string folder = testing::TempDir() + "skiff_doctor_XXXXXX";
+    std::string folder = ::testing::TempDir() + "skiff_doctor_XXXXXX";
     ASSERT_NE(::mkdtemp(folder.data()), nullptr);
     const std::string copy = folder + "/skiff", other = folder + "/skiff-train";
     ASSERT_EQ(std::system(("cp \"$SKIFF\" " + copy).c_str()), 0);

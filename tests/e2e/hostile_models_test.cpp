@@ -63,8 +63,8 @@ struct Model {
     }
 
     std::string write() const {
-        const auto* test = testing::UnitTest::GetInstance()->current_test_info();
-        const std::string folder = testing::TempDir() + "skiff_hostile_" + test->name();
+        const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+        const std::string folder = ::testing::TempDir() + "skiff_hostile_" + test->name();
         ::mkdir(folder.c_str(), 0700);
         std::ofstream(folder + "/config.json") << config.dump(1);
         for (const auto& [name, text] : files) std::ofstream(folder + "/" + name) << text;

@@ -13,6 +13,7 @@ if ! "$compiler" -fsanitize=fuzzer,address,undefined "$probe" -o "$fuzz_dir/prob
     exit 0
 fi
 set -e
+# Each file alone, so that one that lacks an #include is found here.
 cmake -S "$source_dir" -B "$fuzz_dir" -G Ninja -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_C_COMPILER="${compiler/clang++/clang}" -DCMAKE_BUILD_TYPE=None \
-    -DSKIFF_FUZZ=ON -DSKIFF_TESTS=OFF
+    -DSKIFF_FUZZ=ON -DSKIFF_TESTS=OFF -DSKIFF_UNITY=OFF
 cmake --build "$fuzz_dir" -j"$(nproc)" --target fuzz_targets

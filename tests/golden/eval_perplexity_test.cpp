@@ -98,7 +98,7 @@ TEST(EvalPerplexity, AModelAgainstItselfIsAtNoDistance) {
 
 // A child (quantized while loading) beside its parent, with the parent before it, and against the parent's file: the same figures to the last bit.
 TEST(EvalPerplexity, AParentsFileStandsForTheParent) {
-    const std::string file = testing::TempDir() + "skiff_eval_parent.logits";
+    const std::string file = ::testing::TempDir() + "skiff_eval_parent.logits";
     EvalOptions options = options_for(pocket(), "", 64);
     options.max_windows = 3;
     options.against = pocket();
@@ -136,7 +136,7 @@ TEST(EvalPerplexity, AParentsFileStandsForTheParent) {
 TEST(EvalPerplexity, AnEstimateSaysHowLargeTheFileIs) {
     EvalOptions options = options_for(pocket(), "", 64);
     options.max_windows = 3;
-    options.save_logits = testing::TempDir() + "skiff_eval_size.logits";
+    options.save_logits = ::testing::TempDir() + "skiff_eval_size.logits";
     auto estimate = estimate_evaluation(options);
     ASSERT_TRUE(estimate.ok()) << estimate.error().to_string();
     ASSERT_TRUE(evaluate(options).ok());
@@ -159,7 +159,7 @@ TEST(EvalPerplexity, StableKeys) {
 
 // A weight that is NaN must end in an error with the place, never in a figure.
 TEST(EvalPerplexity, ABrokenWeightIsAnErrorWithItsPlace) {
-    const std::string folder = testing::TempDir() + "skiff_eval_broken";
+    const std::string folder = ::testing::TempDir() + "skiff_eval_broken";
     ASSERT_TRUE(make_directories(folder).ok());
     for (const char* name : {"config.json", "tokenizer.json"}) {
         auto text = read_text_file(join_path(pocket(), name), 1 << 20);

@@ -69,7 +69,7 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
     return a.size() == b.size() && !a.empty() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-class FusedPlan : public testing::TestWithParam<std::string> {};
+class FusedPlan : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(FusedPlan, GivesTheBitsOfThePlainOne) {
     for (const char* scheme : {static_cast<const char*>(nullptr), "w8"}) {  // float and integer activations
@@ -112,7 +112,7 @@ TEST_P(FusedPlan, HidesNoValueThatIsTapped) {
     for (const std::string& name : names) EXPECT_TRUE(same_bits(watch(all, 12, name), watch(plain, 12, name))) << name;
 }
 
-INSTANTIATE_TEST_SUITE_P(, FusedPlan, testing::ValuesIn(case_names()), [](const auto& parameter) { return parameter.param; });
+INSTANTIATE_TEST_SUITE_P(, FusedPlan, ::testing::ValuesIn(case_names()), [](const auto& parameter) { return parameter.param; });
 
 }  // namespace
 }  // namespace skiff

@@ -25,7 +25,7 @@ const std::string shared_dir = SKIFF_SHARED_DIR;
 
 // A folder of this test's own, empty at first.
 std::string fresh_folder() {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
     std::string name = std::string("skiff_") + info->test_suite_name() + "_" + info->name() + "_" + std::to_string(::getpid());
     for (char& letter : name)
         if (letter == '/') letter = '_';
@@ -84,7 +84,7 @@ Status convert(const Checkpoint& checkpoint, const std::string& path, const Gguf
     return write_gguf_export(checkpoint, plan, path, 2, nullptr);
 }
 
-class GgufModels : public testing::TestWithParam<std::string> {};
+class GgufModels : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(GgufModels, WrittenAndOpenedComputeTheSame) {
     const std::string work = fresh_folder(), path = work + "/model.gguf";
@@ -122,7 +122,7 @@ std::vector<std::string> case_names() {
     return names;
 }
 
-INSTANTIATE_TEST_SUITE_P(, GgufModels, testing::ValuesIn(case_names()), [](const auto& parameter) { return parameter.param; });
+INSTANTIATE_TEST_SUITE_P(, GgufModels, ::testing::ValuesIn(case_names()), [](const auto& parameter) { return parameter.param; });
 
 TEST(GgufFiles, WhatGgufCannotSayIsRefused) {
     const std::string work = fresh_folder();

@@ -81,7 +81,7 @@ void expect_near(const std::vector<float>& found, const Golden& golden, float to
     EXPECT_LE(worst, bound) << what << ": relative difference " << worst / golden.largest();
 }
 
-class Models : public testing::TestWithParam<std::string> {};
+class Models : public ::testing::TestWithParam<std::string> {};
 
 void compare(const std::string& name, const Golden& golden) {
     auto checkpoint = Checkpoint::open(models_dir + "/" + name);
@@ -153,7 +153,7 @@ TEST_P(Models, BothFormsOfTheConfigMeanTheSame) {
     EXPECT_TRUE(*modern == *classic);
 }
 
-INSTANTIATE_TEST_SUITE_P(, Models, testing::ValuesIn(case_names()), [](const auto& parameter) { return parameter.param; });
+INSTANTIATE_TEST_SUITE_P(, Models, ::testing::ValuesIn(case_names()), [](const auto& parameter) { return parameter.param; });
 
 TEST(Configs, EveryArchitectureHasAGolden) {
     std::set<std::string> covered;

@@ -106,7 +106,7 @@ TEST(OnnxMlp, IsTheOneThatTheQonnxPackageExecuted) {
         }
         graph.output(operators.name_of(spec.blocks[0].out), OnnxType::float32, {n_tokens, layers[std::size(layers) - 1].width});
         OnnxModel model = graph.finish();
-        const std::string stem = (folder != nullptr ? std::string(folder) + "/" : testing::TempDir() + "skiff_") + "mlp_" + activations;
+        const std::string stem = (folder != nullptr ? std::string(folder) + "/" : ::testing::TempDir() + "skiff_") + "mlp_" + activations;
         Status status = write_onnx_tensors(graph.take_initializers(), model, stem + ".onnx.data", nullptr);
         ASSERT_TRUE(status.ok()) << status.error().to_string();
         auto bytes = serialize_onnx(model);

@@ -64,7 +64,7 @@ Result<std::vector<float>> logits_of(const Checkpoint& checkpoint, KernelChoice 
     return logits;
 }
 
-class QuantizedModels : public testing::TestWithParam<std::string> {
+class QuantizedModels : public ::testing::TestWithParam<std::string> {
 protected:
     void TearDown() override { std::filesystem::remove_all(folder_); }
     const std::string folder_ = (std::filesystem::temp_directory_path() / ("skiff_quantized_" + std::to_string(::getpid()))).string();
@@ -154,7 +154,7 @@ TEST_P(QuantizedModels, WrittenAgainTheyHoldTheSame) {
     EXPECT_EQ(n_written > 0, writable);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, QuantizedModels, testing::ValuesIn(case_names()), [](const auto& named) { return named.param; });
+INSTANTIATE_TEST_SUITE_P(Cases, QuantizedModels, ::testing::ValuesIn(case_names()), [](const auto& named) { return named.param; });
 
 // For tests/golden/load_quantized.py, which loads the same folders elsewhere: SKIFF_LOGITS_OF names folders, with commas.
 TEST(LoadElsewhere, WritesLogits) {

@@ -16,7 +16,7 @@ struct Case {
     SpeculationOptions speculation;
 };
 
-class PocketSpeculation : public testing::TestWithParam<Case> {};
+class PocketSpeculation : public ::testing::TestWithParam<Case> {};
 
 std::unique_ptr<Engine> load(const Case& c, const SpeculationOptions& speculation) {
     EngineOptions options;
@@ -60,7 +60,7 @@ TEST_P(PocketSpeculation, GivesTheSameTokens) {
 
 using Source = SpeculationOptions::Source;
 INSTANTIATE_TEST_SUITE_P(Parity, PocketSpeculation,
-                         testing::Values(Case{"ngram_7", nullptr, {Source::ngram, "", 7}}, Case{"ngram_adaptive_w4", "w4g32", {Source::ngram, "", 0}},
+                         ::testing::Values(Case{"ngram_7", nullptr, {Source::ngram, "", 7}}, Case{"ngram_adaptive_w4", "w4g32", {Source::ngram, "", 0}},
                                          Case{"draft_4", nullptr, {Source::draft, models + "pocket-student", 4}},
                                          Case{"draft_2_w8", "w8", {Source::draft, models + "pocket-student", 2}},
                                          Case{"draft_adaptive", nullptr, {Source::draft, models + "pocket-student", 0}}),

@@ -20,7 +20,7 @@ struct Case {
     std::int64_t n_heads, n_kv_heads, head_dim, n_tokens, n_positions, window;
     float softcap;
 };
-class CudnnAttention : public testing::TestWithParam<Case> {};
+class CudnnAttention : public ::testing::TestWithParam<Case> {};
 
 // Memory on a boundary of 256 bytes, as a device's.
 template <class T>

@@ -4,7 +4,7 @@
 namespace skiff::cuda {
 namespace {
 
-class DeviceExperts : public testing::Test {
+class DeviceExperts : public ::testing::Test {
 protected:
     void SetUp() override {
         auto opened = Checkpoint::open(models_dir + "/mixtral");

@@ -6,7 +6,7 @@
 namespace skiff::cuda {
 namespace {
 
-class DeviceModels : public testing::TestWithParam<std::string> {
+class DeviceModels : public ::testing::TestWithParam<std::string> {
 protected:
     void SetUp() override {
         auto opened = Checkpoint::open(models_dir + "/" + GetParam());
@@ -67,7 +67,7 @@ TEST_P(DeviceModels, SequencesTogetherEqualThoseAlone) {
     EXPECT_LE(distance(session->logits(), reference->logits()), 1e-4);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, DeviceModels, testing::ValuesIn(model_names()), [](const auto& instance) { return instance.param; });
+INSTANTIATE_TEST_SUITE_P(All, DeviceModels, ::testing::ValuesIn(model_names()), [](const auto& instance) { return instance.param; });
 
 #if defined(SKIFF_EMULATED_CUDA)
 // The GPU's own kernels, run thread by thread: matrices of bf16 parts, keys and values of bf16. So the bound is wider than the fake device's.

@@ -33,7 +33,7 @@ bool has_attention(const net::Golden& golden) {
     return std::any_of(golden.net.spec.ops.begin(), golden.net.spec.ops.end(), [](const net::Op& op) { return std::holds_alternative<net::Attention>(op.detail); });
 }
 
-class DeviceNets : public testing::TestWithParam<const char*> {};
+class DeviceNets : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(DeviceNets, AgreeWithPyTorch) {
     std::set<std::string> kinds;

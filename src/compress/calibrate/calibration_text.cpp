@@ -12,7 +12,7 @@ namespace skiff {
 namespace {
 
 constexpr std::uint64_t max_text_bytes = std::uint64_t{256} << 20;  // far more than samples are taken from
-constexpr std::int64_t fewest_tokens = 128;  // less says nothing about a model's activations
+constexpr std::int64_t fewest_text_tokens = 128;  // less says nothing about a model's activations
 
 // All the text of a file, documents of a .jsonl behind one another.
 Result<std::string> read_text(const std::string& path, const Tokenizer& tokenizer) {
@@ -95,8 +95,8 @@ Result<CalibrationText> load_calibration(const Checkpoint& model, const Calibrat
             if (id < 0 || id >= model.spec.n_vocab) return corrupt("the tokenizer gives token " + std::to_string(id) + ", the model has " + std::to_string(model.spec.n_vocab));
     }
     const auto n_tokens = static_cast<std::int64_t>(text.tokens.size());
-    if (n_tokens < fewest_tokens)
-        return usage_error("the calibration text " + result.name + " has " + std::to_string(n_tokens) + " tokens; at least " + std::to_string(fewest_tokens) +
+    if (n_tokens < fewest_text_tokens)
+        return usage_error("the calibration text " + result.name + " has " + std::to_string(n_tokens) + " tokens; at least " + std::to_string(fewest_text_tokens) +
                            " are needed to say anything, and some ten thousand to say it well: give a longer --calibration");
     cut(text, options.n_samples, length, result);
     if (static_cast<std::int64_t>(result.samples.size()) < options.n_samples)

@@ -6,21 +6,12 @@
 #include "compress/algebra/algebra.h"
 #include "compress/calibrate/block_work.h"
 #include "compress/calibrate/walk.h"
+#include "compress/small_models_testing.h"
 
 namespace skiff {
 namespace {
 
-CalibrationText random_text(std::int64_t n_vocab, std::initializer_list<std::size_t> lengths) {
-    CalibrationText text;
-    Rng rng(3);
-    for (std::size_t length : lengths) {
-        std::vector<std::int32_t> sample(length);
-        for (auto& id : sample) id = static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(n_vocab)));
-        text.samples.push_back(std::move(sample));
-    }
-    text.sha256 = "some text";
-    return text;
-}
+using skiff::testing::random_text;
 
 // As a share of the largest.
 double apart(const std::vector<float>& found, const std::vector<float>& expected) { return cuda::distance(found, expected); }
@@ -59,7 +50,7 @@ Distances compare(const Checkpoint& model, const CalibrationText& text, BlockRun
     return worst;
 }
 
-class WalkOnADevice : public testing::TestWithParam<std::string> {};
+class WalkOnADevice : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(WalkOnADevice, HessiansAreTheProcessors) {
     if (!algebra_available().ok()) GTEST_SKIP() << algebra_available().error().message;
@@ -72,7 +63,7 @@ TEST_P(WalkOnADevice, HessiansAreTheProcessors) {
     for (const double each : {worst.mean, worst.absolute, worst.square, worst.largest, worst.gram, worst.hidden}) EXPECT_LE(each, 1e-4);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, WalkOnADevice, testing::ValuesIn(cuda::model_names()), [](const auto& instance) { return instance.param; });
+INSTANTIATE_TEST_SUITE_P(All, WalkOnADevice, ::testing::ValuesIn(cuda::model_names()), [](const auto& instance) { return instance.param; });
 
 TEST(WalkOnADevice, MomentsAloneHaveNoPairs) {
     const auto model = Checkpoint::open(cuda::models_dir + "/llama_tied_bf16");

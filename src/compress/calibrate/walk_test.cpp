@@ -12,29 +12,12 @@
 #include "base/mapped_file.h"
 #include "base/rng.h"
 #include "compress/algebra/algebra.h"
+#include "compress/small_models_testing.h"
 
 namespace skiff {
 namespace {
 
-std::vector<std::string> model_folders() {
-    std::vector<std::string> folders;
-    for (const auto& entry : std::filesystem::directory_iterator(std::string(SKIFF_TEST_DATA_DIR) + "/models"))
-        if (entry.is_directory() && std::filesystem::exists(entry.path() / "model.safetensors")) folders.push_back(entry.path().string());
-    std::sort(folders.begin(), folders.end());
-    return folders;
-}
-
-CalibrationText random_text(std::int64_t n_vocab) {
-    CalibrationText text;
-    Rng rng(3);
-    for (std::size_t length : {9, 17, 17}) {
-        std::vector<std::int32_t> sample(length);
-        for (auto& id : sample) id = static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(n_vocab)));
-        text.samples.push_back(std::move(sample));
-    }
-    text.sha256 = "some text";
-    return text;
-}
+using skiff::testing::random_text, skiff::testing::small_model_folders;
 
 // Hidden states before each block, and inputs of the linear operators, from one pass of the whole model over each sample.
 std::vector<float> whole_model(const Checkpoint& model, const CalibrationText& text, const std::string& value) {
@@ -100,7 +83,7 @@ TEST_P(Walk, SeesWhatTheWholeModelComputes) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(AllModels, Walk, ::testing::ValuesIn(model_folders()), [](const auto& named) { return std::filesystem::path(named.param).filename().string(); });
+INSTANTIATE_TEST_SUITE_P(AllModels, Walk, ::testing::ValuesIn(small_model_folders()), [](const auto& named) { return std::filesystem::path(named.param).filename().string(); });
 
 TEST(CalibrationWalk, EditsOfABlockReachTheNext) {
     auto model = Checkpoint::open(std::string(SKIFF_TEST_DATA_DIR) + "/models/llama");

@@ -248,7 +248,7 @@ TEST(OnnxFiles, HoldThePlanWithLargeTensorsBesideIt) {
     const Written expected = write(checkpoint, {});
     auto plan = plan_onnx_export(checkpoint, {});
     ASSERT_TRUE(plan.ok());
-    const std::string folder = testing::TempDir() + "skiff_onnx_" + std::to_string(::getpid());
+    const std::string folder = ::testing::TempDir() + "skiff_onnx_" + std::to_string(::getpid());
     ASSERT_TRUE(make_directories(folder).ok());
     Status status = write_onnx_export(checkpoint, *plan, folder, nullptr);
     ASSERT_TRUE(status.ok()) << status.error().to_string();
@@ -426,7 +426,7 @@ TEST(OnnxGraphs, NumbersBeyondF16AreRefused) {
     auto plan = plan_onnx_export(checkpoint, options);
     ASSERT_TRUE(plan.ok()) << plan.error().to_string();
     OnnxModel model = plan->model;
-    const std::string path = testing::TempDir() + "skiff_onnx_large_" + std::to_string(::getpid());
+    const std::string path = ::testing::TempDir() + "skiff_onnx_large_" + std::to_string(::getpid());
     Status status = write_onnx_tensors(plan->initializers, model, path, nullptr);
     ASSERT_FALSE(status.ok());
     EXPECT_NE(status.error().to_string().find("does not fit F16"), std::string::npos) << status.error().to_string();

@@ -17,7 +17,7 @@ namespace {
 constexpr std::int64_t tile_rows = 64, block_columns = 128;
 constexpr int n_conjugate_steps = 8;
 
-struct Tile {
+struct VectorTile {
     std::int64_t first, n;  // rows
 };
 
@@ -39,7 +39,7 @@ struct State {
     }
 };
 
-void for_each_tile(const State& state, ThreadPool& pool, const std::function<void(const Tile&, std::size_t)>& work) {
+void for_each_tile(const State& state, ThreadPool& pool, const std::function<void(const VectorTile&, std::size_t)>& work) {
     std::atomic<std::int64_t> next = 0;
     const std::int64_t n_tiles = (state.n_rows + tile_rows - 1) / tile_rows;
     pool.run([&](int) {
@@ -55,7 +55,7 @@ public:
         : s_(state), feedback_(feedback), group_size_(state.fit.scheme.group_size), block_(group_size_ == 0 ? block_columns : group_size_ * std::max<std::int64_t>(1, block_columns / group_size_)),
           norm_size_(static_cast<std::size_t>(state.n_books * state.n_levels)) {}
 
-    void run(const Tile& tile) {
+    void run(const VectorTile& tile) {
         const std::int64_t n = s_.n;
         std::vector<float> moved(static_cast<std::size_t>(tile.n * block_));
         float* error = s_.away.data() + tile.first * n;
@@ -87,7 +87,7 @@ private:
         }
     }
 
-    void one_block(const Tile& tile, std::int64_t begin, std::int64_t size, float* moved) {
+    void one_block(const VectorTile& tile, std::int64_t begin, std::int64_t size, float* moved) {
         std::vector<float> metric(static_cast<std::size_t>(s_.d * s_.d)), norms(norm_size_);
         for (std::int64_t at = 0; at < size; at += s_.d) {
             const std::int64_t column = begin + at, width = s_.width(column);
@@ -117,7 +117,7 @@ private:
     }
 
     // A group's scale for the columns as the groups before have left them.
-    void fit_scales(const Tile& tile, std::int64_t column, std::int64_t size, const float* moved, std::int64_t stride) {
+    void fit_scales(const VectorTile& tile, std::int64_t column, std::int64_t size, const float* moved, std::int64_t stride) {
         const std::int64_t n_vectors = (size + s_.d - 1) / s_.d, metric_size = s_.d * s_.d;
         std::vector<float> metrics(static_cast<std::size_t>(n_vectors * metric_size)), norms(static_cast<std::size_t>(n_vectors) * norm_size_), free(static_cast<std::size_t>(n_vectors * s_.d));
         for (std::int64_t v = 0; v < n_vectors; ++v) {
@@ -185,7 +185,7 @@ private:
 // gradient = away * H, tile by tile; what is lost.
 double measure(State& s, const SecondMoments& moments, ThreadPool& pool) {
     std::vector<double> losses(static_cast<std::size_t>((s.n_rows + tile_rows - 1) / tile_rows));
-    for_each_tile(s, pool, [&](const Tile& tile, std::size_t index) {
+    for_each_tile(s, pool, [&](const VectorTile& tile, std::size_t index) {
         const float* d = s.away.data() + tile.first * s.n;
         float* g = s.gradient.data() + tile.first * s.n;
         std::copy_n(d, tile.n * s.n, g);
@@ -198,7 +198,7 @@ double measure(State& s, const SecondMoments& moments, ThreadPool& pool) {
 }
 
 void find_away(State& s, ThreadPool& pool) {
-    for_each_tile(s, pool, [&](const Tile& tile, std::size_t) {
+    for_each_tile(s, pool, [&](const VectorTile& tile, std::size_t) {
         float value[most_vector];
         for (std::int64_t r = tile.first; r < tile.first + tile.n; ++r)
             for (std::int64_t column = 0; column < s.n; column += s.d) {
@@ -239,7 +239,7 @@ private:
     // For each entry: the sum over the vectors that have it of scale * m, with m the gradient, or the entries `x` put in place times H. Tiles are added in their order.
     std::vector<double> project(const std::vector<double>* x) {
         std::vector<std::vector<double>> parts(static_cast<std::size_t>((s_.n_rows + tile_rows - 1) / tile_rows));
-        for_each_tile(s_, pool_, [&](const Tile& tile, std::size_t index) {
+        for_each_tile(s_, pool_, [&](const VectorTile& tile, std::size_t index) {
             auto& sums = parts[index];
             sums.assign(size_, 0.0);
             std::vector<float> placed, image;
@@ -262,7 +262,7 @@ private:
     // The diagonal of the normal equations, but for vectors of a row that share an entry.
     std::vector<double> curvature() {
         std::vector<std::vector<double>> parts(static_cast<std::size_t>((s_.n_rows + tile_rows - 1) / tile_rows));
-        for_each_tile(s_, pool_, [&](const Tile& tile, std::size_t index) {
+        for_each_tile(s_, pool_, [&](const VectorTile& tile, std::size_t index) {
             parts[index].assign(size_, 0.0);
             for_each_entry(tile, [&](std::int64_t, std::int64_t column, int book, int level, float scale) {
                 for (std::int64_t i = 0; i < s_.width(column); ++i) parts[index][place(book, level, i)] += static_cast<double>(scale) * static_cast<double>(scale) * static_cast<double>(moments_.diagonal[static_cast<std::size_t>(column + i)]);
@@ -277,7 +277,7 @@ private:
         return sum;
     }
     template <class Work>
-    void for_each_entry(const Tile& tile, Work work) {
+    void for_each_entry(const VectorTile& tile, Work work) {
         for (std::int64_t row = 0; row < tile.n; ++row)
             for (std::int64_t column = 0; column < s_.n; column += s_.d) {
                 const float scale = s_.group(tile.first + row, column).scale;
@@ -320,7 +320,7 @@ public:
     Descent(State& state, const SecondMoments& moments)
         : s_(state), moments_(moments), chunk_(state.fit.scheme.group_size > 0 && state.fit.scheme.group_size <= block_columns ? block_columns / state.fit.scheme.group_size * state.fit.scheme.group_size : block_columns) {}
 
-    void pass(const Tile& tile) const {
+    void pass(const VectorTile& tile) const {
         if (s_.fit.scheme.group_size == 0) move_row_scales(tile);
         for (std::int64_t begin = 0; begin < s_.n; begin += chunk_) one_chunk(tile, begin, std::min(chunk_, s_.n - begin));
     }
@@ -329,7 +329,7 @@ private:
     float h(std::int64_t i, std::int64_t j) const { return moments_.gram[i * s_.n + j] + (i == j ? moments_.added : 0); }
 
     // Scaled by 1 + t / scale, entries l lose t^2 l H l - 2 t l g more than now.
-    void move_row_scales(const Tile& tile) const {
+    void move_row_scales(const VectorTile& tile) const {
         const std::int64_t n = s_.n;
         std::vector<float> entries(static_cast<std::size_t>(tile.n * n)), image(entries.size());
         float value[most_vector];
@@ -355,7 +355,7 @@ private:
         }
     }
 
-    void one_chunk(const Tile& tile, std::int64_t begin, std::int64_t size) const {
+    void one_chunk(const VectorTile& tile, std::int64_t begin, std::int64_t size) const {
         const std::int64_t n = s_.n;
         std::vector<float> change(static_cast<std::size_t>(tile.n * size)), metric(static_cast<std::size_t>(s_.d * s_.d)), norms(static_cast<std::size_t>(s_.n_books * s_.n_levels));
         for (std::int64_t row = 0; row < tile.n; ++row) std::copy_n(s_.away.data() + (tile.first + row) * n + begin, size, change.data() + row * size);
@@ -460,7 +460,7 @@ void refine_vectors(State& s, const SecondMoments& moments, std::int64_t n_passe
             loss = measure(s, moments, pool);
         }
         const Descent descent(s, moments);
-        for_each_tile(s, pool, [&](const Tile& tile, std::size_t) { descent.pass(tile); });
+        for_each_tile(s, pool, [&](const VectorTile& tile, std::size_t) { descent.pass(tile); });
         loss = measure(s, moments, pool);
         if (!(loss < before * (1 - 1e-4))) break;
     }
@@ -489,7 +489,7 @@ Result<Weight> gptq_vectors_encode(const MethodInput& input) {
     for (auto* matrix : {&state.values, &state.away, &state.gradient}) matrix->resize(static_cast<std::size_t>(state.n_rows * state.n));
     for (std::int64_t row = 0; row < state.n_rows; ++row) input.weight.row(row, state.values.data() + row * state.n);
     Sweep sweep(state, *feedback);
-    for_each_tile(state, input.pool, [&](const Tile& tile, std::size_t) { sweep.run(tile); });
+    for_each_tile(state, input.pool, [&](const VectorTile& tile, std::size_t) { sweep.run(tile); });
     refine_vectors(state, second_moments(*input.inputs, feedback->damping), input.options.refine_passes, input.pool);
     if (interrupt_requested()) return Error{ErrorCode::interrupted, "quantization was interrupted", {}};
     return pack_vectors(state.fit, state.n_rows, state.n);

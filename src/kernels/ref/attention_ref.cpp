@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <tuple>
 #include <vector>
 
 #include "base/checked.h"
@@ -69,14 +70,13 @@ void store_head(const StateLayout& layout, StatePart part, std::byte* block, std
     }
 }
 
-// One position of a head as floats; of int4 the rotated ones.
-void load_head(const StateLayout& layout, StatePart part, const std::byte* block, std::int64_t position, std::vector<float>& x) {
-    const auto d = static_cast<std::int64_t>(x.size());
+// One position of a head as floats; of int4 the rotated ones. // x: (head_dim)
+void load_head(const StateLayout& layout, StatePart part, const std::byte* block, std::int64_t position, float* x) {
     const auto* scales = reinterpret_cast<const std::uint16_t*>(block + layout.part(part).scales_offset) + position % attention_chunk;
-    for (std::int64_t i = 0; i < d; ++i) {
+    for (std::int64_t i = 0; i < layout.head_dim; ++i) {
         const CodePlace place = code_place(layout, part, position, i);
         const std::byte* source = block + place.byte;
-        float& value = x[static_cast<std::size_t>(i)];
+        float& value = x[i];
         std::uint16_t half = 0;
         std::memcpy(&half, source, layout.scheme == StateScheme::f16 || layout.scheme == StateScheme::bf16 ? 2 : 1);
         switch (layout.scheme) {
@@ -95,22 +95,49 @@ std::int64_t block_offset(const StateLayout& layout, StatePart part, std::int64_
     return (position / attention_chunk * layout.n_kv_heads + head) * layout.part(part).size_bytes;
 }
 
+Range seen_positions(const AttentionArgs& args, std::int64_t token) {
+    const std::int64_t end = args.positions[token] + 1;
+    return {args.window > 0 ? std::max<std::int64_t>(0, end - args.window) : 0, end};
+}
+
+// Keys and values of one head, which all queries of a tile read.
+struct HeadRows {
+    std::int64_t first_position = 0, head_dim = 0;
+    std::vector<float> keys, values;  // (n_positions, head_dim)
+
+    HeadRows(const AttentionArgs& args, const StateLayout& layout, const AttentionTile& tile, std::int64_t kv_head) : head_dim(args.head_dim) {
+        Range seen = seen_positions(args, tile.first_token);
+        for (std::int64_t token = tile.first_token; token < tile.first_token + tile.n_tokens; ++token) {
+            const Range own = seen_positions(args, token);
+            seen = {std::min(seen.begin, own.begin), std::max(seen.end, own.end)};
+        }
+        first_position = seen.begin;
+        for (auto [part, bases, rows] : {std::tuple(StatePart::keys, args.keys, &keys), std::tuple(StatePart::values, args.values, &values)}) {
+            rows->resize(static_cast<std::size_t>((seen.end - seen.begin) * head_dim));
+            for (std::int64_t p = seen.begin; p < seen.end; ++p)
+                load_head(layout, part, bases[tile.first_token] + block_offset(layout, part, p, kv_head), p, rows->data() + (p - first_position) * head_dim);
+        }
+    }
+    const float* key(std::int64_t position) const { return keys.data() + (position - first_position) * head_dim; }
+    const float* value(std::int64_t position) const { return values.data() + (position - first_position) * head_dim; }
+};
+
 // softmax(q k^T * scale) v, one token and one query head at a time, two passes, sums in double.
-void attend(const AttentionArgs& args, const StateLayout& layout, std::int64_t token, std::int64_t kv_head) {
-    const std::int64_t group = args.n_heads / args.n_kv_heads, last = args.positions[token];
-    const std::int64_t first = args.window > 0 ? std::max<std::int64_t>(0, last - args.window + 1) : 0;
+void attend(const AttentionArgs& args, const HeadRows& rows, std::int64_t token, std::int64_t kv_head) {
+    const std::int64_t group = args.n_heads / args.n_kv_heads;
+    const Range seen = seen_positions(args, token);
     const bool rotated = args.scheme == StateScheme::int4;
-    std::vector<float> row(static_cast<std::size_t>(args.head_dim)), q(row.size());
-    std::vector<double> scores, sum(row.size());
+    std::vector<float> q(static_cast<std::size_t>(args.head_dim));
+    std::vector<double> scores, sum(q.size());
     for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
         std::copy_n(args.q + (token * args.n_heads + head) * args.head_dim, args.head_dim, q.data());
         if (rotated) rotate_head(q.data(), args.head_dim);
         scores.clear();
         double highest = -INFINITY;
-        for (std::int64_t p = first; p <= last; ++p) {
-            load_head(layout, StatePart::keys, args.keys[token] + block_offset(layout, StatePart::keys, p, kv_head), p, row);
+        for (std::int64_t p = seen.begin; p < seen.end; ++p) {
+            const float* key = rows.key(p);
             double score = 0;
-            for (std::size_t i = 0; i < row.size(); ++i) score += static_cast<double>(q[i]) * row[i];
+            for (std::size_t i = 0; i < q.size(); ++i) score += static_cast<double>(q[i]) * key[i];
             score *= args.scale;
             if (args.softcap > 0) score = args.softcap * std::tanh(score / args.softcap);
             highest = std::max(highest, score);
@@ -118,11 +145,11 @@ void attend(const AttentionArgs& args, const StateLayout& layout, std::int64_t t
         }
         double total = 0;
         std::fill(sum.begin(), sum.end(), 0.0);
-        for (std::int64_t p = first; p <= last; ++p) {
-            const double weight = std::exp(scores[static_cast<std::size_t>(p - first)] - highest);
+        for (std::int64_t p = seen.begin; p < seen.end; ++p) {
+            const double weight = std::exp(scores[static_cast<std::size_t>(p - seen.begin)] - highest);
             total += weight;
-            load_head(layout, StatePart::values, args.values[token] + block_offset(layout, StatePart::values, p, kv_head), p, row);
-            for (std::size_t i = 0; i < row.size(); ++i) sum[i] += weight * row[i];
+            const float* value = rows.value(p);
+            for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += weight * value[i];
         }
         float* y = args.y + (token * args.n_heads + head) * args.head_dim;
         for (std::size_t i = 0; i < sum.size(); ++i) y[i] = static_cast<float>(sum[i] / total);
@@ -149,8 +176,10 @@ void attention_ref(const AttentionArgs& args, Range units) {
         for (std::int64_t token = 0; token < args.n_tokens;) {
             const AttentionTile tile = attention_tile(args, token);
             unit += tile.n_chunks;
-            if (unit - 1 >= units.begin && unit - 1 < units.end)
-                for (std::int64_t own = token; own < token + tile.n_tokens; ++own) attend(args, layout, own, kv_head);
+            if (unit - 1 >= units.begin && unit - 1 < units.end) {
+                const HeadRows rows(args, layout, tile, kv_head);
+                for (std::int64_t own = token; own < token + tile.n_tokens; ++own) attend(args, rows, own, kv_head);
+            }
             token += tile.n_tokens;
         }
 }
