@@ -188,8 +188,7 @@ TEST(Linear, a_half_block_without_a_group_reads_no_scale) {
 TEST(Linear, bits_do_not_depend_on_the_number_of_tokens) {
     for (std::int64_t width : {33, 172, 1600})
         for_each_kernel_and_weight(19, width, [](const LinearKernel& kernel, const PackedWeight& packed) {
-            // Plain loops take four tokens at a time and know no tiles: 21 show as much as 270.
-            const std::int64_t n_tokens = kernel.isa == Isa::generic || packed.n_columns > 1000 ? 21 : packed.n_columns == 172 ? 270 : 65;
+            const std::int64_t n_tokens = packed.n_columns == 172 ? 270 : packed.n_columns > 1000 ? 21 : 65;
             const Activations activations(n_tokens, packed.n_columns, 90);
             std::vector<float> one_by_one;
             for (std::int64_t t = 0; t < n_tokens; ++t) {
