@@ -1,6 +1,7 @@
 // Linear kernels in float over lut_rows (lut_format.h) with AVX2: eight codes at once. Up to 8 levels lie in one register, up to 16 in two (vpermps), more in the L1 cache
 // (vgatherdps); FP8 becomes F16 by shifts.
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/fetch.h"
 #include "kernels/cpu/simd_avx2.h"
 #include "kernels/lut_format.h"
 
@@ -82,12 +83,14 @@ void rows_times_tokens(const LinearArgs& args, const LutFormat& format, const Co
         SKIFF_UNROLL
         for (int t = 0; t < T; ++t) sum[r][t] = _mm256_setzero_ps();
     }
-    Numbers numbers[R];
+    Numbers numbers[R] = {};
     std::int64_t column = 0;
     for (std::int64_t group = 0; group < format.n_groups; ++group) {
         for (int r = 0; r < R; ++r) numbers[r].load(weight, format, row + r, group);
         const std::int64_t end = n_columns < (group + 1) * format.group_size ? n_columns : (group + 1) * format.group_size;
         for (; column + 8 <= end && column / 8 * format.bits + code_words.second + 4 <= format.row_bytes; column += 8, codes += format.bits) {
+            if (column % 64 == 0)  // a line of 8-bit codes
+                for (int r = 0; r < R; ++r) fetch_lines<true>(codes + (R + r) * format.row_bytes, 1);
             __m256 a[T];
             SKIFF_UNROLL
             for (int t = 0; t < T; ++t) a[t] = _mm256_loadu_ps(x + t * n_columns + column);

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/fetch.h"
 #include "kernels/cpu/simd_avx2.h"
 #include "kernels/lut_format.h"
 
@@ -130,7 +131,8 @@ void rows_times_tokens(const LinearArgs& args, const LutFormat& format, const Co
             SKIFF_UNROLL
             for (int r = 0; r < R; ++r) {
                 const std::byte* at = codes + r * format.row_bytes;
-                _mm_prefetch(reinterpret_cast<const char*>(at + 1024), _MM_HINT_T0);
+                fetch_lines<true>(at + R * format.row_bytes, 1);
+                fetch_lines<false>(at + 1024, 1);
                 add_block<Numbers, T>(numbers[r], code_bytes.operator()<Narrow>(at, code_bytes.stored), x + column, n_columns, block, sum[r]);
             }
         }

@@ -16,7 +16,7 @@ inline __m512i kept_codes(const Byte* vectors, int g) {
 }
 
 // sums (N, 16) += stored blocks times N tokens
-template <int Bits, int Units, int N>
+template <int Bits, int Units, int N, bool IntoL2>
 void direct_kept(const Stretch& stretch, const Tokens& x, float* sums) {
     constexpr std::int64_t block_bytes = 64 + 32 * Bits;
     const __m512i ones = _mm512_set1_epi8(1), offset = _mm512_set1_epi32(stretch.format->offset), second_four = _mm512_set1_epi32(0x04040000);
@@ -26,8 +26,7 @@ void direct_kept(const Stretch& stretch, const Tokens& x, float* sums) {
     SKIFF_UNROLL
     for (int t = 0; t < N; ++t) sum[t] = _mm512_load_ps(sums + t * 16);
     for (std::int64_t b = 0; b < stretch.n_blocks; ++b, block += block_bytes) {
-        SKIFF_UNROLL
-        for (int line = 0; line < block_bytes / 64; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + fetch_ahead_bytes + line * 64), _MM_HINT_T0);
+        fetch_lines<IntoL2>(block + fetch_ahead_bytes, block_bytes / 64);
         const __m512i positions = load64(block);
         const auto add = [&](int unit) __attribute__((always_inline)) {
             __m512i dot[N], kept[N];
@@ -63,13 +62,18 @@ template <int Bits>
 struct TwoOfFour : Avx512<Bits, 0, false> {
     static constexpr std::int64_t max_direct = 4;
 
+    template <int Units, int N>
+    static void direct_tokens(const Stretch& stretch, const Tokens& x, float* sums) {
+        if (fetch_into_l2) direct_kept<Bits, Units, N, true>(stretch, x, sums);
+        else direct_kept<Bits, Units, N, false>(stretch, x, sums);
+    }
     template <int Units>
     static void direct_units(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
         switch (n_tokens) {
-            case 1: return direct_kept<Bits, Units, 1>(stretch, x, sums);
-            case 2: return direct_kept<Bits, Units, 2>(stretch, x, sums);
-            case 3: return direct_kept<Bits, Units, 3>(stretch, x, sums);
-            default: return direct_kept<Bits, Units, 4>(stretch, x, sums);
+            case 1: return direct_tokens<Units, 1>(stretch, x, sums);
+            case 2: return direct_tokens<Units, 2>(stretch, x, sums);
+            case 3: return direct_tokens<Units, 3>(stretch, x, sums);
+            default: return direct_tokens<Units, 4>(stretch, x, sums);
         }
     }
     static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/fetch.h"
 #include "kernels/cpu/simd_avx2.h"
 #include "kernels/cpu/tile_driver.h"
 
@@ -149,7 +150,7 @@ inline void add_units(const float* scales, const float* corrections, const Token
 
 // sums (N, stride) += N tokens times blocks: stored ones (Bits 1 to 8), or expanded ones (Bits 0).
 // Placed: the stretch says which blocks of the row they are.
-template <int Bits, int Depth, int Levels, int Units, int N, Corrections kind, bool Placed>
+template <int Bits, int Depth, int Levels, int Units, int N, Corrections kind, bool Placed, bool IntoL2>
 void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
     constexpr int steps = 8 / Units;
     const Expander<Bits, Depth, Levels> expand(*stretch.format, stretch.row_levels);
@@ -157,7 +158,7 @@ void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t
     const Byte* block = stretch.codes;
     const std::int64_t n_blocks = stretch.n_blocks;
     for (std::int64_t b = 0; b < n_blocks; ++b, block += Bits == 0 ? expanded_block_bytes : 64 * Bits) {
-        for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 16384 + line * 64), _MM_HINT_T0);
+        fetch_lines<IntoL2>(block + fetch_ahead_bytes, Bits);
         const std::int64_t place = Placed ? stretch.places[b] : b;
         const std::int8_t* codes = Placed ? x.codes + place * tile_block : x.codes;
         const auto add = [&](int unit) __attribute__((always_inline)) {
@@ -280,16 +281,23 @@ struct Micro256 {
         }
     }
 
+    // Four tokens are bound by instructions, and gain nothing from the L2 cache.
+    template <int StoredBits, int Units, int N, Corrections kind, bool Placed>
+    static void tokens_at_once(const Stretch& stretch, const Tokens& x, float* sums, std::int64_t stride) {
+        constexpr int look_up = StoredBits == 0 ? 0 : Levels;
+        if constexpr (StoredBits > 0 && N < 4)
+            if (fetch_into_l2) return multiply_blocks<StoredBits, Depth, look_up, Units, N, kind, Placed, true>(stretch, x, sums, stride);
+        multiply_blocks<StoredBits, Depth, look_up, Units, N, kind, Placed, false>(stretch, x, sums, stride);
+    }
     template <int StoredBits, int Units, Corrections kind, bool Placed>
     static void tokens(const Stretch& stretch, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
-        constexpr int look_up = StoredBits == 0 ? 0 : Levels;
         while (n_tokens > 0) {
             const std::int64_t n = n_tokens < 4 ? n_tokens : 4;
             switch (n) {
-                case 1: multiply_blocks<StoredBits, Depth, look_up, Units, 1, kind, Placed>(stretch, x, sums, stride); break;
-                case 2: multiply_blocks<StoredBits, Depth, look_up, Units, 2, kind, Placed>(stretch, x, sums, stride); break;
-                case 3: multiply_blocks<StoredBits, Depth, look_up, Units, 3, kind, Placed>(stretch, x, sums, stride); break;
-                default: multiply_blocks<StoredBits, Depth, look_up, Units, 4, kind, Placed>(stretch, x, sums, stride);
+                case 1: tokens_at_once<StoredBits, Units, 1, kind, Placed>(stretch, x, sums, stride); break;
+                case 2: tokens_at_once<StoredBits, Units, 2, kind, Placed>(stretch, x, sums, stride); break;
+                case 3: tokens_at_once<StoredBits, Units, 3, kind, Placed>(stretch, x, sums, stride); break;
+                default: tokens_at_once<StoredBits, Units, 4, kind, Placed>(stretch, x, sums, stride);
             }
             x = from(x, n, 0, Units);
             n_tokens -= n;
@@ -306,7 +314,7 @@ struct Micro256 {
     static void expand(const TileFormat& format, const Byte* row_levels, const Byte* block, std::int64_t n_blocks, Byte* target) {
         const Expander<Bits, Depth, Levels> levels(format, row_levels);
         for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
-            for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
+            fetch_lines<false>(block + 4096, Bits);
             SKIFF_UNROLL
             for (int v = 0; v < 16; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(target) + v, levels(codes_of<Bits>(block, v / 2, v % 2), v % 2));
         }
@@ -336,7 +344,7 @@ struct Micro256 {
                 } else {
                     codes += n;
                 }
-                _mm_prefetch(reinterpret_cast<const char*>(codes + 4096), _MM_HINT_T0);
+                fetch_lines<false>(codes + 4096, 1);
                 SKIFF_UNROLL
                 for (int i = 0; i < 8; ++i, mask >>= 8) {
                     const __m128i eight = _mm_xor_si128(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)), flip);

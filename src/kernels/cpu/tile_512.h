@@ -9,6 +9,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/fetch.h"
 #include "kernels/cpu/tile_driver.h"
 
 #if defined(__clang__)
@@ -31,9 +32,6 @@ inline __m512i broadcast4(const std::int8_t* p) {
     __builtin_memcpy(&four, p, 4);
     return _mm512_set1_epi32(four);
 }
-
-// How far ahead memory is asked for. What is too near comes too late: with 4 KiB the kernels waited.
-inline constexpr std::int64_t fetch_ahead_bytes = 16384;
 
 // Vector v of a stored block as codes.
 template <int Bits>
@@ -96,7 +94,7 @@ inline __m512 add_unit(__m512 sum, __m512i dot, __m512 scale, float activation_s
 inline __m512i less_zero(__m512i dot, __m512i zero, std::int32_t sum) { return _mm512_sub_epi32(dot, _mm512_madd_epi16(zero, _mm512_set1_epi32(sum))); }
 
 // sums (N, 16) += stored blocks times N tokens. Units: of a block, 1 or 2. Placed: the stretch says which blocks of the row they are.
-template <int Bits, int Levels, int Units, int N, bool Placed>
+template <int Bits, int Levels, int Units, int N, bool Placed, bool IntoL2>
 void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
     const LevelsOfCodes<Bits, Levels> expand(*stretch.format, stretch.row_levels);
     const bool with_minimums = x.sums != nullptr;
@@ -107,7 +105,7 @@ void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
     for (int t = 0; t < N; ++t) sum[t] = _mm512_load_ps(sums + t * 16);
     const std::int64_t n_blocks = stretch.n_blocks;
     for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits) {
-        for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + fetch_ahead_bytes + line * 64), _MM_HINT_T0);
+        fetch_lines<IntoL2>(block + fetch_ahead_bytes, Bits);
         const std::int64_t place = Placed ? stretch.places[b] : b;
         const auto add = [&](int unit) __attribute__((always_inline)) {
             const std::int64_t unit_at = place * Units + unit;
@@ -213,7 +211,7 @@ template <int Bits, int Levels>
 void expand_blocks(const TileFormat& format, const Byte* row_levels, const Byte* block, std::int64_t n_blocks, Byte* target) {
     const LevelsOfCodes<Bits, Levels> levels(format, row_levels);
     for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
-        for (int line = 0; line < Bits; ++line) _mm_prefetch(reinterpret_cast<const char*>(block + 4096 + line * 64), _MM_HINT_T0);
+        fetch_lines<false>(block + 4096, Bits);
         SKIFF_UNROLL
         for (int v = 0; v < 8; ++v) {
             _mm512_store_si512(target + v * 64, levels(codes_of<Bits>(block, v)));
@@ -341,13 +339,18 @@ struct Avx512 {
     }
 
     static constexpr bool skips = Pruned && Levels == 0, masked = false;
+    template <int Units, int N, bool Placed>
+    static void direct_tokens(const Stretch& stretch, const Tokens& x, float* sums) {
+        if (fetch_into_l2) direct_blocks<Bits, Levels, Units, N, Placed, true>(stretch, x, sums);
+        else direct_blocks<Bits, Levels, Units, N, Placed, false>(stretch, x, sums);
+    }
     template <int Units, bool Placed>
     static void direct_units(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
         switch (n_tokens) {
-            case 1: return direct_blocks<Bits, Levels, Units, 1, Placed>(stretch, x, sums);
-            case 2: return direct_blocks<Bits, Levels, Units, 2, Placed>(stretch, x, sums);
-            case 3: return direct_blocks<Bits, Levels, Units, 3, Placed>(stretch, x, sums);
-            case 4: return direct_blocks<Bits, Levels, Units, 4, Placed>(stretch, x, sums);
+            case 1: return direct_tokens<Units, 1, Placed>(stretch, x, sums);
+            case 2: return direct_tokens<Units, 2, Placed>(stretch, x, sums);
+            case 3: return direct_tokens<Units, 3, Placed>(stretch, x, sums);
+            case 4: return direct_tokens<Units, 4, Placed>(stretch, x, sums);
             default:  // 5 to 8 in two parts of nearly the same size
                 direct_units<Units, Placed>(stretch, x, (n_tokens + 1) / 2, sums);
                 direct_units<Units, Placed>(stretch, from(x, (n_tokens + 1) / 2, 0, Units), n_tokens / 2, sums + (n_tokens + 1) / 2 * tile_rows);

@@ -11,7 +11,7 @@ namespace skiff {
 namespace {
 
 // sums (N, 2, 16) += stored blocks of two tiles times N tokens.
-template <int Bits, int Levels, int N>
+template <int Bits, int Levels, int N, bool IntoL2>
 void pair_blocks(const Stretch* tiles, const FetchAhead& fetch, const Tokens& x, float* sums) {
     const LevelsOfCodes<Bits, Levels> expand(*tiles[0].format, nullptr);
     const Byte* block[2] = {tiles[0].codes, tiles[1].codes};
@@ -21,10 +21,8 @@ void pair_blocks(const Stretch* tiles, const FetchAhead& fetch, const Tokens& x,
     const std::int64_t n_blocks = tiles[0].n_blocks;
     for (std::int64_t b = 0; b < n_blocks; ++b) {
         const std::int64_t ahead = b < fetch.n_near ? fetch.near : fetch.far;
-        for (int line = 0; line < Bits; ++line) {
-            _mm_prefetch(reinterpret_cast<const char*>(block[0] + ahead + line * 64), _MM_HINT_T0);
-            _mm_prefetch(reinterpret_cast<const char*>(block[1] + ahead + line * 64), _MM_HINT_T0);
-        }
+        fetch_lines<IntoL2>(block[0] + ahead, Bits);
+        fetch_lines<IntoL2>(block[1] + ahead, Bits);
         const std::int64_t at = b * x.stride;
         __m512i dot[N][2];
         SKIFF_UNROLL
@@ -75,13 +73,18 @@ template <int Bits, int Levels>
 struct Avx512Pairs : Avx512<Bits, Levels> {
     static constexpr std::int64_t min_pairs = 4, max_pairs = 64, tokens_of_pair = 8;
 
+    template <int N>
+    static void pair_tokens(const Stretch* tiles, const FetchAhead& fetch, const Tokens& x, float* sums) {
+        if (fetch_into_l2) pair_blocks<Bits, Levels, N, true>(tiles, fetch, x, sums);
+        else pair_blocks<Bits, Levels, N, false>(tiles, fetch, x, sums);
+    }
     static void pair(const Stretch* tiles, const FetchAhead& fetch, const Tokens& x, std::int64_t n_tokens, float* sums) {
         switch (n_tokens) {
-            case 4: return pair_blocks<Bits, Levels, 4>(tiles, fetch, x, sums);
-            case 5: return pair_blocks<Bits, Levels, 5>(tiles, fetch, x, sums);
-            case 6: return pair_blocks<Bits, Levels, 6>(tiles, fetch, x, sums);
-            case 7: return pair_blocks<Bits, Levels, 7>(tiles, fetch, x, sums);
-            default: return pair_blocks<Bits, Levels, 8>(tiles, fetch, x, sums);
+            case 4: return pair_tokens<4>(tiles, fetch, x, sums);
+            case 5: return pair_tokens<5>(tiles, fetch, x, sums);
+            case 6: return pair_tokens<6>(tiles, fetch, x, sums);
+            case 7: return pair_tokens<7>(tiles, fetch, x, sums);
+            default: return pair_tokens<8>(tiles, fetch, x, sums);
         }
     }
 };

@@ -20,6 +20,7 @@
 #pragma once
 
 
+#include "kernels/cpu/fetch.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/kernels.h"
 #include "kernels/tile_format.h"
@@ -178,6 +179,10 @@ void few_tokens(const LinearArgs& args, Range rows, const TileFormat& format, co
             const std::int64_t n = format.n_blocks - block < blocks_at_once ? format.n_blocks - block : blocks_at_once;
             load_scales<M>(tile, format, block, n, stretch);
             stretch.codes = tile + format.codes_at + block * format.block_bytes;
+            if (fetch_into_l2) {  // what stands in front of the codes, a part with each stretch, so that all bytes of a tile are asked for
+                const std::int64_t header = format.codes_at * block / format.n_blocks, header_end = format.codes_at * (block + n) / format.n_blocks;
+                fetch_lines<true>(tile + header + fetch_ahead_bytes, (header_end - header + 63) / 64);
+            }
             M::direct(stretch, from(x, 0, block, format.units_per_block()), args.n_tokens, sums);
         }
         write_rows<M>(args, row, rows.end - row < tile_rows ? rows.end - row : tile_rows, 0, args.n_tokens, sums, tile_rows);
