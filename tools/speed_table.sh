@@ -4,7 +4,7 @@
 # MODEL: a folder, whose children prune and factorize make (by the methods that need no data, since speed does not depend on which numbers stay; hidden widths by
 # the built-in text), or random:SHAPE.json, whose children are weights pruned while loading and shapes with fewer neurons, KV groups, layers and columns.
 # FORM: single 2:4 block neurons kv_groups layers hidden factors; default: all that MODEL can have (factors of a random: model are made by hand: factorize, then bench).
-# Needs jq. WORK keeps every turn; what is there is not measured again. In the environment:
+# Needs jq. WORK keeps every turn; what is there is not measured again. Packed weights are mapped from files in WORK, as at every start but the first. In the environment:
 #   SCHEME (w8g32), STRENGTHS (10 25 50 75 90), ROUNDS (3), PROMPT (512), GEN (128), REPEATS (3), THREADS (all physical cores)
 #   QUIET  a command that waits for a quiet machine; each turn runs under it
 # Prints a line for each child: the bytes of its weights, the bound that they imply for decoding, what was reached (extremes), and prefill; then, for each form, from which strength
@@ -76,7 +76,13 @@ child() {
     esac
     made quantize "$work/plain" --scheme "$scheme" -o "$work/child"
 }
-turn() { ${QUIET:-} "$skiff" bench "$@" -t "${THREADS:-0}" -p "${PROMPT:-512}" -n "${GEN:-128}" -r "${REPEATS:-3}" --pack-cache off --json; }
+# turn WHOSE BENCH-ARGUMENTS...: after the first start, which packs
+turn() {
+    local cache=$work/packed/$1
+    shift
+    [ -n "$(ls "$cache" 2>/dev/null)" ] || SKIFF_CACHE_DIR=$cache "$skiff" bench "$@" -t "${THREADS:-0}" -p 1 -n 1 -r 1 >"$work/log" 2>&1 || { cat "$work/log" >&2; return 1; }
+    SKIFF_CACHE_DIR=$cache ${QUIET:-} "$skiff" bench "$@" -t "${THREADS:-0}" -p "${PROMPT:-512}" -n "${GEN:-128}" -r "${REPEATS:-3}" --json
+}
 for form in $forms; do
     while read -r name how; do
         for ((round = 1; round <= rounds; ++round)); do
@@ -84,17 +90,17 @@ for form in $forms; do
             [ ! -s "$at.child.json" ] || continue
             if $random; then
                 child "" ""
-                turn "${arguments[@]}" >"$at.parent.json"
+                turn parent "${arguments[@]}" >"$at.parent.json"
                 child "$name" "$how"
             else
                 [ -d "$work/parent" ] || { child "" "" && mv "$work/child" "$work/parent"; }
                 [ "$round" != 1 ] && [ -d "$work/child" ] || child "$name" "$how"
-                turn "$work/parent" >"$at.parent.json"
+                turn parent "$work/parent" >"$at.parent.json"
             fi
-            turn "${arguments[@]}" >"$work/turn.json"
+            turn child "${arguments[@]}" >"$work/turn.json"
             mv "$work/turn.json" "$at.child.json"
         done
-        rm -rf "$work/child" "$work/plain"
+        rm -rf "$work/child" "$work/plain" "$work/packed/child"
     done < <(children "$form")
 done
 echo "| what goes | bytes | of all | bound | decode, tok/s | reached | of the bound | prefill, tok/s | reached |"
