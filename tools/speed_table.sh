@@ -85,6 +85,7 @@ turn() {
 }
 for form in $forms; do
     while read -r name how; do
+        rm -rf "$work/packed/child"  # of a run that was stopped
         for ((round = 1; round <= rounds; ++round)); do
             at=$work/${name//:/-}.$round
             [ ! -s "$at.child.json" ] || continue

@@ -7,7 +7,7 @@ namespace skiff {
 
 // Whether weights are fetched into the L2 cache instead of the L1: on AMD's family 19h (Zen 3, Zen 4). A request for the L1 holds one of its few miss buffers until
 // memory has answered, and one thread of a Zen 4 got 13 to 18 GB/s so; the L2 has more, and gave 23 to 25 (docs/performance.md). On Zen 5 the L1 was better.
-// Kernels take it as a template argument: asked in the loop it costs them registers.
+// Kernels take it as a template argument: asked in the loop it made them slower.
 extern const bool fetch_into_l2;
 
 // How far ahead. What is too near comes too late: with 4 KiB the kernels waited.

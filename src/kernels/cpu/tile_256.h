@@ -286,7 +286,7 @@ struct Micro256 {
     static void tokens_at_once(const Stretch& stretch, const Tokens& x, float* sums, std::int64_t stride) {
         constexpr int look_up = StoredBits == 0 ? 0 : Levels;
         if constexpr (StoredBits > 0 && N < 4)
-            if (fetch_into_l2) return multiply_blocks<StoredBits, Depth, look_up, Units, N, kind, Placed, true>(stretch, x, sums, stride);
+            if (tile_into_l2(*stretch.format, N)) return multiply_blocks<StoredBits, Depth, look_up, Units, N, kind, Placed, true>(stretch, x, sums, stride);
         multiply_blocks<StoredBits, Depth, look_up, Units, N, kind, Placed, false>(stretch, x, sums, stride);
     }
     template <int StoredBits, int Units, Corrections kind, bool Placed>

@@ -341,7 +341,7 @@ struct Avx512 {
     static constexpr bool skips = Pruned && Levels == 0, masked = false;
     template <int Units, int N, bool Placed>
     static void direct_tokens(const Stretch& stretch, const Tokens& x, float* sums) {
-        if (fetch_into_l2) direct_blocks<Bits, Levels, Units, N, Placed, true>(stretch, x, sums);
+        if (tile_into_l2(*stretch.format, N)) direct_blocks<Bits, Levels, Units, N, Placed, true>(stretch, x, sums);
         else direct_blocks<Bits, Levels, Units, N, Placed, false>(stretch, x, sums);
     }
     template <int Units, bool Placed>
