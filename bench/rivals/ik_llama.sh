@@ -12,7 +12,7 @@
 #   ROWS    a file to add every turn to, as comma-separated values
 # Prints a Markdown table: medians of the ratios of each turn, their extremes, and both sides' bytes and share of the read bandwidth. That is
 # measured before and after each program within the turn; the higher of the two counts, as in `skiff bench`. A turn in which a reading fell below
-# three quarters of the highest of all is left out: something else was running.
+# three quarters of the turn's highest is left out: something else was running beside one of the two. A machine whose bandwidth moves from turn to turn is no reason to.
 set -euo pipefail
 if [ $# -lt 4 ]; then sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; fi
 rival=$1 shape=$2 rounds=$3
@@ -128,7 +128,7 @@ function median(list, count,   i, j, t, v) {
     for (i = 2; i <= count; ++i) for (j = i; j > 1 && v[j] < v[j - 1]; --j) { t = v[j]; v[j] = v[j - 1]; v[j - 1] = t }
     lowest = v[1]; highest = v[count]
     return (v[int((count + 1) / 2)] + v[int(count / 2) + 1]) / 2 }
-function quiet(key, i) { return value[key, i, "low"] >= 0.75 * high }
+function quiet(key, i) { return value[key, i, "low"] >= 0.75 * value[key, i, "high"] }
 function of(field_, key,   i, v, count) {
     for (i = 1; i <= n[key]; ++i) if (quiet(key, i)) v[++count] = value[key, i, field_]
     if (!count) for (i = 1; i <= n[key]; ++i) v[++count] = value[key, i, field_]
@@ -142,9 +142,11 @@ NR == FNR { key = $2 ":" $3; order[++pairs] = key; rival_total[key] = $4; rival_
   value[key, i, "ours_total"] = $15; value[key, i, "ours_read"] = $7 ? $8 * 1e9 / $7 - state * gen / 2 : 0
   value[key, i, "ours_share"] = $8 / larger($11, $12)
   value[key, i, "rival_share"] = (rival_read[key] + state * gen / 2) * $10 / 1e9 / larger($13, $14)
-  for (j = 11; j <= 14; ++j) { if (!value[key, i, "low"] || $j < value[key, i, "low"]) value[key, i, "low"] = $j; if ($j > high) high = $j } }
+  for (j = 11; j <= 14; ++j) { if (!value[key, i, "low"] || $j < value[key, i, "low"]) value[key, i, "low"] = $j; if ($j > value[key, i, "high"]) value[key, i, "high"] = $j } }
 END {
-  for (key in n) for (i = 1; i <= n[key]; ++i) if (quiet(key, i)) { ++kept; if (!low || value[key, i, "low"] < low) low = value[key, i, "low"] } else ++out
+  for (key in n) for (i = 1; i <= n[key]; ++i) if (quiet(key, i)) {
+      ++kept; if (!low || value[key, i, "low"] < low) low = value[key, i, "low"]; if (value[key, i, "high"] > high) high = value[key, i, "high"]
+  } else ++out
   print "| ours | theirs | MiB | MiB a token reads | prefill, tok/s | ratio (extremes) | decode, tok/s | ratio (extremes) | share of bandwidth |"
   print "|---|---|--:|--:|--:|--:|--:|--:|--:|"
   for (p = 1; p <= pairs; ++p) { key = order[p]; split(key, side, ":")
@@ -153,5 +155,5 @@ END {
           mib(of("ours_total", key), rival_total[key]), mib(of("ours_read", key), rival_read[key]), of("ours_pp", key), of("rival_pp", key), pp_text,
           of("ours_tg", key), of("rival_tg", key), tg_text, 100 * of("ours_share", key), 100 * of("rival_share", key) }
   printf "\n%d turns of each pair; read bandwidth %.1f to %.1f GB/s", n[order[1]], low, high
-  if (out) printf "; %d of %d turns left out, in which it fell below three quarters of the highest", out, kept + out
+  if (out) printf "; %d of %d turns left out, in which it fell below three quarters of the turn\047s highest", out, kept + out
   print "" }' "$work/bytes" "$rows"
