@@ -152,7 +152,8 @@ inline void add_units(const float* scales, const float* corrections, const Token
 // Placed: the stretch says which blocks of the row they are.
 template <int Bits, int Depth, int Levels, int Units, int N, Corrections kind, bool Placed, bool IntoL2>
 void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
-    constexpr int steps = 8 / Units;
+    // Of four tokens whose sums in 16 bits take two products, two steps go together: such a sum then lives for one token alone, and the eight in 32 bits stay in registers.
+    constexpr int steps = 8 / Units, together = Depth == 2 && N == 4 ? 2 : 1;
     const Expander<Bits, Depth, Levels> expand(*stretch.format, stretch.row_levels);
     const float *scales = stretch.scales, *corrections = stretch.corrections;
     const Byte* block = stretch.codes;
@@ -169,21 +170,29 @@ void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t
                 dot[t][1].begin(x.start + (place * Units + unit) * x.stride + t);
             }
             SKIFF_UNROLL
-            for (int step = 0; step < steps; ++step) {
-                const int v = unit * steps + step;
-                __m256i level[2];
+            for (int step = 0; step < steps; step += together) {
+                const int first = unit * steps + step;
+                __m256i level[together][2];
                 SKIFF_UNROLL
-                for (int half = 0; half < 2; ++half) {
-                    if constexpr (Bits == 0) level[half] = _mm256_load_si256(reinterpret_cast<const __m256i*>(block + v * 64 + half * 32));
-                    else if constexpr (Expander<Bits, Depth, Levels>::pairs) level[half] = expand.of_pairs(block, v, half);
-                    else level[half] = expand(codes_of<Bits>(block, v, half), half);
+                for (int i = 0; i < 2 * together; ++i) {
+                    const int v = first + i / 2, half = i % 2;
+                    if constexpr (Bits == 0) level[i / 2][half] = _mm256_load_si256(reinterpret_cast<const __m256i*>(block + v * 64 + half * 32));
+                    else if constexpr (Expander<Bits, Depth, Levels>::pairs) level[i / 2][half] = expand.of_pairs(block, v, half);
+                    else level[i / 2][half] = expand(codes_of<Bits>(block, v, half), half);
                 }
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) {
-                    const __m256i a = broadcast4(codes + t * x.code_stride + v * 4);
-                    dot[t][0].add(step, level[0], a);
-                    dot[t][1].add(step, level[1], a);
+                    __m256i a[together];
+                    SKIFF_UNROLL
+                    for (int i = 0; i < together; ++i) a[i] = broadcast4(codes + t * x.code_stride + (first + i) * 4);
+                    SKIFF_UNROLL
+                    for (int half = 0; half < 2; ++half) {
+                        SKIFF_UNROLL
+                        for (int i = 0; i < together; ++i) dot[t][half].add(step + i, level[i][half], a[i]);
+                        if (together == 2) SKIFF_KEEP(dot[t][half].wide);
+                    }
                 }
+                if (together == 2) continue;
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) dot[t][0].keep(), dot[t][1].keep();
             }
