@@ -12,7 +12,7 @@ CONFIGURE = cmake -S . -B $(BUILD) -G "$(GENERATOR)"
 help:
 	@echo "make run     build skiff, then compress, prove and run the small model in models/pocket (a few minutes)"
 	@echo "make test    build everything and run every test"
-	@echo "make bench   measure prefill and decode speed on the small model and on a shape of 0.1 billion parameters"
+	@echo "make bench   measure what docs/performance.md shows, about 20 minutes; SECTIONS=\"limits speed\" for some of it"
 	@echo "make dist    a source archive and an archive that runs on other Linux machines, with checksums, in out/"
 	@echo "make arm64   the program for arm64 Linux, built here: one static file, $(BUILD)/arm64/skiff-arm64"
 	@echo "make fuzz    fuzz the parsers; FUZZ_SECONDS=600 for ten minutes in all"
@@ -30,7 +30,8 @@ run: build
 	$(BUILD)/bin/skiff demo
 
 bench: build
-	bash tools/bench.sh $(BUILD)/bin/skiff
+	@bash tools/setup.sh bench
+	bash tools/bench.sh $(BUILD)/bin/skiff $(SECTIONS)
 
 dist:
 	@bash tools/setup.sh run

@@ -1,8 +1,69 @@
 #!/usr/bin/env bash
-# bench.sh PROGRAM: prefill and decode speed of the small model and of random weights in the shape S, as float and in 4 bits.
+# What docs/performance.md shows, measured anew on this machine, section by section, as Markdown.
+#   tools/bench.sh PROGRAM [SECTION...]
+# SECTION, all of them without one, some 20 minutes together; nothing else should run:
+#   limits     the machine: processor, caches, bandwidth with one thread and with all
+#   speed      prefill and decode of the small model and of shape S (0.1 billion), in floats, 8 and 4 bits
+#   kernels    each kernel row on one thread: bytes a second beside a plain read, multiply-adds a cycle (needs Google Benchmark, and builds kernels_bench)
+#   schemes    every scheme: what its kernel does, and whether to use it
+#   decode     every scheme on shape A (0.44 billion)
+#   sequences  several tokens in one pass, with the widest instruction set and with AVX2
+#   context    decoding behind 4096 tokens, for each form of the state
+#   fusion     what each fusion is worth, in turns
+#   rival      ik_llama.cpp on the same weights, in turns; RIVAL names its build folder, without it the commands are shown
+# QUICK=1: the small model and a few tokens instead of every shape, to try the script.
 set -euo pipefail
+[ $# -ge 1 ] || { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
+program=$(realpath "$1")
+shift
 cd "$(dirname "$0")/.."
-program=$1
-"$program" bench models/pocket -p 128 -n 64 -r 5
-"$program" bench random:bench/shapes/S.json -p 128 -n 64 -r 3
-"$program" bench random:bench/shapes/S.json --scheme w4g32 -p 512 -n 128 -r 3
+sections=${*:-limits speed kernels schemes decode sequences context fusion rival}
+S=random:bench/shapes/S.json A=random:bench/shapes/A.json prompt=512 answer=64 repeats=5 depth=4096
+if [ -n "${QUICK:-}" ]; then S=models/pocket A=models/pocket prompt=8 answer=4 repeats=1 depth=32; fi
+
+# The instruction set that this machine's models run with, and AVX2 beside a later one.
+isas() { "$program" doctor --json --no-measure | awk -F'"' '$2 == "isa" { print $4; if ($4 ~ /^avx512|^avx2vnni/) print "avx2" }'; }
+limits() { "$program" doctor; }
+speed() {
+    "$program" bench models/pocket -p $prompt -n $answer -r $repeats
+    for scheme in "" w8 w4g32 w4g128 n4g32r; do "$program" bench $S ${scheme:+--scheme $scheme} -p $prompt -n $answer -r $repeats; done
+}
+kernels() {
+    local build log
+    build=$(dirname "$(dirname "$program")")
+    log=$(mktemp)
+    if ! { cmake -S . -B "$build" -DSKIFF_MICRO_BENCH=ON && cmake --build "$build" --target kernels_bench; } >"$log" 2>&1; then
+        echo "not measured: kernels_bench cannot be built in $build: $(grep -m1 -i "error" "$log" || tail -1 "$log")"
+    else
+        local filter='read|decode|tokens:512'
+        [ -z "${QUICK:-}" ] || filter='tokens:1/w4g32/'
+        "$build/bench/micro/kernels_bench" --benchmark_filter="$filter"
+    fi
+    rm -f "$log"
+}
+schemes() { "$program" doctor --schemes; }
+decode() {
+    local list="bf16 fp16 w8g32 w8 e4m3 k256tensor k64tensor w6g32r w5g32r w4g32 k16 mxfp4 iq4nl w4g128 k16tensor w4g32r n4g32r nf4 w3g32r n3g32r n3g16t v2k64 n2g16r n2g16t n2g32r w2g32r n2g64r ternary v4k256 v2k16 binary v8k256"
+    [ -z "${QUICK:-}" ] || list="w8 ternary"
+    for scheme in $list; do "$program" bench $A --scheme "$scheme" -p 0 -n 32 -r $repeats; done
+}
+sequences() { for isa in $(isas); do "$program" bench $S --scheme w4g32 -p 0 -n $answer -r $repeats --sequences 1,2,3,4,6,8,12,16 --isa "$isa"; done; }
+context() { for state in bf16 int8 int4; do "$program" bench $A --scheme n4g32r -p 0 -n 32 -r 2 -d 0,$depth --state $state; done; }
+fusion() { for model in models/pocket $S; do "$program" bench "$model" --scheme w4g32 -p $prompt -n $answer -r 3 --fuse each; done; }
+rival() {
+    local head=w6g32r pairs
+    pairs="n4g32r/$head/$head:Q4_K_R4 n4g32r/$head/$head:IQ4_XS n3g32r/$head/$head:Q3_K_R4 n2g16r/$head/$head:Q2_K_R4"
+    if [ -n "${RIVAL:-}" ]; then
+        for shape in S A; do SKIFF=$program bench/rivals/ik_llama.sh "$RIVAL" bench/shapes/$shape.json 3 $pairs; done
+    else
+        echo "not measured: RIVAL names no build of ik_llama.cpp. docs/performance.md says how to make one; then"
+        for shape in S A B; do echo "    bench/rivals/ik_llama.sh BUILD bench/shapes/$shape.json 3 $pairs"; done
+    fi
+}
+for section in $sections; do
+    [[ " limits speed kernels schemes decode sequences context fusion rival " == *" $section "* ]] || { echo "bench.sh: no section is called $section" >&2; exit 2; }
+done
+for section in $sections; do
+    printf '\n## %s\n\n' "$section"
+    $section
+done
