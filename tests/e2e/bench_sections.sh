@@ -7,11 +7,12 @@ sections="limits speed decode sequences context fusion rival"
 QUICK=1 RIVAL= tools/bench.sh "$SKIFF" $sections >"$work/tables" 2>"$work/err" || fail "exit $?: $(cat "$work/err")"
 part() { awk -v name="## $1" '$0 == name { inside = 1; next } /^## / { inside = 0 } inside' "$work/tables"; }
 rows() { part "$1" | grep -c "^| .* $2 " || true; }
-part limits | grep -q "^memory\|read" || fail "no limits of the machine: $(part limits)"
+has() { [[ $(part "$1") == *"$2"* ]] || fail "no \"$2\" in section $1: $(part "$1")"; }
+has limits "bandwidth  "
 [ "$(rows speed pp8)" = 6 ] && [ "$(rows speed tg4)" = 6 ] || fail "not two rows for each of six models: $(part speed)"
 [ "$(rows decode tg32)" = 2 ] || fail "not a row for each scheme: $(part decode)"
 [ "$(rows sequences tg4x16)" -ge 1 ] || fail "no row of 16 sequences: $(part sequences)"
 [ "$(rows context "tg32 @ d32")" = 3 ] || fail "not a row for each form of the state: $(part context)"
-part fusion | grep -q "norm_quantize" || fail "no fusions: $(part fusion)"
-part rival | grep -q "bench/rivals/ik_llama.sh" || fail "no command for the rival: $(part rival)"
+has fusion norm_quantize
+has rival bench/rivals/ik_llama.sh
 expect 2 "no section is called speeds" tools/bench.sh "$SKIFF" speeds
