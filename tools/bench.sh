@@ -31,6 +31,7 @@ speed() {
 kernels() {
     local build log
     build=$(dirname "$(dirname "$program")")
+    [ -f "$build/CMakeCache.txt" ] || { echo "not measured: $program does not lie in a build folder, where kernels_bench could be built"; return 0; }
     log=$(mktemp)
     if ! { cmake -S . -B "$build" -DSKIFF_MICRO_BENCH=ON && cmake --build "$build" --target kernels_bench; } >"$log" 2>&1; then
         echo "not measured: kernels_bench cannot be built in $build: $(grep -m1 -i "error" "$log" || tail -1 "$log")"

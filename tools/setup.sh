@@ -91,5 +91,5 @@ if [ ${#missing[@]} != 0 ]; then
 fi
 [ ${#missing_optional[@]} = 0 ] || install_or_refresh "${missing_optional[@]}" && exit 0
 for package in "${missing_optional[@]}"; do
-    install_or_refresh "$package" || say "without $package: the tests that need it are skipped"
+    install_or_refresh "$package" || say "without $package: what needs it is skipped"
 done
