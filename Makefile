@@ -12,7 +12,7 @@ CONFIGURE = cmake -S . -B $(BUILD) -G "$(GENERATOR)"
 help:
 	@echo "make run     build skiff, then compress, prove and run the small model in models/pocket (a few minutes)"
 	@echo "make test    build everything and run every test"
-	@echo "make bench   measure what docs/performance.md shows, about 20 minutes; SECTIONS=\"limits speed\" for some of it"
+	@echo "make bench   measure this machine: limits, kernels, schemes, decoding and more (tools/bench.sh); some of it: SECTIONS=\"limits speed\""
 	@echo "make dist    a source archive and an archive that runs on other Linux machines, with checksums, in out/"
 	@echo "make arm64   the program for arm64 Linux, built here: one static file, $(BUILD)/arm64/skiff-arm64"
 	@echo "make fuzz    fuzz the parsers; FUZZ_SECONDS=600 for ten minutes in all"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What docs/performance.md shows, measured anew on this machine, section by section, as Markdown.
+# Tables of docs/performance.md, measured anew on this machine, section by section.
 #   tools/bench.sh PROGRAM [SECTION...]
-# SECTION, all of them without one, some 20 minutes together; nothing else should run:
+# SECTION, all of them without one; nothing else should run:
 #   limits     the machine: processor, caches, bandwidth with one thread and with all
 #   speed      prefill and decode of the small model and of shape S (0.1 billion), in floats, 8 and 4 bits
 #   kernels    each kernel row on one thread: bytes a second beside a plain read, multiply-adds a cycle (needs Google Benchmark, and builds kernels_bench)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make bench` measures every section of docs/performance.md; here with few tokens, and without what builds programs or takes minutes.
+# `make bench` measures section by section; here with few tokens, and without what builds programs or takes minutes.
 set -euo pipefail
 . "$SKIFF_SOURCE_DIR/tests/e2e/program_testing.bash"
 

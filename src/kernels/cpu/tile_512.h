@@ -141,7 +141,7 @@ void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
 }
 
 // sums (N, stride) += expanded blocks of R tiles times N tokens. Of two tiles the stride is known: as a variable it takes registers that the addresses of twelve sums then
-// lack, which was an eighth of the speed.
+// lack, which was a tenth of the speed.
 template <int R, int N, int Units, Corrections kind, bool Placed>
 void multiply_blocks(const Stretch* tiles, Tokens x, float* sums, std::int64_t stride_of_one) {
     const std::int64_t stride = R == 2 ? 2 * tile_rows : stride_of_one;
