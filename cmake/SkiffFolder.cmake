@@ -1,11 +1,12 @@
 # Instruction sets with units of their own: *_NAME.cpp is compiled with SKIFF_UNIT_NAME, and nothing else is; kernels are chosen at run time. The units of
 # another family of processors are left out. The intrinsics of VNNI in 512 bits bring those in 256 along, so avx2vnni units must not be given AVX-512.
-set(SKIFF_UNITS avx2 avx2vnni avx512 avx512vbmi amx neon neon_dot neon_i8mm)
+set(SKIFF_UNITS avx2 avx2vnni avx512 avx512vbmi avx512bf16 amx neon neon_dot neon_i8mm)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
     set(SKIFF_UNIT_avx2 -mavx2 -mfma -mf16c)
     set(SKIFF_UNIT_avx2vnni ${SKIFF_UNIT_avx2} -mavxvnni)
     set(SKIFF_UNIT_avx512 ${SKIFF_UNIT_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mbmi2 -mprefer-vector-width=512 -Wno-uninitialized -Wno-maybe-uninitialized)  # false alarms of the headers of g++ 12
     set(SKIFF_UNIT_avx512vbmi ${SKIFF_UNIT_avx512} -mavx512vbmi -mavx512vbmi2)
+    set(SKIFF_UNIT_avx512bf16 ${SKIFF_UNIT_avx512} -mavx512bf16)
     set(SKIFF_UNIT_amx ${SKIFF_UNIT_avx512})  # its tile instructions are written out
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
     set(SKIFF_UNIT_neon -march=armv8-a)

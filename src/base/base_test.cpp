@@ -147,8 +147,8 @@ TEST(CpuFeatures, ALaterInstructionSetIncludesTheEarlierOnesButForAvxVnni) {
         if (isa != Isa::generic) EXPECT_FALSE(isa_includes(Isa::generic, isa));
     }
     EXPECT_TRUE(isa_includes(Isa::avx2vnni, Isa::avx2));
-    EXPECT_TRUE(isa_includes(Isa::amx, Isa::avx512vbmi) && isa_includes(Isa::avx512vbmi, Isa::avx512) && isa_includes(Isa::avx512, Isa::avx2));
-    for (Isa isa : {Isa::avx512, Isa::avx512vbmi, Isa::amx}) EXPECT_FALSE(isa_includes(isa, Isa::avx2vnni));
+    EXPECT_TRUE(isa_includes(Isa::amx, Isa::avx512bf16) && isa_includes(Isa::avx512bf16, Isa::avx512vbmi) && isa_includes(Isa::avx512vbmi, Isa::avx512) && isa_includes(Isa::avx512, Isa::avx2));
+    for (Isa isa : {Isa::avx512, Isa::avx512vbmi, Isa::avx512bf16, Isa::amx}) EXPECT_FALSE(isa_includes(isa, Isa::avx2vnni));
     EXPECT_FALSE(isa_includes(Isa::avx512, Isa::avx512vbmi));
     for (Isa isa : all_isas)  // whatever this processor has includes what it says it includes
         for (Isa other : all_isas)

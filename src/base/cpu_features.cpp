@@ -130,6 +130,7 @@ std::string_view isa_name(Isa isa) {
         case Isa::avx2vnni: return "avx2vnni";
         case Isa::avx512: return "avx512";
         case Isa::avx512vbmi: return "avx512vbmi";
+        case Isa::avx512bf16: return "avx512bf16";
         case Isa::amx: return "amx";
         case Isa::neon: return "neon";
         case Isa::neon_dot: return "neon_dot";
@@ -162,8 +163,10 @@ bool isa_available(Isa isa) {
                         __builtin_cpu_supports("avx512vnni");
     if (isa == Isa::avx512 || !avx512) return avx512;
     const bool vbmi = __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
+    if (isa == Isa::avx512vbmi || !vbmi) return vbmi;
+    const bool bf16 = __builtin_cpu_supports("avx512bf16");
     static const bool amx = has_amx();
-    return vbmi && (isa == Isa::avx512vbmi || amx);
+    return bf16 && (isa == Isa::avx512bf16 || amx);
 #elif defined(__aarch64__)
     if (isa == Isa::neon) return true;
     const bool dot = (::getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;

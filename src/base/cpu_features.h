@@ -18,12 +18,13 @@ enum class Isa {
     avx2vnni,   // AVX2 and the 256-bit integer dot products of AVX-VNNI
     avx512,     // AVX-512 F, BW, DQ, VL and VNNI (Cascade Lake and later)
     avx512vbmi, // and VBMI and VBMI2, which move bytes anywhere in a vector (Ice Lake, Zen 4 and later)
+    avx512bf16, // and products of pairs of bf16 (Zen 4, Sapphire Rapids and later)
     amx,        // and the tile registers and 8-bit products of AMX (Sapphire Rapids and later)
     neon,       // Armv8-A: every arm64 processor
     neon_dot,   // and the dot products of bytes, sdot and udot (Cortex-A76, Apple M1 and later)
     neon_i8mm,  // and the 8-bit matrix products, smmla (Armv8.6-A: Graviton 3, Apple M2 and later)
 };
-inline constexpr std::array all_isas = {Isa::generic, Isa::avx2, Isa::avx2vnni, Isa::avx512, Isa::avx512vbmi, Isa::amx, Isa::neon, Isa::neon_dot, Isa::neon_i8mm};
+inline constexpr std::array all_isas = {Isa::generic, Isa::avx2, Isa::avx2vnni, Isa::avx512, Isa::avx512vbmi, Isa::avx512bf16, Isa::amx, Isa::neon, Isa::neon_dot, Isa::neon_i8mm};
 
 std::string_view isa_name(Isa isa);
 bool isa_includes(Isa isa, Isa other);         // whether what is compiled for `other` runs wherever `isa` does; both of one family, or `other` generic

@@ -23,7 +23,7 @@ void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.choice("--attention", attention, {"own", "cudnn"}, "On a GPU, what attends to long prompts; cudnn: that library, where it is found and has a plan for them (bf16 state)");
     visitor.option("--batch", batch, "Tokens worked on at a time in a prompt; changes speed and memory, never the result; 0: 256, on a GPU 1024");
     visitor.option("--state", state, "How keys and values are kept: f32, f16, bf16, int8, int4, on a GPU also fp8; int8 and int4 halve and quarter what a long context reads. Single layers behind: int8,0-1=bf16");
-    visitor.option("--isa", isa, "Instruction set of the kernels (generic; on x86-64 avx2, avx2vnni, avx512, avx512vbmi, amx; on arm64 neon, neon_dot, neon_i8mm); default: the best that this processor has");
+    visitor.option("--isa", isa, "Instruction set of the kernels (generic; on x86-64 avx2, avx2vnni, avx512, avx512vbmi, avx512bf16, amx; on arm64 neon, neon_dot, neon_i8mm); default: the best that this processor has");
     visitor.choice("--kernels", kernels, {"fastest", "reference"}, "reference: float activations and plain loops, for comparison");
     visitor.option("--pack-cache", pack_cache, "Where packed weights are kept for the next start: on (the user's cache folder), off, or a folder");
     visitor.option("--scheme", scheme, "Quantize plain weights while loading (w8, w4g32 ...), without writing anything");

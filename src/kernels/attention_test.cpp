@@ -87,8 +87,11 @@ constexpr Case cases[] = {{2, 2, 8, 0, 0},     {8, 4, 64, 0, 0},   {4, 1, 128, 0
                           {1, 1, 256, 0, 0},   {2, 1, 520, 0, 0},  {2, 2, 1, 0, 0},     {5, 1, 40, 257, 0},  {6, 2, 96, 0, 30},  {7, 1, 64, 1, 0},    {6, 1, 5, 0, 0},
                           {8, 8, 64, 256, 0},  {3, 3, 17, 0, 0}};
 
-// f32, f16 and bf16 rows are read as they are; queries and weights against int8 and int4 rows have 14 bits.
-double tolerance(StateScheme scheme) { return scheme == StateScheme::int8 || scheme == StateScheme::int4 ? 1e-3 : 5e-6; }
+// f32, f16 and bf16 rows are read as they are; queries and weights against int8 and int4 rows have 14 bits, and 8 where bf16 is multiplied with bf16.
+double tolerance(StateScheme scheme, Isa isa) {
+    if (scheme == StateScheme::bf16 && isa_includes(isa, Isa::avx512bf16) && isa_of_this_build(Isa::avx512bf16)) return 1.5e-2;
+    return scheme == StateScheme::int8 || scheme == StateScheme::int4 ? 1e-3 : 5e-6;
+}
 
 std::string label(const Case& c, StateScheme scheme) {
     return std::to_string(c.n_heads) + ":" + std::to_string(c.n_kv_heads) + " heads of " + std::to_string(c.head_dim) + ", state " + std::string(state_scheme_info(scheme).name);
@@ -103,7 +106,7 @@ TEST(Attention, every_row_against_the_reference) {
             for_each_row(attention_kernels().subspan(1), [&](const auto& row) {
                 const AttentionArgs args = scene.args(y);
                 row.fn(args, {0, attention_n_units(args)});
-                EXPECT_LE(relative_error(y, expected, 1.0), tolerance(info.scheme)) << label(c, info.scheme);
+                EXPECT_LE(relative_error(y, expected, 1.0), tolerance(info.scheme, row.isa)) << label(c, info.scheme);
             });
         }
 }
@@ -167,7 +170,7 @@ TEST(Attention, sequences_of_a_batch_do_not_touch) {
                 args = scene.args(parts);
                 for (std::int64_t unit = 0; unit < n; ++unit) row.fn(args, {unit, unit + 1});
                 EXPECT_TRUE(same_bits(whole, parts)) << label(c, info.scheme);
-                EXPECT_LE(relative_error(whole, expected, 1.0), tolerance(info.scheme)) << label(c, info.scheme);
+                EXPECT_LE(relative_error(whole, expected, 1.0), tolerance(info.scheme, row.isa)) << label(c, info.scheme);
             });
         }
 }
@@ -186,16 +189,21 @@ TEST(Attention, large_scores_stay_finite) {
     }
 }
 
-// What one storage scheme costs: the reference on its rows against the reference on the same rows in f32.
+// What one storage scheme costs, with each row: on its keys and values against the reference on the same in f32.
 TEST(Attention, schemes_are_as_near_to_f32_as_their_bits_say) {
     const Case c = {4, 2, 64, 0, 0};
     const std::vector<float> exact = Scene(c, StateScheme::f32).reference();
     constexpr double most[] = {0, 1e-3, 6e-3, 1.5e-2, 0.2};  // in units of the numbers' spread, root mean square
     for (const StateSchemeInfo& info : state_schemes()) {
-        const std::vector<float> y = Scene(c, info.scheme).reference();
-        double square = 0;
-        for (std::size_t i = 0; i < y.size(); ++i) square += (y[i] - exact[i]) * (y[i] - exact[i]);
-        EXPECT_LE(std::sqrt(square / static_cast<double>(y.size())), most[static_cast<int>(info.scheme)]) << info.name;
+        const Scene scene(c, info.scheme);
+        for_each_row(attention_kernels(), [&](const auto& row) {
+            std::vector<float> y;
+            const AttentionArgs args = scene.args(y);
+            row.fn(args, {0, attention_n_units(args)});
+            double square = 0;
+            for (std::size_t i = 0; i < y.size(); ++i) square += (y[i] - exact[i]) * (y[i] - exact[i]);
+            EXPECT_LE(std::sqrt(square / static_cast<double>(y.size())), most[static_cast<int>(info.scheme)] + 1e-5) << info.name;
+        });
     }
 }
 

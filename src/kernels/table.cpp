@@ -15,9 +15,11 @@ constexpr std::int64_t any_tokens = INT64_MAX;
 #if defined(__x86_64__)
 #define SKIFF_AVX2(name, fn) , {name, Isa::avx2, fn}
 #define SKIFF_AVX512(name, fn) , {name, Isa::avx512, fn}
+#define SKIFF_AVX512BF16(name, fn) , {name, Isa::avx512bf16, fn}
 #else
 #define SKIFF_AVX2(name, fn)
 #define SKIFF_AVX512(name, fn)
+#define SKIFF_AVX512BF16(name, fn)
 #endif
 // A row for arm64 processors, all of which have NEON.
 #if defined(__aarch64__)
@@ -31,7 +33,7 @@ const Layout* const layouts[] = {&w1_r16, &w2_r16, &w3_r16, &w4_r16, &w5_r16, &w
 
 constexpr KernelRow<NormFn> norm_rows[] = {{"norm_ref", Isa::generic, norm_ref} SKIFF_AVX2("norm_avx2", norm_avx2) SKIFF_NEON("norm_neon", norm_neon)};
 constexpr KernelRow<RopeFn> rope_rows[] = {{"rope_ref", Isa::generic, rope_ref} SKIFF_AVX2("rope_avx2", rope_avx2) SKIFF_NEON("rope_neon", rope_neon)};
-constexpr KernelRow<AttentionFn> attention_rows[] = {{"attention_ref", Isa::generic, attention_ref} SKIFF_AVX2("attention_avx2", attention_avx2) SKIFF_AVX512("attention_avx512", attention_avx512) SKIFF_NEON("attention_neon", attention_neon)};
+constexpr KernelRow<AttentionFn> attention_rows[] = {{"attention_ref", Isa::generic, attention_ref} SKIFF_AVX2("attention_avx2", attention_avx2) SKIFF_AVX512("attention_avx512", attention_avx512) SKIFF_AVX512BF16("attention_avx512bf16", attention_avx512bf16) SKIFF_NEON("attention_neon", attention_neon)};
 constexpr KernelRow<StateWriteFn> state_write_rows[] = {{"state_write_ref", Isa::generic, state_write_ref} SKIFF_AVX2("state_write_avx2", state_write_avx2) SKIFF_AVX512("state_write_avx512", state_write_avx512) SKIFF_NEON("state_write_neon", state_write_neon)};
 constexpr KernelRow<ElementFn> activation_rows[] = {{"activation_ref", Isa::generic, activation_ref} SKIFF_AVX2("activation_avx2", activation_avx2) SKIFF_NEON("activation_neon", activation_neon)};
 constexpr KernelRow<ElementFn> multiply_rows[] = {{"multiply_ref", Isa::generic, multiply_ref} SKIFF_AVX2("multiply_avx2", multiply_avx2) SKIFF_NEON("multiply_neon", multiply_neon)};

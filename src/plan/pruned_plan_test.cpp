@@ -128,7 +128,7 @@ TEST(PrunedPlan, MasksAreJudgedByTheHighestInstructionSetMeasured) {
         for (const char* scheme : {"w8g32", "w4g32r"}) {
             const auto weights = pruned(spec, target, scheme);
             const Weight weight = *weights->load(pruned_key(*weights, spec));
-            for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512vbmi, Isa::amx}) {
+            for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512vbmi, Isa::avx512bf16, Isa::amx}) {
                 const MaskMeasurement* row = measured_masks(weight, isa);
                 if (row == nullptr) continue;
                 for (const MaskMeasurement& other : mask_measurements())

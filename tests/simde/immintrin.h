@@ -141,3 +141,26 @@ inline simde__m512i _mm512_maskz_loadu_epi16(simde__mmask32 mask, const void* so
         if (mask >> i & 1) std::memcpy(lanes + i, static_cast<const std::uint16_t*>(source) + i, 2);
     return skiff_simde::vector_of<simde__m512i>(lanes);
 }
+
+// To bf16, to nearest even; NaN stays NaN.
+inline simde__m256bh _mm512_cvtneps_pbh(simde__m512 x) {
+    return skiff_simde::map<std::uint16_t, simde__m256bh, std::uint32_t>(x, [](std::uint32_t bits) {
+        const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+        return static_cast<std::uint16_t>(nan ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    });
+}
+// sum + the products of pairs of bf16; not SIMDe's own, whose vectors are taken apart in another order.
+inline simde__m512 skiff_dpbf16(simde__m512 sum, simde__m512bh a, simde__m512bh b) {
+    const skiff_simde::Lanes<std::uint16_t, simde__m512bh> x(a), y(b);
+    skiff_simde::Lanes<float, simde__m512> lanes(sum);
+    const auto number = [](std::uint16_t bits) {
+        const std::uint32_t whole = static_cast<std::uint32_t>(bits) << 16;
+        float value;
+        std::memcpy(&value, &whole, sizeof value);
+        return value;
+    };
+    for (int i = 0; i < 16; ++i) lanes.of[i] += number(x.of[2 * i]) * number(y.of[2 * i]) + number(x.of[2 * i + 1]) * number(y.of[2 * i + 1]);
+    return skiff_simde::vector_of<simde__m512>(lanes.of);
+}
+#undef _mm512_dpbf16_ps
+#define _mm512_dpbf16_ps(sum, a, b) skiff_dpbf16(sum, a, b)

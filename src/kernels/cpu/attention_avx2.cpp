@@ -1,8 +1,10 @@
 // Attention for AVX2.
 #include "kernels/cpu/attention_lanes_avx2.h"
+#include "kernels/cpu/attention_operands_f32.h"
 
 #include "kernels/cpu/attention_body.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/state_write_body.h"
 
 namespace skiff {
 

@@ -1,8 +1,10 @@
 // Attention for AVX-512 with VNNI.
 #include "kernels/cpu/attention_lanes_avx512.h"
+#include "kernels/cpu/attention_operands_f32.h"
 
 #include "kernels/cpu/attention_body.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/state_write_body.h"
 
 namespace skiff {
 

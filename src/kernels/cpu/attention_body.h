@@ -1,4 +1,4 @@
-// Attention and the writing of its state, written once; each attention_<isa>.cpp includes the lanes and products of its instruction set first.
+// Attention, written once; each attention_<isa>.cpp includes the lanes, products and operands of its instruction set first.
 // A unit is a chunk of 256 positions for the queries of a tile and KV head: scores = q K, softmax of the chunk alone, part = weights V. The chunks of a
 // query are merged in order of position, with their highest scores, so its bits depend on its positions alone, not on batch, tile or threads.
 // Both products read panels whose lanes are results, so no sum crosses lanes and each runs in the order of the panel (Q x V sums in registers).
@@ -13,12 +13,7 @@ namespace {
 
 constexpr std::int64_t at_once = 8;          // queries of a pass over a chunk
 constexpr float code_limit = 16256.0f;       // 127 * 128: the largest code of 14 bits
-constexpr std::int64_t max_code_head = 512;  // 255 * 16256 * 512 fits 32 bits
 
-inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-inline std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-inline std::int64_t padded(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
-inline bool has_codes(StateScheme scheme) { return scheme == StateScheme::int8 || scheme == StateScheme::int4; }
 
 float exp_of(float x) {
     alignas(64) float result[state_lanes];
@@ -49,7 +44,7 @@ void exponentiate(float* scores, Positions own, Positions all, float softcap, fl
     const Lanes nothing = set_lanes(-__builtin_inff());
     Lanes top = nothing, sum = set_lanes(0);
     const std::int64_t from = own.begin / state_lanes * state_lanes;
-    for (std::int64_t p = all.begin; p < from; p += state_lanes) store_lanes(scores + p, set_lanes(0));
+    for (std::int64_t p = all.begin; p < from; p += state_lanes) put_operands(scores, p, set_lanes(0));
     std::int64_t p = from;
     for (; p < own.end; p += state_lanes) {
         Lanes score = load_lanes(scores + p);
@@ -59,15 +54,15 @@ void exponentiate(float* scores, Positions own, Positions all, float softcap, fl
         top = greater(top, score);
     }
     const std::int64_t to = p;
-    for (; p < all.end; p += state_lanes) store_lanes(scores + p, set_lanes(0));
     *highest = highest_of(top);
     const Lanes lowered = set_lanes(-*highest);
     for (p = from; p < to; p += state_lanes) {
         Lanes weight = exp_lanes(add(load_lanes(scores + p), lowered));
         if (p < own.begin || own.end - p < state_lanes) weight = between(weight, most(own.begin - p, 0), least(own.end - p, state_lanes), set_lanes(0));
-        store_lanes(scores + p, weight);
+        put_operands(scores, p, weight);
         sum = add(sum, weight);
     }
+    for (; p < all.end; p += state_lanes) put_operands(scores, p, set_lanes(0));
     *total = sum_of(sum);
 }
 
@@ -94,7 +89,7 @@ struct Queries {
     const std::byte *keys, *values;
     std::int64_t* first;           // (n) positions that are seen
     std::int64_t* last;
-    float* q;                      // (n, stride) scaled, rotated for int4, zeros behind
+    float* q;                      // (n, stride) scaled, rotated for int4, zeros behind: put_operands
     std::byte* codes;              // (n, 2 * stride) of q, where the scheme wants codes
     float* worth;                  // (n)
     std::int32_t* code_sums;       // (n, n_groups)
@@ -103,7 +98,7 @@ struct Queries {
 
 // Work space of one pass over a chunk.
 struct Work {
-    alignas(64) float scores[at_once * attention_chunk];                // then weights
+    alignas(64) float scores[at_once * attention_chunk];                // then weights: put_operands
     alignas(64) std::byte codes[at_once * 2 * attention_chunk];         // of weights
     float worth[at_once];
     std::int32_t code_sums[at_once];
@@ -114,10 +109,7 @@ void score(const StateLayout& layout, const Queries& queries, std::int64_t from,
     const std::byte* panels = block + panel * layout.key.panel_bytes;
     if (!has_codes(layout.scheme)) {
         const FloatProduct product{panels, layout.key.panel_bytes, n_panels, 0, steps, queries.q + from * queries.stride, queries.stride, work.scores + all.begin, attention_chunk, ahead};
-        if (layout.scheme == StateScheme::f32) multiply_floats<StateScheme::f32>(product, n);
-        else if (layout.scheme == StateScheme::f16) multiply_floats<StateScheme::f16>(product, n);
-        else multiply_floats<StateScheme::bf16>(product, n);
-        return;
+        return multiply_stored(layout.scheme, product, n);
     }
     const auto* scales = reinterpret_cast<const std::uint16_t*>(block + layout.key.scales_offset) + all.begin;
     const CodeProduct product{panels, layout.key.panel_bytes, n_panels, 0, steps, queries.codes + from * 2 * queries.stride, 2 * queries.stride, queries.stride,
@@ -132,10 +124,7 @@ void weigh(const StateLayout& layout, std::int64_t n, const std::byte* block, st
     if (!has_codes(layout.scheme)) {
         const std::int64_t numbers = layout.scheme == StateScheme::bf16 ? 2 : 1, first = all.begin / numbers, steps = all.end / numbers - first;
         const FloatProduct product{block, panel_bytes, n_panels, first, steps, work.scores, attention_chunk, part, part_stride, ahead};
-        if (layout.scheme == StateScheme::f32) multiply_floats<StateScheme::f32>(product, n);
-        else if (layout.scheme == StateScheme::f16) multiply_floats<StateScheme::f16>(product, n);
-        else multiply_floats<StateScheme::bf16>(product, n);
-        return;
+        return multiply_stored(layout.scheme, product, n);
     }
     const auto* scales = reinterpret_cast<const std::uint16_t*>(block + layout.value.scales_offset);
     for (std::int64_t group = 0; group < layout.value.n_groups; ++group) {
@@ -188,7 +177,7 @@ bool attend_chunk(const AttentionArgs& args, const StateLayout& layout, const Qu
             exponentiate(scores, own[k], all, args.softcap, highest + k, total + k);
             continue;
         }
-        for (std::int64_t p = all.begin; p < all.end; p += state_lanes) store_lanes(scores + p, set_lanes(0));
+        for (std::int64_t p = all.begin; p < all.end; p += state_lanes) put_operands(scores, p, set_lanes(0));
         highest[k] = -__builtin_inff(), total[k] = 0;
     }
     if (next != nullptr) fetch_keys(layout.key, next);
@@ -225,7 +214,7 @@ Prepared prepare(const AttentionArgs& args, const StateLayout& layout, const Att
         float *q = queries.q + k * stride, *sum = queries.sum + k * stride;
         for (std::int64_t i = 0; i < stride; i += state_lanes) {
             const std::int64_t left = most(least(d - i, state_lanes), 0);
-            store_lanes(q + i, left == 0 ? set_lanes(0) : mul(load_first(source + i, left), set_lanes(args.scale)));
+            put_operands(q, i, left == 0 ? set_lanes(0) : mul(load_first(source + i, left), set_lanes(args.scale)));
             store_lanes(sum + i, set_lanes(0));
         }
         queries.first[k] = args.window > 0 ? most(last - args.window + 1, 0) : 0;
@@ -306,111 +295,6 @@ void attention(const AttentionArgs& args, Range units) {
             if (begin < end) attend(args, layout, tile, tile_number, kv_head, unit, begin, end, goes_on, work);
             unit += tile.n_chunks;
             token += tile.n_tokens;
-        }
-}
-
-// ---- writing
-
-struct RowWork {
-    alignas(64) float x[max_code_head];  // rotated, zeros behind
-    alignas(64) std::uint16_t halves[max_code_head];
-    alignas(64) std::uint8_t codes[max_code_head];
-};
-
-// Codes of a head at one position, and its scales `attention_chunk` apart; zeros behind the head's last.
-void encode_head(StateScheme scheme, const float* x, std::int64_t d, std::uint16_t* scales, RowWork& work) {
-    const std::int64_t whole = padded(d, state_group);
-    for (std::int64_t i = 0; i < whole; i += state_lanes) {
-        const std::int64_t left = most(least(d - i, state_lanes), 0);
-        store_lanes(work.x + i, left == 0 ? set_lanes(0) : load_first(x + i, left));
-    }
-    if (scheme == StateScheme::f16) {
-        for (std::int64_t i = 0; i < d; i += state_lanes) put_f16(load_lanes(work.x + i), work.halves + i);
-    } else if (scheme == StateScheme::bf16) {
-        for (std::int64_t i = 0; i < d; i += state_lanes) put_bf16(load_lanes(work.x + i), work.halves + i);
-    } else if (scheme == StateScheme::int8) {
-        Lanes size = set_lanes(0);
-        for (std::int64_t i = 0; i < d; i += state_lanes) size = greater(size, magnitude(load_lanes(work.x + i)));
-        const StateScale scale = state_scale_int8(highest_of(size));
-        scales[0] = scale.bits;
-        for (std::int64_t i = 0; i < d; i += state_lanes) put_bytes(load_lanes(work.x + i), scale.inverse, -127, 127, 128, work.codes + i);
-    } else if (scheme == StateScheme::int4) {
-        rotate_head(work.x, d);
-        for (std::int64_t i = 0; i < d; i += state_group) {
-            const Lanes a = load_lanes(work.x + i), b = load_lanes(work.x + i + state_lanes);
-            const float highest = highest_of(greater(a, b)), lowest = -highest_of(greater(mul(a, set_lanes(-1)), mul(b, set_lanes(-1))));
-            const StateScale scale = state_scale_int4(highest > 0 ? highest : 0, lowest < 0 ? lowest : 0);
-            scales[i / state_group * attention_chunk] = scale.bits;
-            put_bytes(a, scale.inverse, -8, 7, 8, work.codes + i);
-            put_bytes(b, scale.inverse, -8, 7, 8, work.codes + i + state_lanes);
-        }
-    }
-}
-
-void store_key(const StateLayout& layout, std::byte* block, std::int64_t p, const RowWork& work) {
-    const std::int64_t d = layout.head_dim, lane = p % state_lanes;
-    std::byte* panel = block + p / state_lanes * layout.key.panel_bytes;
-    switch (layout.scheme) {
-        case StateScheme::f32: {
-            auto* target = reinterpret_cast<float*>(panel) + lane;
-            for (std::int64_t i = 0; i < d; ++i) target[i * state_lanes] = work.x[i];
-            break;
-        }
-        case StateScheme::f16: {
-            auto* target = reinterpret_cast<std::uint16_t*>(panel) + lane;
-            for (std::int64_t i = 0; i < d; ++i) target[i * state_lanes] = work.halves[i];
-            break;
-        }
-        case StateScheme::bf16: {
-            auto* target = reinterpret_cast<std::uint32_t*>(panel) + lane;
-            for (std::int64_t i = 0; i < d; i += 2) target[i / 2 * state_lanes] = work.halves[i] | static_cast<std::uint32_t>(work.halves[i + 1]) << 16;
-            break;
-        }
-        case StateScheme::int8:
-            for (std::int64_t i = 0; i < d; i += 4) __builtin_memcpy(panel + i / 4 * 64 + lane * 4, work.codes + i, 4);
-            break;
-        case StateScheme::int4:
-            for (std::int64_t i = 0; i < d; i += 8)
-                for (std::int64_t k = 0; k < 4; ++k) panel[i / 8 * 64 + lane * 4 + k] = static_cast<std::byte>(work.codes[i + k] | work.codes[i + 4 + k] << 4);
-            break;
-    }
-}
-
-void store_value(const StateLayout& layout, std::byte* block, std::int64_t p, const RowWork& work) {
-    const std::int64_t d = layout.head_dim, panel_bytes = layout.value.panel_bytes;
-    switch (layout.scheme) {
-        case StateScheme::f32:
-            for (std::int64_t i = 0; i < d; ++i) __builtin_memcpy(block + i / 16 * panel_bytes + p * 64 + i % 16 * 4, work.x + i, 4);
-            break;
-        case StateScheme::f16:
-            for (std::int64_t i = 0; i < d; ++i) __builtin_memcpy(block + i / 16 * panel_bytes + p * 32 + i % 16 * 2, work.halves + i, 2);
-            break;
-        case StateScheme::bf16:
-            for (std::int64_t i = 0; i < d; ++i) __builtin_memcpy(block + i / 16 * panel_bytes + p / 2 * 64 + i % 16 * 4 + p % 2 * 2, work.halves + i, 2);
-            break;
-        case StateScheme::int8:
-            for (std::int64_t i = 0; i < d; ++i) block[i / 16 * panel_bytes + p / 4 * 64 + i % 16 * 4 + p % 4] = static_cast<std::byte>(work.codes[i]);
-            break;
-        case StateScheme::int4:
-            for (std::int64_t i = 0; i < d; i += 32)
-                for (std::int64_t k = 0; k < 16; ++k)
-                    block[i / 32 * panel_bytes + p / 4 * 64 + k * 4 + p % 4] = static_cast<std::byte>(work.codes[i + k] | work.codes[i + 16 + k] << 4);
-            break;
-    }
-}
-
-void state_write(const StateWriteArgs& args, Range tokens) {
-    if (args.head_dim > max_code_head) return state_write_ref(args, tokens);
-    const StateLayout layout = state_layout(args.scheme, args.n_kv_heads, args.head_dim);
-    const StateBlock& part = layout.part(args.part);
-    RowWork work;
-    for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
-        for (std::int64_t head = args.heads.begin; head < args.heads.end; ++head) {
-            const std::int64_t position = args.positions[token], p = position % attention_chunk;
-            std::byte* block = args.rows[token] + (position / attention_chunk * args.n_kv_heads + head) * part.size_bytes;
-            encode_head(args.scheme, args.x + token * args.x_stride + (head - args.heads.begin) * args.head_dim, args.head_dim, reinterpret_cast<std::uint16_t*>(block + part.scales_offset) + p, work);
-            if (args.part == StatePart::keys) store_key(layout, block, p, work);
-            else store_value(layout, block, p, work);
         }
 }
 

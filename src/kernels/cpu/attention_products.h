@@ -1,4 +1,4 @@
-// The operands of products between queries and panels of the state; part of attention_lanes_*.h.
+// The operands of products between queries and panels of the state, and what else attention_lanes_*.h and the bodies share.
 #pragma once
 
 #include <cstddef>
@@ -6,6 +6,12 @@
 
 namespace skiff {
 namespace {
+
+constexpr std::int64_t max_code_head = 512;  // codes of keys and values, queries and weights: 255 * 16256 * 512 fits 32 bits
+
+inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+inline std::int64_t padded(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // f32 numbers x times panels of f32, f16 or bf16.
 struct FloatProduct {

@@ -10,6 +10,7 @@ void rope_avx2(const RopeArgs& args, Range tokens);
 void attention_avx2(const AttentionArgs& args, Range units);
 void state_write_avx2(const StateWriteArgs& args, Range tokens);
 void attention_avx512(const AttentionArgs& args, Range units);
+void attention_avx512bf16(const AttentionArgs& args, Range units);
 void state_write_avx512(const StateWriteArgs& args, Range tokens);
 void activation_avx2(const ElementArgs& args, Range elements);
 void multiply_avx2(const ElementArgs& args, Range elements);

@@ -151,7 +151,8 @@ inline void add_units(const float* scales, const float* corrections, const Token
 // sums (N, stride) += N tokens times blocks: stored ones (Bits 1 to 8), or expanded ones (Bits 0).
 // Placed: the stretch says which blocks of the row they are.
 template <int Bits, int Depth, int Levels, int Units, int N, Corrections kind, bool Placed, bool IntoL2>
-void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
+void multiply_blocks(const Stretch& stretch, const Tokens& tokens, float* sums, std::int64_t stride) {
+    Tokens x = tokens;
     // Of four tokens whose sums in 16 bits take two products, two steps go together: such a sum then lives for one token alone, and the eight in 32 bits stay in registers.
     constexpr int steps = 8 / Units, together = Depth == 2 && N == 4 ? 2 : 1;
     const Expander<Bits, Depth, Levels> expand(*stretch.format, stretch.row_levels);

@@ -95,7 +95,8 @@ inline __m512i less_zero(__m512i dot, __m512i zero, std::int32_t sum) { return _
 
 // sums (N, 16) += stored blocks times N tokens. Units: of a block, 1 or 2. Placed: the stretch says which blocks of the row they are.
 template <int Bits, int Levels, int Units, int N, bool Placed, bool IntoL2>
-void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
+void direct_blocks(const Stretch& stretch, const Tokens& tokens, float* sums) {
+    const Tokens x = tokens;
     const LevelsOfCodes<Bits, Levels> expand(*stretch.format, stretch.row_levels);
     const bool with_minimums = x.sums != nullptr;
     const float *scales = stretch.scales, *corrections = stretch.corrections;
@@ -143,7 +144,8 @@ void direct_blocks(const Stretch& stretch, Tokens x, float* sums) {
 // sums (N, stride) += expanded blocks of R tiles times N tokens. Of two tiles the stride is known: as a variable it takes registers that the addresses of twelve sums then
 // lack, which was a tenth of the speed.
 template <int R, int N, int Units, Corrections kind, bool Placed>
-void multiply_blocks(const Stretch* tiles, Tokens x, float* sums, std::int64_t stride_of_one) {
+void multiply_blocks(const Stretch* tiles, const Tokens& tokens, float* sums, std::int64_t stride_of_one) {
+    Tokens x = tokens;
     const std::int64_t stride = R == 2 ? 2 * tile_rows : stride_of_one;
     constexpr bool with_minimums = kind == Corrections::minimums, with_zeros = kind == Corrections::zeros;
     // Two bases and a stride reach six tokens with few registers.
@@ -152,11 +154,10 @@ void multiply_blocks(const Stretch* tiles, Tokens x, float* sums, std::int64_t s
     const float *scales[R], *corrections[R];
     SKIFF_UNROLL
     for (int r = 0; r < R; ++r) block[r] = tiles[r].codes, scales[r] = tiles[r].scales, corrections[r] = tiles[r].corrections;
-    const Tokens first = x;
     const std::uint16_t *place = tiles[0].places, *const last = place + (Placed ? tiles[0].n_blocks : 0);
     while (Placed ? place != last : codes[0] != end) {
         if constexpr (Placed) {
-            x = from(first, 0, *place++, Units);
+            x = from(tokens, 0, *place++, Units);
             codes[0] = x.codes, codes[1] = x.codes + 3 * x.code_stride;
         }
         const auto add = [&](int unit) __attribute__((always_inline)) {
@@ -333,8 +334,13 @@ struct Avx512 {
     static Start start(const TileFormat& format) { return {format.offset, false}; }
 
     static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add, float* y) {
-        const auto mask = static_cast<__mmask16>((1u << n_rows) - 1);
         __m512 value = _mm512_load_ps(sums);
+        if (n_rows == tile_rows) {  // without a mask, with which a store takes several times as long
+            if (bias != nullptr) value = _mm512_add_ps(value, _mm512_loadu_ps(bias));
+            if (add) value = _mm512_add_ps(_mm512_loadu_ps(y), value);
+            return _mm512_storeu_ps(y, value);
+        }
+        const auto mask = static_cast<__mmask16>((1u << n_rows) - 1);
         if (bias != nullptr) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias));
         if (add) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), value);
         _mm512_mask_storeu_ps(y, mask, value);

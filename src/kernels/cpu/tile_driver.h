@@ -36,6 +36,7 @@ constexpr std::int64_t bytes_in_cache = 256 << 10;          // of codes of token
 constexpr std::int64_t most_tokens_at_once = 512;           // bounds their sums
 
 // Some tokens from one block on. Numbers of neighbouring tokens lie side by side, those of the next block or unit `stride` further.
+// Micro-kernels take them by reference and copy the fields: as an argument by value they are copied in whole vectors right after they were stored one by one, and wait for that.
 struct Tokens {
     const std::int8_t* codes;
     const float* scales;        // of blocks
@@ -143,31 +144,35 @@ Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format) {
     auto* code_sums = has_zeros ? reinterpret_cast<std::int32_t*>(scales + n_tokens * n_blocks + 2 * n_units) : nullptr;
     const Tokens tokens = {x.codes, scales, starts, sums, code_sums, x.padded_columns, n_tokens};
     if (space.known) return tokens;
-    for (std::int64_t t = 0; t < n_tokens; ++t) {
-        const float* scale = x.scales + t * stored_blocks;
-        const std::int16_t* lanes = x.sums + t * stored_blocks * 4;
-        for (std::int64_t block = 0; block < n_blocks; ++block) scales[block * n_tokens + t] = scale[block];
-        if (per_block == 1)
-            for (std::int64_t block = 0; block < n_blocks; ++block, lanes += 4) starts[block * n_tokens + t] = start.of(lanes[0] + lanes[2], lanes[1] + lanes[3]);
-        else
-            for (std::int64_t unit = 0; unit < n_blocks * 2; ++unit, lanes += 2) starts[unit * n_tokens + t] = start.of(lanes[0], lanes[1]);
-        if (sums == nullptr && code_sums == nullptr) continue;
-        lanes = x.sums + t * stored_blocks * 4;
-        for (std::int64_t unit = 0; unit < n_blocks * per_block; ++unit, lanes += 4 / per_block) {
-            const std::int32_t sum = per_block == 2 ? lanes[0] + lanes[1] : lanes[0] + lanes[1] + lanes[2] + lanes[3];
-            if (sums != nullptr) sums[unit * n_tokens + t] = scale[unit / per_block] * static_cast<float>(sum);
-            else code_sums[unit * n_tokens + t] = sum;
+    // Sixteen tokens at a time, so that what is written lies side by side.
+    for (std::int64_t first = 0; first < n_tokens; first += 16) {
+        const std::int64_t end = first + 16 < n_tokens ? first + 16 : n_tokens;
+        for (std::int64_t block = 0; block < n_blocks; ++block) {
+            const float* scale = x.scales + block;
+            const std::int16_t* lanes = x.sums + block * 4;
+            for (std::int64_t t = first; t < end; ++t) scales[block * n_tokens + t] = scale[t * stored_blocks];
+            for (std::int64_t part = 0; part < per_block; ++part) {
+                const std::int64_t unit = (block * per_block + part) * n_tokens;
+                for (std::int64_t t = first; t < end; ++t) {
+                    const std::int16_t* sum = lanes + t * stored_blocks * 4 + part * 2;
+                    const std::int32_t low = per_block == 1 ? sum[0] + sum[2] : sum[0], high = per_block == 1 ? sum[1] + sum[3] : sum[1];
+                    starts[unit + t] = start.of(low, high);
+                    if (sums != nullptr) sums[unit + t] = scale[t * stored_blocks] * static_cast<float>(low + high);
+                    else if (code_sums != nullptr) code_sums[unit + t] = low + high;
+                }
+            }
         }
     }
     return tokens;
 }
 
-// sums (n_tokens, stride) f32, of which 16 at `first` belong to the rows from `row` on, to y.
+// sums (n_tokens, stride) f32, the first n_rows of each token belonging to the rows from `row` on, to y. A token's rows go together: neighbouring lines.
 template <class M>
 void write_rows(const LinearArgs& args, std::int64_t row, std::int64_t n_rows, std::int64_t first_token, std::int64_t n_tokens, const float* sums, std::int64_t stride) {
     for (std::int64_t t = 0; t < n_tokens; ++t, sums += stride) {
         float* y = args.y + (first_token + t) * args.y_stride + row;
-        M::write16(sums, args.bias == nullptr ? nullptr : args.bias + row, n_rows, args.write == LinearArgs::Write::add, y);
+        for (std::int64_t r = 0; r < n_rows; r += tile_rows)
+            M::write16(sums + r, args.bias == nullptr ? nullptr : args.bias + row + r, n_rows - r < tile_rows ? n_rows - r : tile_rows, args.write == LinearArgs::Write::add, y + r);
     }
 }
 
@@ -246,10 +251,7 @@ void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, c
             }
             M::multiply(stretches, n_tiles, from(x, token, block, per_block), n_tokens, sums, width);
         }
-        for (std::int64_t i = 0; i < n_tiles; ++i) {
-            const std::int64_t first = row + i * tile_rows;
-            write_rows<M>(args, first, rows.end - first < tile_rows ? rows.end - first : tile_rows, token, n_tokens, sums + i * tile_rows, width);
-        }
+        write_rows<M>(args, row, rows.end - row < width ? rows.end - row : width, token, n_tokens, sums, width);
     };
     for (std::int64_t first = rows.begin; first < rows.end; first += rows_at_once) {
         const std::int64_t end = rows.end - first < rows_at_once ? rows.end : first + rows_at_once;
@@ -290,10 +292,7 @@ void few_tokens_by_pairs(const LinearArgs& args, Range rows, const TileFormat& f
                 M::pair(stretches, fetch, from(x, token, block, 1), n_tokens, sums + token * width);
             }
         }
-        for (std::int64_t i = 0; i < 2; ++i) {
-            const std::int64_t first = row + i * tile_rows;
-            write_rows<M>(args, first, rows.end - first < tile_rows ? rows.end - first : tile_rows, 0, args.n_tokens, sums + i * tile_rows, width);
-        }
+        write_rows<M>(args, row, rows.end - row < width ? rows.end - row : width, 0, args.n_tokens, sums, width);
     }
     if (row == rows.end) return;
     if (args.n_tokens <= M::max_direct) few_tokens<M>(args, {row, rows.end}, format, x);

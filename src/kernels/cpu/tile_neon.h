@@ -142,7 +142,8 @@ inline void finish_unit(const Stretch& stretch, std::int64_t weight_unit, const 
 
 // sums (N, stride) += N tokens times blocks: stored ones, or expanded ones. Placed: the stretch says which blocks of the row they are.
 template <Products how, int Bits, int Table, int Units, int N, bool Placed>
-__attribute__((noinline)) void multiply_blocks(const Stretch& stretch, Tokens x, float* sums, std::int64_t stride) {
+__attribute__((noinline)) void multiply_blocks(const Stretch& stretch, const Tokens& tokens, float* sums, std::int64_t stride) {
+    Tokens x = tokens;
     constexpr bool stored = Bits > 0;
     const NeonLevels<Bits, Table> expand(*stretch.format, stretch.row_levels);
     const Byte* block = stretch.codes;
@@ -193,7 +194,8 @@ __attribute__((noinline)) void multiply_blocks(const Stretch& stretch, Tokens x,
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 // sums (2 P, stride) += blocks expanded into pairs of rows, times P pairs of tokens; of the last pair the second token may be missing.
 template <int P, int Units>
-__attribute__((noinline)) void multiply_pairs(const Stretch& stretch, Tokens x, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+__attribute__((noinline)) void multiply_pairs(const Stretch& stretch, const Tokens& tokens, std::int64_t n_tokens, float* sums, std::int64_t stride) {
+    Tokens x = tokens;
     constexpr int octets = 4 / Units;
     const Byte* block = stretch.codes;
     const std::int64_t last = n_tokens - 1;
