@@ -128,21 +128,25 @@ struct Start {
     }
 };
 
+// From one block's numbers of all tokens to the next one's: for many tokens an odd number of cache lines. A power of two would put the blocks of a stretch into few sets of the
+// cache, which then miss for each group of tokens.
+inline std::int64_t stride_of_blocks(std::int64_t n_tokens) { return n_tokens < 64 ? n_tokens : ((n_tokens + 15) / 16 | 1) * 16; }
+
 // Tokens with the starts of their sums, in this thread's space for them.
 template <class M>
 Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format) {
     const PreparedActivation& x = args.x;
-    const std::int64_t stored_blocks = x.padded_columns / tile_block, per_block = format.units_per_block(), n_tokens = args.n_tokens, n_blocks = format.n_blocks;
+    const std::int64_t stored_blocks = x.padded_columns / tile_block, per_block = format.units_per_block(), n_tokens = args.n_tokens, n_blocks = format.n_blocks, stride = stride_of_blocks(n_tokens);
     const Start start = M::start(format);
     const bool has_minimums = format.minimums != TileNumber::none, has_zeros = format.zeros != TileNumber::none;
     const std::int32_t form = (start.in_16_bits ? 1 : 0) + (per_block == 2 ? 2 : 0) + (has_minimums ? 4 : 0) + (has_zeros ? 8 : 0);
-    const TokensSpace space = thread_tokens({args.epoch, x.codes, n_tokens, n_blocks, start.offset, form}, n_tokens * n_blocks * (1 + 3 * per_block));
-    const std::int64_t n_units = n_tokens * n_blocks * per_block;
+    const TokensSpace space = thread_tokens({args.epoch, x.codes, n_tokens, n_blocks, start.offset, form}, stride * n_blocks * (1 + 3 * per_block));
+    const std::int64_t n_units = stride * n_blocks * per_block;
     float* scales = space.numbers;
-    auto* starts = reinterpret_cast<std::int32_t*>(scales + n_tokens * n_blocks);
-    float* sums = has_minimums ? scales + n_tokens * n_blocks + n_units : nullptr;
-    auto* code_sums = has_zeros ? reinterpret_cast<std::int32_t*>(scales + n_tokens * n_blocks + 2 * n_units) : nullptr;
-    const Tokens tokens = {x.codes, scales, starts, sums, code_sums, x.padded_columns, n_tokens};
+    auto* starts = reinterpret_cast<std::int32_t*>(scales + stride * n_blocks);
+    float* sums = has_minimums ? scales + stride * n_blocks + n_units : nullptr;
+    auto* code_sums = has_zeros ? reinterpret_cast<std::int32_t*>(scales + stride * n_blocks + 2 * n_units) : nullptr;
+    const Tokens tokens = {x.codes, scales, starts, sums, code_sums, x.padded_columns, stride};
     if (space.known) return tokens;
     // Sixteen tokens at a time, so that what is written lies side by side.
     for (std::int64_t first = 0; first < n_tokens; first += 16) {
@@ -150,9 +154,9 @@ Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format) {
         for (std::int64_t block = 0; block < n_blocks; ++block) {
             const float* scale = x.scales + block;
             const std::int16_t* lanes = x.sums + block * 4;
-            for (std::int64_t t = first; t < end; ++t) scales[block * n_tokens + t] = scale[t * stored_blocks];
+            for (std::int64_t t = first; t < end; ++t) scales[block * stride + t] = scale[t * stored_blocks];
             for (std::int64_t part = 0; part < per_block; ++part) {
-                const std::int64_t unit = (block * per_block + part) * n_tokens;
+                const std::int64_t unit = (block * per_block + part) * stride;
                 for (std::int64_t t = first; t < end; ++t) {
                     const std::int16_t* sum = lanes + t * stored_blocks * 4 + part * 2;
                     const std::int32_t low = per_block == 1 ? sum[0] + sum[2] : sum[0], high = per_block == 1 ? sum[1] + sum[3] : sum[1];
