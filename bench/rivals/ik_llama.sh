@@ -5,6 +5,7 @@
 # @TYPE on our side: their file of that type, read by us, so that both hold the same numbers. Without a HEAD each program takes its own default. ROUNDS 0 only makes the models. In the environment:
 #   SKIFF   the program (build/bin/skiff)
 #   ISA     --isa of our side, for a rival built for that instruction set
+#   STATE   --state of our side (theirs keeps keys and values in f16)
 #   PROMPT, GEN, REPEATS   512 64 3; 0 leaves a test out
 #   MODELS  a folder for the models, which stay for the next run (a cache folder of the user; never the repository)
 #   QUIET   a command that waits for a quiet machine; each turn of a pair runs under it
@@ -20,7 +21,7 @@ shift 3
 here=$(cd "$(dirname "$0")" && pwd)
 skiff=${SKIFF:-$here/../../build/bin/skiff}
 models=${MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/skiff-rivals}
-prompt=${PROMPT:-512} gen=${GEN:-64} repeats=${REPEATS:-3} isa=${ISA:-}
+prompt=${PROMPT:-512} gen=${GEN:-64} repeats=${REPEATS:-3} isa=${ISA:-} state=${STATE:-}
 name=$(basename "$shape" .json)
 mkdir -p "$models"
 work=$(mktemp -d)
@@ -67,7 +68,7 @@ make_rivals() {
 bandwidth() { "$skiff" doctor --json 2>/dev/null | field read_gbps /dev/stdin; }
 # Sets ours_pp, ours_tg, ours_gbps and the bandwidth before and after.
 run_ours() {
-    "$skiff" bench $(ours_is "$1") -t "$threads" ${isa:+--isa "$isa"} -p "$prompt" -n "$gen" -r "$repeats" --json >"$work/ours.json"
+    "$skiff" bench $(ours_is "$1") -t "$threads" ${isa:+--isa "$isa"} ${state:+--state "$state"} -p "$prompt" -n "$gen" -r "$repeats" --json >"$work/ours.json"
     ours_isa=$(field isa "$work/ours.json") before=$(field read_gbps_before "$work/ours.json") after=$(field read_gbps_after "$work/ours.json")
     local n=1
     ours_pp=0 ours_tg=0 ours_gbps=0 ours_bytes=$(field weight_bytes "$work/ours.json")
