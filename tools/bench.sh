@@ -10,6 +10,10 @@
 #   sequences  several tokens in one pass, with the widest instruction set and with AVX2
 #   context    decoding behind 4096 tokens, for each form of the state
 #   fusion     what each fusion is worth, in turns
+#   speculation  guessing tokens by n-grams, in turns, on four kinds of text
+#   starting   the first start, which packs the weights, and the second, which maps them
+#   pruned     pruned and hashed weights beside dense ones, in turns (builds pruned_bench)
+#   batch      512 tokens in, 512 out, 1 to 16 sequences, by scheme
 #   rival      ik_llama.cpp on the same weights, in turns; RIVAL names its build folder, without it the commands are shown
 # QUICK=1: the small model and a few tokens instead of every shape, to try the script.
 set -euo pipefail
@@ -17,9 +21,10 @@ set -euo pipefail
 program=$(realpath "$1")
 shift
 cd "$(dirname "$0")/.."
-sections=${*:-limits speed kernels schemes decode sequences context fusion rival}
-S=random:bench/shapes/S.json A=random:bench/shapes/A.json prompt=512 answer=64 repeats=5 depth=4096
-if [ -n "${QUICK:-}" ]; then S=models/pocket A=models/pocket prompt=8 answer=4 repeats=1 depth=32; fi
+all="limits speed kernels schemes decode sequences context fusion speculation starting pruned batch rival"
+sections=${*:-$all}
+S=random:bench/shapes/S.json A=random:bench/shapes/A.json B=random:bench/shapes/B.json prompt=512 answer=64 repeats=5 depth=4096
+if [ -n "${QUICK:-}" ]; then S=models/pocket A=models/pocket B=models/pocket prompt=8 answer=4 repeats=1 depth=32; fi
 
 # The instruction set that this machine's models run with, and AVX2 beside a later one.
 isas() { "$program" doctor --json --no-measure | awk -F'"' '$2 == "isa" { print $4; if ($4 ~ /^avx512|^avx2vnni/) print "avx2" }'; }
@@ -28,19 +33,21 @@ speed() {
     "$program" bench models/pocket -p $prompt -n $answer -r $repeats
     for scheme in "" w8 w4g32 w4g128 n4g32r; do "$program" bench $S ${scheme:+--scheme $scheme} -p $prompt -n $answer -r $repeats; done
 }
-kernels() {
-    local build log
+# A program of bench/micro, built beside ours, with arguments.
+micro() {
+    local name=$1 build log
+    shift
     build=$(dirname "$(dirname "$program")")
-    [ -f "$build/CMakeCache.txt" ] || { echo "not measured: $program does not lie in a build folder, where kernels_bench could be built"; return 0; }
+    [ -f "$build/CMakeCache.txt" ] || { echo "not measured: $program does not lie in a build folder, where $name could be built"; return 0; }
     log=$(mktemp)
-    if ! { cmake -S . -B "$build" -DSKIFF_MICRO_BENCH=ON && cmake --build "$build" --target kernels_bench; } >"$log" 2>&1; then
-        echo "not measured: kernels_bench cannot be built in $build: $(grep -m1 -i "error" "$log" || tail -1 "$log")"
-    else
-        local filter='read|decode|tokens:512'
-        [ -z "${QUICK:-}" ] || filter='tokens:1/w4g32/'
-        "$build/bench/micro/kernels_bench" --benchmark_filter="$filter"
-    fi
+    if { cmake -S . -B "$build" -DSKIFF_MICRO_BENCH=ON && cmake --build "$build" --target "$name"; } >"$log" 2>&1; then "$build/bench/micro/$name" "$@"
+    else echo "not measured: $name cannot be built in $build: $(grep -m1 -i "error" "$log" || tail -1 "$log")"; fi
     rm -f "$log"
+}
+kernels() {
+    local filter='read|decode|tokens:512'
+    [ -z "${QUICK:-}" ] || filter='tokens:1/w4g32/'
+    micro kernels_bench --benchmark_filter="$filter"
 }
 schemes() { "$program" doctor --schemes; }
 decode() {
@@ -51,6 +58,27 @@ decode() {
 sequences() { for isa in $(isas); do "$program" bench $S --scheme w4g32 -p 0 -n $answer -r $repeats --sequences 1,2,3,4,6,8,12,16 --isa "$isa"; done; }
 context() { for state in bf16 int8 int4; do "$program" bench $A --scheme n4g32r -p 0 -n 32 -r 2 -d 0,$depth --state $state; done; }
 fusion() { for model in models/pocket $S; do "$program" bench "$model" --scheme w4g32 -p $prompt -n $answer -r 3 --fuse each; done; }
+speculation() { for model in models/pocket $S; do "$program" bench "$model" --scheme w4g32 -p 0 -n $((2 * answer)) -r $repeats --speculate ngram; done; }
+starting() {
+    local cache model start
+    for model in $S $B; do
+        cache=$(mktemp -d)
+        for start in first second; do
+            echo "$start start:"
+            TIMEFORMAT="%R s, of which two measurements of the bandwidth take 0.3 s"
+            { time SKIFF_CACHE_DIR=$cache "$program" bench "$model" --scheme w4g32 -p 16 -n 16 -r 1; } 2>&1
+        done
+        rm -rf "$cache"
+    done
+}
+pruned() {
+    if [ -n "${QUICK:-}" ]; then micro pruned_bench 1 "$(isas | head -1)" w8g32 50%
+    else for isa in $(isas); do for tokens in 1 4; do micro pruned_bench $tokens "$isa" pruned; micro pruned_bench $tokens "$isa" hashed; done; done; fi
+}
+batch() {
+    if [ -n "${QUICK:-}" ]; then BATCHES="1 2" TOKENS=$prompt tools/batch_table.sh "$program" $A w8
+    else for model in $A $B; do tools/batch_table.sh "$program" $model; done; fi
+}
 rival() {
     local head=w6g32r pairs
     pairs="n4g32r/$head/$head:Q4_K_R4 n4g32r/$head/$head:IQ4_XS n3g32r/$head/$head:Q3_K_R4 n2g16r/$head/$head:Q2_K_R4"
@@ -62,7 +90,7 @@ rival() {
     fi
 }
 for section in $sections; do
-    [[ " limits speed kernels schemes decode sequences context fusion rival " == *" $section "* ]] || { echo "bench.sh: no section is called $section" >&2; exit 2; }
+    [[ " $all " == *" $section "* ]] || { echo "bench.sh: no section is called $section" >&2; exit 2; }
 done
 for section in $sections; do
     printf '\n## %s\n\n' "$section"

@@ -14,7 +14,6 @@ namespace {
 constexpr std::int64_t at_once = 8;          // queries of a pass over a chunk
 constexpr float code_limit = 16256.0f;       // 127 * 128: the largest code of 14 bits
 
-
 float exp_of(float x) {
     alignas(64) float result[state_lanes];
     store_lanes(result, exp_lanes(set_lanes(x)));

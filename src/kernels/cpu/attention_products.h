@@ -17,7 +17,7 @@ inline std::int64_t padded(std::int64_t n, std::int64_t unit) { return (n + unit
 struct FloatProduct {
     const std::byte* panels;
     std::int64_t panel_bytes, n_panels, first_step, n_steps;
-    const float* x;  // (queries, x_stride): along the panels, from their first step on
+    const float* x;  // (queries, x_stride): numbers along the panels, or pairs of bf16 in their place (put_operands)
     std::int64_t x_stride;
     float* out;      // (queries, out_stride): 16 numbers of each panel
     std::int64_t out_stride;
