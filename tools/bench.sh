@@ -13,7 +13,7 @@
 #   speculation  guessing tokens by n-grams, in turns, on four kinds of text
 #   starting   the first start, which packs the weights, and the second, which maps them
 #   pruned     pruned and hashed weights beside dense ones, in turns (builds pruned_bench)
-#   batch      512 tokens in, 512 out, 1 to 16 sequences, by scheme
+#   batch      512 tokens in, 512 out, 1 to 16 sequences, by scheme (needs jq)
 #   rival      ik_llama.cpp on the same weights, in turns; RIVAL names its build folder, without it the commands are shown
 # QUICK=1: the small model and a few tokens instead of every shape, to try the script.
 set -euo pipefail
@@ -65,7 +65,7 @@ starting() {
         cache=$(mktemp -d)
         for start in first second; do
             echo "$start start:"
-            TIMEFORMAT="%R s, of which two measurements of the bandwidth take 0.3 s"
+            TIMEFORMAT="%R s, with two measurements of the bandwidth"
             { time SKIFF_CACHE_DIR=$cache "$program" bench "$model" --scheme w4g32 -p 16 -n 16 -r 1; } 2>&1
         done
         rm -rf "$cache"
@@ -76,6 +76,7 @@ pruned() {
     else for isa in $(isas); do for tokens in 1 4; do micro pruned_bench $tokens "$isa" pruned; micro pruned_bench $tokens "$isa" hashed; done; done; fi
 }
 batch() {
+    command -v jq >/dev/null || { echo "not measured: tools/batch_table.sh needs jq"; return 0; }
     if [ -n "${QUICK:-}" ]; then BATCHES="1 2" TOKENS=$prompt tools/batch_table.sh "$program" $A w8
     else for model in $A $B; do tools/batch_table.sh "$program" $model; done; fi
 }

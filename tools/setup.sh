@@ -5,7 +5,7 @@ set -uo pipefail
 required_run=(g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev
               libssl-dev libxxhash-dev libzstd-dev libhwloc-dev libopenblas0-openmp)
 required_test=(libgtest-dev)
-optional_bench=(libbenchmark-dev)
+optional_bench=(libbenchmark-dev jq)
 required_arm64=(g++-aarch64-linux-gnu)
 # Fuzz targets; the tests on other processors, which build for arm64 and emulate; AVX-512 without it. Training: LibTorch and what several ranks meet through, and a BLAS, because the one that
 # LibTorch draws in is the reference implementation, thirty times slower. Without one of them (not every distribution has LibTorch) its tests are skipped.

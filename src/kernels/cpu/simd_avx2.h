@@ -23,7 +23,7 @@ namespace {
 
 alignas(64) constexpr std::int32_t tail_bits[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 
-// The first n of 8 lanes, 0 <= n <= 8. All of them without a mask: AMD's processors make a masked store of some twenty instructions.
+// The first n of 8 lanes, 0 <= n <= 8. All of them without a mask: vmaskmovps stores every 12 cycles on a Zen 4, vmovups every 2.
 inline __m256i tail_mask(std::int64_t n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tail_bits + 8 - n)); }
 inline __m256 load_tail(const float* p, std::int64_t n) { return n == 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, tail_mask(n)); }
 inline void store_tail(float* p, std::int64_t n, __m256 x) { n == 8 ? _mm256_storeu_ps(p, x) : _mm256_maskstore_ps(p, tail_mask(n), x); }

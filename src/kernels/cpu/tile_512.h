@@ -334,13 +334,8 @@ struct Avx512 {
     static Start start(const TileFormat& format) { return {format.offset, false}; }
 
     static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add, float* y) {
-        __m512 value = _mm512_load_ps(sums);
-        if (n_rows == tile_rows) {  // without a mask, with which a store takes several times as long
-            if (bias != nullptr) value = _mm512_add_ps(value, _mm512_loadu_ps(bias));
-            if (add) value = _mm512_add_ps(_mm512_loadu_ps(y), value);
-            return _mm512_storeu_ps(y, value);
-        }
         const auto mask = static_cast<__mmask16>((1u << n_rows) - 1);
+        __m512 value = _mm512_load_ps(sums);
         if (bias != nullptr) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias));
         if (add) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), value);
         _mm512_mask_storeu_ps(y, mask, value);
