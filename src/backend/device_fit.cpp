@@ -122,6 +122,7 @@ Result<LayerSpeeds> layer_speeds(const cuda::Table& table, const ModelSpec& spec
     PlanOptions plan_options = processor;
     plan_options.first_block = plan_options.last_block = 1;
     plan_options.pack_cache = {};
+    plan_options.weight_pages = WeightPages::mapped;
     plan_options.progress = nullptr;
     SKIFF_TRY(const auto plan, lower(spec, weights, plan_options));
     constexpr std::int64_t prompt = 256;

@@ -84,6 +84,7 @@ SplitSession::SplitSession(std::unique_ptr<Session> first, std::unique_ptr<Sessi
     plan_.decode_read_bytes = a.decode_read_bytes + b.decode_read_bytes;
     plan_.pack_cache = b.pack_cache;
     plan_.pack_cache_note = b.pack_cache_note;
+    plan_.huge_page_bytes = b.huge_page_bytes;
     const std::string part = std::to_string(n_layers) + " of " + std::to_string(b.spec.blocks.size() - 2) + " layers";
     plan_.remarks = {part + " run on the device, the others and the head on the processor"};
     for (const Plan* each : {&a, &b}) plan_.remarks.insert(plan_.remarks.end(), each->remarks.begin(), each->remarks.end());

@@ -272,7 +272,8 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     }
     terminal.print(table_text(rows, TableStyle::markdown));
     terminal.print("read bandwidth " + number_text(before, 1) + " GB/s before, " + number_text(after, 1) + " after, " +
-                   counted(engine_options.n_threads, "threads") + (gemm_tflops ? " · matrix products " + number_text(*gemm_tflops, 1) + " TFLOP/s" : "") + " · peak memory " + bytes_text(peak_bytes) + " · logits " + hex64(hash));
+                   counted(engine_options.n_threads, "threads") + (gemm_tflops ? " · matrix products " + number_text(*gemm_tflops, 1) + " TFLOP/s" : "") + " · peak memory " + bytes_text(peak_bytes) +
+                   (plan.huge_page_bytes > 0 ? " · weights in huge pages" : "") + " · logits " + hex64(hash));
     const Json energy = options.energy ? energy_report(meter, idle_watts, results, terminal) : Json();
     if (options.profile) print_profile(engine->session().decode_steps(), seconds, terminal);
     engine->session().set_profiling(nullptr);
@@ -287,7 +288,7 @@ Status run_bench(BenchOptions& options, Terminal& terminal) {
     terminal.result(Json::object(
         {{"model",
           Json::object(
-              {{"path", options.model.model}, {"name", name}, {"weight_bytes", plan.weight_bytes}, {"parameters", plan.spec.n_parameters()}})},
+              {{"path", options.model.model}, {"name", name}, {"weight_bytes", plan.weight_bytes}, {"huge_page_bytes", plan.huge_page_bytes}, {"parameters", plan.spec.n_parameters()}})},
          {"machine", Json::object({{"cpu", cpu.model_name},
                                    {"isa", isa_name(plan.isa)},
                                    {"threads", engine_options.n_threads},

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "base/atomic_file.h"
+#include "base/huge_memory.h"
 #include "base/mapped_file.h"
 #include "cli/doctor_cuda.h"
 #include "cli/doctor_training.h"
@@ -25,13 +26,6 @@ struct DoctorOptions {
     }
 };
 
-std::string huge_pages() {
-    auto text = read_text_file("/sys/kernel/mm/transparent_hugepage/enabled", 4096);
-    if (!text.ok()) return "unknown";
-    const auto open = text->find('['), close = text->find(']');
-    return open == std::string::npos || close == std::string::npos ? "unknown" : text->substr(open + 1, close - open - 1);
-}
-
 // What earlier runs have kept for a faster start, and whether this one could.
 Finding pack_cache_finding() {
     const PackCacheOptions cache = default_pack_cache();
@@ -49,7 +43,7 @@ std::vector<Finding> findings(const CpuInfo& cpu, const Json& training, const Js
     std::vector<Finding> list;
     const bool fast = best_isa() != Isa::generic;
     list.push_back({"fast kernels", fast ? std::string(isa_name(best_isa())) : "none for this processor", fast ? "" : "the generic kernels run instead, several times slower"});
-    const std::string pages = huge_pages();
+    const std::string pages = huge_page_setting();
     list.push_back({"transparent huge pages", pages, pages == "never" ? "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled" : ""});
     if (cpu.cgroup_cpus > 0 && cpu.cgroup_cpus < cpu.n_physical)
         list.push_back({"CPU quota", number_text(cpu.cgroup_cpus, 1) + " of " + std::to_string(cpu.n_physical) + " cores",

@@ -26,6 +26,8 @@ void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.option("--isa", isa, "Instruction set of the kernels (generic; on x86-64 avx2, avx2vnni, avx512, avx512vbmi, avx512bf16, amx; on arm64 neon, neon_dot, neon_i8mm); default: the best that this processor has");
     visitor.choice("--kernels", kernels, {"fastest", "reference"}, "reference: float activations and plain loops, for comparison");
     visitor.option("--pack-cache", pack_cache, "Where packed weights are kept for the next start: on (the user's cache folder), off, or a folder");
+    visitor.choice("--weight-pages", weight_pages, {"auto", "mapped", "huge"},
+                   "Where weights lie: huge: copied into pages of 2 MiB, which decodes faster; mapped: in the file, which processes share and which memory that is short gets back; auto: huge where there is memory for twice the weights");
     visitor.option("--scheme", scheme, "Quantize plain weights while loading (w8, w4g32 ...), without writing anything");
     visitor.option("--prune", prune, "Prune linear weights by magnitude while loading, without writing anything: 50% (single weights), 2:4, 4x1:50%, block16x32:50% ...");
 }
@@ -63,6 +65,7 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     }
     if (pack_cache != "off") options.pack_cache = default_pack_cache();
     if (pack_cache != "off" && pack_cache != "on") options.pack_cache.folder = pack_cache;
+    options.weight_pages = weight_pages == "mapped" ? WeightPages::mapped : weight_pages == "huge" ? WeightPages::huge : WeightPages::automatic;
     options.tiles = std::make_shared<const TileTable>(TileTable::read(tile_file()));
     if (!scheme.empty()) {
         SKIFF_TRY(options.scheme, parse_scheme(scheme));

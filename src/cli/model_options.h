@@ -11,7 +11,7 @@ namespace skiff {
 
 struct ModelOptions {
     std::string model;
-    std::string isa, kernels = "fastest", state = "f32", scheme, pack_cache = "on", prune, device = "cpu", offload = "auto", attention = "own", gemm = "auto";
+    std::string isa, kernels = "fastest", state = "f32", scheme, pack_cache = "on", weight_pages = "auto", prune, device = "cpu", offload = "auto", attention = "own", gemm = "auto";
     std::int64_t threads = 0, context = 0, batch = 0, device_layers = -1;
     bool fit = false;
 

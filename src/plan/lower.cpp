@@ -478,6 +478,7 @@ Result<std::shared_ptr<const Plan>> lower(const ModelSpec& spec, const WeightSou
     const PackCache& cache = pool.finish_cache();
     plan->pack_cache = cache.outcome();
     plan->pack_cache_note = cache.note();
+    SKIFF_TRY(plan->huge_page_bytes, pool.place());
     for (const auto& weight : plan->weights) plan->weight_bytes += weight->read_bytes;
     return std::shared_ptr<const Plan>(plan);
 }

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/atomic_file.h"
+#include "base/huge_memory.h"
 #include "kernels/layouts.h"
 #include "kernels/linear_testing.h"
 #include "model/arch/arch.h"
@@ -130,6 +131,32 @@ TEST(PackCache, the_second_start_loads_no_matrix_and_gives_the_same_bits) {
             std::filesystem::remove_all(folder);
             EXPECT_EQ(logits_of(second), expected);
         }
+}
+
+// From the cache, packed just now and kept, packed and not kept; as_stored: the plain numbers of the second scheme.
+TEST(PackCache, weights_in_huge_pages_give_the_same_bits_wherever_they_came_from) {
+    if (huge_page_setting() == "never") GTEST_SKIP() << "huge pages are switched off on this machine";
+    for (const char* scheme : {"w4g64a", static_cast<const char*>(nullptr)}) {
+        const Model model(scheme);
+        const auto expected = logits_of(plan_of(model, {}));
+        PlanOptions options = cached_in(fresh_folder("huge"));
+        options.weight_pages = WeightPages::huge;
+        for (const Outcome outcome : {Outcome::written, Outcome::hit}) {
+            const auto plan = plan_of(model, options);
+            EXPECT_EQ(plan->pack_cache, outcome) << plan->pack_cache_note;
+            EXPECT_GT(plan->huge_page_bytes, plan->weight_bytes / 2);
+            std::filesystem::remove_all(outcome == Outcome::hit ? options.pack_cache.folder : "");
+            EXPECT_EQ(logits_of(plan), expected);
+        }
+        options.pack_cache = {};
+        const auto uncached = plan_of(model, options);
+        EXPECT_EQ(uncached->pack_cache, Outcome::off);
+        EXPECT_GT(uncached->huge_page_bytes, uncached->weight_bytes / 2);
+        for (const auto& weight : uncached->weights) EXPECT_EQ(weight->buffer.size_bytes(), 0u) << "in memory twice";
+        EXPECT_EQ(logits_of(uncached), expected);
+        options.weight_pages = WeightPages::automatic;
+        EXPECT_EQ(plan_of(model, options)->huge_page_bytes, 0u) << "so few weights gain nothing";
+    }
 }
 
 TEST(PackCache, another_model_scheme_or_instruction_set_is_another_file) {

@@ -15,6 +15,7 @@
 #include "model/weight_source.h"
 #include "plan/fuse_set.h"
 #include "plan/pack_cache.h"
+#include "plan/weight_pages.h"
 #include "plan/top_logits.h"
 
 namespace skiff {
@@ -108,6 +109,7 @@ struct PlanOptions {
     std::size_t first_block = 0, last_block = SIZE_MAX;
     int n_load_threads = 1;
     PackCacheOptions pack_cache;  // none, unless a folder is named
+    WeightPages weight_pages = WeightPages::mapped;
     ProgressSink progress;
     enum class Fold : std::uint8_t { on, off } fold = Fold::on;  // scales of inputs into the norm in front, where all that read it share them
     FuseSet fuse = FuseSet::all();
@@ -148,6 +150,7 @@ struct Plan {
     std::vector<std::shared_ptr<const PackedWeight>> weights;
     PackCache::Outcome pack_cache = PackCache::Outcome::off;
     std::string pack_cache_note;  // why the cache was not used or not written
+    std::uint64_t huge_page_bytes = 0;  // of weights that were moved into huge pages
     std::vector<std::string> remarks;  // what is run otherwise than it is stored, and why
 
     const Program& program_for(std::int64_t n_tokens) const;

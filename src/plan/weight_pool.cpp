@@ -25,7 +25,21 @@ ThreadPool& WeightPool::threads() {
 const PackCache& WeightPool::finish_cache() {
     threads_.reset();
     cache_.finish();
+    if (cache_.outcome() == PackCache::Outcome::written)  // what was packed lies in the new file
+        for (LoadedWeight& loaded : all_) loaded.mapped = loaded.mapped || loaded.weight->layout->sections != nullptr;
     return cache_;
+}
+
+Result<std::uint64_t> WeightPool::place() {
+    auto moved = place_weights(options_.weight_pages, all_, threads());
+    threads_.reset();
+    return moved;
+}
+
+std::vector<std::shared_ptr<const PackedWeight>> WeightPool::all() const {
+    std::vector<std::shared_ptr<const PackedWeight>> weights;
+    for (const LoadedWeight& loaded : all_) weights.push_back(loaded.weight);
+    return weights;
 }
 
 Result<Weight> load_declared(const ModelSpec& spec, const WeightSource& source, const TensorRef& ref) {
@@ -91,7 +105,7 @@ std::vector<std::string> WeightPool::remarks() const {
 Result<std::shared_ptr<const PackedWeight>> WeightPool::packed(const TensorRef& ref, std::int64_t n_rows, std::int64_t n_columns) {
     const std::string key = tensor_ref_key(ref);
     if (auto found = packed_.find(key); found != packed_.end()) return found->second;
-    if (auto cached = cache_.find(key, n_rows, n_columns)) return keep(key, std::move(cached));
+    if (auto cached = cache_.find(key, n_rows, n_columns)) return keep(key, {std::move(cached), true});
     SKIFF_TRY(auto weight, load(ref));
     RowMap rows = ref.rows.block == 0 ? RowMap::all(weight.n_rows()) : ref.rows;
     if (rows.n_rows() != n_rows || weight.n_columns() != n_columns || rows.at(rows.n_rows() - 1) >= weight.n_rows())
@@ -103,13 +117,13 @@ Result<std::shared_ptr<const PackedWeight>> WeightPool::packed(const TensorRef& 
     const bool copied = packed->buffer.size_bytes() > 0;
     if (copied) release_pages(weight);
     cache_.add(key, packed, copied || !weight.file_backed ? PackRecord::Form::packed : PackRecord::Form::as_stored);
-    return keep(key, std::move(packed));
+    return keep(key, {std::move(packed), weight.file_backed && !copied});
 }
 
-std::shared_ptr<const PackedWeight> WeightPool::keep(const std::string& key, std::shared_ptr<const PackedWeight> packed) {
-    packed_.emplace(key, packed);
-    all_.push_back(packed);
-    return packed;
+std::shared_ptr<const PackedWeight> WeightPool::keep(const std::string& key, LoadedWeight loaded) {
+    packed_.emplace(key, loaded.weight);
+    all_.push_back(loaded);
+    return loaded.weight;
 }
 
 Result<std::shared_ptr<const std::vector<float>>> WeightPool::vector(const TensorRef& ref, std::int64_t size, float offset) {

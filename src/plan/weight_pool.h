@@ -27,24 +27,26 @@ public:
     // A vector as floats plus `offset` (norm weights, biases), or an empty one for an empty reference.
     Result<std::shared_ptr<const std::vector<float>>> vector(const TensorRef& ref, std::int64_t size, float offset);
 
-    const std::vector<std::shared_ptr<const PackedWeight>>& all() const { return all_; }
+    std::vector<std::shared_ptr<const PackedWeight>> all() const;
     std::vector<std::string> remarks() const;
     // When all weights were asked for: keeps what was packed for the next start.
     const PackCache& finish_cache();
+    // After that: puts them where the options say. Returns the bytes in huge pages.
+    Result<std::uint64_t> place();
 
 private:
     Result<Weight> load(const TensorRef& ref) const { return load_declared(spec_, source_, ref); }
     const Layout* layout_for(Weight& weight);
     PackCache open_cache() const;
     ThreadPool& threads();
-    std::shared_ptr<const PackedWeight> keep(const std::string& key, std::shared_ptr<const PackedWeight> packed);
+    std::shared_ptr<const PackedWeight> keep(const std::string& key, LoadedWeight loaded);
     const ModelSpec& spec_;
     const WeightSource& source_;
     const PlanOptions& options_;
     PackCache cache_;
     std::map<std::string, std::shared_ptr<const PackedWeight>> packed_;
     std::map<std::string, std::shared_ptr<const std::vector<float>>> vectors_;
-    std::vector<std::shared_ptr<const PackedWeight>> all_;
+    std::vector<LoadedWeight> all_;
     std::optional<ThreadPool> threads_;  // that share the rows of a weight while it is packed
     std::map<std::string, int> written_out_;  // sparse weights that run dense: encodings, and why
 };

@@ -64,6 +64,7 @@ Result<std::unique_ptr<Engine>> Engine::load(Checkpoint checkpoint, const Engine
     plan_options.n_threads = options.n_threads;
     plan_options.progress = options.progress;
     plan_options.pack_cache = options.pack_cache;
+    plan_options.weight_pages = options.weight_pages;
     plan_options.n_load_threads = options.n_threads;
     if (options.device.kind != DeviceChoice::Kind::cpu) {
         if (options.kernels == KernelChoice::reference) return usage_error("--kernels reference are the processor's; run with --device cpu");

@@ -44,6 +44,7 @@ struct EngineOptions {
     FuseSet fuse = FuseSet::all();
     std::shared_ptr<const TileTable> tiles = nullptr;  // that were found to be fast here; null: the kernels' own rule
     PackCacheOptions pack_cache;  // where packed weights are kept for the next start; none without a folder
+    WeightPages weight_pages = WeightPages::automatic;
     ProgressSink progress;
 };
 

@@ -24,6 +24,17 @@ for scheme in w4g32 w8; do
     echo "$scheme: weights $weights, peak of the second start $peak, limit $limit"
     [ "$peak" -le "$limit" ] || fail "the second start takes $peak bytes"
 done
+# Weights in their file or in pages of 2 MiB: the same answers, and no more memory.
+for pages in mapped huge; do
+    [ $pages = mapped ] || ! grep -qs '\[never\]' /sys/kernel/mm/transparent_hugepage/enabled || continue
+    run=$(bench w4g32 --weight-pages $pages)
+    [ "$(number logits_hash "$run")" = "$(number logits_hash "$(bench w4g32)")" ] || fail "other logits with --weight-pages $pages"
+    weights=$(number weight_bytes "$run") peak=$(number peak_memory_bytes "$run") moved=$(number huge_page_bytes "$run")
+    limit=$((weights + weights / 20 + (64 << 20)))
+    echo "$pages: $moved bytes in large pages, peak $peak, limit $limit"
+    [ "$peak" -le "$limit" ] || fail "--weight-pages $pages takes $peak bytes"
+    if [ $pages = mapped ]; then [ "$moved" = 0 ]; else [ "$moved" -ge $((weights / 2)) ]; fi || fail "--weight-pages $pages moved $moved of $weights bytes"
+done
 [ "$(ls "$work/cache/packed" | wc -l)" = 2 ] || fail "expected two files: $(ls "$work/cache/packed")"
 "$SKIFF" doctor --no-measure | grep -q '2 models, .* of at most' || fail "doctor does not count the files"
 
