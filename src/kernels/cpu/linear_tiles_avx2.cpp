@@ -6,10 +6,12 @@ namespace {
 
 // Levels by table, so their range decides.
 template <int Bits>
-void by_table(const LinearArgs& args, Range rows, std::int32_t largest_level) {
-    if (largest_level <= 31) linear_tiles<Micro256<Bits, 4, 1>>(args, rows);
-    else if (largest_level <= 63) linear_tiles<Micro256<Bits, 2, 1>>(args, rows);
-    else if (largest_level <= 127) linear_tiles<Micro256<Bits, 1, 1>>(args, rows);
+void by_table(const LinearArgs& args, Range rows, const TileFormat& format) {
+    const std::int32_t lowest = -format.offset, highest = format.largest_level - format.offset, extreme = lowest + highest < 0 ? -lowest : highest;  // as they are meant
+    if (extreme <= 16) linear_tiles<Micro256<Bits, 8, 1>>(args, rows);
+    else if (extreme <= 32) linear_tiles<Micro256<Bits, halves, 1>>(args, rows);
+    else if (format.largest_level <= 63) linear_tiles<Micro256<Bits, 2, 1>>(args, rows);
+    else if (format.largest_level <= 127) linear_tiles<Micro256<Bits, 1, 1>>(args, rows);
     else linear_tiles<Micro256<Bits, signed_levels, 1>>(args, rows);
 }
 
@@ -18,9 +20,9 @@ void linear(const LinearArgs& args, Range rows) {
     if constexpr (Bits <= 4) {
         const TileFormat format = tile_format(*args.weight);
         if (format.row_levels) return linear_tiles<Micro256<Bits, signed_levels, 2>>(args, rows);
-        if (format.has_levels) return by_table<Bits>(args, rows, format.largest_level);
+        if (format.has_levels) return by_table<Bits>(args, rows, format);
     }
-    constexpr int depth = Bits <= 4 ? 8 : Bits == 5 ? 4 : Bits == 6 ? 2 : signed_levels;
+    constexpr int depth = Bits <= 5 ? 8 : Bits == 6 ? halves : signed_levels;  // levels within 1 << (Bits - 1)
     linear_tiles<Micro256<Bits, depth, 0>>(args, rows);
 }
 

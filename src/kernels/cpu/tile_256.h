@@ -1,8 +1,11 @@
 // Micro-kernels over tiles in vectors of 256 bits, for tile_driver.h. A vector of 64 bytes of a tile is two halves of eight rows. Included by the units for
 // AVX2 and AVX-VNNI, and by them alone; they differ in how four products are added:
 //
-//   Depth 8, 4, 2, 1   AVX2: vpmaddubsw adds two products of an unsigned level and a signed code in 16 bits; `Depth` of its results fit there (2 x 15 x 127 x 8 =
-//                      30480 for levels up to 15, 2 x 31 x 127 x 4, 2 x 63 x 127 x 2, 2 x 127 x 127), then vpmaddwd with ones widens them
+//   Depth 8, 2, 1      AVX2: vpmaddubsw adds two products of an unsigned level and a signed code in 16 bits; `Depth` of its results fit there, then vpmaddwd with ones
+//                      widens them. A sum of 16 bits that begins with its start, less `offset` for every level, may overflow on the way: what it ends with is the sum of
+//                      the levels that are meant, and 8 results fit if these are within 16 (2 x 16 x 127 x 8 = 32512). Of 2 and 1 the start is in the sum of 32 bits, so that
+//                      the unsigned levels must fit: up to 63 (2 x 63 x 127 x 2) and 127
+//   Depth halves       the same with a start for each half of a block: 4 results, for levels within 32 (2 x 32 x 127 x 4)
 //   Depth 0            AVX2, levels beyond 127: |w| times the code with the sign of w, each result (at most 2 x 128 x 127) widened at once
 //   Depth -1           AVX-VNNI: vpdpbusd adds four products in 32 bits
 //
@@ -17,7 +20,7 @@
 namespace skiff {
 namespace {
 
-constexpr int signed_levels = 0, vnni = -1;
+constexpr int signed_levels = 0, vnni = -1, halves = -2;
 
 inline __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 // Four activation bytes in every lane; a plain load with broadcast.
@@ -89,10 +92,10 @@ struct Expander {
     }
 };
 
-// A running sum of products: in 16 bits what has not been widened yet, in 32 bits the rest.
+// A running sum of products, of as many steps as a start is for: in 16 bits what has not been widened yet, in 32 bits the rest.
 template <int Depth, int Steps>
 struct Sum {
-    static constexpr bool in_16_bits = Depth >= Steps;  // all steps of a unit fit, and the start too: together they stay below 2 x 16 x 8 x 127
+    static constexpr bool in_16_bits = Depth == halves || Depth >= Steps;  // all steps, with their start
     __m256i narrow, wide;
 
     void begin(const std::int32_t* start) { (in_16_bits ? narrow : wide) = broadcast4(start); }
@@ -112,7 +115,7 @@ struct Sum {
         }
     }
     void keep() {
-        if constexpr (Depth > 1) SKIFF_KEEP(narrow);
+        if constexpr (Depth > 1 || Depth == halves) SKIFF_KEEP(narrow);
         if constexpr (!in_16_bits) SKIFF_KEEP(wide);
     }
     __m256i total() const { return in_16_bits ? _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)) : wide; }
@@ -122,9 +125,9 @@ inline __m256 add_unit(__m256 sum, __m256i dot, __m256 scale, const float* activ
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(scale, _mm256_broadcast_ss(activation_scale)), sum);
 }
 
-// sums (N, stride) += a unit's products, which its scales and corrections turn into floats. Block and unit: of the activation.
+// sums (N, stride) += a unit's products, which its scales and corrections turn into floats. Block and unit: of the activation. first: what was summed of the unit before, (N, 2), or null.
 template <int N, Corrections kind, class SumType>
-inline void add_units(const float* scales, const float* corrections, const Tokens& x, std::int64_t block, std::int64_t unit, const SumType (&dot)[N][2], float* sums, std::int64_t stride) {
+inline void add_units(const float* scales, const float* corrections, const Tokens& x, std::int64_t block, std::int64_t unit, const SumType (&dot)[N][2], const __m256i* first, float* sums, std::int64_t stride) {
     SKIFF_UNROLL
     for (int half = 0; half < 2; ++half) {
         const __m256 scale = _mm256_load_ps(scales + half * 8);
@@ -132,6 +135,7 @@ inline void add_units(const float* scales, const float* corrections, const Token
         for (int t = 0; t < N; ++t) {
             float* at = sums + t * stride + half * 8;
             __m256i total = dot[t][half].total();
+            if (first != nullptr) total = _mm256_add_epi32(total, first[2 * t + half]);
             if (kind == Corrections::zeros || (kind == Corrections::look && x.code_sums != nullptr)) {  // zeros are 16-bit numbers in 32 bits, upper halves zero; the sum of 32 codes fits 16 bits too
                 const __m256i zero = _mm256_load_si256(reinterpret_cast<const __m256i*>(corrections + half * 8));
                 total = _mm256_sub_epi32(total, _mm256_madd_epi16(zero, broadcast4(x.code_sums + unit * x.stride + t)));
@@ -154,25 +158,27 @@ template <int Bits, int Depth, int Levels, int Units, int N, Corrections kind, b
 void multiply_blocks(const Stretch& stretch, const Tokens& tokens, float* sums, std::int64_t stride) {
     Tokens x = tokens;
     // Of four tokens whose sums in 16 bits take two products, two steps go together: such a sum then lives for one token alone, and the eight in 32 bits stay in registers.
-    constexpr int steps = 8 / Units, together = Depth == 2 && N == 4 ? 2 : 1;
+    constexpr int starts = Depth == halves && Units == 1 ? 2 : 1, steps = 8 / Units / starts, together = Depth == 2 && N == 4 ? 2 : 1;
     const Expander<Bits, Depth, Levels> expand(*stretch.format, stretch.row_levels);
     const float *scales = stretch.scales, *corrections = stretch.corrections;
     const Byte* block = stretch.codes;
     const std::int64_t n_blocks = stretch.n_blocks;
+    __m256i first_half[2 * N];
     for (std::int64_t b = 0; b < n_blocks; ++b, block += Bits == 0 ? expanded_block_bytes : 64 * Bits) {
         fetch_lines<IntoL2>(block + fetch_ahead_bytes, Bits);
         const std::int64_t place = Placed ? stretch.places[b] : b;
         const std::int8_t* codes = Placed ? x.codes + place * tile_block : x.codes;
-        const auto add = [&](int unit) __attribute__((always_inline)) {
+        // The part of a block that a start is for. Of halves the first one's sums wait in memory for the second's.
+        const auto add = [&](int part) __attribute__((always_inline)) {
             Sum<Depth, steps> dot[N][2];
             SKIFF_UNROLL
             for (int t = 0; t < N; ++t) {
-                dot[t][0].begin(x.start + (place * Units + unit) * x.stride + t);
-                dot[t][1].begin(x.start + (place * Units + unit) * x.stride + t);
+                dot[t][0].begin(x.start + place * x.start_stride + part * x.stride + t);
+                dot[t][1].begin(x.start + place * x.start_stride + part * x.stride + t);
             }
             SKIFF_UNROLL
             for (int step = 0; step < steps; step += together) {
-                const int first = unit * steps + step;
+                const int first = part * steps + step;
                 __m256i level[together][2];
                 SKIFF_UNROLL
                 for (int i = 0; i < 2 * together; ++i) {
@@ -197,10 +203,16 @@ void multiply_blocks(const Stretch& stretch, const Tokens& tokens, float* sums, 
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) dot[t][0].keep(), dot[t][1].keep();
             }
-            add_units<N, kind>(scales + (b * Units + unit) * 16, corrections + (b * Units + unit) * 16, x, place, place * Units + unit, dot, sums, stride);
+            if (part + 1 < starts) {
+                SKIFF_UNROLL
+                for (int i = 0; i < 2 * N; ++i) _mm256_store_si256(&first_half[i], dot[i / 2][i % 2].total());
+                return;
+            }
+            const int unit = part / starts;
+            add_units<N, kind>(scales + (b * Units + unit) * 16, corrections + (b * Units + unit) * 16, x, place, place * Units + unit, dot, starts == 2 ? first_half : nullptr, sums, stride);
         };
         add(0);
-        if constexpr (Units == 2) add(1);
+        if constexpr (Units * starts == 2) add(1);
         if constexpr (!Placed) x.codes += tile_block;
     }
 }
@@ -279,7 +291,10 @@ struct Micro256 {
         }
     }
 
-    static Start start(const TileFormat& format) { return {Depth == signed_levels ? 0 : format.offset, Depth >= 8 / format.units_per_block()}; }
+    static Start start(const TileFormat& format) {
+        if (Depth == halves) return {format.offset, true, 2};
+        return {Depth == signed_levels ? 0 : format.offset, Depth >= 8 / format.units_per_block()};
+    }
 
     static void write16(const float* sums, const float* bias, std::int64_t n_rows, bool add, float* y) {
         for (std::int64_t r = 0; r < n_rows; r += 8) {

@@ -40,11 +40,12 @@ constexpr std::int64_t most_tokens_at_once = 512;           // bounds their sums
 struct Tokens {
     const std::int8_t* codes;
     const float* scales;        // of blocks
-    const std::int32_t* start;  // of units: what the integer sums begin with
+    const std::int32_t* start;  // of units, or of parts of them (Start::parts): what the integer sums begin with
     const float* sums;             // of units: activation scale * sum of codes, where the weight has minimums
     const std::int32_t* code_sums; // of units: sum of codes, where the weight has zeros
     std::int64_t code_stride;   // from one token to the next
     std::int64_t stride;
+    std::int64_t start_stride;  // from a block's starts to those of the next
 };
 
 // What a weight has beside scales. Micro-kernels for many tokens are made for each, those for few look at run time.
@@ -64,7 +65,7 @@ struct Stretch {
 
 inline Tokens from(const Tokens& x, std::int64_t token, std::int64_t block, std::int64_t units_per_block) {
     const std::int64_t unit = block * units_per_block * x.stride + token;
-    return {x.codes + token * x.code_stride + block * tile_block, x.scales + block * x.stride + token, x.start + unit, x.sums == nullptr ? nullptr : x.sums + unit, x.code_sums == nullptr ? nullptr : x.code_sums + unit, x.code_stride, x.stride};
+    return {x.codes + token * x.code_stride + block * tile_block, x.scales + block * x.stride + token, x.start + block * x.start_stride + token, x.sums == nullptr ? nullptr : x.sums + unit, x.code_sums == nullptr ? nullptr : x.code_sums + unit, x.code_stride, x.stride, x.start_stride};
 }
 
 // Whether few tokens fetch a tile into the L2. Not one token and codes of 8 bits with a scale for each row: codes alone, which the processor's own prefetching follows
@@ -122,6 +123,7 @@ void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first,
 struct Start {
     std::int32_t offset;
     bool in_16_bits;  // the two as 16-bit halves, else their sum
+    std::int64_t parts = 0;  // starts of a block, each for as many columns; 0: one for each unit
     std::int32_t of(std::int32_t low, std::int32_t high) const {
         if (!in_16_bits) return -offset * (low + high);
         return static_cast<std::int32_t>((static_cast<std::uint32_t>(-offset * low) & 0xffff) | static_cast<std::uint32_t>(-offset * high) << 16);
@@ -139,14 +141,15 @@ Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format) {
     const std::int64_t stored_blocks = x.padded_columns / tile_block, per_block = format.units_per_block(), n_tokens = args.n_tokens, n_blocks = format.n_blocks, stride = stride_of_blocks(n_tokens);
     const Start start = M::start(format);
     const bool has_minimums = format.minimums != TileNumber::none, has_zeros = format.zeros != TileNumber::none;
-    const std::int32_t form = (start.in_16_bits ? 1 : 0) + (per_block == 2 ? 2 : 0) + (has_minimums ? 4 : 0) + (has_zeros ? 8 : 0);
-    const TokensSpace space = thread_tokens({args.epoch, x.codes, n_tokens, n_blocks, start.offset, form}, stride * n_blocks * (1 + 3 * per_block));
-    const std::int64_t n_units = stride * n_blocks * per_block;
+    const std::int64_t parts = start.parts > 0 ? start.parts : per_block;
+    const std::int32_t form = (start.in_16_bits ? 1 : 0) + (per_block == 2 ? 2 : 0) + (has_minimums ? 4 : 0) + (has_zeros ? 8 : 0) + (parts == 2 ? 16 : 0);
+    const TokensSpace space = thread_tokens({args.epoch, x.codes, n_tokens, n_blocks, start.offset, form}, stride * n_blocks * (1 + parts + 2 * per_block));
+    const std::int64_t n_units = stride * n_blocks * per_block, n_starts = stride * n_blocks * parts;
     float* scales = space.numbers;
     auto* starts = reinterpret_cast<std::int32_t*>(scales + stride * n_blocks);
-    float* sums = has_minimums ? scales + stride * n_blocks + n_units : nullptr;
-    auto* code_sums = has_zeros ? reinterpret_cast<std::int32_t*>(scales + stride * n_blocks + 2 * n_units) : nullptr;
-    const Tokens tokens = {x.codes, scales, starts, sums, code_sums, x.padded_columns, stride};
+    float* sums = has_minimums ? scales + stride * n_blocks + n_starts : nullptr;
+    auto* code_sums = has_zeros ? reinterpret_cast<std::int32_t*>(scales + stride * n_blocks + n_starts + n_units) : nullptr;
+    const Tokens tokens = {x.codes, scales, starts, sums, code_sums, x.padded_columns, stride, stride * parts};
     if (space.known) return tokens;
     // Sixteen tokens at a time, so that what is written lies side by side.
     for (std::int64_t first = 0; first < n_tokens; first += 16) {
@@ -155,16 +158,18 @@ Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format) {
             const float* scale = x.scales + block;
             const std::int16_t* lanes = x.sums + block * 4;
             for (std::int64_t t = first; t < end; ++t) scales[block * stride + t] = scale[t * stored_blocks];
-            for (std::int64_t part = 0; part < per_block; ++part) {
-                const std::int64_t unit = (block * per_block + part) * stride;
-                for (std::int64_t t = first; t < end; ++t) {
-                    const std::int16_t* sum = lanes + t * stored_blocks * 4 + part * 2;
-                    const std::int32_t low = per_block == 1 ? sum[0] + sum[2] : sum[0], high = per_block == 1 ? sum[1] + sum[3] : sum[1];
-                    starts[unit + t] = start.of(low, high);
-                    if (sums != nullptr) sums[unit + t] = scale[t * stored_blocks] * static_cast<float>(low + high);
-                    else if (code_sums != nullptr) code_sums[unit + t] = low + high;
-                }
-            }
+            // The sums of a token's codes in a part of the block, at columns 0, 1 (mod 4) and 2, 3: write(place, token, low, high).
+            const auto each = [&](std::int64_t n_parts, const auto& write) __attribute__((always_inline)) {
+                for (std::int64_t part = 0; part < n_parts; ++part)
+                    for (std::int64_t t = first; t < end; ++t) {
+                        const std::int16_t* sum = lanes + t * stored_blocks * 4 + part * 2;
+                        const bool whole = n_parts == 1;
+                        write((block * n_parts + part) * stride + t, t, whole ? sum[0] + sum[2] : sum[0], whole ? sum[1] + sum[3] : sum[1]);
+                    }
+            };
+            each(parts, [&](std::int64_t place, std::int64_t, std::int32_t low, std::int32_t high) { starts[place] = start.of(low, high); });
+            if (sums != nullptr) each(per_block, [&](std::int64_t place, std::int64_t t, std::int32_t low, std::int32_t high) { sums[place] = scale[t * stored_blocks] * static_cast<float>(low + high); });
+            else if (code_sums != nullptr) each(per_block, [&](std::int64_t place, std::int64_t, std::int32_t low, std::int32_t high) { code_sums[place] = low + high; });
         }
     }
     return tokens;
