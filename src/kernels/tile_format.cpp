@@ -1,6 +1,7 @@
 #include "kernels/tile_format.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <span>
 
@@ -71,6 +72,8 @@ TileFormat tile_format(const PackedWeight& packed) {
     format.block_bytes = expanded_block_bytes * format.bits / 8;
     format.n_groups = scheme.n_groups(n_columns);
     format.group_size = format.n_groups == 1 ? format.n_blocks * tile_block : scheme.group_size;
+    const auto group_units = static_cast<std::uint64_t>(format.group_size * format.units_per_block() / tile_block);
+    format.group_shift = std::has_single_bit(group_units) ? std::countr_zero(group_units) : -1;
     format.scales = scheme.scale_book != nullptr ? TileNumber::table : tile_number(packed.dtype);
     format.relative_scales = format.scales == TileNumber::i8 || format.scales == TileNumber::u8 || format.scales == TileNumber::table;
     format.level_scale = 1;

@@ -33,6 +33,7 @@ struct TileFormat {
     int bits;                                     // of a stored code: 1, 2, 3, 4, 5, 6 or 8
     std::int64_t n_blocks, block_bytes;
     std::int64_t n_groups, group_size;            // 16, a multiple of 32, or all columns
+    int group_shift;                              // log2 of a group's units where that is whole, or -1: kernels go from units to groups for each stretch, and do not divide there
     std::int64_t n_supers, super_size;            // where scales or minimums are relative
     TileNumber scales, zeros, minimums, supers;   // supers: of super scales and super minimums
     bool relative_scales, relative_minimums;
@@ -49,6 +50,7 @@ struct TileFormat {
     std::int8_t scale_levels[16];                 // scales of a table: what their codes mean, to be multiplied by 2^-7, which level_scale holds
 
     int units_per_block() const { return group_size == 16 ? 2 : 1; }  // runs of columns with one scale, at most a block
+    bool twice_codes() const { return bits == 1 && has_levels && levels[0] == 0 && levels[1] == 2; }  // -1 and 1: no table is needed to find them
     bool has_corrections() const { return zeros != TileNumber::none || minimums != TileNumber::none; }
 };
 

@@ -20,6 +20,8 @@ void linear(const LinearArgs& args, Range rows) {
     if constexpr (Bits <= 4) {
         const TileFormat format = tile_format(*args.weight);
         if (format.row_levels) return linear_tiles<Micro256<Bits, signed_levels, 2>>(args, rows);
+        if constexpr (Bits == 1)
+            if (format.twice_codes()) return linear_tiles<Micro256<Bits, 8, twice>>(args, rows);
         if (format.has_levels) return by_table<Bits>(args, rows, format);
     }
     constexpr int depth = Bits <= 5 ? 8 : Bits == 6 ? halves : signed_levels;  // levels within 1 << (Bits - 1)

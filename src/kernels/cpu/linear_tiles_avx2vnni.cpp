@@ -9,6 +9,8 @@ void linear(const LinearArgs& args, Range rows) {
     if constexpr (Bits <= 4) {
         const TileFormat format = tile_format(*args.weight);
         if (format.row_levels) return linear_tiles<Micro256<Bits, vnni, 2>>(args, rows);
+        if constexpr (Bits == 1)
+            if (format.twice_codes()) return linear_tiles<Micro256<Bits, vnni, twice>>(args, rows);
         if (format.has_levels) return linear_tiles<Micro256<Bits, vnni, 1>>(args, rows);
     }
     linear_tiles<Micro256<Bits, vnni, 0>>(args, rows);

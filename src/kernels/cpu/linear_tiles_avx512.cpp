@@ -17,6 +17,8 @@ void linear(const LinearArgs& args, Range rows) {
     if constexpr (Bits <= 4) {
         const TileFormat format = tile_format(*args.weight);
         if (format.row_levels) return linear_tiles<Avx512<Bits, 2>>(args, rows);
+        if constexpr (Bits == 1)
+            if (format.twice_codes()) return linear_tiles<Few<Bits, twice>>(args, rows);
         if (format.has_levels) return linear_tiles<Few<Bits, 1>>(args, rows);
     }
     linear_tiles<Few<Bits, 0>>(args, rows);

@@ -61,6 +61,7 @@ void direct_kept(const Stretch& stretch, const Tokens& x, float* sums) {
 template <int Bits>
 struct TwoOfFour : Avx512<Bits, 0, false> {
     static constexpr std::int64_t max_direct = 4;
+    static constexpr bool finds_scales = false;
 
     template <int Units, int N>
     static void direct_tokens(const Stretch& stretch, const Tokens& x, float* sums) {

@@ -47,7 +47,7 @@ inline __m256i codes_of(const Byte* block, int v, int half) {
     return load32(at + v * 64);
 }
 
-// Codes to what the products take: levels, or with signed_levels what they stand for. Levels: 1 one table, 2 a table for each row. `half`: eight rows.
+// Codes to what the products take: levels, or with signed_levels what they stand for. Levels: 1 one table, 2 a table for each row, or twice a code. `half`: eight rows.
 template <int Bits, int Depth, int Levels>
 struct Expander {
     static constexpr int n_tables = Levels == 2 ? row_level_vectors(Bits) : 1;
@@ -89,6 +89,13 @@ struct Expander {
         if constexpr (Levels == 2) codes = of_rows(codes, half);
         if constexpr (Depth == signed_levels) codes = _mm256_sub_epi8(codes, offset);
         return codes;
+    }
+    // Of half `half` of vector v of a stored block.
+    __m256i level(const Byte* block, int v, int half) const {
+        if constexpr (pairs) return of_pairs(block, v, half);
+        if constexpr (Levels != twice) return (*this)(codes_of<Bits>(block, v, half), half);
+        const __m256i plane = load32(block + half * 32);
+        return _mm256_and_si256(v == 0 ? _mm256_slli_epi16(plane, 1) : v == 1 ? plane : _mm256_srli_epi16(plane, v - 1), _mm256_set1_epi8(2));
     }
 };
 
@@ -184,8 +191,7 @@ void multiply_blocks(const Stretch& stretch, const Tokens& tokens, float* sums, 
                 for (int i = 0; i < 2 * together; ++i) {
                     const int v = first + i / 2, half = i % 2;
                     if constexpr (Bits == 0) level[i / 2][half] = _mm256_load_si256(reinterpret_cast<const __m256i*>(block + v * 64 + half * 32));
-                    else if constexpr (Expander<Bits, Depth, Levels>::pairs) level[i / 2][half] = expand.of_pairs(block, v, half);
-                    else level[i / 2][half] = expand(codes_of<Bits>(block, v, half), half);
+                    else level[i / 2][half] = expand.level(block, v, half);
                 }
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) {
@@ -209,7 +215,8 @@ void multiply_blocks(const Stretch& stretch, const Tokens& tokens, float* sums, 
                 return;
             }
             const int unit = part / starts;
-            add_units<N, kind>(scales + (b * Units + unit) * 16, corrections + (b * Units + unit) * 16, x, place, place * Units + unit, dot, starts == 2 ? first_half : nullptr, sums, stride);
+            const std::int64_t scale = Bits == 0 ? b * Units + unit : (b * Units + unit + stretch.scale_phase) >> stretch.scale_shift;
+            add_units<N, kind>(scales + scale * 16, corrections + scale * 16, x, place, place * Units + unit, dot, starts == 2 ? first_half : nullptr, sums, stride);
         };
         add(0);
         if constexpr (Units * starts == 2) add(1);
@@ -220,6 +227,7 @@ void multiply_blocks(const Stretch& stretch, const Tokens& tokens, float* sums, 
 template <int Bits, int Depth, int Levels>
 struct Micro256 {
     static constexpr std::int64_t max_direct = 12, tiles_at_once = 1;
+    static constexpr bool finds_scales = true;
 
     static void numbers16(TileNumber type, const Byte* p, float* target) {
         for (int half = 0; half < 2; ++half) {
@@ -263,21 +271,40 @@ struct Micro256 {
             if (!format.has_corrections()) continue;
             __m256 c = _mm256_load_ps(correction + i);
             if (format.zeros != TileNumber::none) {
-                const __m256i zero = _mm256_sub_epi32(_mm256_cvtps_epi32(c), _mm256_set1_epi32(format.offset));
-                _mm256_store_si256(reinterpret_cast<__m256i*>(correction + i), _mm256_and_si256(zero, _mm256_set1_epi32(0xffff)));
+                store_zeros(format, _mm256_cvtps_epi32(c), correction + i);
                 continue;
             }
             if (format.relative_minimums) c = _mm256_mul_ps(c, _mm256_load_ps(super_minimum + i));
-            _mm256_store_ps(correction + i, _mm256_fnmadd_ps(_mm256_set1_ps(static_cast<float>(format.offset)), s, c));
+            _mm256_store_ps(correction + i, less_offset(format, s, c));
+        }
+    }
+    static void store_zeros(const TileFormat& format, __m256i zeros, float* correction) {
+        _mm256_store_si256(reinterpret_cast<__m256i*>(correction), _mm256_and_si256(_mm256_sub_epi32(zeros, _mm256_set1_epi32(format.offset)), _mm256_set1_epi32(0xffff)));
+    }
+    static __m256 less_offset(const TileFormat& format, __m256 scale, __m256 minimum) { return _mm256_fnmadd_ps(_mm256_set1_ps(static_cast<float>(format.offset)), scale, minimum); }
+    // Corrections that need no super scale, of units whose scales are finished: the bits that numbers16 and finish_scales give.
+    static void correct_blocks(const TileFormat& format, const Byte* corrections, std::int64_t n_blocks, const float* scales, float* target) {
+        if (format.zeros == TileNumber::u8) {
+            for (std::int64_t i = 0; i < 2 * n_blocks; ++i) store_zeros(format, _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(corrections + i * 8))), target + i * 8);
+            return;
+        }
+        for (std::int64_t b = 0; b < n_blocks; ++b) {
+            numbers16(format.minimums, corrections + b * tile_numbers_bytes(format.minimums), target + b * 16);
+            for (std::int64_t at = b * 16; at < b * 16 + 16; at += 8) _mm256_store_ps(target + at, less_offset(format, _mm256_load_ps(scales + at), _mm256_load_ps(target + at)));
         }
     }
 
     // The bits that numbers16 and finish_scales give.
     static void scale_blocks(const TileFormat& format, const Byte* super, const Byte* scales, std::int64_t n_blocks, float* target) {
         alignas(64) float super_scale[16] = {}, none[16] = {};
+        const __m256 level_scale = _mm256_set1_ps(format.level_scale);
+        if (format.scales == TileNumber::f16) {
+            for (std::int64_t i = 0; i < 2 * n_blocks; ++i) _mm256_store_ps(target + i * 8, _mm256_mul_ps(f16_to_f32(scales + i * 16), level_scale));
+            return;
+        }
         if (super != nullptr) numbers16(format.supers, super, super_scale);
         if (format.scales == TileNumber::i8 && super != nullptr) {
-            const __m256 level_scale = _mm256_set1_ps(format.level_scale), low = _mm256_load_ps(super_scale), high = _mm256_load_ps(super_scale + 8);
+            const __m256 low = _mm256_load_ps(super_scale), high = _mm256_load_ps(super_scale + 8);
             for (std::int64_t b = 0; b < n_blocks; ++b) {
                 const auto eight = [&](int half) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales + b * 16 + half * 8)))); };
                 _mm256_store_ps(target + b * 16, _mm256_mul_ps(_mm256_mul_ps(eight(0), low), level_scale));
@@ -341,7 +368,7 @@ struct Micro256 {
         for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
             fetch_lines<false>(block + 4096, Bits);
             SKIFF_UNROLL
-            for (int v = 0; v < 16; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(target) + v, levels(codes_of<Bits>(block, v / 2, v % 2), v % 2));
+            for (int v = 0; v < 16; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(target) + v, levels.level(block, v / 2, v % 2));
         }
     }
     static constexpr std::int64_t max_direct_masked = 0;

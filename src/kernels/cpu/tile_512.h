@@ -55,7 +55,7 @@ inline __m512i codes_of(const Byte* block, int v) {
 
 inline __m512i level_table(const TileFormat& format) { return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(format.levels))); }
 
-// Codes to levels: as they are, by one table (Levels 1) or a table for each row (2).
+// Codes to levels: as they are, by one table (Levels 1) or a table for each row (2), or twice a code of one bit.
 template <int Bits, int Levels>
 struct LevelsOfCodes {
     static constexpr int n_tables = Levels == 2 ? row_level_vectors(Bits) : 1;
@@ -82,6 +82,12 @@ struct LevelsOfCodes {
         if constexpr (Levels == 1) return _mm512_shuffle_epi8(table[0], codes);
         if constexpr (Levels == 2) return of_rows(codes);
         return codes;
+    }
+    // Of vector v of a stored block.
+    __m512i level(const Byte* block, int v) const {
+        if constexpr (Levels != twice) return (*this)(codes_of<Bits>(block, v));
+        const __m512i plane = load64(block);
+        return _mm512_and_si512(v == 0 ? _mm512_slli_epi16(plane, 1) : v == 1 ? plane : _mm512_srli_epi16(plane, static_cast<unsigned>(v - 1)), _mm512_set1_epi8(2));
     }
 };
 
@@ -115,11 +121,11 @@ void direct_blocks(const Stretch& stretch, const Tokens& tokens, float* sums) {
             for (int t = 0; t < N; ++t) dot[t] = _mm512_set1_epi32(x.start[unit_at * x.stride + t]);
             SKIFF_UNROLL
             for (int v = unit * 8 / Units; v < (unit + 1) * 8 / Units; ++v) {
-                const __m512i level = expand(codes_of<Bits>(block, v));
+                const __m512i level = expand.level(block, v);
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) dot[t] = _mm512_dpbusd_epi32(dot[t], level, broadcast4(x.codes + t * x.code_stride + place * tile_block + v * 4));
             }
-            const std::int64_t u = b * Units + unit;
+            const std::int64_t u = (b * Units + unit + stretch.scale_phase) >> stretch.scale_shift;
             if (x.code_sums != nullptr) {
                 const __m512i zero = _mm512_load_si512(corrections + u * 16);
                 SKIFF_UNROLL
@@ -217,7 +223,7 @@ void expand_blocks(const TileFormat& format, const Byte* row_levels, const Byte*
         fetch_lines<false>(block + 4096, Bits);
         SKIFF_UNROLL
         for (int v = 0; v < 8; ++v) {
-            _mm512_store_si512(target + v * 64, levels(codes_of<Bits>(block, v)));
+            _mm512_store_si512(target + v * 64, levels.level(block, v));
         }
     }
 }
@@ -261,6 +267,7 @@ void multiply_tiles(const Stretch* tiles, const Tokens& x, std::int64_t n_tokens
 template <int Bits, int Levels, bool Pruned = true>
 struct Avx512 {
     static constexpr std::int64_t max_direct = 8, tiles_at_once = 2;
+    static constexpr bool finds_scales = true;
 
     static void numbers16(TileNumber type, const Byte* p, float* target) {
         __m512 numbers;
@@ -295,13 +302,24 @@ struct Avx512 {
         _mm512_store_ps(scale, s);
         if (!format.has_corrections()) return;
         __m512 c = _mm512_load_ps(correction);
-        if (format.zeros != TileNumber::none) {
-            const __m512i zero = _mm512_sub_epi32(_mm512_cvtps_epi32(c), _mm512_set1_epi32(format.offset));
-            _mm512_store_si512(correction, _mm512_and_si512(zero, _mm512_set1_epi32(0xffff)));
+        if (format.zeros != TileNumber::none) return store_zeros(format, _mm512_cvtps_epi32(c), correction);
+        if (format.relative_minimums) c = _mm512_mul_ps(c, _mm512_load_ps(super_minimum));
+        _mm512_store_ps(correction, less_offset(format, s, c));
+    }
+    static void store_zeros(const TileFormat& format, __m512i zeros, float* correction) {
+        _mm512_store_si512(correction, _mm512_and_si512(_mm512_sub_epi32(zeros, _mm512_set1_epi32(format.offset)), _mm512_set1_epi32(0xffff)));
+    }
+    static __m512 less_offset(const TileFormat& format, __m512 scale, __m512 minimum) { return _mm512_fnmadd_ps(_mm512_set1_ps(static_cast<float>(format.offset)), scale, minimum); }
+    // Corrections that need no super scale, of units whose scales are finished: the bits that numbers16 and finish_scales give.
+    static void correct_blocks(const TileFormat& format, const Byte* corrections, std::int64_t n_blocks, const float* scales, float* target) {
+        if (format.zeros == TileNumber::u8) {
+            for (std::int64_t b = 0; b < n_blocks; ++b) store_zeros(format, _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(corrections) + b)), target + b * 16);
             return;
         }
-        if (format.relative_minimums) c = _mm512_mul_ps(c, _mm512_load_ps(super_minimum));
-        _mm512_store_ps(correction, _mm512_fnmadd_ps(_mm512_set1_ps(static_cast<float>(format.offset)), s, c));
+        for (std::int64_t b = 0; b < n_blocks; ++b) {
+            numbers16(format.minimums, corrections + b * tile_numbers_bytes(format.minimums), target + b * 16);
+            _mm512_store_ps(target + b * 16, less_offset(format, _mm512_load_ps(scales + b * 16), _mm512_load_ps(target + b * 16)));
+        }
     }
 
     // The bits that numbers16 and finish_scales give.

@@ -5,8 +5,10 @@
 //     max_direct         up to so many tokens work from the stored codes (decode), 0: none; above, blocks are expanded once for all tokens
 //     tiles_at_once      tiles whose expanded blocks a micro-kernel multiplies together, 1 or 2
 //     start              how the integer sums of a unit begin
+//     finds_scales       whether direct takes a group's scales for all its units (Stretch::scale_shift); else they are copied for each
 //     numbers16, table16, finish_scales, copy16, write16   16 numbers of a section as floats, or by a table; what they scale; moving them
 //     scale_blocks       the same for scales of consecutive units that have one each and nothing beside it
+//     correct_blocks     and for what corrects such units
 //     direct             sums of some tokens += blocks straight from the stored codes
 //     expand             blocks to levels, one byte each
 //     multiply           sums of some tokens += expanded blocks of one or two tiles
@@ -30,6 +32,7 @@ namespace {
 
 using Byte = std::uint8_t;
 
+constexpr int twice = 3;  // of an instruction set's micro-kernels, beside their numbers for tables of levels: levels are twice a code of one bit
 constexpr std::int64_t blocks_at_once = 16;                 // expanded: 16 x 512 bytes of a tile
 constexpr std::int64_t units_at_once = 2 * blocks_at_once;  // scales of a stretch of blocks
 constexpr std::int64_t bytes_in_cache = 256 << 10;          // of codes of tokens, which stay in L2 while tiles go by
@@ -59,6 +62,8 @@ struct Stretch {
     const std::uint16_t* places = nullptr;  // which blocks of the row they are; null: the first and those behind it
     const Byte* row_levels = nullptr;  // of the tile, where rows have their own
     std::int64_t n_blocks;
+    std::int64_t scale_phase = 0;  // unit u has scales and corrections (u + scale_phase) >> scale_shift;
+    int scale_shift = 0;           // both are 0 but for M::direct where M::finds_scales
     alignas(64) float scales[units_at_once * tile_rows];
     alignas(64) float corrections[units_at_once * tile_rows];  // minimums less offset * scale; or zeros less offset as i32, the upper half zero
 };
@@ -72,23 +77,39 @@ inline Tokens from(const Tokens& x, std::int64_t token, std::int64_t block, std:
 // while requests go to the L1, and with the L2 0.74 to 0.9 of that speed.
 inline bool tile_into_l2(const TileFormat& format, std::int64_t n_tokens) { return fetch_into_l2 && (n_tokens > 1 || format.bits < 8 || format.n_groups > 1); }
 
-// Scales and corrections of the units of blocks first .. first + n, as floats. Counts down instead of dividing: of two bits a block is 128 bytes, and two
-// divisions for each took longer than its products.
-template <class M>
+// Scales and corrections of the units of blocks first .. first + n, as floats. Spread: each unit has its own copy; else as Stretch says. Does not divide where it can be helped: of two
+// bits a block is 128 bytes, and two divisions for each took longer than its products.
+template <class M, bool Spread = true>
 void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first, std::int64_t n_blocks, Stretch& stretch) {
     stretch.format = &format;
     stretch.n_blocks = n_blocks;
     stretch.row_levels = tile + format.row_levels_at;
-    const std::int64_t per_block = format.units_per_block(), unit_columns = tile_block / per_block, n_units = n_blocks * per_block, begin = first * tile_block;
-    if (format.group_size == unit_columns && format.n_supers <= 1 && format.scales != TileNumber::table && !format.has_corrections()) {  // the commonest form, in one loop: a scale for each unit
-        const Byte* super = format.relative_scales ? tile + format.super_scales_at : nullptr;
-        const std::int64_t left = format.n_groups - first * per_block, n = n_units < left ? n_units : left;
-        M::scale_blocks(format, super, tile + format.scales_at + first * per_block * tile_numbers_bytes(format.scales), n, stretch.scales);
-        if (n < n_units) M::copy16(stretch.scales + (n - 1) * tile_rows, stretch.scales + n * tile_rows);  // half a block without a group, which no column reads
-        return;
-    }
+    stretch.scale_shift = 0, stretch.scale_phase = 0;
+    const std::int64_t per_block = format.units_per_block(), unit_columns = per_block == 1 ? tile_block : tile_block / 2, n_units = n_blocks * per_block, begin = first * tile_block;
     const TileNumber correction_type = format.minimums != TileNumber::none ? format.minimums : format.zeros;
     const std::int64_t scale_bytes = tile_numbers_bytes(format.scales), correction_bytes = tile_numbers_bytes(correction_type);
+    if (format.n_supers <= 1 && format.scales != TileNumber::table && !format.relative_minimums) {  // the groups' numbers one after another; then, from the last on, each for all its units
+        const auto group_of = [&](std::int64_t unit) { return format.n_groups == 1 ? 0 : format.group_shift >= 0 ? unit >> format.group_shift : unit * unit_columns / format.group_size; };
+        const std::int64_t first_unit = first * per_block, group = group_of(first_unit), last = group_of(first_unit + n_units - 1);
+        const std::int64_t n = (last < format.n_groups ? last + 1 : format.n_groups) - group;  // a short last block may have a second half without a group, which no column reads
+        M::scale_blocks(format, format.relative_scales ? tile + format.super_scales_at : nullptr, tile + format.scales_at + group * scale_bytes, n, stretch.scales);
+        if (format.has_corrections()) M::correct_blocks(format, tile + format.corrections_at + group * correction_bytes, n, stretch.scales, stretch.corrections);
+        if (n == n_units) return;
+        if (!Spread && (format.n_groups == 1 || format.group_shift > 0)) {
+            stretch.scale_shift = format.n_groups == 1 ? 63 : format.group_shift;
+            stretch.scale_phase = format.n_groups == 1 ? 0 : first_unit - (group << format.group_shift);
+            return;
+        }
+        const std::int64_t group_units = format.group_shift >= 0 ? std::int64_t{1} << format.group_shift : format.group_size / unit_columns;
+        const auto spread = [&](float* numbers) {
+            std::int64_t unit = n_units;
+            for (std::int64_t g = n - 1; g >= 0; --g)
+                for (const std::int64_t from = g == 0 ? 0 : (group + g) * group_units - first_unit; unit > from; --unit) M::copy16(numbers + g * tile_rows, numbers + (unit - 1) * tile_rows);
+        };
+        spread(stretch.scales);
+        if (format.has_corrections()) spread(stretch.corrections);
+        return;
+    }
     const std::int64_t super_bytes = tile_numbers_bytes(format.supers);
     const std::int64_t first_group = begin / format.group_size, first_super = format.n_supers > 0 ? begin / format.super_size : 0;
     const Byte *scales = tile + format.scales_at + first_group * scale_bytes, *corrections = tile + format.corrections_at + first_group * correction_bytes;
@@ -99,7 +120,7 @@ void load_scales(const Byte* tile, const TileFormat& format, std::int64_t first,
         if (format.relative_minimums) M::numbers16(format.supers, tile + format.super_minimums_at + super * super_bytes, super_minimum);
     };
     if (format.n_supers > 0) load_super();
-    std::int64_t groups_left = format.n_groups - first_group - 1;  // a short last block may have a second half without a group, which no column reads
+    std::int64_t groups_left = format.n_groups - first_group - 1;
     bool fresh = true;
     for (std::int64_t unit = 0; unit < n_units; ++unit) {
         float *scale = stretch.scales + unit * tile_rows, *correction = stretch.corrections + unit * tile_rows;
@@ -190,16 +211,17 @@ void few_tokens(const LinearArgs& args, Range rows, const TileFormat& format, co
     alignas(64) float sums[M::max_direct * tile_rows];
     Stretch stretch;
     const auto* data = reinterpret_cast<const Byte*>(args.weight->data);
+    const std::int64_t n_stretches = (format.n_blocks + blocks_at_once - 1) / blocks_at_once, header_lines = (format.codes_at / tile_vector_bytes + n_stretches - 1) / n_stretches;
     for (std::int64_t row = rows.begin; row < rows.end; row += tile_rows) {
-        const Byte* tile = data + row / tile_rows * format.tile_bytes;
+        const Byte *tile = data + row / tile_rows * format.tile_bytes, *header = tile + fetch_ahead_bytes;
         for (std::int64_t i = 0; i < args.n_tokens * tile_rows; ++i) sums[i] = 0;
         for (std::int64_t block = 0; block < format.n_blocks; block += blocks_at_once) {
             const std::int64_t n = format.n_blocks - block < blocks_at_once ? format.n_blocks - block : blocks_at_once;
-            load_scales<M>(tile, format, block, n, stretch);
+            load_scales<M, !M::finds_scales>(tile, format, block, n, stretch);
             stretch.codes = tile + format.codes_at + block * format.block_bytes;
             if (tile_into_l2(format, args.n_tokens)) {  // what stands in front of the codes, a part with each stretch, so that all bytes of a tile are asked for
-                const std::int64_t header = format.codes_at * block / format.n_blocks, header_end = format.codes_at * (block + n) / format.n_blocks;
-                fetch_lines<true>(tile + header + fetch_ahead_bytes, (header_end - header + 63) / 64);
+                fetch_lines<true>(header, header_lines);
+                header += header_lines * tile_vector_bytes;
             }
             M::direct(stretch, from(x, 0, block, format.units_per_block()), args.n_tokens, sums);
         }

@@ -242,6 +242,7 @@ __attribute__((noinline)) void multiply_pairs(const Stretch& stretch, const Toke
 template <Products how, int Bits, int Table>
 struct MicroNeon {
     static constexpr std::int64_t max_direct = 4, tiles_at_once = 1;
+    static constexpr bool finds_scales = false;
     static constexpr Products few = how == Products::matrix ? Products::dot : how;
 
     static float32x4_t numbers4(TileNumber type, const Byte* p, int quarter) {
@@ -282,13 +283,21 @@ struct MicroNeon {
             s = vmulq_n_f32(s, format.level_scale);
             vst1q_f32(scale + i, s);
             if (!format.has_corrections()) continue;
-            float32x4_t c = vld1q_f32(correction + i);
-            if (format.zeros != TileNumber::none) {
-                vst1q_s32(reinterpret_cast<std::int32_t*>(correction + i), vsubq_s32(vcvtnq_s32_f32(c), vdupq_n_s32(format.offset)));
-                continue;
-            }
-            if (format.relative_minimums) c = vmulq_f32(c, vld1q_f32(super_minimum + i));
-            vst1q_f32(correction + i, vfmsq_f32(c, vdupq_n_f32(static_cast<float>(format.offset)), s));
+            if (format.relative_minimums) vst1q_f32(correction + i, vmulq_f32(vld1q_f32(correction + i), vld1q_f32(super_minimum + i)));
+            correct4(format, s, correction + i);
+        }
+    }
+    // A zero, or a minimum, as a float to what the sums take.
+    static void correct4(const TileFormat& format, float32x4_t scale, float* correction) {
+        const float32x4_t c = vld1q_f32(correction);
+        if (format.zeros != TileNumber::none) vst1q_s32(reinterpret_cast<std::int32_t*>(correction), vsubq_s32(vcvtnq_s32_f32(c), vdupq_n_s32(format.offset)));
+        else vst1q_f32(correction, vfmsq_f32(c, vdupq_n_f32(static_cast<float>(format.offset)), scale));
+    }
+    static void correct_blocks(const TileFormat& format, const Byte* corrections, std::int64_t n_blocks, const float* scales, float* target) {
+        const TileNumber type = format.minimums != TileNumber::none ? format.minimums : format.zeros;
+        for (std::int64_t b = 0; b < n_blocks; ++b) {
+            numbers16(type, corrections + b * tile_numbers_bytes(type), target + b * 16);
+            for (std::int64_t at = b * 16; at < b * 16 + 16; at += 4) correct4(format, vld1q_f32(scales + at), target + at);
         }
     }
 
