@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/memory_pages.h"
+
 namespace skiff {
 namespace {
 
@@ -67,10 +69,7 @@ void MappedFile::advise_huge_pages() const {
 }
 
 void MappedFile::drop(std::size_t offset_bytes, std::size_t size_bytes) const {
-    const std::size_t page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-    std::size_t begin = (offset_bytes + page - 1) / page * page;
-    std::size_t end = (offset_bytes + size_bytes) / page * page;
-    if (data_ != nullptr && end > begin && end <= size_bytes_) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
+    if (offset_bytes <= size_bytes_ && size_bytes <= size_bytes_ - offset_bytes) give_back_pages(bytes().subspan(offset_bytes, size_bytes));
 }
 
 Result<std::string> read_text_file(const std::string& path, std::size_t max_bytes) {

@@ -2,7 +2,7 @@
 #include <unistd.h>
 
 #include "base/atomic_file.h"
-#include "base/huge_memory.h"
+#include "base/memory_pages.h"
 #include "base/mapped_file.h"
 #include "cli/doctor_cuda.h"
 #include "cli/doctor_training.h"

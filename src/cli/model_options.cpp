@@ -49,6 +49,8 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     if (attention == "cudnn") options.device.attention = DeviceChoice::Attention::cudnn;
     if (options.device.kind == DeviceChoice::Kind::cpu && gemm != "auto") return usage_error("--gemm is of a GPU's products; it needs --device cuda");
     options.device.gemm = gemm == "own" ? DeviceChoice::Gemm::own : gemm == "cublaslt" ? DeviceChoice::Gemm::cublaslt : gemm == "fp8" ? DeviceChoice::Gemm::fp8 : DeviceChoice::Gemm::automatic;
+    if (weight_pages != "auto" && options.device.kind == DeviceChoice::Kind::cuda && !fit && device_layers == -1)
+        return usage_error("--weight-pages is of the weights that the processor reads; with --device cuda it needs --fit or --device-layers");
     if (fit && device_layers != -1) return usage_error("--fit chooses the number of layers, --device-layers names it; give one of them");
     if (device_layers < -1) return usage_error("--device-layers " + std::to_string(device_layers) + ": expected a number of layers, or -1 for all");
     if (offload != "auto" && !fit && device_layers == -1) return usage_error("--offload is of the layers that a GPU does not keep; it needs --fit or --device-layers");

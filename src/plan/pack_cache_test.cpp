@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "base/atomic_file.h"
-#include "base/huge_memory.h"
+#include "base/memory_pages.h"
 #include "kernels/layouts.h"
 #include "kernels/linear_testing.h"
 #include "model/arch/arch.h"

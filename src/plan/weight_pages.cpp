@@ -1,8 +1,6 @@
 #include "plan/weight_pages.h"
 
 #include <malloc.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -10,7 +8,7 @@
 #include <optional>
 
 #include "base/checked.h"
-#include "base/huge_memory.h"
+#include "base/memory_pages.h"
 #include "plan/pack_file.h"
 
 namespace skiff {
@@ -28,12 +26,8 @@ std::uint64_t room_for(const SectionBytes& sizes) {
     return room;
 }
 
-// The pages that lie within these bytes of a mapped file; they are read again if somebody asks.
-void give_back(const std::byte* mapped, std::uint64_t size) {
-    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-    const auto begin = round_up(reinterpret_cast<std::uintptr_t>(mapped), page), end = (reinterpret_cast<std::uintptr_t>(mapped) + size) / page * page;
-    if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-}
+// Whether the pages of a section may be given back: of what is read as stored only these two are surely the file's (Weight::file_backed); the others may be copies, and are small.
+bool is_of_file(const PackSection& section) { return section.pointer == &PackedWeight::data || section.pointer == &PackedWeight::scales; }
 
 void move_section(const std::byte* source, std::byte* target, std::uint64_t size, bool mapped, ThreadPool& pool) {
     std::atomic<std::uint64_t> next{0};
@@ -41,7 +35,7 @@ void move_section(const std::byte* source, std::byte* target, std::uint64_t size
         for (std::uint64_t at = next.fetch_add(piece_bytes); at < size; at = next.fetch_add(piece_bytes)) {
             const std::uint64_t n = std::min(piece_bytes, size - at);
             std::memcpy(target + at, source + at, n);
-            if (mapped) give_back(source + at, n);
+            if (mapped) give_back_pages({source + at, static_cast<std::size_t>(n)});
         }
     });
 }
@@ -67,7 +61,7 @@ Result<std::uint64_t> place_weights(WeightPages choice, const std::vector<Loaded
         for (const PackSection& section : pack_sections) {
             const std::uint64_t size = (*sizes).*section.size;
             if (size == 0) continue;
-            move_section(weight.*section.pointer, free, size, loaded.mapped, pool);
+            move_section(weight.*section.pointer, free, size, loaded.mapped && is_of_file(section), pool);
             weight.*section.pointer = free;
             free += round_up(size, pack_section_alignment);
         }

@@ -1,9 +1,7 @@
 #include "tensor/weight.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "base/checked.h"
+#include "base/memory_pages.h"
 
 namespace skiff {
 
@@ -73,25 +71,14 @@ Weight transposed(const Weight& plain_matrix) {
     return make_plain_weight({n_rows, n_columns}, view.dtype, std::move(bytes));
 }
 
-namespace {
-
-void release(std::span<const std::byte> mapped) {
-    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-    const auto begin = round_up(reinterpret_cast<std::uintptr_t>(mapped.data()), page);
-    const auto end = reinterpret_cast<std::uintptr_t>(mapped.data() + mapped.size()) / page * page;
-    if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-}
-
-}  // namespace
-
 void release_pages(const Weight& weight) {
     if (const auto* shared = weight.hashed()) return release_pages(*shared->bank);
     if (!weight.file_backed) return;
-    if (const auto* view = weight.plain()) release(view->data);
-    if (const auto* blocks = weight.blocks()) release(blocks->data);
+    if (const auto* view = weight.plain()) give_back_pages(view->data);
+    if (const auto* blocks = weight.blocks()) give_back_pages(blocks->data);
     if (const auto* codes = weight.codes()) {
-        release(codes->packed.data);  // zeros may be a copy
-        release(codes->scales.data);
+        give_back_pages(codes->packed.data);  // zeros may be a copy
+        give_back_pages(codes->scales.data);
     }
 }
 

@@ -44,6 +44,7 @@ quietly "$SKIFF" quantize $model --scheme w8 --scheme-for 'model.layers.0.*=keep
 expect 2 "--scheme is for plain weights, and model.layers.1." "$SKIFF" bench "$work/later" --scheme w4g32 -p 0 -n 1 -r 1 -t 1 --pack-cache off
 expect 2 "--prune is for plain weights, and model.layers.1." "$SKIFF" bench "$work/later" --prune 50% -p 0 -n 1 -r 1 -t 1 --pack-cache off
 expect 2 "--scheme is for plain weights" "$SKIFF" bench "$work/later" --scheme w4g32 -p 0 -n 1 -r 1 -t 1 --pack-cache off
+expect 2 "--weight-pages is of the weights that the processor reads" "$SKIFF" bench $model --device cuda --weight-pages huge -p 0 -n 1 -r 1
 expect 0 "w4g32" "$SKIFF" bench $model --scheme w4g32 -p 0 -n 1 -r 1 -t 1 --pack-cache off
 
 # Errors name a tensor once.

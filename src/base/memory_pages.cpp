@@ -1,6 +1,7 @@
-#include "base/huge_memory.h"
+#include "base/memory_pages.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -25,6 +26,12 @@ Result<std::shared_ptr<HugeMemory>> HugeMemory::reserve(std::size_t size_bytes) 
 }
 
 HugeMemory::~HugeMemory() { ::munmap(mapping_, mapped_bytes_); }
+
+void give_back_pages(std::span<const std::byte> mapped) {
+    const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto begin = round_up(reinterpret_cast<std::uintptr_t>(mapped.data()), page), end = reinterpret_cast<std::uintptr_t>(mapped.data() + mapped.size()) / page * page;
+    if (end > begin) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
 
 std::string huge_page_setting() {
     auto text = read_text_file("/sys/kernel/mm/transparent_hugepage/enabled", 4096);

@@ -1,4 +1,4 @@
-#include "base/huge_memory.h"
+#include "base/memory_pages.h"
 
 #include <gtest/gtest.h>
 
