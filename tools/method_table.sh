@@ -14,7 +14,7 @@ skiff=$1 model=$2 work=$3
 shift 3
 schemes=${*:-w8 n4g32r w4g32 w4g128 n4g16t n3g32r w3g32r n3g16t n2g16r w2g32r n2g16t ternary}
 windows=${WINDOWS:-64} threads=${THREADS:-0}
-all="nearest hqq weighted awq gptq gptq-by-inputs gptq-as-stored awq-gptq awq-unclipped-gptq heads-gptq turned-nearest turned-gptq awq-unclipped nearest-corrected gptq-corrected"
+all="nearest hqq weighted awq gptq gptq-by-inputs gptq-as-stored awq-gptq awq-unclipped-gptq heads-gptq turned-nearest turned-gptq awq-unclipped nearest-corrected gptq-uncorrected gptq-corrected"
 methods=${METHODS:-$all}
 [[ " $methods " == *" nearest "* ]] || methods="nearest $methods"  # what the others are compared with
 plain=" nearest weighted awq gptq "  # the lines of the plot
@@ -32,7 +32,8 @@ options_of() {
     awq-unclipped-gptq) echo "--method gptq --transform awq --clip none" ;;
     heads-gptq | turned-gptq) echo "--method gptq" ;;
     turned-nearest) echo "--method nearest" ;;
-    nearest-corrected | gptq-corrected) echo "--method ${1%-corrected} --correct bias,norm" ;;
+    nearest-corrected | gptq-corrected) echo "--method ${1%-corrected} --correct scale,bias" ;;
+    gptq-uncorrected) echo "--method gptq --correct none" ;;
     autoround-operator) echo "--method autoround --learn-by operator" ;;
     *) echo "method_table.sh: no row is called $1" >&2; return 1 ;;
     esac

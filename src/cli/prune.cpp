@@ -43,7 +43,7 @@ struct PruneOptions {
         visitor.option("--multiple", multiple, "Structure: widths of feed-forwards and of the hidden state stay a multiple of this, where they are one; 0: of 32");
         visitor.option("--damping", damping, "Added to the diagonal of the inputs' second moments, as a share of its mean");
         visitor.option("--zero-epsilon", zero_epsilon, "Structure, --importance apoz: values up to this share of their layer's root mean square count as zero, for activations that never are (SiLU, GELU)");
-        visitor.option("--correct", correct, "Weights: bias: the mean of what the outputs lose over the calibration text goes into the bias, where the format of the architecture has one");
+        visitor.option("--correct", correct, "Weights: scale: the rows of each weight are multiplied so that its outputs keep their size over the calibration text; bias: the mean of what the outputs lose goes into the bias, where the format of the architecture has one; both with a comma; none. Left out: scale with sparsegpt, else none");
         visitor.option("--layers", layers, layers_help);
         common.calibration_fields(visitor);
         common.device_field(visitor);
@@ -119,7 +119,8 @@ Result<RecipeStep> weight_step_of(const PruneOptions& options) {
         if (allocation == allocation_name(each)) step.allocation = each;
     if (step.allocation != PruneStep::Allocation::uniform && step.target.pattern.m > 0) return usage_error("--allocation " + allocation + ": N:M keeps the same share everywhere");
     SKIFF_TRY(step.corrections, parse_corrections(options.correct));
-    if (step.corrections.norm) return usage_error("--correct norm is for rounding: skiff quantize behind prune; here there is bias");
+    if (options.correct.empty()) step.corrections.scale = method->needs == StatisticsNeed::gram;
+    if (step.corrections.norm) return usage_error("--correct norm is for rounding: skiff quantize behind prune; here there are scale and bias");
     step.damping = options.damping;
     step.calibration = options.common.calibration_options();
     if (!options.scheme.empty()) {

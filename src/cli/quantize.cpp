@@ -66,7 +66,7 @@ struct QuantizeOptions {
         visitor.choice("--learn-by", learn_by, {"block", "operator"}, "Of autoround: what is to lose little, the output of the whole block or that of each operator");
         visitor.choice("--clip", clip, {"auto", "search", "none"}, "Of --transform awq: search: the largest weights of a group are clipped where that lowers the error of the output; auto: so, but not before gptq and autoround, which make up for them and lose by it");
         visitor.option("--importance", importance, "What weighted, hqq and kmeans else learn from the inputs of a calibration text: an importance matrix of llama.cpp (.imatrix, .dat or .gguf) says it; or gradients, with kmeans and clusters: the squared gradient of the loss by each weight, which training computes on that text");
-        visitor.option("--correct", correct, "What is put right after rounding: bias, the mean error of each output, in biases that the model has or config.json can give it; norm, the scales of rows and the gains of norms; with a comma: both");
+        visitor.option("--correct", correct, "What is put right after rounding: scale, the size of each output, by the scales of rows; bias, the mean error of each output, in biases that the model has or config.json can give it; norm, the gains of norms; several with commas; none. Left out: scale with gptq, else none");
         visitor.choice("--activations", activations, {"dynamic", "dynamic-token", "static-minmax", "static-percentile", "static-mse"},
                        "Scales of the 8-bit inputs of weights of 8 bits: each run of 32 of a token by itself; dynamic-token: so here, and other programs are told to quantize inputs with a scale for each token; or one for all, from the calibration text: its extremes, --percentile of it, or the one that loses least");
         visitor.option("--percentile", percentile, "Of static-percentile: the share of inputs that is not clipped, in percent");
@@ -168,6 +168,7 @@ Result<QuantizeStep> step_of(const QuantizeOptions& options, const Checkpoint& p
     step.method_options.clip = options.clip == "search" || (options.clip == "auto" && options.method != "gptq" && options.method != "autoround") ? MethodOptions::Clip::search : MethodOptions::Clip::none;
     step.importance = options.importance;
     SKIFF_TRY(step.corrections, parse_corrections(options.correct));
+    if (options.correct.empty()) step.corrections.scale = options.method == "gptq";  // which measures all pairs of inputs itself
     if (options.activations != "dynamic") step.inputs = *input_rule(options.activations, options.percentile);
     using Order = MethodOptions::Order;
     step.method_options.order = options.column_order == "by-groups" ? Order::by_groups : options.column_order == "by-inputs" ? Order::by_inputs : Order::as_stored;

@@ -54,7 +54,7 @@ Json fields_of(const QuantizeStep& step) {
                               {"scale_rule", step.scale_rule == ScaleRule::search ? "search" : "min-max"},
                               {"compat", step.loadable == QuantizeStep::Loadable::elsewhere},
                               {"requantize", step.quantized == QuantizeStep::Quantized::requantize}});
-    if (step.corrections.any()) json.set("correct", step.corrections.bias && step.corrections.norm ? "bias,norm" : step.corrections.bias ? "bias" : "norm");
+    if (step.corrections.any()) json.set("correct", step.corrections.names());
     if (step.inputs.kind != InputScaleRule::Kind::dynamic) json.set("activations", input_rule_name(step.inputs));
     if (step.inputs.kind == InputScaleRule::Kind::fixed && step.inputs.range == RangeRule::percentile) json.set("percentile", step.inputs.percentile);
     if (step.target) json.set("target", target_json(*step.target));
@@ -80,7 +80,7 @@ Json fields_of(const PruneStep& step) {
                               {"allocation", allocation_name(step.allocation)},
                               {"scheme", scheme_json(step.scheme)}});
     if (step.method == "sparsegpt") json.set("damping", step.damping);
-    if (step.corrections.bias) json.set("correct", "bias");
+    if (step.corrections.any()) json.set("correct", step.corrections.names());
     return json;
 }
 

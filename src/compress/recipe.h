@@ -77,7 +77,7 @@ struct PruneStep {
     std::optional<Scheme> scheme;  // what stays is rounded to it, and tables as quantize does; nothing: all keep their types
     double damping = 0.01;
     CalibrationOptions calibration;
-    RoundingCorrections corrections;  // bias alone
+    RoundingCorrections corrections;  // scale and bias
 };
 
 const char* allocation_name(PruneStep::Allocation allocation);  // "owl"

@@ -51,7 +51,7 @@ expect 1 "before hashing it" "$SKIFF" factorize "$work/four" --rank 8 -o "$work/
 quietly "$SKIFF" share $model --hash 2 --tensors "*.mlp.*" -o "$work/mlp"
 quietly "$SKIFF" quantize "$work/mlp" --scheme bf16 --scheme-for "*.mlp.*=w8g32" -o "$work/mlp8"
 # shellcheck disable=SC2086
-quietly "$SKIFF" quantize "$work/mlp8" --scheme w8 --scheme-for "*.mlp.*=keep" --correct norm --allow-requantize $few -o "$work/mlp88"
+quietly "$SKIFF" quantize "$work/mlp8" --scheme w8 --scheme-for "*.mlp.*=keep" --correct scale,norm --allow-requantize $few -o "$work/mlp88"
 [ -n "$(text "$work/mlp88")" ] || fail "a kept bank beside corrected weights does not run"
 expect 1 "symmetric integers" "$SKIFF" quantize "$work/four" --scheme n4g32r -o "$work/x"
 expect 1 "quantized already" "$SKIFF" quantize "$work/w8" --scheme w4g32 -o "$work/x"

@@ -20,7 +20,7 @@ expect 2 'expected 0 to 1024' "$SKIFF" quantize $model -o "$work/a" -t 5000
 expect 2 'stay as they are' "$SKIFF" quantize tests/data/models/gpt2 -o "$work/a" --scheme w8 --compat
 echo "three short words" > "$work/short.txt"
 expect 2 'are needed to say anything' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --method gptq --calibration "$work/short.txt"
-expect 2 'expected bias, norm or both' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --correct gains
+expect 2 'expected scale, norm, bias' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --correct gains
 expect 2 'fixed scales are for symmetric integers of 8 bits' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --activations static-mse
 expect 2 'expected more than 0 and at most 100' "$SKIFF" quantize $model -o "$work/a" --scheme w8 --activations static-percentile --percentile 101
 expect 2 'needs the products of all pairs of inputs' "$SKIFF" quantize $model -o "$work/a" --scheme w4g32 --method gptq --importance tests/data/imatrix/small.gguf

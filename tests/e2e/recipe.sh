@@ -74,7 +74,7 @@ grep -q '"kind": "recipe"' "$work/pocket-sparse/skiff.json" || fail "no evidence
 [ "$(grep -c '"seconds"' "$work/pocket-sparse/skiff.json")" = 2 ] || fail "seconds of other steps than two: $(grep '"seconds"' "$work/pocket-sparse/skiff.json")"
 quietly "$SKIFF" report "$work/pocket-sparse" --against $student --text models/pocket/heldout.txt --max-windows 1 --no-speed -o "$work/page"
 grep -q "What each step cost and gained: pocket-sparse" "$work/page/report.html" || fail "the page does not show the steps"
-grep -Eq '^\| quantize gptq w4g32 \|( [0-9.]+ %? ?\|){3} [0-9.]+ ± [0-9.]+ \| [0-9.]+ ± [0-9.]+ \|' "$work/page/report.md" || fail "no figures of the second step: $(cat "$work/page/report.md")"
+grep -Eq '^\| quantize gptq w4g32 \+ scale \|( [0-9.]+ %? ?\|){3} [0-9.]+ ± [0-9.]+ \| [0-9.]+ ± [0-9.]+ \|' "$work/page/report.md" || fail "no figures of the second step: $(cat "$work/page/report.md")"
 
 # Prune, quantize, export: pruned still after it was rounded, with fewer bytes than dense codes take; GGUF says why not, and --densify is the way out.
 quietly "$SKIFF" quantize $student --scheme w4g32 -o "$work/dense4"

@@ -27,7 +27,7 @@ expect 2 "these do: wanda" "$SKIFF" prune $model --pattern 50% --calibration "$n
 expect 2 "--importance apoz does" "$SKIFF" prune $model --pattern neurons:25% --zero-epsilon 0.1 -o "$x"
 expect 2 "does not concern the pattern 50%" "$SKIFF" prune $model --pattern 50% --zero-epsilon 0.1 -o "$x"
 expect 2 "does not concern the pattern neurons:25%" "$SKIFF" prune $model --pattern neurons:25% --correct bias -o "$x"
-expect 2 "here there is bias" "$SKIFF" prune $model --pattern 50% --correct norm -o "$x"
+expect 2 "here there are scale and bias" "$SKIFF" prune $model --pattern 50% --correct norm -o "$x"
 expect 2 "cannot be compared by its scores" "$SKIFF" prune $model --pattern 50% --method sparsegpt --allocation global -o "$x"
 expect 2 "sparsegpt does" "$SKIFF" prune $model --pattern 50% --damping 0.1 -o "$x"
 

@@ -14,6 +14,7 @@ namespace {
 
 constexpr double norm_damping = 0.01;          // of the system for the gains, times the mean of its diagonal: draws them towards what they are
 constexpr float least_gain = 0.5f, most_gain = 2.0f;
+constexpr double least_factor = 0.5, most_factor = 2.0;  // of a row's scales
 
 std::vector<float> floats_of(const Weight& weight) {
     std::vector<float> values(static_cast<std::size_t>(element_count(weight.shape)));
@@ -61,6 +62,42 @@ std::vector<float> times_gram(const std::vector<float>& rows, const InputStatist
     return product;
 }
 
+// E[y^2] of each row of y = W x, and what E[y y'] is beside it.
+class RowSizes {
+public:
+    RowSizes(const Weight& original, const InputStatistics& inputs, ThreadPool& pool) : n_columns_(original.n_columns()) {
+        const auto w = floats_of(original);
+        moments_ = times_gram(w, inputs, pool);
+        own_ = row_products(w, moments_, n_columns_);
+    }
+    std::vector<double> beside(const Weight& other) const { return row_products(floats_of(other), moments_, n_columns_); }  // (n_rows)
+    // What a row is to be multiplied with, within bounds; 1 for one that says nothing, or the opposite.
+    float factor(std::int64_t row, const std::vector<double>& beside) const {
+        const auto at = static_cast<std::size_t>(row);
+        return own_[at] > 0 && beside[at] > 0 ? static_cast<float>(std::clamp(own_[at] / beside[at], least_factor, most_factor)) : 1.0f;
+    }
+    bool nearer(std::int64_t row, const std::vector<double>& a, const std::vector<double>& b) const {
+        const auto at = static_cast<std::size_t>(row);
+        return std::fabs(own_[at] - a[at]) < std::fabs(own_[at] - b[at]);
+    }
+
+private:
+    std::int64_t n_columns_;
+    std::vector<float> moments_;  // W E[x x']
+    std::vector<double> own_;
+};
+
+Weight with_float_rows_kept(const Weight& original, const Weight& rows, const InputStatistics& inputs, ThreadPool& pool) {
+    const RowSizes sizes(original, inputs, pool);
+    const auto before = sizes.beside(rows);
+    auto values = floats_of(rows);
+    const std::int64_t n = rows.n_columns();
+    for (std::int64_t row = 0; row < rows.n_rows(); ++row)
+        for (std::int64_t i = 0; i < n; ++i) values[static_cast<std::size_t>(row * n + i)] *= sizes.factor(row, before);
+    const Weight kept = make_float_weight(rows.shape, std::move(values));
+    return rows.plain()->dtype == DType::f32 ? kept : *encode_nearest(kept, floating_scheme(rows.plain()->dtype), ScaleRule::min_max, {}, &pool);
+}
+
 }  // namespace
 
 Result<RoundingCorrections> parse_corrections(const std::vector<std::string>& names) {
@@ -72,13 +109,21 @@ Result<RoundingCorrections> parse_corrections(const std::vector<std::string>& na
                 name += c;
                 continue;
             }
-            if (name == "bias") corrections.bias = true;
+            if (name == "scale") corrections.scale = true;
             else if (name == "norm") corrections.norm = true;
-            else return usage_error("--correct " + list.substr(0, 64) + ": expected bias, norm or both with a comma");
+            else if (name == "bias") corrections.bias = true;
+            else if (name != "none" || names.size() > 1 || list != "none") return usage_error("--correct " + list.substr(0, 64) + ": expected scale, norm, bias, some of them with commas, or none");
             name.clear();
         }
     }
     return corrections;
+}
+
+std::string RoundingCorrections::names() const {
+    std::string names;
+    for (const auto& [wanted, name] : {std::pair{scale, "scale"}, std::pair{norm, "norm"}, std::pair{bias, "bias"}})
+        if (wanted) names += (names.empty() ? "" : ",") + std::string(name);
+    return names;
 }
 
 Result<std::optional<Checkpoint>> with_new_biases(const Checkpoint& parent) {
@@ -113,55 +158,62 @@ Result<std::optional<Checkpoint>> with_new_biases(const Checkpoint& parent) {
     return std::optional<Checkpoint>(std::move(widened));
 }
 
-Weight with_corrected_rows(const Weight& original, const Weight& coded, const InputStatistics& inputs, ThreadPool& pool) {
-    if (const Sparse* sparse = coded.sparse()) {  // only scales change
-        const Weight corrected = with_corrected_rows(original, densified(coded), inputs, pool);
-        return *make_sparse(corrected, sparse->pattern, {sparse->bitmask.data.begin(), sparse->bitmask.data.end()});
+Weight with_row_sizes_kept(const Weight& original, const Weight& reduced, const InputStatistics& inputs, ThreadPool& pool) {
+    if (inputs.gram.empty()) return reduced;
+    if (reduced.plain() != nullptr) return with_float_rows_kept(original, reduced, inputs, pool);
+    if (const Sparse* sparse = reduced.sparse()) {  // only scales change
+        const Weight kept = with_row_sizes_kept(original, densified(reduced), inputs, pool);
+        return *make_sparse(kept, sparse->pattern, {sparse->bitmask.data.begin(), sparse->bitmask.data.end()});
     }
-    const Codes& codes = *coded.codes();
+    const Codes& codes = *reduced.codes();
     const Scheme& scheme = codes.scheme;
-    const TensorView& scales = scheme.relative_scales() ? codes.super_scales : codes.scales;
-    const bool adjustable = scheme.kind != NumberKind::clusters && !scheme.minimums && (scales.dtype == DType::f16 || scales.dtype == DType::bf16 || scales.dtype == DType::f32);
-    if (!adjustable || inputs.gram.empty()) return coded;
-    const std::int64_t n = coded.n_columns(), n_rows = coded.n_rows();
-    const auto w = floats_of(original), q = floats_of(coded), hq = times_gram(q, inputs, pool);
-    const auto wq = row_products(w, hq, n), qq = row_products(q, hq, n);
+    const TensorView &scales = scheme.relative_scales() ? codes.super_scales : codes.scales, &minimums = scheme.relative_scales() ? codes.super_minimums : codes.minimums;
+    const auto is_float = [](const TensorView& numbers) { return numbers.dtype == DType::f16 || numbers.dtype == DType::bf16 || numbers.dtype == DType::f32; };
+    const bool adjustable = scheme.kind != NumberKind::clusters && is_float(scales) && (!scheme.minimums || is_float(minimums));
+    if (!adjustable) return reduced;
+    const std::int64_t n_rows = reduced.n_rows();
+    const RowSizes sizes(original, inputs, pool);
+    const auto before = sizes.beside(reduced);
     struct Owned {
-        std::vector<std::byte> scales;
+        std::vector<std::byte> scales, minimums;
         std::shared_ptr<const void> rest;
     };
     auto owned = std::make_shared<Owned>();
-    owned->scales.assign(scales.data.begin(), scales.data.end());
-    owned->rest = coded.owner;
-    const DTypeInfo& type = dtype_info(scales.dtype);
-    const auto n_scales = static_cast<std::int64_t>(scales.n_elements() / n_rows), row_bytes = n_scales * type.bits / 8;
-    std::vector<float> values(static_cast<std::size_t>(n_scales));
-    for (std::int64_t row = 0; row < n_rows; ++row) {
-        const auto at = static_cast<std::size_t>(row);
-        if (!(qq[at] > 0) || !(wq[at] > 0)) continue;
-        const auto factor = static_cast<float>(std::clamp(wq[at] / qq[at], 0.5, 2.0));
-        std::byte* bytes = owned->scales.data() + row * row_bytes;
-        type.to_float(bytes, n_scales, values.data());
-        for (float& value : values) value = grids::round_to(scales.dtype, value * factor);
-        type.from_float(values.data(), n_scales, bytes);
-    }
+    owned->rest = reduced.owner;
     Codes changed = codes;
+    Weight result = reduced;
+    const auto row_bytes = [&](const TensorView& numbers) { return static_cast<std::int64_t>(numbers.data.size()) / n_rows; };
+    const auto multiply_rows = [&](const TensorView& numbers, std::vector<std::byte>& bytes) {
+        bytes.assign(numbers.data.begin(), numbers.data.end());
+        const DTypeInfo& type = dtype_info(numbers.dtype);
+        const std::int64_t n_numbers = row_bytes(numbers) * 8 / type.bits;
+        std::vector<float> values(static_cast<std::size_t>(n_numbers));
+        for (std::int64_t row = 0; row < n_rows; ++row) {
+            const float factor = sizes.factor(row, before);
+            if (factor == 1) continue;
+            std::byte* own = bytes.data() + row * row_bytes(numbers);
+            type.to_float(own, n_numbers, values.data());
+            for (float& value : values) value = grids::round_to(numbers.dtype, value * factor);
+            type.from_float(values.data(), n_numbers, own);
+        }
+    };
+    multiply_rows(scales, owned->scales);
     (scheme.relative_scales() ? changed.super_scales : changed.scales).data = owned->scales;
-    Weight result = coded;
+    if (scheme.minimums) {
+        multiply_rows(minimums, owned->minimums);
+        (scheme.relative_scales() ? changed.super_minimums : changed.minimums).data = owned->minimums;
+    }
     result.store = changed;
     result.owner = owned;
     result.file_backed = false;
-    // Scales are rounded to their type: a row keeps its old ones where that undid the gain.
-    const auto difference = [&](const Weight& to) {
-        auto d = floats_of(to);
-        for (std::size_t i = 0; i < d.size(); ++i) d[i] = w[i] - d[i];
-        return d;
-    };
-    const auto before = difference(coded), after = difference(result);
-    const auto lost_before = row_products(before, times_gram(before, inputs, pool), n), lost_after = row_products(after, times_gram(after, inputs, pool), n);
-    for (std::int64_t row = 0; row < n_rows; ++row)
-        if (!(lost_after[static_cast<std::size_t>(row)] < lost_before[static_cast<std::size_t>(row)]))
-            std::copy_n(scales.data.begin() + row * row_bytes, row_bytes, owned->scales.begin() + row * row_bytes);
+    // Scales are rounded to their type: a row keeps its old ones where that took it no nearer.
+    const auto after = sizes.beside(result);
+    const auto restore = [&](const TensorView& numbers, std::int64_t row, std::vector<std::byte>& bytes) { std::copy_n(numbers.data.begin() + row * row_bytes(numbers), row_bytes(numbers), bytes.begin() + row * row_bytes(numbers)); };
+    for (std::int64_t row = 0; row < n_rows; ++row) {
+        if (sizes.nearer(row, after, before)) continue;
+        restore(scales, row, owned->scales);
+        if (scheme.minimums) restore(minimums, row, owned->minimums);
+    }
     return result;
 }
 
@@ -259,7 +311,10 @@ Status BlockCorrections::correct_norm(const InputCoupling& coupling, const Weigh
     if (!cholesky_upper(upper.data(), n)) return {};
     solve_upper_transposed(upper.data(), n, t.data(), 1);
     solve_upper(upper.data(), n, t.data(), 1);
-    for (double& gain : t) gain = std::clamp(gain, static_cast<double>(least_gain), static_cast<double>(most_gain));
+    double before = 0, after = 0;  // E[y y'], which is to stay: of all gains that keep it, these, times a number, lose least
+    for (std::size_t i = 0; i < t.size(); ++i) before += b[i], after += b[i] * t[i];
+    if (!(before > 0) || !(after > 0)) return {};
+    for (double& gain : t) gain = std::clamp(gain * before / after, static_cast<double>(least_gain), static_cast<double>(most_gain));
     const auto loss = [&](const std::vector<double>& gains) {
         double sum = 0;
         for (std::size_t i = 0; i < gains.size(); ++i) {

@@ -1,7 +1,10 @@
 // What is put right after a block's weights were rounded, without a bit in their codes:
-//   norm: each row's scale, and the gains of the norms in front, take the values with which the outputs lose least (E ||W x - Q (t x)||^2 is quadratic in
-//         the gains t, so that the best ones solve a linear system; as Norm Tweaking, Li et al. 2023, but in closed form);
-//   bias: the outputs' mean error over the calibration text, E[(W - Q) x], goes into the bias (Nagel et al. 2019).
+//   scale: each row's scale takes the value with which its output y' = Q x keeps its size beside y = W x: E[y y'] = E[y^2]. Rounding that loses least gives a
+//          projection of y, which is smaller by the share that is lost (8 % at two bits, 30 % and more below), layer after layer (docs/adr/0024-size-of-outputs.md);
+//   norm:  the gains of the norms in front take the values with which the outputs lose least at the size that they have (E ||W x - Q (t x)||^2 is quadratic in
+//          the gains t, so that the best ones solve a linear system; as Norm Tweaking, Li et al. 2023, but in closed form);
+//   bias:  the outputs' mean error over the calibration text, E[(W - Q) x], goes into the bias (Nagel et al. 2019). Of outputs that have become smaller the
+//          mean alone would be whole again, and weigh more than it did: it wants `scale` as well.
 #pragma once
 
 #include <map>
@@ -16,19 +19,21 @@
 namespace skiff {
 
 struct RoundingCorrections {
-    bool bias = false, norm = false;
-    bool any() const { return bias || norm; }
-    StatisticsNeed needs() const { return norm ? StatisticsNeed::gram : bias ? StatisticsNeed::moments : StatisticsNeed::none; }
+    bool scale = false, norm = false, bias = false;
+    bool any() const { return scale || norm || bias; }
+    StatisticsNeed needs() const { return scale || norm ? StatisticsNeed::gram : bias ? StatisticsNeed::moments : StatisticsNeed::none; }
+    std::string names() const;  // as parse_corrections() reads them; empty: none
     bool operator==(const RoundingCorrections&) const = default;
 };
-Result<RoundingCorrections> parse_corrections(const std::vector<std::string>& names);  // "bias", "norm", with commas or one by one
+Result<RoundingCorrections> parse_corrections(const std::vector<std::string>& names);  // "scale", "norm", "bias", with commas or one by one; "none" alone
 
 // The checkpoint with biases of zeros for the operators that have none, where config.json can say that they have them, so that other programs read
 // them too; nothing: there are no such operators. `parent` must outlive it.
 Result<std::optional<Checkpoint>> with_new_biases(const Checkpoint& parent);
 
-// The scales of each row times the factor with which its output loses least; rows and schemes where no stored scale loses less stay. // codes: (n_rows, n_columns)
-Weight with_corrected_rows(const Weight& original, const Weight& codes, const InputStatistics& inputs, ThreadPool& pool);
+// The scales of each row, and its minimums, times the factor with which its output keeps its size; rows that no stored scale brings nearer stay as they are, and
+// so do schemes whose scales take powers of two alone, and clusters. Rows of floats are multiplied themselves. // reduced: codes or floats, sparse or not, (n_rows, n_columns)
+Weight with_row_sizes_kept(const Weight& original, const Weight& reduced, const InputStatistics& inputs, ThreadPool& pool);
 
 // Collects what a block's weights were and became, and gives the tensors that make up for it.
 class BlockCorrections {
@@ -40,7 +45,7 @@ public:
 
     std::vector<std::string> left_out() const;  // operators whose bias is to be corrected and that have none
 
-    // What the scales of a weight's rows are to lose least of: the errors, or what is left of them once a bias has taken their mean. // as `inputs`
+    // The inputs by which a weight's rows are to keep their size: as they are, or about their mean where a bias takes that. // as `inputs`
     InputStatistics judged_by(const std::string& key, const InputStatistics& inputs) const;
 
     void begin_block(std::size_t block);

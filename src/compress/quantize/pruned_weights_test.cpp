@@ -147,7 +147,7 @@ TEST_F(PrunedThenQuantized, CalibratedMethodsGoThroughTheWalkOfEveryKindOfModel)
         ASSERT_TRUE(parent.ok());
         const Checkpoint half = pruned(*parent, "50%");
         QuantizeStep wanted = quantize("w4g32r", "gptq");
-        wanted.corrections = {true, true};
+        wanted.corrections = {.scale = true, .norm = true, .bias = true};
         const auto report = step(half, wanted, "child");
         ASSERT_TRUE(report.ok()) << report.error().to_string();
         EXPECT_GT(count_same_masks(half, opened("child"), *parse_scheme("w4g32r")), 0);
@@ -161,7 +161,7 @@ TEST_F(PrunedThenQuantized, MasksStayUnderTransformsAndCorrections) {
         SCOPED_TRACE(transform);
         QuantizeStep wanted = quantize("w8g32", "gptq");
         wanted.transforms = {transform};
-        wanted.corrections = {false, true};
+        wanted.corrections = {.scale = true, .norm = true};
         const auto report = step(half, wanted, "child");
         ASSERT_TRUE(report.ok()) << report.error().to_string();
         EXPECT_EQ(count_same_masks(half, opened("child"), *parse_scheme("w8g32")), 7);

@@ -82,7 +82,7 @@ TEST_F(QuantizeOptionsTable, MethodsBySchemesByTransformsAndCorrections) {
             if (!defined) continue;
             QuantizeStep all = step_of(preset, method.name);
             for (const BlockTransform& transform : block_transforms()) all.transforms.emplace_back(transform.name);
-            all.corrections = {true, true};
+            all.corrections = {.scale = true, .norm = true, .bias = true};
             all.method_options.learning = MethodOptions::Learning::by_operator;
             EXPECT_TRUE(made(all));
         }
@@ -147,7 +147,7 @@ TEST_F(QuantizeOptionsTable, EachTransformCorrectionAndFormOfInputsAlone) {
             step.method_options.clip = clip;
             EXPECT_TRUE(made(step)) << transform.name;
         }
-    for (const RoundingCorrections& corrections : {RoundingCorrections{true, false}, RoundingCorrections{false, true}}) {
+    for (const RoundingCorrections& corrections : {RoundingCorrections{.scale = true}, RoundingCorrections{.norm = true}, RoundingCorrections{.bias = true}}) {
         QuantizeStep step = step_of(w8, "nearest");
         step.corrections = corrections;
         EXPECT_TRUE(made(step));
