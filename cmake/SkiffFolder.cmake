@@ -14,8 +14,21 @@ elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
     set(SKIFF_UNIT_neon_i8mm -march=armv8.2-a+dotprod+i8mm)
 endif()
 
-# skiff_suites(name tests...): a ctest NAME.SUITE for each suite that the files of tests define.
-function(skiff_suites name)
+# skiff_tests(name thorough): a ctest NAME.SUITE.TEST for each test of NAME_tests: `unit`, or `thorough` if its suite is one of those.
+function(skiff_tests name thorough)
+    set(settings DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES TEST_PREFIX "${name}." PROPERTIES LABELS)
+    if(NOT thorough)
+        gtest_discover_tests(${name}_tests ${settings} unit)
+        return()
+    endif()
+    list(TRANSFORM thorough REPLACE "(.+)" "\\1.*:*/\\1.*")
+    list(JOIN thorough ":" filter)
+    gtest_discover_tests(${name}_tests TEST_FILTER "-${filter}" ${settings} unit)
+    gtest_discover_tests(${name}_tests TEST_FILTER "${filter}" ${settings} thorough)
+endfunction()
+
+# skiff_suites(name thorough tests...): a ctest NAME.SUITE for each suite that the files of tests define.
+function(skiff_suites name thorough)
     set(suites)
     foreach(file ${ARGN})
         set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
@@ -30,18 +43,23 @@ function(skiff_suites name)
     foreach(suite ${suites})
         string(APPEND others "${suite}.*:*/${suite}.*:")
         add_test(NAME ${name}.${suite} COMMAND ${name}_tests --gtest_filter=${suite}.*:*/${suite}.*)
-        set_tests_properties(${name}.${suite} PROPERTIES LABELS unit TIMEOUT 600)
+        set(label unit)
+        if(suite IN_LIST thorough)
+            set(label thorough)
+        endif()
+        set_tests_properties(${name}.${suite} PROPERTIES LABELS ${label} TIMEOUT 600)
     endforeach()
     # A suite that was written in another way than the files are read here would never run.
     add_test(NAME ${name}.no_other_suites COMMAND ${name}_tests --gtest_list_tests --gtest_filter=${others})
     set_tests_properties(${name}.no_other_suites PROPERTIES LABELS unit FAIL_REGULAR_EXPRESSION "(^|\n)[A-Za-z0-9_/]+\\.(\n| )")
 endfunction()
 
-# skiff_folder(name LINKS libraries... [DIRS folders...] [EXCEPT files...] [PRECOMPILE headers...] [BY_SUITE]): one static library from src/<path>/*.cpp, and
-# its unit tests from *_test.cpp beside them. PRECOMPILE: what most of its files include beside the standard library, and takes long. BY_SUITE: CTest starts
-# the tests once for each suite instead of once for each test, where starting takes longer than testing.
+# skiff_folder(name LINKS libraries... [DIRS folders...] [EXCEPT files...] [PRECOMPILE headers...] [THOROUGH suites...] [BY_SUITE]): one static library from
+# src/<path>/*.cpp, and its unit tests from *_test.cpp beside them. PRECOMPILE: what most of its files include beside the standard library, and takes long.
+# THOROUGH: suites that take too long for `ctest -L unit`, which is to be done in a minute. BY_SUITE: CTest starts the tests once for each suite instead of
+# once for each test, where starting takes longer than testing.
 function(skiff_folder name)
-    cmake_parse_arguments(ARG "BY_SUITE" "" "LINKS;DIRS;EXCEPT;PRECOMPILE" ${ARGN})
+    cmake_parse_arguments(ARG "BY_SUITE" "" "LINKS;DIRS;EXCEPT;PRECOMPILE;THOROUGH" ${ARGN})
     set(sources)
     set(tests)
     file(GLOB here CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
@@ -93,9 +111,9 @@ function(skiff_folder name)
         endif()
         skiff_unity(${name}_tests ${tests})
         if(ARG_BY_SUITE)
-            skiff_suites(${name} ${tests})
+            skiff_suites(${name} "${ARG_THOROUGH}" ${tests})
         else()
-            gtest_discover_tests(${name}_tests DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES PROPERTIES LABELS unit TEST_PREFIX "${name}.")
+            skiff_tests(${name} "${ARG_THOROUGH}")
         endif()
     endif()
 endfunction()
