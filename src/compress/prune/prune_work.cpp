@@ -11,6 +11,7 @@
 #include "compress/prune/prune_method.h"
 #include "compress/quantize/coded_rows.h"
 #include "compress/quantize/corrected_tensors.h"
+#include "compress/quantize/row_sizes.h"
 #include "compress/step_work.h"
 #include "compress/survey.h"
 #include "compress/weight_state.h"

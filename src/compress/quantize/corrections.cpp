@@ -5,22 +5,15 @@
 
 #include "compress/algebra/algebra.h"
 #include "compress/quantize/coded_rows.h"
+#include "compress/quantize/row_sizes.h"
 #include "model/arch/arch.h"
 #include "model/extra_terms.h"
-#include "tensor/grid_parts.h"
 
 namespace skiff {
 namespace {
 
 constexpr double norm_damping = 0.01;          // of the system for the gains, times the mean of its diagonal: draws them towards what they are
 constexpr float least_gain = 0.5f, most_gain = 2.0f;
-constexpr double least_factor = 0.5, most_factor = 2.0;  // of a row's scales
-
-std::vector<float> floats_of(const Weight& weight) {
-    std::vector<float> values(static_cast<std::size_t>(element_count(weight.shape)));
-    for (std::int64_t row = 0; row < weight.n_rows(); ++row) weight.row(row, values.data() + row * weight.n_columns());
-    return values;
-}
 
 // An operator of one matrix whose bias is added to its rows.
 const LinearOp* correctable(const Op& op) {
@@ -47,56 +40,6 @@ private:
     std::map<std::string, std::int64_t> lengths_;
     DType dtype_;
 };
-
-// a . b of each row. // (n_rows)
-std::vector<double> row_products(const std::vector<float>& a, const std::vector<float>& b, std::int64_t n_columns) {
-    std::vector<double> sums(a.size() / static_cast<std::size_t>(n_columns));
-    for (std::size_t i = 0; i < a.size(); ++i) sums[i / static_cast<std::size_t>(n_columns)] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
-    return sums;
-}
-
-std::vector<float> times_gram(const std::vector<float>& rows, const InputStatistics& inputs, ThreadPool& pool) {
-    const auto n = static_cast<std::int64_t>(inputs.mean.size());
-    std::vector<float> product(rows.size());
-    multiply({.m = static_cast<std::int64_t>(rows.size()) / n, .n = n, .k = n, .a = rows.data(), .a_stride = n, .b = inputs.gram.data(), .b_stride = n, .c = product.data(), .c_stride = n}, pool);
-    return product;
-}
-
-// E[y^2] of each row of y = W x, and what E[y y'] is beside it.
-class RowSizes {
-public:
-    RowSizes(const Weight& original, const InputStatistics& inputs, ThreadPool& pool) : n_columns_(original.n_columns()) {
-        const auto w = floats_of(original);
-        moments_ = times_gram(w, inputs, pool);
-        own_ = row_products(w, moments_, n_columns_);
-    }
-    std::vector<double> beside(const Weight& other) const { return row_products(floats_of(other), moments_, n_columns_); }  // (n_rows)
-    // What a row is to be multiplied with, within bounds; 1 for one that says nothing, or the opposite.
-    float factor(std::int64_t row, const std::vector<double>& beside) const {
-        const auto at = static_cast<std::size_t>(row);
-        return own_[at] > 0 && beside[at] > 0 ? static_cast<float>(std::clamp(own_[at] / beside[at], least_factor, most_factor)) : 1.0f;
-    }
-    bool nearer(std::int64_t row, const std::vector<double>& a, const std::vector<double>& b) const {
-        const auto at = static_cast<std::size_t>(row);
-        return std::fabs(own_[at] - a[at]) < std::fabs(own_[at] - b[at]);
-    }
-
-private:
-    std::int64_t n_columns_;
-    std::vector<float> moments_;  // W E[x x']
-    std::vector<double> own_;
-};
-
-Weight with_float_rows_kept(const Weight& original, const Weight& rows, const InputStatistics& inputs, ThreadPool& pool) {
-    const RowSizes sizes(original, inputs, pool);
-    const auto before = sizes.beside(rows);
-    auto values = floats_of(rows);
-    const std::int64_t n = rows.n_columns();
-    for (std::int64_t row = 0; row < rows.n_rows(); ++row)
-        for (std::int64_t i = 0; i < n; ++i) values[static_cast<std::size_t>(row * n + i)] *= sizes.factor(row, before);
-    const Weight kept = make_float_weight(rows.shape, std::move(values));
-    return rows.plain()->dtype == DType::f32 ? kept : *encode_nearest(kept, floating_scheme(rows.plain()->dtype), ScaleRule::min_max, {}, &pool);
-}
 
 }  // namespace
 
@@ -158,65 +101,6 @@ Result<std::optional<Checkpoint>> with_new_biases(const Checkpoint& parent) {
     return std::optional<Checkpoint>(std::move(widened));
 }
 
-Weight with_row_sizes_kept(const Weight& original, const Weight& reduced, const InputStatistics& inputs, ThreadPool& pool) {
-    if (inputs.gram.empty()) return reduced;
-    if (reduced.plain() != nullptr) return with_float_rows_kept(original, reduced, inputs, pool);
-    if (const Sparse* sparse = reduced.sparse()) {  // only scales change
-        const Weight kept = with_row_sizes_kept(original, densified(reduced), inputs, pool);
-        return *make_sparse(kept, sparse->pattern, {sparse->bitmask.data.begin(), sparse->bitmask.data.end()});
-    }
-    const Codes& codes = *reduced.codes();
-    const Scheme& scheme = codes.scheme;
-    const TensorView &scales = scheme.relative_scales() ? codes.super_scales : codes.scales, &minimums = scheme.relative_scales() ? codes.super_minimums : codes.minimums;
-    const auto is_float = [](const TensorView& numbers) { return numbers.dtype == DType::f16 || numbers.dtype == DType::bf16 || numbers.dtype == DType::f32; };
-    const bool adjustable = scheme.kind != NumberKind::clusters && is_float(scales) && (!scheme.minimums || is_float(minimums));
-    if (!adjustable) return reduced;
-    const std::int64_t n_rows = reduced.n_rows();
-    const RowSizes sizes(original, inputs, pool);
-    const auto before = sizes.beside(reduced);
-    struct Owned {
-        std::vector<std::byte> scales, minimums;
-        std::shared_ptr<const void> rest;
-    };
-    auto owned = std::make_shared<Owned>();
-    owned->rest = reduced.owner;
-    Codes changed = codes;
-    Weight result = reduced;
-    const auto row_bytes = [&](const TensorView& numbers) { return static_cast<std::int64_t>(numbers.data.size()) / n_rows; };
-    const auto multiply_rows = [&](const TensorView& numbers, std::vector<std::byte>& bytes) {
-        bytes.assign(numbers.data.begin(), numbers.data.end());
-        const DTypeInfo& type = dtype_info(numbers.dtype);
-        const std::int64_t n_numbers = row_bytes(numbers) * 8 / type.bits;
-        std::vector<float> values(static_cast<std::size_t>(n_numbers));
-        for (std::int64_t row = 0; row < n_rows; ++row) {
-            const float factor = sizes.factor(row, before);
-            if (factor == 1) continue;
-            std::byte* own = bytes.data() + row * row_bytes(numbers);
-            type.to_float(own, n_numbers, values.data());
-            for (float& value : values) value = grids::round_to(numbers.dtype, value * factor);
-            type.from_float(values.data(), n_numbers, own);
-        }
-    };
-    multiply_rows(scales, owned->scales);
-    (scheme.relative_scales() ? changed.super_scales : changed.scales).data = owned->scales;
-    if (scheme.minimums) {
-        multiply_rows(minimums, owned->minimums);
-        (scheme.relative_scales() ? changed.super_minimums : changed.minimums).data = owned->minimums;
-    }
-    result.store = changed;
-    result.owner = owned;
-    result.file_backed = false;
-    // Scales are rounded to their type: a row keeps its old ones where that took it no nearer.
-    const auto after = sizes.beside(result);
-    const auto restore = [&](const TensorView& numbers, std::int64_t row, std::vector<std::byte>& bytes) { std::copy_n(numbers.data.begin() + row * row_bytes(numbers), row_bytes(numbers), bytes.begin() + row * row_bytes(numbers)); };
-    for (std::int64_t row = 0; row < n_rows; ++row) {
-        if (sizes.nearer(row, after, before)) continue;
-        restore(scales, row, owned->scales);
-        if (scheme.minimums) restore(minimums, row, owned->minimums);
-    }
-    return result;
-}
-
 BlockCorrections::BlockCorrections(const ModelSpec& spec, const RoundingCorrections& wanted) : spec_(spec), wanted_(wanted) {
     for (const Block& block : spec.blocks)
         for (const Op& op : block.ops)
@@ -270,8 +154,8 @@ void BlockCorrections::note(const std::string& key, const Weight& original, cons
     noted.inputs = inputs;
     noted.n_rows = original.n_rows();
     noted.n_columns = original.n_columns();
-    noted.original = floats_of(original);
-    noted.result = floats_of(result);
+    noted.original = row_floats(original);
+    noted.result = row_floats(result);
     noted_[key] = std::move(noted);
 }
 
@@ -327,7 +211,7 @@ Status BlockCorrections::correct_norm(const InputCoupling& coupling, const Weigh
     if (!(loss(t) < loss(std::vector<double>(t.size(), 1)))) return {};
     const auto scaled = [&](const TensorRef& ref, float offset) -> Status {
         SKIFF_TRY(const auto stored, weights.load(ref.key));
-        auto values = floats_of(stored);
+        auto values = row_floats(stored);
         for (std::size_t i = 0; i < values.size(); ++i) values[i] = (values[i] + offset) * static_cast<float>(t[i]) - offset;
         values_[ref.key] = make_float_weight(stored.shape, std::move(values));
         return {};
@@ -350,7 +234,7 @@ Status BlockCorrections::correct_biases(const WeightSource& weights) {
         if (found == noted_.end()) continue;
         const Noted& noted = found->second;
         SKIFF_TRY(const auto stored, weights.load(linear->bias.key));
-        auto values = floats_of(stored);
+        auto values = row_floats(stored);
         if (static_cast<std::int64_t>(values.size()) != noted.n_rows) continue;
         for (std::int64_t row = 0; row < noted.n_rows; ++row) {
             double shift = 0;

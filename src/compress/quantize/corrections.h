@@ -1,6 +1,6 @@
 // What is put right after a block's weights were rounded, without a bit in their codes:
 //   scale: each row's scale takes the value with which its output y' = Q x keeps its size beside y = W x: E[y y'] = E[y^2]. Rounding that loses least gives a
-//          projection of y, which is smaller by the share that is lost (8 % at two bits, 30 % and more below), layer after layer (docs/adr/0024-size-of-outputs.md);
+//          projection of y, which is smaller by the share that is lost (8 % at two bits, some 19 % in ternary), layer after layer (docs/adr/0024-size-of-outputs.md);
 //   norm:  the gains of the norms in front take the values with which the outputs lose least at the size that they have (E ||W x - Q (t x)||^2 is quadratic in
 //          the gains t, so that the best ones solve a linear system; as Norm Tweaking, Li et al. 2023, but in closed form);
 //   bias:  the outputs' mean error over the calibration text, E[(W - Q) x], goes into the bias (Nagel et al. 2019). Of outputs that have become smaller the
@@ -30,10 +30,6 @@ Result<RoundingCorrections> parse_corrections(const std::vector<std::string>& na
 // The checkpoint with biases of zeros for the operators that have none, where config.json can say that they have them, so that other programs read
 // them too; nothing: there are no such operators. `parent` must outlive it.
 Result<std::optional<Checkpoint>> with_new_biases(const Checkpoint& parent);
-
-// The scales of each row, and its minimums, times the factor with which its output keeps its size; rows that no stored scale brings nearer stay as they are, and
-// so do schemes whose scales take powers of two alone, and clusters. Rows of floats are multiplied themselves. // reduced: codes or floats, sparse or not, (n_rows, n_columns)
-Weight with_row_sizes_kept(const Weight& original, const Weight& reduced, const InputStatistics& inputs, ThreadPool& pool);
 
 // Collects what a block's weights were and became, and gives the tensors that make up for it.
 class BlockCorrections {

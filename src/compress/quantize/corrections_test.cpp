@@ -7,6 +7,7 @@
 
 #include "compress/method.h"
 #include "compress/prune/prune_method.h"
+#include "compress/quantize/row_sizes.h"
 #include "compress/small_models_testing.h"
 
 namespace skiff {

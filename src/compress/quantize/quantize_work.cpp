@@ -11,6 +11,7 @@
 #include "compress/quantize/coded_inputs.h"
 #include "compress/quantize/corrected_tensors.h"
 #include "compress/quantize/pruned_weights.h"
+#include "compress/quantize/row_sizes.h"
 #include "compress/step_work.h"
 #include "formats/sparse_weights.h"
 
