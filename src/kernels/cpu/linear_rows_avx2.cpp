@@ -13,7 +13,8 @@ namespace {
 
 using Byte = std::byte;
 
-constexpr std::int64_t max_direct_tokens = 4;  // up to here weights are converted in registers, above once per slab
+constexpr std::int64_t max_direct_tokens = 16;    // up to here weights are converted in registers, above once per slab
+constexpr std::int64_t direct_rows_at_once = 24;  // stay in the L2 while four tokens after the other meet them
 constexpr std::int64_t slab_rows = 24;         // 24 x 512 x 4 bytes of weights and 64 x 512 x 4 of activations stay in L2
 constexpr std::int64_t decoded_rows = 6;       // whole rows are decoded, so fewer of them
 constexpr std::int64_t slab_columns = 512;
@@ -44,8 +45,8 @@ inline void write_output(const LinearArgs& args, std::int64_t row, std::int64_t 
     *y = args.write == LinearArgs::Write::add ? *y + value : value;
 }
 
-// ---- few tokens: R rows times T tokens, weights straight from memory. Meanwhile the next R rows are fetched into the L2 cache: several short streams at a time are more
-// than the processor's own prefetching follows (1.5 to 1.9 times as fast with it).
+// ---- few tokens: R rows times T tokens, weights straight from memory or, for tokens after the first four, from the L2. Meanwhile the next R rows are fetched into
+// the L2 cache: several short streams at a time are more than the processor's own prefetching follows (1.5 to 1.9 times as fast with it).
 
 template <Number type, int R, int T>
 void direct_rows(const LinearArgs& args, const Byte* weights, std::int64_t row_bytes, std::int64_t row, std::int64_t token) {
@@ -216,9 +217,16 @@ void linear_rows_avx2(const LinearArgs& args, Range rows) {
     const PackedWeight& weight = *args.weight;
     const Source::Kind kind = kind_of(weight);
     if (args.n_tokens <= max_direct_tokens && kind != Source::Kind::decoded) {
-        if (kind == Source::Kind::f32) return direct_tokens<Number::f32>(args, rows, 0, args.n_tokens);
-        if (kind == Source::Kind::f16) return direct_tokens<Number::f16>(args, rows, 0, args.n_tokens);
-        return direct_tokens<Number::bf16>(args, rows, 0, args.n_tokens);
+        for (std::int64_t row = rows.begin; row < rows.end; row += direct_rows_at_once) {
+            const Range block = {row, rows.end - row < direct_rows_at_once ? rows.end : row + direct_rows_at_once};
+            for (std::int64_t token = 0; token < args.n_tokens; token += tile_of_tokens) {
+                const std::int64_t n_tokens = args.n_tokens - token < tile_of_tokens ? args.n_tokens - token : tile_of_tokens;
+                if (kind == Source::Kind::f32) direct_tokens<Number::f32>(args, block, token, n_tokens);
+                else if (kind == Source::Kind::f16) direct_tokens<Number::f16>(args, block, token, n_tokens);
+                else direct_tokens<Number::bf16>(args, block, token, n_tokens);
+            }
+        }
+        return;
     }
     const bool decoded = kind == Source::Kind::decoded;
     const std::int64_t row_bytes = weight.n_columns * (kind == Source::Kind::f16 || kind == Source::Kind::bf16 ? 2 : 4);
