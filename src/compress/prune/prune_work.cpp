@@ -11,7 +11,6 @@
 #include "compress/prune/prune_method.h"
 #include "compress/quantize/coded_rows.h"
 #include "compress/quantize/corrected_tensors.h"
-#include "compress/quantize/row_sizes.h"
 #include "compress/step_work.h"
 #include "compress/survey.h"
 #include "compress/weight_state.h"
@@ -110,7 +109,7 @@ public:
             if (codes.codes()->scheme.scale_dtype != planned.scheme->scale_dtype) codes = with_scale_type(codes, planned.scheme->scale_dtype);
             SKIFF_TRY(kept, make_sparse(codes, pattern, std::move(pruned.bitmask)));
         }
-        if (step_.corrections.scale && inputs != nullptr && inputs->n_tokens >= fewest_tokens) kept = with_row_sizes_kept(source, kept, corrections_.judged_by(planned.key, *inputs), pool);
+        kept = corrections_.with_sizes_kept(planned.key, source, std::move(kept), inputs, pool);
         if (step_.corrections.any()) corrections_.note(planned.key, source, kept, inputs);
         MadeTensor made{{}, as_floats(kept, pool), true};
         SKIFF_TRY(made.parts, weight_tensors(module_of_key(planned.key), kept));

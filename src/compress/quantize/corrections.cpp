@@ -116,6 +116,12 @@ InputStatistics BlockCorrections::judged_by(const std::string& key, const InputS
     return result;
 }
 
+Weight BlockCorrections::with_sizes_kept(const std::string& key, const Weight& original, Weight reduced, const InputStatistics* inputs, ThreadPool& pool) const {
+    if (!wanted_.scale || inputs == nullptr || inputs->n_tokens < fewest_tokens) return reduced;
+    if (with_bias_.count(key) == 0) return with_row_sizes_kept(original, reduced, *inputs, pool);
+    return with_row_sizes_kept(original, reduced, judged_by(key, *inputs), pool);
+}
+
 std::set<std::string> BlockCorrections::keys() const {
     std::set<std::string> keys;
     for (std::size_t block = 0; block < spec_.blocks.size(); ++block) {

@@ -44,6 +44,9 @@ public:
     // The inputs by which a weight's rows are to keep their size: as they are, or about their mean where a bias takes that. // as `inputs`
     InputStatistics judged_by(const std::string& key, const InputStatistics& inputs) const;
 
+    // `reduced` with outputs of the size that the original's have, where that is wanted and its inputs were seen (null: they were not). // both (n_rows, n_columns)
+    Weight with_sizes_kept(const std::string& key, const Weight& original, Weight reduced, const InputStatistics* inputs, ThreadPool& pool) const;
+
     void begin_block(std::size_t block);
     // A weight of the block as it was and as it has become, both (outputs, inputs); its inputs as the rounding saw them, or null.
     void note(const std::string& key, const Weight& original, const Weight& result, const InputStatistics* inputs);

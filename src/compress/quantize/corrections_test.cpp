@@ -91,7 +91,9 @@ TEST_P(CorrectedBlock, RowsKeepTheirSize) {
                 lost += off, lost_then += off_then;
                 // Where the factor is within its bounds, a scale's own rounding is all that is left.
                 const bool in_bounds = !fixed && before[row].first / before[row].second > 0.51 && before[row].first / before[row].second < 1.9;
-                EXPECT_LT(off_then, in_bounds ? 0.005 : 1e9) << key << " " << row;
+                if (in_bounds) {
+                    EXPECT_LT(off_then, 0.005) << key << " " << row;
+                }
             }
         }
         EXPECT_LE(lost_then, lost);

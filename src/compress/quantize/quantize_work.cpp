@@ -11,7 +11,6 @@
 #include "compress/quantize/coded_inputs.h"
 #include "compress/quantize/corrected_tensors.h"
 #include "compress/quantize/pruned_weights.h"
-#include "compress/quantize/row_sizes.h"
 #include "compress/step_work.h"
 #include "formats/sparse_weights.h"
 
@@ -100,7 +99,7 @@ public:
         if (planned.use == TensorUse::linear) remarks.insert(remarks.end(), said.begin(), said.end());
         if (step_.corrections.any() && planned.becomes_codes() && !planned.hash) {  // blocks that are shared stay as they are
             SKIFF_TRY(const auto source, load_as_rows(weights, planned));  // pruned: what was gone before is no error
-            result = with_sizes_kept(planned, source, std::move(result), inputs, pool);
+            result = corrections_.with_sizes_kept(planned.key, source, std::move(result), inputs, pool);
             corrections_.note(planned.key, source, result, inputs);
         }
         MadeTensor made{{}, result, planned.scheme || !transforms_.empty()};  // a transform may have edited what keeps its type
@@ -217,11 +216,6 @@ private:
         return {};
     }
 
-    Weight with_sizes_kept(const PlannedTensor& planned, const Weight& source, Weight codes, const InputStatistics* inputs, ThreadPool& pool) const {
-        if (!step_.corrections.scale || inputs == nullptr || inputs->n_tokens < fewest_tokens) return codes;
-        return with_row_sizes_kept(source, codes, corrections_.judged_by(planned.key, *inputs), pool);
-    }
-
     bool fixes_inputs() const { return step_.inputs.kind == InputScaleRule::Kind::fixed; }
     bool has_coded_inputs(const PlannedTensor& planned) const { return step_.inputs.kind != InputScaleRule::Kind::dynamic && can_code_inputs(planned) && !has_outliers(planned) && operators_.count(planned.key) != 0; }
 
@@ -244,7 +238,7 @@ private:
         SKIFF_TRY(const auto source, load_as_rows(weights, planned));
         const auto split = split_outliers(source, outliers_per_row(step_.outliers, source.n_columns()), pool);
         SKIFF_TRY(auto codes, encode_by(method_, {split.rest, *planned.scheme, step_.scale_rule, pool, inputs.told, step_.method_options, &remarks}));
-        codes = with_sizes_kept(planned, split.rest, std::move(codes), inputs.measured, pool);
+        codes = corrections_.with_sizes_kept(planned.key, split.rest, std::move(codes), inputs.measured, pool);
         const Weight outliers = outliers_of(source, codes, split, pool);
         MadeTensor made{{}, sum_of(codes, outliers, pool), true};
         if (step_.corrections.any()) corrections_.note(planned.key, source, made.effective, inputs.measured);
