@@ -65,12 +65,12 @@ public:
             Status status = make_sparse_plan(*pruned[i], sparsities[i]);
             if (!status.ok()) return status.take_error().with_context("tensor " + pruned[i]->key);
         }
-        if (step_.corrections.any()) corrected_ = plan_corrections(corrections_, plan_);
         plan_.bytes_after = plan_.largest_working_set_bytes = 0;
         for (const PlannedTensor& planned : plan_.tensors) {
             plan_.bytes_after += planned.bytes_after;
             plan_.largest_working_set_bytes = std::max(plan_.largest_working_set_bytes, planned.bytes_before + planned.bytes_after + planned.n_elements * 8);  // scores, and values as floats
         }
+        if (step_.corrections.any()) corrected_ = plan_corrections(corrections_, plan_);
         if (plan_.bytes_after > plan_.bytes_before)
             plan_.remarks.push_back("the result takes more bytes than the model does: to say which weights stay costs more than " + step_.target.name() + " saves");
         if (method_.gradients != PruneMethod::Gradients::none) {

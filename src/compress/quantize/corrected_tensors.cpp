@@ -18,6 +18,9 @@ std::set<std::string> plan_corrections(const BlockCorrections& corrections, Tens
         plan.bytes_after += more;
         tensor.form = "F32";
     }
+    std::map<std::string, std::uint64_t> n_elements;
+    for (const PlannedTensor& tensor : plan.tensors) n_elements[tensor.key] = tensor.n_elements;
+    plan.largest_working_set_bytes += corrections.memory_bytes(n_elements);
     if (const auto left_out = corrections.left_out(); !left_out.empty())
         plan.remarks.push_back("operators without a bias, which config.json cannot give them, keep the mean of their errors: " + left_out.front() + (left_out.size() > 1 ? " and " + std::to_string(left_out.size() - 1) + " more" : ""));
     std::stable_partition(plan.tensors.begin(), plan.tensors.end(), [&](const PlannedTensor& tensor) { return corrected.count(tensor.key) == 0; });

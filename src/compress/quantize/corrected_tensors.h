@@ -10,7 +10,7 @@
 namespace skiff {
 
 // The tensors of the plan that settle() gives other values, put behind all others (of their block); gains take f32, since they move by less than 16 bits may
-// hold. Says which operators cannot be corrected.
+// hold. Counts what corrections hold in memory. Says which operators cannot be corrected.
 std::set<std::string> plan_corrections(const BlockCorrections& corrections, TensorPlan& plan);
 
 // One of these, when the other tensors of its block are done.

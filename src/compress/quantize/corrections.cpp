@@ -24,6 +24,13 @@ const LinearOp* correctable(const Op& op) {
 
 bool is_decoder_block(const ModelSpec& spec, std::size_t block) { return block > 0 && block + 1 < spec.blocks.size(); }
 
+// E[(w - q) x] of a row.
+double lost_mean(const float* w, const float* q, const std::vector<float>& mean) {
+    double sum = 0;
+    for (std::size_t i = 0; i < mean.size(); ++i) sum += static_cast<double>(w[i] - q[i]) * static_cast<double>(mean[i]);
+    return sum;
+}
+
 class WithZeros final : public WeightSource {
 public:
     WithZeros(std::shared_ptr<WeightSource> source, std::map<std::string, std::int64_t> lengths, DType dtype) : source_(std::move(source)), lengths_(std::move(lengths)), dtype_(dtype) {}
@@ -102,9 +109,14 @@ Result<std::optional<Checkpoint>> with_new_biases(const Checkpoint& parent) {
 }
 
 BlockCorrections::BlockCorrections(const ModelSpec& spec, const RoundingCorrections& wanted) : spec_(spec), wanted_(wanted) {
-    for (const Block& block : spec.blocks)
-        for (const Op& op : block.ops)
+    for (std::size_t block = 0; block < spec.blocks.size(); ++block) {
+        for (const Op& op : spec.blocks[block].ops)
             if (const LinearOp* linear = wanted.bias ? correctable(op) : nullptr) with_bias_.insert(linear->terms[0].weight.key);
+        if (!wanted.norm || !is_decoder_block(spec, block)) continue;
+        for (const InputCoupling& coupling : find_couplings(spec, block))
+            for (const TensorRef& reader : coupling.readers)
+                if (coupling.norm != nullptr) behind_norms_.insert(reader.key);
+    }
 }
 
 InputStatistics BlockCorrections::judged_by(const std::string& key, const InputStatistics& inputs) const {
@@ -118,8 +130,7 @@ InputStatistics BlockCorrections::judged_by(const std::string& key, const InputS
 
 Weight BlockCorrections::with_sizes_kept(const std::string& key, const Weight& original, Weight reduced, const InputStatistics* inputs, ThreadPool& pool) const {
     if (!wanted_.scale || inputs == nullptr || inputs->n_tokens < fewest_tokens) return reduced;
-    if (with_bias_.count(key) == 0) return with_row_sizes_kept(original, reduced, *inputs, pool);
-    return with_row_sizes_kept(original, reduced, judged_by(key, *inputs), pool);
+    return with_row_sizes_kept(original, reduced, *inputs, pool, with_bias_.count(key) != 0 ? SizeAbout::mean : SizeAbout::zero);
 }
 
 std::set<std::string> BlockCorrections::keys() const {
@@ -139,6 +150,25 @@ std::set<std::string> BlockCorrections::keys() const {
     return keys;
 }
 
+std::uint64_t BlockCorrections::memory_bytes(const std::map<std::string, std::uint64_t>& n_elements) const {
+    std::uint64_t most = 0;
+    for (std::size_t block = 0; wanted_.norm && block < spec_.blocks.size(); ++block) {
+        if (!is_decoder_block(spec_, block)) continue;
+        std::uint64_t noted = 0, system = 0;
+        for (const InputCoupling& coupling : find_couplings(spec_, block)) {
+            if (coupling.norm == nullptr) continue;
+            const auto n = static_cast<std::uint64_t>(coupling.n_columns);
+            system = std::max(system, n * n * (2 * sizeof(double) + 3 * sizeof(float)));  // a, upper; qq, qw, moments about the mean
+            for (const TensorRef& reader : coupling.readers) {
+                const auto found = n_elements.find(reader.key);
+                noted += found == n_elements.end() ? 0 : found->second * 2 * sizeof(float);
+            }
+        }
+        most = std::max(most, noted + system);
+    }
+    return most + (wanted_.scale ? row_sizes_memory_bytes : 0);
+}
+
 std::vector<std::string> BlockCorrections::left_out() const {
     std::vector<std::string> names;
     for (std::size_t block = 0; wanted_.bias && block < spec_.blocks.size(); ++block)
@@ -155,13 +185,22 @@ void BlockCorrections::begin_block(std::size_t block) {
 }
 
 void BlockCorrections::note(const std::string& key, const Weight& original, const Weight& result, const InputStatistics* inputs) {
-    if (inputs == nullptr || inputs->n_tokens < fewest_tokens) return;
+    const bool has_bias = with_bias_.count(key) != 0, is_behind_norm = behind_norms_.count(key) != 0;
+    if (!(has_bias || is_behind_norm) || inputs == nullptr || inputs->n_tokens < fewest_tokens) return;
     Noted noted;
     noted.inputs = inputs;
     noted.n_rows = original.n_rows();
-    noted.n_columns = original.n_columns();
-    noted.original = row_floats(original);
-    noted.result = row_floats(result);
+    if (is_behind_norm) {
+        noted.original = row_floats(original);
+        noted.result = row_floats(result);
+    } else {
+        std::vector<float> w(static_cast<std::size_t>(original.n_columns())), q(w);
+        for (std::int64_t row = 0; row < noted.n_rows; ++row) {
+            original.row(row, w.data());
+            result.row(row, q.data());
+            noted.lost_means.push_back(lost_mean(w.data(), q.data(), inputs->mean));
+        }
+    }
     noted_[key] = std::move(noted);
 }
 
@@ -242,13 +281,10 @@ Status BlockCorrections::correct_biases(const WeightSource& weights) {
         SKIFF_TRY(const auto stored, weights.load(linear->bias.key));
         auto values = row_floats(stored);
         if (static_cast<std::int64_t>(values.size()) != noted.n_rows) continue;
-        for (std::int64_t row = 0; row < noted.n_rows; ++row) {
-            double shift = 0;
-            for (std::int64_t i = 0; i < noted.n_columns; ++i) {
-                const auto at = static_cast<std::size_t>(row * noted.n_columns + i);
-                shift += static_cast<double>(noted.original[at] - noted.result[at]) * static_cast<double>(noted.inputs->mean[static_cast<std::size_t>(i)]);
-            }
-            values[static_cast<std::size_t>(row)] += static_cast<float>(shift);
+        const auto& mean = noted.inputs->mean;
+        for (std::size_t row = 0; row < values.size(); ++row) {
+            const std::size_t begin = row * mean.size();
+            values[row] += static_cast<float>(noted.original.empty() ? noted.lost_means[row] : lost_mean(noted.original.data() + begin, noted.result.data() + begin, mean));
         }
         values_[linear->bias.key] = make_float_weight(stored.shape, std::move(values));
     }

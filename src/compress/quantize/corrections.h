@@ -39,6 +39,8 @@ public:
     // Keys that settle() will give another value in some block: they are made after all others.
     std::set<std::string> keys() const;
 
+    std::uint64_t memory_bytes(const std::map<std::string, std::uint64_t>& n_elements) const;  // held beside the weights, whose sizes these are, while the heaviest block is made
+
     std::vector<std::string> left_out() const;  // operators whose bias is to be corrected and that have none
 
     // The inputs by which a weight's rows are to keep their size: as they are, or about their mean where a bias takes that. // as `inputs`
@@ -58,15 +60,17 @@ public:
 private:
     struct Noted {
         const InputStatistics* inputs = nullptr;
-        std::vector<float> original, result;  // (n_rows, n_columns)
-        std::int64_t n_rows = 0, n_columns = 0;
+        std::int64_t n_rows = 0;
+        std::vector<float> original, result;  // (n_rows, n_columns); empty where no norm stands in front, whose gains want them
+        std::vector<double> lost_means;       // else: E[(W - Q) x], by row
     };
     Status correct_norm(const InputCoupling& coupling, const WeightSource& weights, ThreadPool& pool);
     Status correct_biases(const WeightSource& weights);
 
     const ModelSpec& spec_;
     const RoundingCorrections wanted_;
-    std::set<std::string> with_bias_;  // weights whose errors' mean a bias takes
+    std::set<std::string> with_bias_;     // weights whose errors' mean a bias takes
+    std::set<std::string> behind_norms_;  // weights whose inputs come from a norm with gains to find
     std::size_t block_ = 0;
     bool settled_ = false;
     std::map<std::string, Noted> noted_;

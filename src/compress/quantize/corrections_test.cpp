@@ -119,6 +119,41 @@ TEST_P(CorrectedBlock, RowsOfPrunedFloatsKeepTheirSize) {
     }
 }
 
+// About their mean, as of inputs from which it was taken.
+TEST_P(CorrectedBlock, SizesAboutTheMean) {
+    for (const auto& [key, inputs] : inputs_) {
+        const Weight original = *model_.weights->load(key);
+        const auto n = inputs->mean.size();
+        if (original.n_columns() != static_cast<std::int64_t>(n)) continue;
+        InputStatistics centred = *inputs;
+        for (std::size_t i = 0; i < n * n; ++i) centred.gram[i] -= inputs->mean[i / n] * inputs->mean[i % n];
+        const Weight codes = *encode_nearest(original, *parse_scheme("w2g32"), ScaleRule::search);
+        const auto expected = row_floats(with_row_sizes_kept(original, codes, centred, pool_)), kept = row_floats(with_row_sizes_kept(original, codes, *inputs, pool_, SizeAbout::mean));
+        for (std::size_t i = 0; i < kept.size(); ++i) EXPECT_NEAR(kept[i], expected[i], 2e-3f * std::fabs(expected[i])) << key;
+    }
+}
+
+// More rows than are looked at together: each has the factor that it has alone.
+TEST(RowSizes, OfManyRows) {
+    if (!algebra_available().ok()) GTEST_SKIP() << algebra_available().error().message;
+    constexpr std::int64_t n = 2048, n_rows = 1100, tail = 60;
+    Rng rng(3);
+    std::vector<float> values(n_rows * n);
+    for (float& value : values) value = rng.normal();
+    InputStatistics inputs;
+    inputs.n_tokens = 64;
+    inputs.mean.assign(n, 0);
+    inputs.gram.assign(n * n, 0);
+    for (std::size_t i = 0; i < n; ++i) inputs.gram[i * n + i] = 1 + static_cast<float>(i % 7);
+    ThreadPool pool(2);
+    const auto kept = [&](std::vector<float> rows, std::int64_t n_kept) {
+        const Weight original = make_float_weight({n_kept, n}, std::move(rows)), codes = *encode_nearest(original, *parse_scheme("w2g32"), ScaleRule::search);
+        return row_floats(with_row_sizes_kept(original, codes, inputs, pool));
+    };
+    const auto all = kept(values, n_rows), last = kept({values.end() - tail * n, values.end()}, tail);
+    for (std::size_t i = 0; i < last.size(); ++i) ASSERT_NEAR(last[i], all[all.size() - last.size() + i], 1e-3f * std::fabs(last[i])) << i;
+}
+
 // Rows that say nothing, and a factor that would be without bounds.
 TEST(RowSizes, OfNothingAndOfTheOpposite) {
     constexpr std::int64_t n = 32;
