@@ -14,6 +14,7 @@
 // Says that a vector is needed in a register here. Without it compilers regroup the sums of an unrolled loop, run all its loads first and
 // spill; with it the w4 kernel of 4 tokens goes from 24 to 35 multiply-adds per cycle (g++ 12, Zen 3), and from 25 to 37 with clang 14.
 #define SKIFF_KEEP(vector) asm("" : "+x"(vector))
+#define SKIFF_OPAQUE(address) asm("" : "+r"(address))  // one the compiler knows nothing of
 
 namespace skiff {
 namespace {

@@ -6,7 +6,8 @@
 //                      the levels that are meant, and 8 results fit if these are within 16 (2 x 16 x 127 x 8 = 32512). Of 2 and 1 the start is in the sum of 32 bits, so that
 //                      the unsigned levels must fit: up to 63 (2 x 63 x 127 x 2) and 127
 //   Depth halves       the same with a start for each half of a block: 4 results, for levels within 32 (2 x 32 x 127 x 4)
-//   Depth 0            AVX2, levels beyond 127: |w| times the code with the sign of w, each result (at most 2 x 128 x 127) widened at once
+//   Depth 0            AVX2, levels beyond 127: |w| times the code with the sign of w, each result (at most 2 x 128 x 127) widened at once; and once blocks are expanded,
+//                      levels and codes of 16 bits (tile_256_wide.h)
 //   Depth -1           AVX-VNNI: vpdpbusd adds four products in 32 bits
 //
 // Prefill: one tile times four tokens are 8 sums in 16 bits, two vectors of levels and a broadcast; the float sums stay in memory.
@@ -224,10 +225,25 @@ void multiply_blocks(const Stretch& stretch, const Tokens& tokens, float* sums, 
     }
 }
 
+}  // namespace
+}  // namespace skiff
+
+#include "kernels/cpu/tile_256_wide.h"
+
+namespace skiff {
+namespace {
+
 template <int Bits, int Depth, int Levels>
 struct Micro256 {
-    static constexpr std::int64_t max_direct = 12, tiles_at_once = 1;
-    static constexpr bool finds_scales = true;
+    static constexpr bool finds_scales = true, wide_codes = Depth == signed_levels;
+    static constexpr std::int64_t max_direct = wide_codes ? 4 : 12, tiles_at_once = 1;
+
+    static void widen(const std::int8_t* codes, std::int64_t n, std::int16_t* target) { widen_codes(codes, n, target); }
+    // Half `half` of vector v of an expanded block.
+    static void store_levels(Byte* block, int v, int half, __m256i levels) {
+        if constexpr (wide_codes) store_wide_levels(block, v, half, levels);
+        else _mm256_store_si256(reinterpret_cast<__m256i*>(block + v * 64 + half * 32), levels);
+    }
 
     static void numbers16(TileNumber type, const Byte* p, float* target) {
         for (int half = 0; half < 2; ++half) {
@@ -336,6 +352,7 @@ struct Micro256 {
     // Four tokens are bound by instructions, and gain nothing from the L2 cache.
     template <int StoredBits, int Units, int N, Corrections kind, bool Placed>
     static void tokens_at_once(const Stretch& stretch, const Tokens& x, float* sums, std::int64_t stride) {
+        if constexpr (StoredBits == 0 && wide_codes) return multiply_wide_blocks<Units, N, kind, Placed>(stretch, x, sums, stride);
         constexpr int look_up = StoredBits == 0 ? 0 : Levels;
         if constexpr (StoredBits > 0 && N < 4)
             if (tile_into_l2(*stretch.format, N)) return multiply_blocks<StoredBits, Depth, look_up, Units, N, kind, Placed, true>(stretch, x, sums, stride);
@@ -357,18 +374,18 @@ struct Micro256 {
         }
     }
     static void direct(const Stretch& stretch, const Tokens& x, std::int64_t n_tokens, float* sums) {
-        const bool halves = stretch.format->units_per_block() == 2;
+        const bool two_units = stretch.format->units_per_block() == 2;
         if constexpr (skips)
-            if (stretch.places != nullptr) return halves ? tokens<Bits, 2, Corrections::none, true>(stretch, x, n_tokens, sums, tile_rows) : tokens<Bits, 1, Corrections::none, true>(stretch, x, n_tokens, sums, tile_rows);
-        if (halves) tokens<Bits, 2, Corrections::look, false>(stretch, x, n_tokens, sums, tile_rows);
+            if (stretch.places != nullptr) return two_units ? tokens<Bits, 2, Corrections::none, true>(stretch, x, n_tokens, sums, tile_rows) : tokens<Bits, 1, Corrections::none, true>(stretch, x, n_tokens, sums, tile_rows);
+        if (two_units) tokens<Bits, 2, Corrections::look, false>(stretch, x, n_tokens, sums, tile_rows);
         else tokens<Bits, 1, Corrections::look, false>(stretch, x, n_tokens, sums, tile_rows);
     }
     static void expand(const TileFormat& format, const Byte* row_levels, const Byte* block, std::int64_t n_blocks, Byte* target) {
         const Expander<Bits, Depth, Levels> levels(format, row_levels);
-        for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_block_bytes) {
+        for (std::int64_t b = 0; b < n_blocks; ++b, block += 64 * Bits, target += expanded_bytes<Micro256>) {
             fetch_lines<false>(block + 4096, Bits);
             SKIFF_UNROLL
-            for (int v = 0; v < 16; ++v) _mm256_store_si256(reinterpret_cast<__m256i*>(target) + v, levels.level(block, v / 2, v % 2));
+            for (int i = 0; i < 16; ++i) store_levels(target, i / 2, i % 2, levels.level(block, i / 2, i % 2));
         }
     }
     static constexpr std::int64_t max_direct_masked = 0;
@@ -379,8 +396,8 @@ struct Micro256 {
         const Byte *masks = blocks.masks, *codes = blocks.codes;
         const auto zero = static_cast<long long>(0x0101010101010101u * static_cast<std::uint64_t>(format.offset));
         const __m128i flip = _mm_set1_epi64x(zero), less = Depth == signed_levels ? flip : _mm_setzero_si128();
-        alignas(32) Byte bytes[64 + 8];
-        for (std::int64_t b = 0; b < blocks.n_blocks; ++b, masks += mask_block_bytes(MaskRows), target += expanded_block_bytes) {
+        alignas(32) Byte bytes[64 + 8], vector[64];
+        for (std::int64_t b = 0; b < blocks.n_blocks; ++b, masks += mask_block_bytes(MaskRows), target += expanded_bytes<Micro256>) {
             for (int v = 0; v < 8; ++v) {
                 std::uint64_t mask = mask_of(masks, v, MaskRows);
                 const Byte* from = codes;
@@ -401,9 +418,11 @@ struct Micro256 {
                 for (int i = 0; i < 8; ++i, mask >>= 8) {
                     const __m128i eight = _mm_xor_si128(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)), flip);
                     const __m128i placed = _mm_shuffle_epi8(eight, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(expand_table.of[mask & 255])));
-                    _mm_storel_epi64(reinterpret_cast<__m128i*>(target + v * 64 + i * 8), _mm_sub_epi8(_mm_xor_si128(placed, flip), less));
+                    _mm_storel_epi64(reinterpret_cast<__m128i*>((wide_codes ? vector : target + v * 64) + i * 8), _mm_sub_epi8(_mm_xor_si128(placed, flip), less));
                     from += __builtin_popcountll(mask & 255);
                 }
+                if constexpr (wide_codes)
+                    for (int half = 0; half < 2; ++half) store_levels(target, v, half, load32(vector + half * 32));
             }
         }
     }

@@ -12,6 +12,7 @@
 //     direct             sums of some tokens += blocks straight from the stored codes
 //     expand             blocks to levels, one byte each
 //     multiply           sums of some tokens += expanded blocks of one or two tiles
+// where expanded levels and the codes that they meet have 16 bits, wide_codes, and widen for such codes;
 // where it is worth while, min_pairs and max_pairs, from how many tokens to how many `pair` works from the stored codes of two tiles whose blocks
 //     have one scale each, half of tokens_of_pair to tokens_of_pair of them at a time;
 // and for pruned weights what tile_sparse.h names. A stretch may say which blocks of a row it holds (places); direct and multiply of one tile heed it.
@@ -46,7 +47,8 @@ struct Tokens {
     const std::int32_t* start;  // of units, or of parts of them (Start::parts): what the integer sums begin with
     const float* sums;             // of units: activation scale * sum of codes, where the weight has minimums
     const std::int32_t* code_sums; // of units: sum of codes, where the weight has zeros
-    std::int64_t code_stride;   // from one token to the next
+    std::int64_t code_stride;   // bytes, from one token to the next
+    std::int64_t block_bytes;   // of a token's codes of a block
     std::int64_t stride;
     std::int64_t start_stride;  // from a block's starts to those of the next
 };
@@ -70,8 +72,17 @@ struct Stretch {
 
 inline Tokens from(const Tokens& x, std::int64_t token, std::int64_t block, std::int64_t units_per_block) {
     const std::int64_t unit = block * units_per_block * x.stride + token;
-    return {x.codes + token * x.code_stride + block * tile_block, x.scales + block * x.stride + token, x.start + block * x.start_stride + token, x.sums == nullptr ? nullptr : x.sums + unit, x.code_sums == nullptr ? nullptr : x.code_sums + unit, x.code_stride, x.stride, x.start_stride};
+    return {x.codes + token * x.code_stride + block * x.block_bytes, x.scales + block * x.stride + token, x.start + block * x.start_stride + token, x.sums == nullptr ? nullptr : x.sums + unit, x.code_sums == nullptr ? nullptr : x.code_sums + unit, x.code_stride, x.block_bytes, x.stride, x.start_stride};
 }
+
+// Whether many tokens meet levels of 16 bits.
+template <class M>
+constexpr bool has_wide_codes() {
+    if constexpr (requires { M::wide_codes; }) return M::wide_codes;
+    return false;
+}
+template <class M>
+inline constexpr std::int64_t expanded_bytes = has_wide_codes<M>() ? 2 * expanded_block_bytes : expanded_block_bytes;  // of a block as M::expand writes it
 
 // Whether few tokens fetch a tile into the L2. Not one token and codes of 8 bits with a scale for each row: codes alone, which the processor's own prefetching follows
 // while requests go to the L1, and with the L2 0.74 to 0.9 of that speed.
@@ -155,6 +166,14 @@ struct Start {
 // cache, which then miss for each group of tokens.
 inline std::int64_t stride_of_blocks(std::int64_t n_tokens) { return n_tokens < 64 ? n_tokens : ((n_tokens + 15) / 16 | 1) * 16; }
 
+// Whether so few tokens work from the stored codes.
+template <class M>
+bool is_direct(const LinearArgs& args) {
+    if constexpr (M::masked)
+        if (args.weight->tiles == TileForm::mask) return args.n_tokens <= M::max_direct_masked;
+    return args.n_tokens <= M::max_direct;
+}
+
 // Tokens with the starts of their sums, in this thread's space for them.
 template <class M>
 Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format) {
@@ -163,15 +182,20 @@ Tokens prepare_tokens(const LinearArgs& args, const TileFormat& format) {
     const Start start = M::start(format);
     const bool has_minimums = format.minimums != TileNumber::none, has_zeros = format.zeros != TileNumber::none;
     const std::int64_t parts = start.parts > 0 ? start.parts : per_block;
-    const std::int32_t form = (start.in_16_bits ? 1 : 0) + (per_block == 2 ? 2 : 0) + (has_minimums ? 4 : 0) + (has_zeros ? 8 : 0) + (parts == 2 ? 16 : 0);
-    const TokensSpace space = thread_tokens({args.epoch, x.codes, n_tokens, n_blocks, start.offset, form}, stride * n_blocks * (1 + parts + 2 * per_block));
+    const bool wide = has_wide_codes<M>() && !is_direct<M>(args);
+    const std::int32_t form = (start.in_16_bits ? 1 : 0) + (per_block == 2 ? 2 : 0) + (has_minimums ? 4 : 0) + (has_zeros ? 8 : 0) + (parts == 2 ? 16 : 0) + (wide ? 32 : 0);
+    const std::int64_t n_numbers = stride * n_blocks * (1 + parts + 2 * per_block), n_wide = wide ? n_tokens * x.padded_columns / 2 : 0;
+    const TokensSpace space = thread_tokens({args.epoch, x.codes, n_tokens, n_blocks, start.offset, form}, n_wide + n_numbers);
     const std::int64_t n_units = stride * n_blocks * per_block, n_starts = stride * n_blocks * parts;
-    float* scales = space.numbers;
+    float* scales = space.numbers + n_wide;
     auto* starts = reinterpret_cast<std::int32_t*>(scales + stride * n_blocks);
     float* sums = has_minimums ? scales + stride * n_blocks + n_starts : nullptr;
     auto* code_sums = has_zeros ? reinterpret_cast<std::int32_t*>(scales + stride * n_blocks + n_starts + n_units) : nullptr;
-    const Tokens tokens = {x.codes, scales, starts, sums, code_sums, x.padded_columns, stride, stride * parts};
+    Tokens tokens = {x.codes, scales, starts, sums, code_sums, x.padded_columns, tile_block, stride, stride * parts};
+    if (wide) tokens.codes = reinterpret_cast<const std::int8_t*>(space.numbers), tokens.code_stride *= 2, tokens.block_bytes *= 2;
     if (space.known) return tokens;
+    if constexpr (has_wide_codes<M>())
+        if (wide) M::widen(x.codes, n_tokens * x.padded_columns, reinterpret_cast<std::int16_t*>(space.numbers));
     // Sixteen tokens at a time, so that what is written lies side by side.
     for (std::int64_t first = 0; first < n_tokens; first += 16) {
         const std::int64_t end = first + 16 < n_tokens ? first + 16 : n_tokens;
@@ -264,7 +288,7 @@ template <class M, class Tiles>
 void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, const Tiles& tiles, const Tokens& x, float* scratch) {
     constexpr std::int64_t width = M::tiles_at_once * tile_rows;
     const std::int64_t per_block = format.units_per_block();
-    alignas(64) Byte expanded[M::tiles_at_once * blocks_at_once * expanded_block_bytes];
+    alignas(64) Byte expanded[M::tiles_at_once * blocks_at_once * expanded_bytes<M>];
     Stretch stretches[M::tiles_at_once];
     float* sums = scratch;  // (tokens_at_once, width)
     const std::int64_t tokens_at_once = tokens_per_pass(args), rows_at_once = rows_per_pass(args, rows, width), stretch_blocks = Tiles::any_stretch ? blocks_per_stretch(args) : blocks_at_once;
@@ -276,7 +300,7 @@ void many_tokens(const LinearArgs& args, Range rows, const TileFormat& format, c
             for (std::int64_t i = 0; i < n_tiles; ++i) {
                 const Byte* tile = tiles.tile(row / tile_rows + i);
                 load_scales<M>(tile, format, block, n, stretches[i]);
-                Byte* target = expanded + i * blocks_at_once * expanded_block_bytes;
+                Byte* target = expanded + i * blocks_at_once * expanded_bytes<M>;
                 tiles.expand(tile, block, n, target);
                 stretches[i].codes = target;
             }

@@ -24,7 +24,7 @@ inline void turn_scales(const Stretch& stored, const Byte* signs, Stretch& turne
 
 template <class M>
 void hashed_tokens(const LinearArgs& args, Range rows, const TileFormat& format, const Tokens& x) {
-    alignas(64) Byte expanded[blocks_at_once * expanded_block_bytes];
+    alignas(64) Byte expanded[blocks_at_once * expanded_bytes<M>];
     Stretch stored, turned;
     const auto* data = reinterpret_cast<const Byte*>(args.weight->data);
     const auto* banks = reinterpret_cast<const std::uint32_t*>(data);

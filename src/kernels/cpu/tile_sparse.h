@@ -42,7 +42,7 @@ void skip_stretch(const Byte* tile, const TileFormat& format, std::int64_t first
 // Tiles without their empty blocks: the same micro-kernels, told where a block's columns are.
 template <class M>
 void skip_tokens(const LinearArgs& args, Range rows, const TileFormat& whole, const Tokens& x, float* scratch) {
-    alignas(64) Byte expanded[blocks_at_once * expanded_block_bytes];
+    alignas(64) Byte expanded[blocks_at_once * expanded_bytes<M>];
     Stretch stretch;
     const auto* data = reinterpret_cast<const Byte*>(args.weight->data);
     const bool few = args.n_tokens <= M::max_direct;

@@ -29,13 +29,14 @@ inline __m256i indices_of(const Byte* vector, int i, int half) {
 
 template <int Depth, int IndexBits, int Parts, int Tables>
 struct Vectors256 : Micro256<8, Depth, 0> {
+    using Base = Micro256<8, Depth, 0>;
     static constexpr std::int64_t max_direct = 0;
     static constexpr bool skips = false, masked = false;
 
     static void expand(const TileFormat& format, const Byte*, const Byte* block, std::int64_t n_blocks, Byte* target) {
         constexpr std::int64_t index_bytes = 8 * IndexBits, vectors = 2 / Parts, words = (std::int64_t{1} << IndexBits) * Parts;
         const auto* tables = reinterpret_cast<const std::int32_t*>(format.tables);
-        for (std::int64_t b = 0; b < n_blocks; ++b, block += format.block_bytes, target += expanded_block_bytes) {
+        for (std::int64_t b = 0; b < n_blocks; ++b, block += format.block_bytes, target += expanded_bytes<Base>) {
             for (std::int64_t line = 0; line < format.block_bytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(block + 1024 + line), _MM_HINT_T0);
             for (std::int64_t vector = 0; vector < vectors; ++vector) {
                 const Byte* indices = block + vector * index_bytes;
@@ -51,7 +52,7 @@ struct Vectors256 : Micro256<8, Depth, 0> {
                             __m256i levels = _mm256_i32gather_epi32(tables + word, first, 4 * Parts);
                             if constexpr (Tables == 2) levels = _mm256_add_epi8(levels, _mm256_i32gather_epi32(tables + words + word, second, 4 * Parts));
                             if constexpr (Depth == signed_levels) levels = _mm256_xor_si256(levels, _mm256_set1_epi8(static_cast<char>(128)));
-                            _mm256_store_si256(reinterpret_cast<__m256i*>(target + ((vector * 4 + i) * Parts + word) * 64 + half * 32), levels);
+                            Base::store_levels(target, static_cast<int>((vector * 4 + i) * Parts + word), half, levels);
                         }
                     }
                 }
@@ -63,6 +64,7 @@ struct Vectors256 : Micro256<8, Depth, 0> {
 // Two columns to a code of 4 bits: two shuffles for the lower codes of 32 indices, two for the upper ones, and eight unpacks are 128 weights.
 template <int Depth>
 struct Pairs256 : Micro256<8, Depth, 0> {
+    using Base = Micro256<8, Depth, 0>;
     static constexpr std::int64_t max_direct = 0;
     static constexpr bool skips = false, masked = false;
 
@@ -73,7 +75,7 @@ struct Pairs256 : Micro256<8, Depth, 0> {
             return Depth == signed_levels ? _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(128))) : bytes;
         };
         const __m256i even = table(0), odd = table(1), mask = _mm256_set1_epi8(15);
-        for (std::int64_t b = 0; b < n_blocks; ++b, block += 128, target += expanded_block_bytes) {
+        for (std::int64_t b = 0; b < n_blocks; ++b, block += 128, target += expanded_bytes<Base>) {
             _mm_prefetch(reinterpret_cast<const char*>(block + 4096), _MM_HINT_T0);
             _mm_prefetch(reinterpret_cast<const char*>(block + 4160), _MM_HINT_T0);
             SKIFF_UNROLL
@@ -84,7 +86,7 @@ struct Pairs256 : Micro256<8, Depth, 0> {
                 const __m256i words[4] = {_mm256_unpacklo_epi16(first_low, second_low), _mm256_unpackhi_epi16(first_low, second_low), _mm256_unpacklo_epi16(first_high, second_high),
                                           _mm256_unpackhi_epi16(first_high, second_high)};
                 SKIFF_UNROLL
-                for (int i = 0; i < 4; ++i) _mm256_store_si256(reinterpret_cast<__m256i*>(target + (part / 2 * 4 + i) * 64 + part % 2 * 32), words[i]);
+                for (int i = 0; i < 4; ++i) Base::store_levels(target, part / 2 * 4 + i, part % 2, words[i]);
             }
         }
     }
