@@ -5,6 +5,7 @@
 #   limits     the machine: processor, caches, bandwidth with one thread and with all
 #   speed      prefill and decode of the small model and of shape S (0.1 billion), in floats, 8 and 4 bits
 #   kernels    each kernel row on one thread: bytes a second beside a plain read, multiply-adds a cycle (needs Google Benchmark, and builds kernels_bench)
+#   roof       prompts end to end as a share of what the kernel does by itself on all cores at once, in turns (needs jq, and builds kernels_bench)
 #   schemes    every scheme: what its kernel does, and whether to use it
 #   decode     every scheme on shape A (0.44 billion)
 #   sequences  several tokens in one pass, with the widest instruction set and with AVX2
@@ -21,7 +22,7 @@ set -euo pipefail
 program=$(realpath "$1")
 shift
 cd "$(dirname "$0")/.."
-all="limits speed kernels schemes decode sequences context fusion speculation starting pruned batch rival"
+all="limits speed kernels roof schemes decode sequences context fusion speculation starting pruned batch rival"
 sections=${*:-$all}
 S=random:bench/shapes/S.json A=random:bench/shapes/A.json B=random:bench/shapes/B.json prompt=512 answer=64 repeats=5 depth=4096
 if [ -n "${QUICK:-}" ]; then S=models/pocket A=models/pocket B=models/pocket prompt=8 answer=4 repeats=1 depth=32; fi
@@ -45,9 +46,35 @@ micro() {
     rm -f "$log"
 }
 kernels() {
-    local filter='read|decode|tokens:512'
+    local filter='read|decode|roof|tokens:512'
     [ -z "${QUICK:-}" ] || filter='tokens:1/w4g32/'
     micro kernels_bench --benchmark_filter="$filter"
+}
+# Medians of the turns.
+roof() {
+    local shapes="$S $A $B" rounds=4 scheme=n4g32r threads isa work model i
+    [ -z "${QUICK:-}" ] || shapes=$S rounds=1
+    command -v jq >/dev/null || { echo "not measured: the roof needs jq"; return 0; }
+    threads=$("$program" bench models/pocket -p 8 -n 0 -r 1 --json | jq .machine.threads)
+    work=$(mktemp -d)
+    micro kernels_bench --benchmark_list_tests >"$work/log"  # builds it
+    if grep "^not measured" "$work/log"; then rm -rf "$work"; return 0; fi
+    for isa in $(isas); do
+        for model in $shapes; do
+            : >"$work/shares"
+            for i in $(seq $rounds); do
+                for thread in $(seq "$threads"); do "$(dirname "$(dirname "$program")")/bench/micro/kernels_bench" --benchmark_filter="^roof/$scheme/$isa\$" --benchmark_format=json >"$work/roof.$thread" 2>/dev/null & done
+                wait
+                "$program" bench "$model" --scheme $scheme --isa "$isa" --state bf16 -p $prompt -n 0 -r 3 --json >"$work/bench"
+                sed -n '/^{/,$p' -s "$work"/roof.* | jq -s --slurpfile bench "$work/bench" '
+                    (map(.benchmarks[0].macs) | add / 1e9) as $roof | $bench[0].results[0].gmac_per_s as $own
+                    | [$own, $roof, $own / $roof, (map(.benchmarks[0].macs_per_cycle) | add / length)]' -c >>"$work/shares"
+            done
+            jq -rs --arg what "$model $isa" 'def median: sort | .[(length - 1) / 2 | floor]; def fixed($n): . * pow(10; $n) | round / pow(10; $n);
+                "\($what): \(map(.[0]) | median | fixed(1)) of \(map(.[1]) | median | fixed(1)) GMAC/s (\(map(.[3]) | median | fixed(1)) a cycle and core): \(map(.[2]) | median | fixed(3)) (\(map(.[2]) | min | fixed(3)) to \(map(.[2]) | max | fixed(3)))"' "$work/shares"
+        done
+    done
+    rm -rf "$work"
 }
 schemes() { "$program" doctor --schemes; }
 decode() {
