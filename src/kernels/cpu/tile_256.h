@@ -236,7 +236,7 @@ namespace {
 template <int Bits, int Depth, int Levels>
 struct Micro256 {
     static constexpr bool finds_scales = true, wide_codes = Depth == signed_levels;
-    static constexpr std::int64_t max_direct = wide_codes ? 4 : 12, tiles_at_once = 1;
+    static constexpr std::int64_t max_direct = 12, tiles_at_once = 1;
 
     static void widen(const std::int8_t* codes, std::int64_t n, std::int16_t* target) { widen_codes(codes, n, target); }
     // Half `half` of vector v of an expanded block.

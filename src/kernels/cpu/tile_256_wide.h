@@ -53,7 +53,7 @@ void multiply_wide_blocks(const Stretch& stretch, const Tokens& tokens, float* s
             SKIFF_UNROLL
             for (int step = 0; step < steps; ++step) {
                 __m256i low = _mm256_load_si256(levels + 2 * step), high = _mm256_load_si256(levels + 2 * step + 1);
-                SKIFF_KEEP(low);
+                SKIFF_KEEP(low);  // not an operand in memory, which would be loaded for each token
                 SKIFF_KEEP(high);
                 SKIFF_UNROLL
                 for (int t = 0; t < N; ++t) {
