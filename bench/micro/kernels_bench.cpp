@@ -1,5 +1,5 @@
 // Linear kernels of the table, one thread: decode on 64 MiB of weights beside a plain read of as many bytes, and prefill on 2048 x 2048.
-// "roof" is one stretch of columns of two tiles, all in the cache and the tokens prepared: what the micro-kernel attains where next to nothing else is done.
+// "roof" is one stretch of columns of two tiles, all in the cache and the tokens prepared: what the kernel attains by itself, expanding and writing included.
 // bytes_per_second is what a pass reads; items_per_second are multiply-adds (of processor time, so a busy neighbour disturbs less).
 #include <benchmark/benchmark.h>
 

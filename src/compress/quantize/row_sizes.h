@@ -18,7 +18,8 @@ enum class SizeAbout : std::uint8_t { zero, mean };
 // so do schemes whose scales take powers of two alone, and clusters. Rows of floats are multiplied themselves. // reduced: codes or floats, sparse or not, (n_rows, n_columns)
 Weight with_row_sizes_kept(const Weight& original, const Weight& reduced, const InputStatistics& inputs, ThreadPool& pool, SizeAbout about = SizeAbout::zero);
 
-// Rows are looked at some at a time: what that takes besides the weights, at most, but for rows of more than 16384 columns.
+// Rows are looked at some at a time: what that takes besides the weights, at most, but for rows of more than 16384 columns. Pruned weights are written out, and
+// rows of floats are a copy.
 constexpr std::uint64_t row_sizes_memory_bytes = std::uint64_t{24} << 20;
 
 std::vector<float> row_floats(const Weight& weight);  // all values, row by row
