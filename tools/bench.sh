@@ -5,7 +5,7 @@
 #   limits     the machine: processor, caches, bandwidth with one thread and with all
 #   speed      prefill and decode of the small model and of shape S (0.1 billion), in floats, 8 and 4 bits
 #   kernels    each kernel row on one thread: bytes a second beside a plain read, multiply-adds a cycle (needs Google Benchmark, and builds kernels_bench)
-#   roof       prompts end to end as a share of what the kernel does by itself on all cores at once, in turns (needs jq, and builds kernels_bench)
+#   roof       prompts end to end as a share of what the kernel does by itself on all cores at once, in turns (needs jq, and builds kernels_bench); ROOF names other models than shapes S, A and B, in n4g32r
 #   schemes    every scheme: what its kernel does, and whether to use it
 #   decode     every scheme on shape A (0.44 billion)
 #   sequences  several tokens in one pass, with the widest instruction set and with AVX2
@@ -52,8 +52,8 @@ kernels() {
 }
 # Medians of the turns.
 roof() {
-    local shapes="$S $A $B" rounds=4 scheme=n4g32r threads isa work model i
-    [ -z "${QUICK:-}" ] || shapes=$S rounds=1
+    local shapes=${ROOF:-$S $A $B} rounds=4 scheme=n4g32r threads isa work model i
+    [ -z "${QUICK:-}" ] || shapes=${ROOF:-$S} rounds=1
     command -v jq >/dev/null || { echo "not measured: the roof needs jq"; return 0; }
     threads=$("$program" bench models/pocket -p 8 -n 0 -r 1 --json | jq .machine.threads)
     work=$(mktemp -d)
@@ -65,7 +65,7 @@ roof() {
             for i in $(seq $rounds); do
                 for thread in $(seq "$threads"); do "$(dirname "$(dirname "$program")")/bench/micro/kernels_bench" --benchmark_filter="^roof/$scheme/$isa\$" --benchmark_format=json >"$work/roof.$thread" 2>/dev/null & done
                 wait
-                "$program" bench "$model" --scheme $scheme --isa "$isa" --state bf16 -p $prompt -n 0 -r 3 --json >"$work/bench"
+                "$program" bench "$model" $(case $model in random:*) echo "--scheme $scheme" ;; esac) --isa "$isa" --state bf16 -p $prompt -n 0 -r 3 --json >"$work/bench"
                 sed -n '/^{/,$p' -s "$work"/roof.* | jq -s --slurpfile bench "$work/bench" '
                     (map(.benchmarks[0].macs) | add / 1e9) as $roof | $bench[0].results[0].gmac_per_s as $own
                     | [$own, $roof, $own / $roof, (map(.benchmarks[0].macs_per_cycle) | add / length)]' -c >>"$work/shares"

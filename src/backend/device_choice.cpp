@@ -39,7 +39,10 @@ Result<cuda::DeviceSessionOptions> device_options_of(const DeviceRequest& reques
         options.attention = cuda::PromptAttention::cudnn;
         options.cudnn = find_cudnn();
     }
-    if (request.choice.gemm != DeviceChoice::Gemm::own) {
+    if (request.choice.gemm == DeviceChoice::Gemm::cutlass) {
+        options.matmul = cuda::Matmul::cutlass;
+        options.library = cuda::DeviceSessionOptions::Library::must;
+    } else if (request.choice.gemm != DeviceChoice::Gemm::own) {
         for (const NamedLibrary& library : probe_cuda_libraries())
             if (library.what == "cuBLASLt") options.cublaslt = library.path;
         const bool fp8 = request.choice.gemm == DeviceChoice::Gemm::fp8, must = fp8 || request.choice.gemm == DeviceChoice::Gemm::cublaslt;

@@ -17,7 +17,7 @@ struct DeviceChoice {
     enum class Kind : std::uint8_t { cpu, cuda, automatic } kind = Kind::cpu;  // automatic: CUDA where there is a device that has the model's operators and room for it
     bool state_fp8 = false;  // keys and values as 8-bit floats, which only the device has
     enum class Graphs : std::uint8_t { on, off } graphs = Graphs::on;
-    enum class Gemm : std::uint8_t { automatic, own, cublaslt, fp8 } gemm = Gemm::automatic;  // of long prompts; automatic: cuBLASLt where it is found and works; fp8: it, with inputs of e4m3 weights as e4m3
+    enum class Gemm : std::uint8_t { automatic, own, cublaslt, fp8, cutlass } gemm = Gemm::automatic;  // of long prompts; automatic: cuBLASLt where it is found and works; fp8: it, with inputs of e4m3 weights as e4m3
     enum class Attention : std::uint8_t { own, cudnn } attention = Attention::own;  // to long prompts; cudnn: where it is found and has a plan for them
     enum class Overlap : std::uint8_t { on, off } overlap = Overlap::on;  // kernels begin while the one before ends (sm_90 and later)
     enum class Feed : std::uint8_t { device, host } feed = Feed::device;  // of chosen tokens; host: each goes through it

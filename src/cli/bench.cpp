@@ -155,7 +155,7 @@ Result<Json> tune(std::unique_ptr<Engine>& engine, const ModelOptions& model, En
 // --kernel: a table of its own, of the processor's kernels.
 Status compare_kernels(const BenchOptions& options, const EngineOptions& engine_options, const std::vector<SpeedTest>& tests, Terminal& terminal) {
     SKIFF_TRY(const auto variants, kernel_variants(options.kernel));
-    if (engine_options.device.kind != DeviceChoice::Kind::cpu) return usage_error("--kernel compares the processor's kernels; on a GPU there is --gemm own|cublaslt");
+    if (engine_options.device.kind != DeviceChoice::Kind::cpu) return usage_error("--kernel compares the processor's kernels; on a GPU there is --gemm own|cublaslt|cutlass");
     for (const char* other : {"--isa", "--kernels", "--tune", "--profile", "--energy", "--speculate"})
         if (std::find(options.typed.begin(), options.typed.end(), other) != options.typed.end()) return usage_error("--kernel chooses the kernels, one after the other, and measures their speed alone; leave " + std::string(other) + " out");
     if (options.fuse == "each") return usage_error("--kernel and --fuse each are two tables; ask for one after the other");

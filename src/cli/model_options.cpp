@@ -18,8 +18,8 @@ void ModelOptions::fields_without_context(FieldVisitor& visitor) {
     visitor.option("--device-layers", device_layers, "On a GPU: so many layers; for the others see --offload. -1: all");
     visitor.choice("--offload", offload, {"auto", "processor", "stream"},
                    "With --fit or --device-layers, the other layers: run on the processor, or their weights are streamed to the GPU when they are used; auto: with --fit what a measurement finds faster, else the processor");
-    visitor.choice("--gemm", gemm, {"auto", "own", "cublaslt", "fp8"},
-                   "On a GPU, what multiplies the matrices of long prompts; auto: cuBLASLt where it is found. fp8: it, and inputs of e4m3 weights are rounded to e4m3, a scale for each token (compute capability 8.9 on)");
+    visitor.choice("--gemm", gemm, {"auto", "own", "cublaslt", "fp8", "cutlass"},
+                   "On a GPU, what multiplies the matrices of long prompts; auto: cuBLASLt where it is found. fp8: it, and inputs of e4m3 weights are rounded to e4m3, a scale for each token (compute capability 8.9 on). cutlass: in a plug-in that was built with it");
     visitor.choice("--attention", attention, {"own", "cudnn"}, "On a GPU, what attends to long prompts; cudnn: that library, where it is found and has a plan for them (bf16 state)");
     visitor.option("--batch", batch, "Tokens worked on at a time in a prompt; changes speed and memory, never the result; 0: 256, on a GPU 1024");
     visitor.option("--state", state, "How keys and values are kept: f32, f16, bf16, int8, int4, on a GPU also fp8; int8 and int4 halve and quarter what a long context reads. Single layers behind: int8,0-1=bf16");
@@ -48,7 +48,7 @@ Result<EngineOptions> ModelOptions::engine_options() const {
     if (options.device.kind == DeviceChoice::Kind::cpu && attention != "own") return usage_error("--attention cudnn is a GPU's; it needs --device cuda");
     if (attention == "cudnn") options.device.attention = DeviceChoice::Attention::cudnn;
     if (options.device.kind == DeviceChoice::Kind::cpu && gemm != "auto") return usage_error("--gemm is of a GPU's products; it needs --device cuda");
-    options.device.gemm = gemm == "own" ? DeviceChoice::Gemm::own : gemm == "cublaslt" ? DeviceChoice::Gemm::cublaslt : gemm == "fp8" ? DeviceChoice::Gemm::fp8 : DeviceChoice::Gemm::automatic;
+    options.device.gemm = gemm == "own" ? DeviceChoice::Gemm::own : gemm == "cublaslt" ? DeviceChoice::Gemm::cublaslt : gemm == "fp8" ? DeviceChoice::Gemm::fp8 : gemm == "cutlass" ? DeviceChoice::Gemm::cutlass : DeviceChoice::Gemm::automatic;
     if (weight_pages != "auto" && options.device.kind == DeviceChoice::Kind::cuda && !fit && device_layers == -1)
         return usage_error("--weight-pages is of the weights that the processor reads; with --device cuda it needs --fit or --device-layers");
     if (fit && device_layers != -1) return usage_error("--fit chooses the number of layers, --device-layers names it; give one of them");

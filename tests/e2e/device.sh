@@ -41,6 +41,17 @@ for sequences in 1 5; do
     for feed in device host; do "$SKIFF" bench "$model" --device cuda -p 0 -n 9 -r 1 --sequences $sequences --feed $feed --json >"$work/$feed.json"; done
     [ "$(hash_of "$work/device.json")" = "$(hash_of "$work/host.json")" ] || fail "--feed host feeds $sequences sequences other tokens"
 done
+# Libraries for long prompts: each does what it is asked, and no remark says that the own kernels do it.
+mkdir "$work/libraries"
+cp "$SKIFF_BUILD_DIR/testing/libskiff_fake_cudnn.so" "$work/libraries/libcudnn.so.9"
+cp "$SKIFF_BUILD_DIR/testing/libskiff_fake_cudnn.so" "$work/libraries/libcublasLt.so.13"  # only looked for: products are the fake device's
+for options in "--gemm cublaslt" "--gemm cutlass" "--gemm fp8 --scheme e4m3" "--attention cudnn --state bf16"; do
+    # shellcheck disable=SC2086
+    SKIFF_CUDA_LIBRARIES=$work/libraries "$SKIFF" bench "random:$pocket/config.json" --device cuda -p 66 -n 0 -r 1 $options >"$work/out" 2>&1 || { cat "$work/out"; fail "bench $options"; }
+    ! grep -q "the own kernels" "$work/out" || { cat "$work/out"; fail "bench $options leaves it to the own kernels"; }
+done
+SKIFF_CUDA_LIBRARIES=$work/libraries expect 1 "no matrix of this model is of 8-bit floats" "$SKIFF" bench "random:$pocket/config.json" --device cuda --gemm fp8 -p 66 -n 0 -r 1
+expect 2 "needs --device cuda" "$SKIFF" bench "$model" --gemm cutlass -p 8 -n 4
 expect 2 "are a GPU's" "$SKIFF" bench "$model" --graphs off -p 8 -n 4
 expect 2 "are the processor's" "$SKIFF" bench "$model" --device cuda --merge off -p 8 -n 4
 expect 1 "no CUDA row for this --state" "$SKIFF" bench "$model" --device cuda --state int8 -p 8 -n 4 -r 1
@@ -106,6 +117,11 @@ grep -q 'fake fake device' "$work/there.json" || fail "classify does not name th
 if [ -f "$work/sweep" ]; then
     # What is measured from memory must not fit the cache (1 MiB here).
     awk -F'"(bytes|copies)":' '/"part": *"gemv"/ { ++n; if (int($2) * int($3) < 2 * 1048576) { print "too few copies: " $0; bad = 1 } } END { exit bad || n < 4 }' "$work/sweep" || fail "cuda_sweep measures what the cache holds"
+    # Each pattern by each library; an activation is CUTLASS's own launch, and one more behind cuBLASLt's.
+    for row in own:1 cublaslt:2 cutlass:1; do
+        [ "$row" != cublaslt:2 ] || grep -q '"row": *"cublaslt"' "$work/sweep" || continue  # it may not be here
+        grep '"pattern": *"product + bias + activation"' "$work/sweep" | grep "\"row\": *\"${row%:*}\"" | grep -q "\"launches\": *${row#*:}\b" || fail "cuda_sweep patterns: ${row%:*}"
+    done
     "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small gemv w4g32 >"$work/sweep" && grep -q '"scheme": *"w4g32"' "$work/sweep" && ! grep -q '"scheme": *"bf16"' "$work/sweep" || fail "cuda_sweep takes other schemes than the one that was named"
     expect 2 "cuda_sweep" "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small gemv w5
     "$SKIFF_BUILD_DIR/bin/cuda_sweep" --small --tuning "$work/tuning.json" tune w4g32 >"$work/sweep" && grep -q '"part": *"tune"' "$work/sweep" && grep -q '"gemv"' "$work/tuning.json" || fail "cuda_sweep tune writes no table"

@@ -55,4 +55,30 @@ plant resources 'd' "no kernel at all"
 plant resources '0,/STACK:0/s/STACK:0/STACK:8/' "bytes of stack or spilled"
 plant resources '/_Zgemv/{n;s/REG:100/REG:200/}' "200 registers"
 plant resources '/_Zrope/{n;s/SHARED:1024/SHARED:9000/}' "bytes of shared memory"
+# By what ptxas says, where there is no cuobjdump.
+said() {
+    local arch kernel
+    : >"$work/ptxas"
+    for arch in $architectures; do
+        for kernel in $kernels; do
+            printf "ptxas info    : Compiling entry function '_Z%s' for '%s'\nptxas info    : Function properties for _Z%s\n    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n" "$kernel" "$arch" "$kernel" >>"$work/ptxas"
+            printf 'ptxas info    : Used 100 registers, used 1 barriers, 16 bytes smem, 792 bytes cmem[0]\nptxas info    : Compile time = 1.0 ms\n' >>"$work/ptxas"
+        done
+    done
+}
+check_said() { bash "$SKIFF_SOURCE_DIR/tests/cuda/gates.sh" --logs "$work/ptxas" >"$work/log" 2>&1; }
+plant_said() {
+    said
+    sed -i "$1" "$work/ptxas"
+    if check_said; then echo "FAILED: not noticed: $1 in what ptxas said"; exit 1; fi
+    grep -qF -- "$2" "$work/log" || { echo "FAILED: wrong message for $1:"; cat "$work/log"; exit 1; }
+}
+said
+check_said || { echo "FAILED: resources in order were refused:"; cat "$work/log"; exit 1; }
+grep -q "24 kernels in order" "$work/log" || { cat "$work/log"; echo "FAILED: not every kernel was counted in what ptxas said"; exit 1; }
+plant_said 'd' "no kernel at all"
+plant_said '0,/0 bytes stack/s/0 bytes stack frame, 0 bytes spill/8 bytes stack frame, 8 bytes spill/' "8 bytes of stack or spilled"
+plant_said '0,/Used 100/s/Used 100/Used 200/' "200 registers"
+plant_said '0,/16 bytes smem/s/16 bytes smem/90000 bytes smem/' "bytes of shared memory"
+plant_said '/sample_kernel/d' "no kernel is called sample_kernel"
 echo "every planted fault was found"

@@ -1,6 +1,7 @@
 // The graphs that cuDNN gets, by a library of its interface that computes with plain loops and looks at every attribute: attention beside sums written out, refusals, and what comes in place of it.
 #include "backend/cuda/cudnn/rows.h"
 
+#include <filesystem>
 #include <set>
 
 #include "backend/cuda/cudnn/graph.h"
@@ -122,7 +123,14 @@ TEST(CudnnRows, LibrariesAreFoundInSeveralFolders) {
     EXPECT_EQ(find_named_library({name}), "");
     ::setenv("SKIFF_CUDA_LIBRARIES", ("/nowhere:" + folder).c_str(), 1);
     EXPECT_EQ(find_named_library({name}), path);
+    // Before one of the same name that the loader knows.
+    const std::string other = ::testing::TempDir() + "skiff_named_library";
+    std::filesystem::create_directories(other);
+    std::filesystem::copy_file(path, other + "/libm.so.6", std::filesystem::copy_options::overwrite_existing);
+    ::setenv("SKIFF_CUDA_LIBRARIES", other.c_str(), 1);
+    EXPECT_EQ(find_named_library({"libm.so.6"}), other + "/libm.so.6");
     ::unsetenv("SKIFF_CUDA_LIBRARIES");
+    EXPECT_EQ(find_named_library({"libm.so.6"}), "libm.so.6");
     EXPECT_NE(no_cudnn().find("nvidia-cudnn"), std::string::npos);
 }
 

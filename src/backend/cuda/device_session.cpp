@@ -51,7 +51,8 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
         return unsupported("products of 8-bit floats need a GPU of compute capability 8.9 or later; this one has " + std::to_string(device_->facts().arch / 10) + "." + std::to_string(device_->facts().arch % 10));
     // A kernel that begins early reads its first weights, which may not be copied yet.
     device_->set_dependence(device_->facts().arch >= 90 && options_.stream_from == SIZE_MAX ? options_.dependence : Dependence::stream);
-    if (options_.matmul != Matmul::own) {
+    if (options_.matmul == Matmul::cutlass && table.cutlass == nullptr) SKIFF_CHECK(leave_library(unsupported("libskiff_cuda.so was built without CUTLASS; build it with -DSKIFF_CUTLASS=FOLDER, where its headers are")));
+    if (takes_cublaslt(options_.matmul)) {
         const int error = table.open_cublaslt(options_.cublaslt.c_str());
         if (error != 0) SKIFF_CHECK(leave_library(device_->check(error, "opening " + options_.cublaslt)));
     }
@@ -60,14 +61,14 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
         if (options_.cudnn.empty()) leave_cudnn(unsupported(no_cudnn()));
         else if (error != 0) leave_cudnn(device_->check(error, "opening " + options_.cudnn));
     }
-    if (options_.matmul != Matmul::own || options_.attention == PromptAttention::cudnn) {
+    if (takes_cublaslt(options_.matmul) || options_.attention == PromptAttention::cudnn) {
         auto workspace = device_->allocate(workspace_bytes, "the libraries' workspace");
         if (workspace.ok()) {
             workspace_ = *workspace;
         } else {
             const Status why = workspace.take_error();
             if (options_.attention == PromptAttention::cudnn) leave_cudnn(why);
-            if (options_.matmul != Matmul::own) SKIFF_CHECK(leave_library(why));
+            if (takes_cublaslt(options_.matmul)) SKIFF_CHECK(leave_library(why));
         }
     }
     DeviceModelOptions model;
@@ -81,7 +82,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     model.progress = options_.progress;
     SKIFF_TRY(model_, build_device_model(spec, weights, *device_, model));
     if (options_.matmul != Matmul::own && !library_takes_all()) {
-        SKIFF_CHECK(leave_library(unsupported("the matrices of this model have no form that cuBLASLt takes")));
+        SKIFF_CHECK(leave_library(unsupported("the matrices of this model have no form that " + std::string(options_.matmul == Matmul::cutlass ? "CUTLASS" : "cuBLASLt") + " takes")));
     }
     if (options_.matmul == Matmul::cublaslt && options_.library == DeviceSessionOptions::Library::may && is_two_of_four()) {
         SKIFF_CHECK(leave_library(unsupported("most weights keep two of every four inputs, which is half the work of the sparse tensor cores")));
@@ -167,11 +168,11 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     return device_->wait();
 }
 
-// Where cuBLASLt may be left, the own kernels do what it would have done.
+// Where a library may be left, the own kernels do what it would have done.
 Status CudaSession::leave_library(Status why) {
     if (options_.library == DeviceSessionOptions::Library::must) return why;
+    plan_.remarks.push_back("the own kernels multiply long prompts, not " + std::string(options_.matmul == Matmul::cutlass ? "CUTLASS" : "cuBLASLt") + ": " + why.error().message);
     options_.matmul = Matmul::own;
-    plan_.remarks.push_back("the own kernels multiply long prompts, not cuBLASLt: " + why.error().message);
     return {};
 }
 

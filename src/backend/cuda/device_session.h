@@ -17,10 +17,10 @@ struct DeviceSessionOptions {
     enum class Graphs : std::uint8_t { on, off } graphs = Graphs::on;
     DeviceModelOptions::Fuse fuse = DeviceModelOptions::Fuse::on;
     Matmul matmul = Matmul::own;
-    std::string cublaslt;    // its path, of Matmul::cublaslt
+    std::string cublaslt;    // its path, of Matmul::cublaslt and fp8
     PromptAttention attention = PromptAttention::own;  // cudnn: of prompts, where it has a plan for them; else the own kernels, and a remark
     std::string cudnn;       // its path, of PromptAttention::cudnn
-    enum class Library : std::uint8_t { may, must } library = Library::may;  // must: an error where cuBLASLt cannot be used; may: the own kernels then
+    enum class Library : std::uint8_t { may, must } library = Library::may;  // must: an error where `matmul` cannot be; may: the own kernels then
     Dependence dependence = Dependence::programmatic;
     enum class Feed : std::uint8_t { device, host } feed = Feed::device;  // device: where somebody wants it (Session::self_feeder), chosen tokens are fed there
     std::size_t first_block = 0, last_block = SIZE_MAX;

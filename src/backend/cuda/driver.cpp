@@ -43,12 +43,13 @@ std::string reason_of(CuResult result) {
 }
 
 std::vector<std::string> library_folders() {
-    std::vector<std::string> folders = {""};  // what the loader knows: LD_LIBRARY_PATH, ld.so.conf
+    std::vector<std::string> folders;
     if (const char* given = std::getenv("SKIFF_CUDA_LIBRARIES"); given != nullptr) {
         std::istringstream list(given);
         for (std::string folder; std::getline(list, folder, ':');)
             if (!folder.empty()) folders.push_back(folder);
     }
+    folders.emplace_back();  // what the loader knows: LD_LIBRARY_PATH, ld.so.conf
     for (const char* variable : {"CUDA_HOME", "CUDA_PATH"})
         if (const char* given = std::getenv(variable); given != nullptr) folders.push_back(std::string(given) + "/lib64");
     folders.push_back("/usr/local/cuda/lib64");

@@ -33,7 +33,7 @@ struct NamedLibrary {
     std::string version;             // where it says one: "9.19.0"
     std::string source;              // how to get it
 };
-// cuBLASLt, cuDNN and NCCL: the loader's folders, those of $SKIFF_CUDA_LIBRARIES (separated by colons), $CUDA_HOME/lib64, /usr/local/cuda/lib64.
+// cuBLASLt, cuDNN and NCCL: the folders of $SKIFF_CUDA_LIBRARIES (separated by colons), the loader's, $CUDA_HOME/lib64, /usr/local/cuda/lib64.
 std::vector<NamedLibrary> probe_cuda_libraries();
 std::string find_cudnn();  // its path, or nothing
 std::string no_cudnn();    // the sentence for that, with what to do

@@ -195,6 +195,7 @@ struct Launcher {
     int operator()(const ConvLaunchArgs& args) const { return table.causal_conv(args, launch); }
     int operator()(const DequantizeArgs& args) const { return table.dequantize(args, launch); }
     int operator()(const MatmulArgs& args) const { return table.matmul(args, launch); }
+    int operator()(const CutlassProductArgs& args) const { return table.cutlass(args, launch); }
     int operator()(const PairsArgs& args) const { return table.pairs(args, launch); }
     int operator()(const SequenceAttentionArgs& args) const { return table.sequence_attention(args, launch); }
     int operator()(const WidenArgs& args) const { return table.widen(args, launch); }

@@ -56,10 +56,11 @@ struct StatePlace {
     float* rings = nullptr;  // of a convolution
 };
 
-enum class Matmul : std::uint8_t { own, cublaslt, fp8 };  // of many tokens; fp8: cuBLASLt, and inputs of weights that are 8-bit floats become such, too
+enum class Matmul : std::uint8_t { own, cublaslt, fp8, cutlass };  // of many tokens; fp8: cuBLASLt, and inputs of weights that are 8-bit floats become such, too
+inline bool takes_cublaslt(Matmul matmul) { return matmul == Matmul::cublaslt || matmul == Matmul::fp8; }
 enum class PromptAttention : std::uint8_t { own, cudnn };
 
-// Weights as rows of bf16 for cuBLASLt, written out once: by their codes. (n_tiles * 16, kept_row_stride) bf16
+// Weights as rows of bf16 for a library, written out once: by their codes. (n_tiles * 16, kept_row_stride) bf16
 using KeptRows = std::map<const void*, std::byte*>;
 inline std::int64_t kept_row_stride(const GpuWeight& weight) { return (weight.n_columns + 7) / 8 * 8; }
 inline std::size_t kept_row_bytes(const GpuWeight& weight) { return static_cast<std::size_t>(std::int64_t{weight.n_tiles} * 16 * kept_row_stride(weight) * 2); }
@@ -78,7 +79,7 @@ struct EmitOptions {
     const KeptRows* kept_rows = nullptr;
     SampleArgs choose;  // of RunShape::Then::choose: all but logits and tokens
 };
-inline constexpr std::int64_t matmul_min_tokens = 65;  // from here on cuBLASLt, where it is wanted
+inline constexpr std::int64_t matmul_min_tokens = 65;  // from here on a library, where it is wanted
 
 struct SelectArgs {
     const float* x = nullptr;
@@ -88,7 +89,7 @@ struct SelectArgs {
 };
 
 using LaunchArgs = std::variant<EmbedArgs, NormLaunchArgs, GemvArgs, GemmArgs, SparseRowsArgs, RopeWriteArgs, DecodeAttentionArgs, PrefillAttentionArgs, ElementLaunchArgs, SelectArgs, RouteLaunchArgs, ExpertsArgs, ConvLaunchArgs,
-                                DequantizeArgs, MatmulArgs, PairsArgs, QuantizeRowsArgs, Fp8RowsArgs, Fp8ResultArgs, SequenceAttentionArgs, WidenArgs, SampleArgs, StreamArgs>;
+                                DequantizeArgs, MatmulArgs, CutlassProductArgs, PairsArgs, QuantizeRowsArgs, Fp8RowsArgs, Fp8ResultArgs, SequenceAttentionArgs, WidenArgs, SampleArgs, StreamArgs>;
 struct DeviceStep {
     std::string name;    // of the operators it does
     const char* kernel;  // "gemv", "decode attention"

@@ -1,4 +1,4 @@
-// The launches of matrices: by the own kernels, or by cuBLASLt.
+// The launches of matrices: by the own kernels, or by cuBLASLt or CUTLASS.
 #include <algorithm>
 
 #include "backend/cuda/emitter.h"
@@ -99,13 +99,43 @@ void Emitter::add(const SparseDevice& sparse) {
     done(sparse.x);
 }
 
+namespace {
+
+// The same product; what its epilogue activates is the operand of the next one, rows from `first` on.
+CutlassProductArgs by_cutlass(const MatmulArgs& args, const LinearDevice& linear, const Operand& activated, std::int64_t first) {
+    CutlassProductArgs product;
+    product.weight = args.weight;
+    product.x = args.x;
+    product.bias = args.bias;
+    product.n_tokens = args.n_tokens;
+    product.n_rows = args.n_rows;
+    product.n_columns = args.n_columns;
+    product.weight_stride = args.weight_stride;
+    product.x_stride = args.x_stride;
+    product.factor = args.factor;
+    if (linear.write == GemvWrite::activate) {
+        product.write = CutlassProductArgs::Write::activate;
+        product.activation = linear.activation;
+        product.operand = activated;
+        product.first_row = first;
+    } else {
+        product.write = args.write == MatmulArgs::Write::add ? CutlassProductArgs::Write::add : CutlassProductArgs::Write::replace;
+        product.y = args.y;
+        product.y_stride = args.y_stride;
+    }
+    return product;
+}
+
+}  // namespace
+
 void Emitter::multiply(const LinearDevice& linear, const MatrixDevice& matrix, const Live& x, float* y, const NextNorm& next) {
     const GpuWeight& weight = matrix.weight;
     const bool gate = linear.write == GemvWrite::gate, activates = linear.write == GemvWrite::activate, fp8 = options_.matmul == Matmul::fp8 && takes_fp8(weight);
+    const bool cutlass = options_.matmul == Matmul::cutlass, in_between = gate || fp8 || (activates && !cutlass);  // numbers that another launch finishes
     const std::int64_t n_columns = weight.n_columns, padded = fp8 ? fp8_columns(n_columns) : (n_columns + 7) / 8 * 8;
     const std::int64_t n_rows = gate || fp8 ? std::int64_t{weight.n_tiles} * 16 : weight.n_rows;  // pairs fill whole tiles
-    float* target = gate || activates || fp8 ? scratch_.take_floats(rows_ * n_rows) : y + matrix.offset;
-    const std::int64_t target_stride = gate || activates || fp8 ? n_rows : stride(linear.out), number_bytes = fp8 ? 1 : 2;
+    float* target = in_between ? scratch_.take_floats(rows_ * n_rows) : activates ? nullptr : y + matrix.offset;
+    const std::int64_t target_stride = in_between || activates ? n_rows : stride(linear.out), number_bytes = fp8 ? 1 : 2;
     const Live* coded = fp8 ? &codes_of(linear.x) : nullptr;
     const void* kept = nullptr;
     if (!fp8 && options_.kept_rows != nullptr)
@@ -130,13 +160,14 @@ void Emitter::multiply(const LinearDevice& linear, const MatrixDevice& matrix, c
         }
         args.weight = kept != nullptr ? kept : rows;
         args.weight_stride = padded;
-        args.y = target + first;
+        args.y = target == nullptr ? nullptr : target + first;
         args.y_stride = target_stride;
         args.n_tokens = rows_;
         args.n_rows = n;
         args.workspace = options_.workspace;
         args.workspace_bytes = options_.workspace_bytes;
-        push(fp8 ? "cublaslt fp8" : "cublaslt", args);
+        if (cutlass) push("cutlass", by_cutlass(args, linear, next.operand, first));
+        else push(fp8 ? "cublaslt fp8" : "cublaslt", args);
         if (rows != nullptr) scratch_.give(rows);
     }
     if (fp8 && !gate) {
@@ -163,7 +194,7 @@ void Emitter::multiply(const LinearDevice& linear, const MatrixDevice& matrix, c
         pairs.activation = linear.activation;
         pairs.operand = next.operand;
         push("activation of pairs", pairs);
-    } else if (activates) {
+    } else if (activates && in_between) {
         ElementLaunchArgs args;
         args.kind = ElementKind::activation;
         args.activation = linear.activation;
@@ -173,7 +204,7 @@ void Emitter::multiply(const LinearDevice& linear, const MatrixDevice& matrix, c
         args.n_columns = weight.n_rows;
         args.operand = next.operand;
         push("activation", args);
-    } else if (!fp8 && linear.softcap > 0) {
+    } else if (!fp8 && !activates && linear.softcap > 0) {
         ElementLaunchArgs args;
         args.kind = ElementKind::softcap;
         args.a = args.y = target;
@@ -183,7 +214,7 @@ void Emitter::multiply(const LinearDevice& linear, const MatrixDevice& matrix, c
         args.factor = linear.softcap;
         push("softcap", args);
     }
-    if (gate || activates || fp8) scratch_.give(target);
+    if (in_between) scratch_.give(target);
 }
 
 const Emitter::Live& Emitter::codes_of(int v) {

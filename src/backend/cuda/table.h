@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/cuda/cutlass_product.h"
 #include "kernels/cuda/fp8_rows.h"
 #include "kernels/cuda/image_windows.h"
 #include "kernels/cuda/launch.h"
@@ -153,6 +154,8 @@ struct Table {
     int (*prepare_matmul)(const MatmulArgs& args);  // finds its algorithm and launches nothing; an error where there is none
     int (*matmul)(const MatmulArgs& args, const Launch& launch);
 
+    int (*cutlass)(const CutlassProductArgs& args, const Launch& launch);  // null: built without CUTLASS's headers
+
     // ---- cuDNN, where the program has found it and was asked for it. Opened for the device that is chosen then. Where there is no plan for a shape, preparing it is an error that says why.
     int (*open_cudnn)(const char* path);
     int (*prepare_sequence_attention)(const SequenceAttentionArgs& args);
@@ -168,7 +171,7 @@ constexpr std::uint32_t table_layout() {
     for (std::size_t size : {sizeof(Table), sizeof(DeviceFacts), sizeof(MatmulArgs), sizeof(PairsArgs), sizeof(Launch), sizeof(GpuWeight), sizeof(GemvArgs), sizeof(GemmArgs), sizeof(SparseRowsArgs),
                              sizeof(DequantizeArgs), sizeof(EmbedArgs), sizeof(NormLaunchArgs), sizeof(RopeWriteArgs), sizeof(DecodeAttentionArgs), sizeof(PrefillAttentionArgs),
                              sizeof(ElementLaunchArgs), sizeof(RouteLaunchArgs), sizeof(ExpertsArgs), sizeof(ConvLaunchArgs), sizeof(SampleArgs), sizeof(ColumnSumsArgs), sizeof(GramArgs), sizeof(PatchesArgs), sizeof(WindowsArgs),
-                             sizeof(SequenceAttentionArgs), sizeof(ConvolutionArgs), sizeof(WidenArgs), sizeof(QuantizeRowsArgs), sizeof(Fp8RowsArgs), sizeof(Fp8ResultArgs)})
+                             sizeof(SequenceAttentionArgs), sizeof(ConvolutionArgs), sizeof(WidenArgs), sizeof(QuantizeRowsArgs), sizeof(Fp8RowsArgs), sizeof(Fp8ResultArgs), sizeof(CutlassProductArgs)})
         hash = (hash ^ static_cast<std::uint32_t>(size)) * 16777619u;
     for (const char character : std::string_view(SKIFF_VERSION)) hash = (hash ^ static_cast<unsigned char>(character)) * 16777619u;
     return hash;

@@ -15,8 +15,14 @@ struct ExpertParams {
     int part_columns = 0;               // of the operand between the two: from one chosen expert to the next
 };
 
+// Sixteen levels of two parts for each row leave no registers for two slabs of numbers, and with those of eight tokens take more than two blocks of an SM have.
+template <class Decoder>
+constexpr bool expert_tables_are_large = Decoder::form == CodeForm::table4 && Decoder::n_parts > 1;
 template <class Decoder, int n_blocks, int n_warps>
-__global__ void __launch_bounds__(n_warps* lanes, n_warps > gemv_warps ? 1 : 2) expert_gemv_kernel(const __grid_constant__ ExpertParams params) {
+constexpr int expert_least_blocks = n_warps > gemv_warps || (expert_tables_are_large<Decoder> && n_blocks > 1) ? 1 : 2;
+
+template <class Decoder, int n_blocks, int n_warps>
+__global__ void __launch_bounds__(n_warps* lanes, expert_least_blocks<Decoder, n_blocks, n_warps>) expert_gemv_kernel(const __grid_constant__ ExpertParams params) {
     static_assert(n_warps * lanes >= max_routed_experts && n_warps >= max_gemv_tokens);
     constexpr int unit = unit_columns(Decoder::form), n_unit_slabs = unit_slabs<Decoder>, stages = gemv_stages(Decoder::form, n_warps), few_stages = gemv_few_stages(Decoder::form, n_warps), most_units = gemv_chunk_units(Decoder::form);
     SKIFF_SHARED_MEMORY(shared);
@@ -81,7 +87,7 @@ __global__ void __launch_bounds__(n_warps* lanes, n_warps > gemv_warps ? 1 : 2) 
 #pragma unroll
             for (int block = 0; block < n_blocks; ++block) {
                 const int token = 4 * block + g / 2, place = token < p.n_tokens ? routed.places[active][token] : -1;
-                places[block] = place < 0 ? -1 : (block * n_slabs + (first ? 0 : place * (params.part_columns / slab_columns))) * 1024 + lane * 16;
+                places[block] = keeps_zeros<Decoder, n_blocks> && place < 0 ? -1 : (block * n_slabs + (first || place < 0 ? 0 : place * (params.part_columns / slab_columns))) * 1024 + lane * 16;
 #pragma unroll
                 for (int i = 0; i < 4; ++i) b[i / 2][block][i % 2] = make_uint4(0, 0, 0, 0);
             }
@@ -96,14 +102,14 @@ __global__ void __launch_bounds__(n_warps* lanes, n_warps > gemv_warps ? 1 : 2) 
                 copy_next();
                 const unsigned char* here = ring + slot * stage_bytes;
                 slot = slot + 1 == n_stages ? 0 : slot + 1;
-                multiply_chunk<Decoder, n_blocks, n_warps>(
+                multiply_chunk<Decoder, n_blocks, n_warps, loads_x_ahead<Decoder, n_blocks> && !expert_tables_are_large<Decoder>>(
                     params.gemv, decoder, tile, first_unit, here,
                     [&](int slab, uint4 (&to)[n_blocks][2]) {
 #pragma unroll
                         for (int block = 0; block < n_blocks; ++block)
 #pragma unroll
                             for (int half = 0; half < 2; ++half)
-                                if (places[block] >= 0) to[block][half] = *reinterpret_cast<const uint4*>(p.x + (places[block] + first_unit * (n_unit_slabs * 1024)) + (slab * 1024 + half * 512));
+                                if (!keeps_zeros<Decoder, n_blocks> || places[block] >= 0) to[block][half] = *reinterpret_cast<const uint4*>(p.x + (places[block] + first_unit * (n_unit_slabs * 1024)) + (slab * 1024 + half * 512));
                     },
                     b, supers, sums, part, ones);
             }

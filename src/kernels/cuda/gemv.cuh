@@ -79,7 +79,6 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
         slot = slot + 1 == n_stages ? 0 : slot + 1;
         return here;
     };
-    // Lanes of tokens that are not there keep their zeros.
     bool has_token[n_blocks];
     uint4 b[2][n_blocks][2];
 #pragma unroll
@@ -97,14 +96,14 @@ __global__ void __launch_bounds__(n_warps* lanes, gemv_least_blocks(Decoder::for
             if (has_supers(weight.params)) load_supers(weight, tile, static_cast<std::int64_t>(first) * unit_columns(Decoder::form), g, supers);
             const unsigned char* here = arrived_chunk();
             const unsigned char* x = p.x + static_cast<std::int64_t>(first) * (unit_slabs<Decoder> * 1024) + lane * 16;
-            multiply_chunk<Decoder, n_blocks, n_warps>(
+            multiply_chunk<Decoder, n_blocks, n_warps, loads_x_ahead<Decoder, n_blocks>>(
                 params, decoder, tile, first, here,
                 [&](int slab, uint4 (&to)[n_blocks][2]) {
 #pragma unroll
                     for (int block = 0; block < n_blocks; ++block)
 #pragma unroll
                         for (int half = 0; half < 2; ++half)
-                            if (has_token[block]) to[block][half] = *reinterpret_cast<const uint4*>(x + block * p.x_slabs * 1024 + (slab * 1024 + half * 512));
+                            if (!keeps_zeros<Decoder, n_blocks> || has_token[block]) to[block][half] = *reinterpret_cast<const uint4*>(x + block * p.x_slabs * 1024 + (slab * 1024 + half * 512));
                 },
                 b, supers, sums, part, ones);
         }

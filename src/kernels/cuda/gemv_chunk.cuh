@@ -156,8 +156,17 @@ struct ChunkStream {
     }
 };
 
+// Lanes whose token is not there, or did not choose the expert, multiply zeros, which stay in their registers from slab to slab. Two blocks of four tokens have no registers for that (f32 has): such lanes
+// read what lies there, and it goes into columns of the product that nobody reads.
+template <class Decoder, int n_blocks>
+constexpr bool keeps_zeros = n_blocks == 1 || Decoder::form == CodeForm::f32;
+
+// Whether the numbers of the next slab are loaded while one is multiplied: beside tables there are no registers for two slabs of eight tokens.
+template <class Decoder, int n_blocks>
+constexpr bool loads_x_ahead = n_blocks == 1 || !is_table(Decoder::form);
+
 // A chunk of a tile, in shared memory at `here`, from unit `first` on. load_x(slab, to): the lane's numbers of a slab of the chunk.
-template <class Decoder, int n_blocks, int n_warps, class LoadX>
+template <class Decoder, int n_blocks, int n_warps, bool x_is_ahead, class LoadX>
 __device__ __forceinline__ void multiply_chunk(const GemvParams& params, const Decoder& decoder, int tile, int first, const unsigned char* here, LoadX&& load_x, uint4 (&b)[2][n_blocks][2], Supers (&supers)[2],
                                                float (&sums)[n_blocks][2], float (&part)[n_blocks][4], float (&ones)[n_blocks][4]) {
     constexpr int unit = unit_columns(Decoder::form), n_steps = slab_steps<Decoder>, n_unit_slabs = unit_slabs<Decoder>, most_units = gemv_chunk_units(Decoder::form);
@@ -189,13 +198,14 @@ __device__ __forceinline__ void multiply_chunk(const GemvParams& params, const D
         std::uint32_t words[2][unit_words(Decoder::form)], positions[2];
         const auto load = [&](auto index) {
             constexpr int i = decltype(index)::value / n_unit_slabs, slab = decltype(index)::value % n_unit_slabs, at = decltype(index)::value % 2;
-            load_x(decltype(index)::value, b[at]);
+            if constexpr (x_is_ahead) load_x(decltype(index)::value, b[at]);
             load_slab<Decoder>(here + i * unit_bytes<Decoder>, slab, lane, words[at]);
             positions[at] = slab_positions<Decoder>(here + i * unit_bytes<Decoder>, slab, lane);
         };
         load(std::integral_constant<int, 0>{});
         for_steps<0, n_slabs_here>([&](auto index) {
             constexpr int now = decltype(index)::value, at = now % 2;
+            if constexpr (!x_is_ahead) load_x(now, b[at]);
             if constexpr (now + 1 < n_slabs_here) load(std::integral_constant<int, now + 1>{});
             for_steps<0, n_steps>([&](auto step) {
                 constexpr int s = decltype(step)::value;

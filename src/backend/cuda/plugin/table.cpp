@@ -54,6 +54,9 @@ const Table* make_table() {
     table.open_cublaslt = open_cublaslt;
     table.prepare_matmul = prepare_cublaslt;
     table.matmul = multiply_cublaslt;
+#if defined(SKIFF_CUTLASS)
+    table.cutlass = launch_cutlass_product;
+#endif
     table.open_cudnn = cudnn::open;
     table.prepare_sequence_attention = cudnn::prepare;
     table.sequence_attention = cudnn::attend;

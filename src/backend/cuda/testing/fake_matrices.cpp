@@ -174,6 +174,27 @@ int matmul(const MatmulArgs& args, const Launch& launch) {
         return good;
     });
 }
+int cutlass(const CutlassProductArgs& args, const Launch& launch) {
+    const bool activates = args.write == CutlassProductArgs::Write::activate;
+    const auto whole = [](std::int64_t n, std::int64_t of) { return n % of == 0; };
+    if (!here(args.weight, static_cast<std::size_t>((args.n_rows - 1) * args.weight_stride + args.n_columns) * 2) || !here(args.x, static_cast<std::size_t>((args.n_tokens - 1) * args.x_stride + args.n_columns) * sizeof(float)) ||
+        !floats(args.bias, args.n_rows) || !rows(args.y, args.n_tokens, args.n_rows, args.y_stride) || !operand_here(args.operand, args.n_tokens))
+        return bad_value;
+    if ((activates ? args.operand.data : args.y) == nullptr || (activates && (args.operand.form != OperandForm::rows || args.first_row + args.n_rows > args.operand.n_columns))) return bad_value;
+    if (!whole(args.n_columns, 8) || !whole(args.weight_stride, 8) || !whole(args.x_stride, 8) || !whole(args.n_rows, activates ? 8 : 4) || !whole(activates ? args.operand.n_columns : args.y_stride, activates ? 8 : 4)) return bad_value;
+    return put(launch.stream, [args, activates]() -> int {
+        for (std::int64_t t = 0; t < args.n_tokens; ++t)
+            for (std::int64_t r = 0; r < args.n_rows; ++r) {
+                double sum = 0;
+                for (std::int64_t c = 0; c < args.n_columns; ++c)
+                    sum += static_cast<double>(bf16_to_float(static_cast<const std::uint16_t*>(args.weight)[r * args.weight_stride + c])) * static_cast<const float*>(args.x)[t * args.x_stride + c];
+                const auto value = static_cast<float>(sum * args.factor) + (args.bias != nullptr ? args.bias[r] : 0.0f);
+                if (activates) write_operand(args.operand, t, args.first_row + r, activated(args.activation, value));
+                else args.y[t * args.y_stride + r] = args.write == CutlassProductArgs::Write::add ? args.y[t * args.y_stride + r] + value : value;
+            }
+        return good;
+    });
+}
 int pairs(const PairsArgs& args, const Launch& launch) {
     const std::int64_t stride = (args.n_pairs + 7) / 8 * 16;
     if (!floats(args.x, args.n_tokens * stride) || !floats(args.bias, stride) || !operand_here(args.operand, args.n_tokens) || !floats(args.token_scales, args.n_tokens) || !floats(args.row_scales, stride)) return bad_value;
@@ -248,6 +269,7 @@ void add_matrices(Table& table) {
     table.sparse_rows = sparse_rows;
     table.dequantize = dequantize;
     table.matmul = matmul;
+    table.cutlass = cutlass;
     table.pairs = pairs;
     table.quantize_rows = quantize_rows;
     table.fp8_rows = fp8_rows;
