@@ -51,6 +51,7 @@ for options in "--gemm cublaslt" "--gemm cutlass" "--gemm fp8 --scheme e4m3" "--
     ! grep -q "the own kernels" "$work/out" || { cat "$work/out"; fail "bench $options leaves it to the own kernels"; }
 done
 SKIFF_CUDA_LIBRARIES=$work/libraries expect 1 "no matrix of this model is of 8-bit floats" "$SKIFF" bench "random:$pocket/config.json" --device cuda --gemm fp8 -p 66 -n 0 -r 1
+expect 2 "leave one of the two out" "$SKIFF" bench "$model" --device cuda --device-layers 1 --offload stream --overlap on -p 8 -n 4
 expect 2 "needs --device cuda" "$SKIFF" bench "$model" --gemm cutlass -p 8 -n 4
 expect 2 "are a GPU's" "$SKIFF" bench "$model" --graphs off -p 8 -n 4
 expect 2 "are the processor's" "$SKIFF" bench "$model" --device cuda --merge off -p 8 -n 4

@@ -13,6 +13,7 @@ case $1 in
     run) case "$*" in *cuda*) echo "${FAKE_TEXT:-Once there was a girl who had a ball.}" ;; *) echo "Once there was a girl who had a dog." ;; esac ;;
     eval) case "$*" in *cuda*) value=${FAKE_PERPLEXITY-17.42} ;; *) value=17.4 ;; esac; printf '{\n  "model": {"path": "x"},\n  "perplexity": {\n    "value": %s,\n    "tokens": 8\n  }\n}\n' "$value" ;;
     bench)
+        case "$*:${FAKE_CUTLASS:-}" in *"--gemm cutlass"*:absent) exit 1 ;; esac
         shape=${2##*/}
         printf '{\n  "results": [{"test": "pp2048", "tokens_per_s": {"median": 9000.5, "min": 1}, "share_of_bandwidth": null, "share_of_gemm_rate": 0.61},\n    {"test": "tg128", "tokens_per_s": {"median": 220.25, "min": 1}, "share_of_bandwidth": 0.7%s}' "$(case $shape in B.json) echo 0 ;; *) echo 4 ;; esac)"
         case $* in *--sequences*) for n in "" x2 x4 x8 x16; do printf ', {"test": "tg512%s @ d512", "tokens_per_s": {"median": 4%s.5}}' "$n" "${n#x}"; done ;; esac
@@ -45,7 +46,7 @@ kept() { grep -c -- "$2" "$work/results/gpu-nvidia-test-$1.jsonl" || true; }
 FAKE_USABLE=false suite 77 test
 suite 0
 for stage in test sanitize sweep e2e; do [ "$(kept $stage '"status": 0')" -gt 3 ] || fail "stage $stage kept nothing"; done
-[ "$(kept test '"processor": 17.4, "device": 17.42')" = 5 ] || fail "the perplexities of the model and of calibration are not kept"
+[ "$(kept test '"processor": 17.4, "device": 17.42')" = 6 ] || fail "the perplexities of the model and of calibration are not kept"
 [ "$(kept sweep '"of": "gemv-w4g128"')" = 1 ] || fail "a sweep's lines are not kept"
 [ "$(wc -l <"$work/tools/calls")" = 7 ] || fail "the sanitizer was not called for every tool"
 
@@ -65,6 +66,15 @@ rows() { grep -cF -- "$1" "$work/results/gpu-nvidia-test-figures.md" || true; }
 mv "$work/results" "$work/kept"
 suite 0 figures
 [ "$(rows "not run")" -ge 12 ] || { cat "$work/results/gpu-nvidia-test-figures.md"; fail "figures without results"; }
+rm -r "$work/results"
+mv "$work/kept" "$work/results"
+
+# A plug-in without CUTLASS is not asked for it.
+mv "$work/results" "$work/kept"
+FAKE_CUTLASS=absent ONLY=cutlass suite 0 test e2e
+[ ! -s "$work/results/gpu-nvidia-test-test.jsonl" ] && [ ! -s "$work/results/gpu-nvidia-test-e2e.jsonl" ] || fail "CUTLASS is measured where it is not"
+ONLY=cutlass suite 0 test e2e
+[ "$(kept test '"status": 0')$(kept e2e '"status": 0')" = 11 ] || fail "CUTLASS is not measured where it is"
 rm -r "$work/results"
 mv "$work/kept" "$work/results"
 

@@ -121,6 +121,26 @@ TEST(DeviceSession, TheKernelsWithEveryStateAndManySchemes) {
         }
     }
 }
+
+// From 2048 columns on integer codes are multiplied as digits, by whole chunks; a layer that wide, whose second matrix has columns behind the last chunk.
+TEST(DeviceSession, TheKernelsOfAWideLayer) {
+    static const auto emulated = open_plug_in(SKIFF_EMULATED_CUDA);
+    ASSERT_TRUE(emulated.ok()) << emulated.error().to_string();
+    const Small wide({{"hidden_size", 2048}, {"intermediate_size", 2112}, {"num_hidden_layers", 1}, {"num_attention_heads", 16}, {"num_key_value_heads", 4}, {"head_dim", 128}});
+    const auto tokens = some_tokens(5, 131);
+    for (const char* name : {"w4g128", "n4g32r"}) {
+        const Scheme scheme = *parse_scheme(name);
+        const auto weights = quantized_on_load(
+            wide.spec, wide.weights, [&](const std::string& key) { return wide.spec.tensors.at(key).role == TensorDecl::Role::linear ? &scheme : nullptr; }, ScaleRule::min_max);
+        const auto expected = all_logits(*reference_session(wide.spec, *weights, small_options(64).session), tokens, 5);
+        for (const int chunk : {5, 1}) {
+            auto session = DeviceSession::create(*emulated->table, wide.spec, *weights, small_options(64));
+            ASSERT_TRUE(session.ok()) << session.error().to_string();
+            const auto found = all_logits(**session, {tokens.begin(), tokens.begin() + chunk}, static_cast<std::size_t>(chunk));
+            EXPECT_LE(distance(found, std::span(expected).first(found.size())), 0.03) << name << ", " << chunk << " tokens";
+        }
+    }
+}
 #endif
 
 // x + W x: what the product writes for the norm behind it must not lie where it reads x.
