@@ -47,7 +47,7 @@ FILENAME ~ /usage$/ && /REG:/ {
     ++n_kernels; ++seen[of[i]]
     # A block that is launched with shared memory has 1024 bytes of the system on sm_90.
     if (value["STACK"] + value["LOCAL"] > 0) complain(kernel ": " value["STACK"] + value["LOCAL"] " bytes of stack or spilled")
-    if (index(kernel, "expert_gemv_kernelINS0_16WideTableDecoderILNS0_8CodeFormE13EEELi2E")) most = 255  # alone on an SM (experts.cuh)
+    if (kernel ~ /expert_gemv_kernelINS0_(16WideTableDecoderILNS0_8CodeFormE13|12PlainDecoderILNS0_8CodeFormE[01])EEELi2E/) most = 255  # alone on an SM (experts.cuh)
     else most = most_registers[i]
     if (value["REG"] + 0 > most) complain(kernel ": " value["REG"] " registers, at most " most)
     if (index(kernel, "gemv_digits_kernel") && index(kernel, "ELi1EEEv") && value["REG"] + 0 > 80) complain(kernel ": " value["REG"] " registers, at most 80 for 768 threads")

@@ -76,10 +76,17 @@ __global__ void __launch_bounds__(decode_warps(head_dim) * lanes, decode_attenti
                 const unsigned char* rows = pools[part] + page.row(number, kv_head, in_page);
                 if constexpr (is_bf16) {
                     const std::uint32_t target = shared_address(slot + part * (tile_bytes / 2));
-#pragma unroll
-                    for (int i = 0; i < decode_tile * n_chunks / lanes; ++i) {
+                    constexpr int n_items = decode_tile * n_chunks / lanes;
+                    const auto copy_item = [&](int i) {
                         const int item = lane + i * lanes, row = item / n_chunks, chunk = item % n_chunks;
                         if (chunk < raw_chunks) copy_async16(target + tile_chunk<head_dim>(row, chunk), rows + row * page.row_bytes + chunk * 16, at + row < copied_end ? 16 : 0);
+                    };
+                    if constexpr (head_dim > 128) {  // all at once would take more registers than there are (sm_120)
+#pragma unroll 8
+                        for (int i = 0; i < n_items; ++i) copy_item(i);
+                    } else {
+#pragma unroll
+                        for (int i = 0; i < n_items; ++i) copy_item(i);
                     }
                 } else {
                     const std::uint32_t target = shared_address(slot + part * (slot_bytes / 2));

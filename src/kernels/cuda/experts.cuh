@@ -15,11 +15,12 @@ struct ExpertParams {
     int part_columns = 0;               // of the operand between the two: from one chosen expert to the next
 };
 
-// Sixteen levels of two parts for each row leave no registers for two slabs of numbers, and with those of eight tokens take more than two blocks of an SM have.
+// Sixteen levels of two parts for each row leave no registers for two slabs of numbers. They, and plain weights of two parts, take more registers with the numbers of eight tokens than two blocks of
+// an SM have.
 template <class Decoder>
 constexpr bool expert_tables_are_large = Decoder::form == CodeForm::table4 && Decoder::n_parts > 1;
 template <class Decoder, int n_blocks, int n_warps>
-constexpr int expert_least_blocks = n_warps > gemv_warps || (expert_tables_are_large<Decoder> && n_blocks > 1) ? 1 : 2;
+constexpr int expert_least_blocks = n_warps > gemv_warps || (n_blocks > 1 && Decoder::n_parts > 1 && (expert_tables_are_large<Decoder> || Decoder::form <= CodeForm::f16)) ? 1 : 2;
 
 template <class Decoder, int n_blocks, int n_warps>
 __global__ void __launch_bounds__(n_warps* lanes, expert_least_blocks<Decoder, n_blocks, n_warps>) expert_gemv_kernel(const __grid_constant__ ExpertParams params) {
