@@ -34,7 +34,7 @@ bench: build
 	bash tools/bench.sh $(BUILD)/bin/skiff $(SECTIONS)
 
 dist:
-	@bash tools/setup.sh run
+	@bash tools/setup.sh dist
 	JOBS=$(JOBS) bash tools/dist.sh $(BUILD)
 
 arm64:

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs what a make target needs: setup.sh run|bench|arm64|test. Only missing packages, never removes one. `explain` says what is missing and fails.
+# Installs what a make target needs: setup.sh run|bench|dist|arm64|test. Only missing packages, never removes one. `explain` says what is missing and fails.
 set -uo pipefail
 
 required_run=(g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev libyaml-cpp-dev
               libssl-dev libxxhash-dev libzstd-dev libhwloc-dev libopenblas0-openmp)
 required_test=(libgtest-dev)
 optional_bench=(libbenchmark-dev jq)
+required_dist=(xz-utils)
 required_arm64=(g++-aarch64-linux-gnu)
 # Fuzz targets; the tests on other processors, which build for arm64 and emulate; AVX-512 without it. Training: LibTorch and what several ranks meet through, and a BLAS, because the one that
 # LibTorch draws in is the reference implementation, thirty times slower. Without one of them (not every distribution has LibTorch) its tests are skipped.
@@ -49,6 +50,7 @@ target=${1:-run}
 [ "$target" = explain ] && { explain=yes; target=${2:-run}; }
 required=("${required_run[@]}")
 optional=()
+if [ "$target" = dist ]; then required+=("${required_dist[@]}"); fi
 if [ "$target" = arm64 ]; then required+=("${required_arm64[@]}"); fi
 if [ "$target" = bench ]; then optional=("${optional_bench[@]}"); fi
 if [ "$target" = test ]; then

@@ -2,13 +2,13 @@
 # The archive of `make dist`, unpacked to another place: it needs glibc alone and runs with an empty environment.
 # timeout: 300
 set -euo pipefail
-archive=$(ls "$SKIFF_SOURCE_DIR"/out/skiff-*-linux-"$(uname -m)".tar.gz 2>/dev/null | head -1 || true)
+archive=$(ls "$SKIFF_SOURCE_DIR"/out/skiff-*-linux-"$(uname -m)".tar.xz 2>/dev/null | head -1 || true)
 [ -n "$archive" ] || { echo "skipped: no archive in out/; make dist makes one"; exit 77; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "FAILED: $*"; exit 1; }
 [ "$(stat -c %s "$archive")" -le $((60 << 20)) ] || fail "the archive has more than 60 MiB"
-tar -C "$work" -xzf "$archive"
+tar -C "$work" -xJf "$archive"
 cd "$work"/skiff-*
 while read -r file; do
     foreign=$(ldd "$file" | awk '{ print $1 }' | grep -vE '^(linux-vdso\.so|libc\.so|libm\.so|libdl\.so|libpthread\.so|librt\.so|/lib(64)?/ld-linux)' || true)

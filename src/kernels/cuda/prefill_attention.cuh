@@ -114,8 +114,7 @@ __global__ void __launch_bounds__(prefill_warps* lanes) prefill_attention_kernel
         const int at = number * n_keys;
 
         float scores[n_keys / 8][4] = {};
-#pragma unroll
-        for (int k = 0; k < head_dim / 16; ++k) {
+        const auto multiply_keys = [&](int k) {
             std::uint32_t a[4];
             if constexpr (q_in_registers) {
 #pragma unroll
@@ -130,6 +129,13 @@ __global__ void __launch_bounds__(prefill_warps* lanes) prefill_attention_kernel
                 multiply_add(scores[2 * pair], a, b[0], b[1]);
                 multiply_add(scores[2 * pair + 1], a, b[2], b[3]);
             }
+        };
+        if constexpr (q_in_registers) {
+#pragma unroll
+            for (int k = 0; k < head_dim / 16; ++k) multiply_keys(k);
+        } else {  // all at once would take more registers than there are (sm_120)
+#pragma unroll 4
+            for (int k = 0; k < head_dim / 16; ++k) multiply_keys(k);
         }
         // Only tiles at an edge need a look at each pair of positions.
         const bool causal = common.mask == AttentionMask::causal;

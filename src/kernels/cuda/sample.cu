@@ -88,7 +88,7 @@ __device__ void block_top(const std::uint64_t (&keys)[per_thread], int k, std::u
     __syncthreads();
 }
 
-__global__ void __launch_bounds__(threads) sample_kernel(const __grid_constant__ SampleParams p) {
+__global__ void __launch_bounds__(threads, 2) sample_kernel(const __grid_constant__ SampleParams p) {
     __shared__ std::uint64_t top[most], ordered[most];
     __shared__ double weights[most], chances[most];
     __shared__ float scores[most];

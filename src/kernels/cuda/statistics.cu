@@ -41,7 +41,7 @@ __device__ __forceinline__ void read_column(const GramArgs& args, std::int64_t c
     for (int i = 0; i < depth; ++i) values[i] = column < args.n_columns && first + i < args.n_tokens ? args.x[(first + i) * args.x_stride + column] : 0.0f;
 }
 
-__global__ void __launch_bounds__(gram_threads) gram_kernel(const __grid_constant__ GramArgs args) {
+__global__ void __launch_bounds__(gram_threads, 4) gram_kernel(const __grid_constant__ GramArgs args) {
     __shared__ GramTile tile;
     wait_for_predecessor();
     let_successor_start();
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(gram_threads) gram_kernel(const __grid_constan
         }
         __syncthreads();
         if (first + depth < args.n_tokens) read_column(args, mine, first + depth, values);
-#pragma unroll
+#pragma unroll 1
         for (int step = 0; step < pairs; step += 8) {
             std::uint32_t a[2][2][4], b[4][2][2];  // tile, part, words
 #pragma unroll
