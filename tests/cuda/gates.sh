@@ -34,6 +34,7 @@ BEGIN {
     limit("gather_kernel", 255, 20480)         # 64 threads
     limit("rope_write_kernel", 128, 4096)
     limit("sample_kernel", 128, 2560)
+    limit("fp8_rows_kernel", 128, 4352)        # 16 rows of 256 codes
     limit("gram_kernel", 128, 17408)           # 128 threads: four blocks an SM
     if (has_cutlass) limit("7cutlass7Kernel", 255, 0)
     limit("", 128, 4096)                       # all others

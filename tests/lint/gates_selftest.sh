@@ -3,7 +3,7 @@
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-kernels="gemv_kernel gemv_digits_kernelILi2EEEv gemm_kernel decode_attention_kernel prefill_attention_kernel gather_kernel expert_gemv_kernel rope_write_kernel sample_kernel gram_kernel decode_attention_kernelELb1E gemm_kernelTwoOfFour"
+kernels="gemv_kernel gemv_digits_kernelILi2EEEv gemm_kernel decode_attention_kernel prefill_attention_kernel gather_kernel expert_gemv_kernel rope_write_kernel sample_kernel fp8_rows_kernel gram_kernel decode_attention_kernelELb1E gemm_kernelTwoOfFour"
 architectures="sm_80 sm_90a"
 cat >"$work/cuobjdump" <<'END'
 #!/usr/bin/env bash
@@ -39,7 +39,7 @@ plant() {
 }
 fresh
 check || { echo "FAILED: a listing in order was refused:"; cat "$work/log"; exit 1; }
-grep -q "24 kernels in order" "$work/log" || { cat "$work/log"; echo "FAILED: not every kernel was counted"; exit 1; }
+grep -q "26 kernels in order" "$work/log" || { cat "$work/log"; echo "FAILED: not every kernel was counted"; exit 1; }
 plant code '/HMMA.*sm_90a gemv_kernel/d' "sm_90a _Zgemv_kernel: no tensor-core products"
 plant code '/LDGSTS.*sm_80 gemm_kernel/d' "sm_80 _Zgemm_kernel: weights are not copied"
 plant code '/LDSM.*sm_90a decode_attention/d' "sm_90a _Zdecode_attention_kernel: no ldmatrix"
@@ -75,7 +75,7 @@ plant_said() {
 }
 said
 check_said || { echo "FAILED: resources in order were refused:"; cat "$work/log"; exit 1; }
-grep -q "24 kernels in order" "$work/log" || { cat "$work/log"; echo "FAILED: not every kernel was counted in what ptxas said"; exit 1; }
+grep -q "26 kernels in order" "$work/log" || { cat "$work/log"; echo "FAILED: not every kernel was counted in what ptxas said"; exit 1; }
 plant_said 'd' "no kernel at all"
 plant_said '0,/0 bytes stack/s/0 bytes stack frame, 0 bytes spill/8 bytes stack frame, 8 bytes spill/' "8 bytes of stack or spilled"
 plant_said '0,/Used 100/s/Used 100/Used 200/' "200 registers"
