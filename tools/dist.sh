@@ -2,7 +2,7 @@
 # dist.sh BUILD: out/skiff-VERSION.tar.gz (the source) and out/skiff-VERSION-linux-ARCH.tar.xz (programs that need glibc alone, the CUDA plug-in where nvcc is, the
 # tests and benchmarks that run on another machine, the pocket model, the texts), with SHA256SUMS. Built in BUILD/portable: everything but glibc is in the programs.
 # skiff-train stays out: it runs only with the LibTorch that it was linked with, and its many libraries. README.md says how to build it.
-# xz with a dictionary that spans the archive: the programs share most of their code, the kernels are in the plug-in and in their tests (88 MiB as gzip, 45 so). Unpacking takes 192 MiB of memory.
+# xz with a dictionary that spans the archive: the programs share most of their code, the kernels are in the plug-in and in their tests (88 MiB as gzip, 44 so). Unpacking takes 192 MiB of memory.
 # The archives have fixed times, owners and order: the same commit and compiler give the same bytes.
 # SKIFF_CUDA_ARCHITECTURES="80;86;89;90a;120" (default) are the GPUs that the plug-in has code for; JOBS compile jobs.
 set -euo pipefail
