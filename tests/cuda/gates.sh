@@ -36,7 +36,7 @@ BEGIN {
     limit("sample_kernel", 128, 2560)
     limit("fp8_rows_kernel", 128, 4352)        # 16 rows of 256 codes
     limit("gram_kernel", 128, 17408)           # 128 threads: four blocks an SM
-    if (has_cutlass) limit("7cutlass7Kernel", 255, 0)
+    if (has_cutlass) limit("7cutlass7Kernel", 255, 0)  # 128 threads; never launched with programmatic dependence
     limit("", 128, 4096)                       # all others
 }
 /^ *arch = sm_/ { arch = $NF; next }

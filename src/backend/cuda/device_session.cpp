@@ -82,7 +82,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
     model.progress = options_.progress;
     SKIFF_TRY(model_, build_device_model(spec, weights, *device_, model));
     if (options_.matmul != Matmul::own && !library_takes_all()) {
-        SKIFF_CHECK(leave_library(unsupported("the matrices of this model have no form that " + std::string(options_.matmul == Matmul::cutlass ? "CUTLASS" : "cuBLASLt") + " takes")));
+        SKIFF_CHECK(leave_library(unsupported("the matrices of this model have no form that " + std::string(library_name(options_.matmul)) + " takes")));
     }
     if (options_.matmul == Matmul::cublaslt && options_.library == DeviceSessionOptions::Library::may && is_two_of_four()) {
         SKIFF_CHECK(leave_library(unsupported("most weights keep two of every four inputs, which is half the work of the sparse tensor cores")));
@@ -171,7 +171,7 @@ Status CudaSession::start(const Table& table, const ModelSpec& spec, const Weigh
 // Where a library may be left, the own kernels do what it would have done.
 Status CudaSession::leave_library(Status why) {
     if (options_.library == DeviceSessionOptions::Library::must) return why;
-    plan_.remarks.push_back("the own kernels multiply long prompts, not " + std::string(options_.matmul == Matmul::cutlass ? "CUTLASS" : "cuBLASLt") + ": " + why.error().message);
+    plan_.remarks.push_back("the own kernels multiply long prompts, not " + std::string(library_name(options_.matmul)) + ": " + why.error().message);
     options_.matmul = Matmul::own;
     return {};
 }

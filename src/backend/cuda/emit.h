@@ -58,6 +58,7 @@ struct StatePlace {
 
 enum class Matmul : std::uint8_t { own, cublaslt, fp8, cutlass };  // of many tokens; fp8: cuBLASLt, and inputs of weights that are 8-bit floats become such, too
 inline bool takes_cublaslt(Matmul matmul) { return matmul == Matmul::cublaslt || matmul == Matmul::fp8; }
+inline const char* library_name(Matmul matmul) { return matmul == Matmul::cutlass ? "CUTLASS" : "cuBLASLt"; }  // not of own
 enum class PromptAttention : std::uint8_t { own, cudnn };
 
 // Weights as rows of bf16 for a library, written out once: by their codes. (n_tiles * 16, kept_row_stride) bf16

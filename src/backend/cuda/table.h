@@ -154,7 +154,8 @@ struct Table {
     int (*prepare_matmul)(const MatmulArgs& args);  // finds its algorithm and launches nothing; an error where there is none
     int (*matmul)(const MatmulArgs& args, const Launch& launch);
 
-    int (*cutlass)(const CutlassProductArgs& args, const Launch& launch);  // null: built without CUTLASS's headers
+    // ---- CUTLASS, where the plug-in was built with it
+    int (*cutlass)(const CutlassProductArgs& args, const Launch& launch);  // or null
 
     // ---- cuDNN, where the program has found it and was asked for it. Opened for the device that is chosen then. Where there is no plan for a shape, preparing it is an error that says why.
     int (*open_cudnn)(const char* path);
